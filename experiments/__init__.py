@@ -1,0 +1,1 @@
+"""One short module per figure; each rebuilds it from the results of `jaxsched run`."""

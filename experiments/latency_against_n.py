@@ -1,0 +1,20 @@
+"""Mean latency against the number of requests, one panel per prediction (arXiv 2508.14544).
+
+    jaxsched run configs/paper.toml --out out/paper
+    python -m experiments.latency_against_n out/paper
+"""
+
+import sys
+from pathlib import Path
+
+from jaxsched import plots, store
+
+
+def main(folder: str) -> None:
+    """Draws the figure from `folder`/results.parquet into `folder`/figures."""
+    figure = plots.latency_against_n(store.read_results(folder))
+    print(plots.save(figure, Path(folder, "figures", "latency_against_n")))
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])

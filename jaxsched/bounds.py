@@ -1,0 +1,133 @@
+"""Lower bounds that every policy obeys, from the memory-time that requests must take.
+
+A request in its k-th round holds s + k tokens, so it takes the volume
+
+    v = (s + 1) + (s + 2) + ... + (s + o) = s o + o (o + 1) / 2        [token-rounds]
+
+of a worker that gives out at most M token-rounds per round. All functions work on the host in numpy
+(float64 or exact int64), over any leading lane axes.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+_INT32_MAX = np.iinfo(np.int32).max
+
+
+def volume(prompt: ArrayLike, output: ArrayLike) -> NDArray[np.int64]:
+    """Memory-time of one request, s o + o (o + 1) / 2, in token-rounds; shapes broadcast."""
+    s, o = np.asarray(prompt, np.int64), np.asarray(output, np.int64)
+    return s * o + o * (o + 1) // 2
+
+
+def mean_busy_time_bound(
+    prompt: ArrayLike,
+    output: ArrayLike,
+    memory: ArrayLike,
+    num_requests: ArrayLike | None = None,
+) -> NDArray[np.float64]:
+    """Lower bound on the total latency of a backlog, under every policy.
+
+        sum c_j  >=  sum_j (V_j - v_j / 2) / M  +  sum_j D_j,     v ascending, V its running sum
+        D_j = o_j - sum_{k=1..o_j} (k - 1/2) (s_j + k) / v_j
+
+    Why: call the mean time of a request the centre of gravity of the memory-time of its last run.
+    (1) The run has a fixed shape, so it ends D_j after its mean time, whenever it starts. (2) Pour
+    the volumes as fluid at rate M: the sum of the mean times is least when they are poured one by
+    one, smallest first, and then request j has the mean time (V_j - v_j / 2) / M. A real schedule
+    gives no more than M a round, and runs lost to evictions only take memory away, so its mean
+    times sum to at least as much; add (1).
+
+    It holds for a backlog (all arrivals 0), with or without evictions, hindsight included. With
+    later arrivals it still bounds the sum of the completion rounds, but not the sum of latencies.
+
+    Args:
+        prompt: s, tokens, of shape [..., n].
+        output: o, the true lengths, tokens, of shape [..., n].
+        memory: M, tokens, a scalar or of shape [...].
+        num_requests: of shape [...]; requests at positions >= num_requests are padding.
+
+    Returns:
+        The bound in request-rounds, float64 of shape [...]; divide by n for the mean latency.
+
+    Raises:
+        TypeError, ValueError: naming the request, for anything but integers, lengths below 1, and
+            requests that do not fit in the memory.
+
+    The idea is the mean busy time relaxation of single-machine scheduling (Goemans et al., SIAM J.
+    Discrete Math. 15, 2002), here with memory as the machine.
+    """
+    s, o, m, real = _checked(prompt, output, memory, num_requests)
+    # A volume of 0 for padding goes first in the order and adds nothing anywhere.
+    v = np.where(real, volume(s, o), 0)
+    v.sort(axis=-1)
+    ascending = v.astype(np.float64)
+    mean_times = (ascending.cumsum(axis=-1) - ascending / 2) / m[..., None]
+    tails = np.where(real, _end_after_mean(s, o), 0.0)
+    return np.asarray(mean_times.sum(axis=-1) + tails.sum(axis=-1))
+
+
+def rounds_bound(
+    prompt: ArrayLike,
+    output: ArrayLike,
+    memory: ArrayLike,
+    num_requests: ArrayLike | None = None,
+) -> NDArray[np.int64]:
+    """Lower bound on the number of rounds (makespan): ceil(sum_j v_j / M), for any arrivals.
+
+    Arguments and errors as in `mean_busy_time_bound`. Exact, int64 of shape [...].
+    See Jaillet et al., arXiv 2502.07115, for the volume argument.
+    """
+    s, o, m, real = _checked(prompt, output, memory, num_requests)
+    # Quotients and remainders apart: the plain sum of volumes can leave int64.
+    whole, rest = np.divmod(np.where(real, volume(s, o), 0), m[..., None])
+    return np.asarray(whole.sum(axis=-1) - (-rest.sum(axis=-1) // m))
+
+
+def _end_after_mean(s: NDArray[np.int64], o: NDArray[np.int64]) -> NDArray[np.float64]:
+    """D: rounds from the mean time of a run to its end, with the sum over k in closed form."""
+    s, o = s.astype(np.float64), o.astype(np.float64)
+    moment = s * o**2 / 2 + o * (o + 1) * (2 * o + 1) / 6 - o * (o + 1) / 4
+    return o - moment / (s * o + o * (o + 1) / 2)
+
+
+def _checked(
+    prompt: ArrayLike, output: ArrayLike, memory: ArrayLike, num_requests: ArrayLike | None
+) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.int64], NDArray[np.bool_]]:
+    """The arguments in int64, memory of shape [...], and which requests [..., n] are no padding.
+
+    Padding comes back as prompt = output = 1, so that no formula divides by zero.
+    """
+    s, o = _integers("prompt", prompt), _integers("output", output)
+    if s.ndim == 0 or s.shape != o.shape:
+        raise ValueError(f"prompt and output of shapes {s.shape}, {o.shape}; expected one [..., n]")
+    lanes, n = s.shape[:-1], s.shape[-1]
+    m = np.broadcast_to(_integers("memory", memory), lanes)
+    count = n if num_requests is None else _integers("num_requests", num_requests)
+    count = np.broadcast_to(count, lanes)
+    if np.any((count < 0) | (count > n)):
+        raise ValueError(f"num_requests is {count.tolist()}; expected 0 <= num_requests <= n = {n}")
+    real = np.arange(n) < count[..., None]
+    s, o = np.where(real, s, 1), np.where(real, o, 1)
+    _refuse(real & (s < 1), "prompt", s, ">= 1")
+    _refuse(real & (o < 1), "output", o, ">= 1")
+    _refuse(real & (s + o > m[..., None]), "prompt + output", s + o, "<= memory")
+    return s, o, m, real
+
+
+def _integers(name: str, values: ArrayLike) -> NDArray[np.int64]:
+    array = np.asarray(values)
+    if not np.issubdtype(array.dtype, np.integer):
+        raise TypeError(f"{name} is of dtype {array.dtype}; expected integers")
+    if array.size and array.max() > _INT32_MAX:
+        raise ValueError(f"{name} goes up to {array.max()}; expected at most {_INT32_MAX}")
+    return array.astype(np.int64)
+
+
+def _refuse(wrong: NDArray[np.bool_], name: str, values: NDArray, expected: str) -> None:
+    if wrong.any():
+        *lane, i = (int(k) for k in np.argwhere(wrong)[0])
+        where = f"lane {tuple(lane)}, request {i}" if lane else f"request {i}"
+        raise ValueError(f"{where}: {name} is {values[*lane, i]}; expected {expected}")

@@ -1,0 +1,127 @@
+"""What a lane carries from step to step, and the static plan it was laid out with."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import chex
+import jax.numpy as jnp
+import numpy as np
+
+NEVER = np.int32(2**31 - 1)
+"""A round, key or index that does not exist."""
+
+RUN, DONE, WANTS_SLOT, WANTS_BUFFER = (np.int32(i) for i in range(4))
+"""Why a lane stands still: it does not; all is done; every slot is taken; its buffer is full."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Plan:
+    """Static sizes of a simulation; equal plans share a compiled program.
+
+    Attributes:
+      n: Request positions per lane.
+      pool: Lanes stepped side by side; finished ones are reloaded with the next instance.
+      slots: Slot counts a step may be compiled for, ascending; the last is never too small.
+      chunk: Most steps between two borders.
+      buffer: Requests that can return to the queue between two borders.
+      runs: Capacities of the sorted runs of returned requests, ascending; the last is n.
+      arrivals: Whether requests arrive over time.
+    """
+
+    n: int
+    pool: int
+    slots: tuple[int, ...]
+    chunk: int
+    buffer: int
+    runs: tuple[int, ...]
+    arrivals: bool
+
+
+@chex.dataclass(frozen=True, mappable_dataclass=False)
+class Slots:
+    """The active requests of a lane, unordered, S of them at most.
+
+    A slot is free when `finish` and `end` have both passed, so completing costs no write.
+
+    Attributes:
+      end: Round e_j to which the request reserved memory, [S].
+      load: Memory reserved in round `end` by all requests that reserved that far, [S].
+      finish: Round p_j + o_j in which the request completes, [S].
+      admitted: Round p_j, [S].
+      prompt: Prompt length in tokens, [S].
+      estimate: The policy's estimate, [S].
+      index: Position of the request in its instance, [S].
+    """
+
+    end: chex.Array
+    load: chex.Array
+    finish: chex.Array
+    admitted: chex.Array
+    prompt: chex.Array
+    estimate: chex.Array
+    index: chex.Array
+
+
+@chex.dataclass(frozen=True, mappable_dataclass=False)
+class Entries:
+    """Waiting requests with their admission keys, of shape [B] each; `key` is NEVER where empty."""
+
+    key: chex.Array
+    index: chex.Array
+    estimate: chex.Array
+
+
+@chex.dataclass(frozen=True, mappable_dataclass=False)
+class Lane:
+    """Scalars of a lane and its small arrays: all that a step reads and writes.
+
+    Attributes:
+      slots: The active requests.
+      buffer: Requests that joined the queue since the last border.
+      time: The current round.
+      jump: Rounds that pass before anything can change.
+      heads: Requests taken from the fresh order and from each returned run, [1 + runs].
+      peak: Largest per-round memory so far.
+      halt: RUN, DONE, WANTS_SLOT or WANTS_BUFFER.
+    """
+
+    slots: Slots
+    buffer: Entries
+    time: chex.Array
+    jump: chex.Array
+    heads: chex.Array
+    peak: chex.Array
+    halt: chex.Array
+
+
+@chex.dataclass(frozen=True, mappable_dataclass=False)
+class Event:
+    """What one step did, for the log: request positions, NEVER where nothing happened.
+
+    Attributes:
+      admitted: Request admitted in this step.
+      evicted: Request evicted in this step.
+      time: Round in which both happened.
+      lost: Tokens that the evicted request lost.
+    """
+
+    admitted: chex.Array
+    evicted: chex.Array
+    time: chex.Array
+    lost: chex.Array
+
+
+def empty_slots(lanes: int, count: int) -> Slots:
+    """Free slots of shape [lanes, count]."""
+    zeros = jnp.zeros((lanes, count), jnp.int32)
+    return Slots(
+        end=zeros, load=zeros, finish=zeros, admitted=zeros, prompt=zeros, estimate=zeros,
+        index=zeros,
+    )  # fmt: skip
+
+
+def empty_buffer(lanes: int, count: int) -> Entries:
+    """An empty buffer of shape [lanes, count]."""
+    never = jnp.full((lanes, count), NEVER)
+    return Entries(key=never, index=never, estimate=jnp.zeros_like(never))

@@ -1,0 +1,250 @@
+"""What is simulated: batches of scheduling instances, and the checks that refuse bad ones."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import chex
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import lax
+
+MAX_MEMORY = 2**28
+"""Largest KV cache, in tokens, for which the engine's int32 arithmetic cannot overflow."""
+
+MAX_ROUND = 2**30 - 1
+"""Largest round the engine can reach; also the largest arrival it accepts."""
+
+MAX_LENGTH = 2**31 - 2
+"""Largest predicted length; prompts and outputs are bounded by the memory anyway."""
+
+REQUEST_FIELDS = ("prompt", "output", "lower", "upper", "arrival", "point")
+
+
+@chex.dataclass(frozen=True, mappable_dataclass=False)
+class Instance:
+    """A batch of instances: leading axes are lanes, the last axis is the request.
+
+    Each lane is one worker with room for `memory` tokens of KV cache and its own requests, as in
+    arXiv 2502.07115, section 2. Leaves may be numpy or JAX arrays, or anything `numpy.asarray`
+    takes. Nothing is checked here; `simulate` and `check_instance` do.
+
+    Attributes:
+      prompt: Prompt lengths in tokens, at least 1, of shape [..., n].
+      output: True output lengths in tokens, at least 1, of shape [..., n]. Only hindsight
+        policies read them.
+      lower: Predicted lower bounds of the output lengths, at least 1, of shape [..., n].
+      upper: Predicted upper bounds, at least `lower`, of shape [..., n]. The truth may lie
+        outside the interval.
+      memory: KV cache in tokens, a scalar or of shape [...].
+      arrival: Rounds from which the requests are known, at least 0, of shape [..., n]; `None`
+        for a backlog that is there from round 0.
+      point: Point predictions of the output lengths, at least 1, of shape [..., n]; only
+        policies that say so need them.
+      num_requests: Number of real requests of each lane, of shape [...]; those at later
+        positions are padding. `None`: all n are real.
+    """
+
+    prompt: chex.ArrayNumpyTree
+    output: chex.ArrayNumpyTree
+    lower: chex.ArrayNumpyTree
+    upper: chex.ArrayNumpyTree
+    memory: chex.ArrayNumpyTree
+    arrival: chex.ArrayNumpyTree | None = None
+    point: chex.ArrayNumpyTree | None = None
+    num_requests: chex.ArrayNumpyTree | None = None
+
+    @property
+    def n(self) -> int:
+        """Number of request positions in a lane, padding included."""
+        return np.shape(self.prompt)[-1]
+
+    @property
+    def lanes(self) -> tuple[int, ...]:
+        """Shape of the leading (lane) axes."""
+        return np.shape(self.prompt)[:-1]
+
+
+def is_traced(instance: Instance) -> bool:
+    """Whether any leaf is an abstract value inside someone's `jit` or `vmap`."""
+    return any(isinstance(leaf, jax.core.Tracer) for leaf in jax.tree.leaves(instance))
+
+
+def stack(instances: Sequence[Instance]) -> Instance:
+    """Joins single-lane instances, of possibly different n, into one batch.
+
+    Args:
+      instances: Concrete instances whose request arrays have shape [n_i].
+
+    Returns:
+      An instance of lane shape [len(instances)]; shorter lanes are padded and `num_requests`
+      says where the padding starts.
+
+    Raises:
+      ValueError: If there is none, one has lane axes, or a field is given by some but not all.
+    """
+    if not instances:
+        raise ValueError("stack: expected at least one instance, got none")
+    for i, instance in enumerate(instances):
+        if instance.lanes != ():
+            raise ValueError(
+                f"stack: instance {i} has lane axes {instance.lanes}; expected arrays of shape [n]"
+            )
+    width = max(instance.n for instance in instances)
+    fields: dict[str, Any] = {}
+    for name in REQUEST_FIELDS:
+        given = [getattr(instance, name) for instance in instances]
+        missing = [i for i, value in enumerate(given) if value is None]
+        if missing and len(missing) < len(given):
+            raise ValueError(f"stack: instance {missing[0]} has no {name} but others have")
+        if not missing:
+            fill = 0 if name == "arrival" else 1
+            rows = [np.asarray(value) for value in given]
+            fields[name] = np.stack(
+                [np.pad(row, (0, width - row.shape[-1]), constant_values=fill) for row in rows]
+            )
+    counts = [
+        instance.n if instance.num_requests is None else int(instance.num_requests)
+        for instance in instances
+    ]
+    return Instance(
+        memory=np.stack([np.asarray(instance.memory) for instance in instances]),
+        num_requests=np.asarray(counts, np.int32),
+        **fields,
+    )
+
+
+def canonical(instance: Instance) -> Instance:
+    """Broadcasts scalars over the lanes and brings every leaf to int32, without checking values."""
+    lanes, module = instance.lanes, jnp if is_traced(instance) else np
+    count = instance.n if instance.num_requests is None else instance.num_requests
+    per_request = {
+        name: module.asarray(value).astype(np.int32)
+        for name in REQUEST_FIELDS
+        if (value := getattr(instance, name)) is not None
+    }
+    return Instance(
+        memory=module.broadcast_to(module.asarray(instance.memory).astype(np.int32), lanes),
+        num_requests=module.broadcast_to(module.asarray(count).astype(np.int32), lanes),
+        **per_request,
+    )
+
+
+def check_shapes(instance: Instance, needs_point: bool) -> None:
+    """Refuses wrong shapes and dtypes; works on abstract values too.
+
+    Raises:
+      TypeError: If a field does not hold integers.
+      ValueError: If a field has the wrong shape, or a needed point prediction is missing.
+    """
+    shape = np.shape(instance.prompt)
+    if len(shape) == 0 or shape[-1] == 0:
+        raise ValueError(f"prompt: got shape {list(shape)}; expected [..., n] with n at least 1")
+    if needs_point and instance.point is None:
+        raise ValueError("point: missing; this policy needs a point prediction of shape [..., n]")
+    for name in (*REQUEST_FIELDS, "memory", "num_requests"):
+        value = getattr(instance, name)
+        if value is None:
+            if name in ("arrival", "point", "num_requests"):
+                continue
+            raise ValueError(f"{name}: missing; expected integers")
+        _check_dtype(name, value)
+        got = np.shape(value)
+        expected = (shape,) if name in REQUEST_FIELDS else ((), shape[:-1])
+        if got not in expected:
+            texts = " or ".join(str(list(option)) for option in dict.fromkeys(expected))
+            raise ValueError(f"{name}: got shape {list(got)}; expected {texts}, as prompt has")
+
+
+def check_instance(instance: Instance, needs_point: bool = False) -> None:
+    """Refuses an instance that model and engine cannot simulate, naming the first fault.
+
+    Args:
+      instance: A concrete instance (numpy or JAX arrays, not traced).
+      needs_point: Whether the policy reads `point`.
+
+    Raises:
+      TypeError: If a field does not hold integers.
+      ValueError: If a shape or a value is wrong; the text names lane, request, field, value and
+        what was expected.
+    """
+    check_shapes(instance, needs_point)
+    arrays = {
+        name: np.asarray(value)
+        for name in (*REQUEST_FIELDS, "memory", "num_requests")
+        if (value := getattr(instance, name)) is not None
+    }
+    lanes, n = instance.lanes, instance.n
+    memory = np.broadcast_to(arrays["memory"], lanes)
+    count = np.broadcast_to(arrays.get("num_requests", np.int32(n)), lanes)
+    _refuse("memory", memory, (memory < 1) | (memory > MAX_MEMORY), f"1 to {MAX_MEMORY}")
+    _refuse("num_requests", count, (count < 0) | (count > n), f"0 to {n}")
+    real = np.arange(n) < count[..., None]
+    for name in REQUEST_FIELDS:
+        if name in arrays:
+            low, high = (0, MAX_ROUND) if name == "arrival" else (1, MAX_LENGTH)
+            value = arrays[name]
+            _refuse(name, value, real & ((value < low) | (value > high)), f"{low} to {high}")
+    _refuse("lower", arrays["lower"], real & (arrays["lower"] > arrays["upper"]),
+            "at most upper = {}", arrays["upper"])  # fmt: skip
+    peak = arrays["prompt"].astype(np.int64) + arrays["output"]
+    _refuse("prompt + output", peak, real & (peak > memory[..., None]),
+            "at most memory = {}; this request can never finish",
+            np.broadcast_to(memory[..., None], peak.shape))  # fmt: skip
+
+
+def valid_lanes(instance: Instance) -> jax.Array:
+    """The value checks of `check_instance` for traced values: a mask of shape [...].
+
+    Args:
+      instance: An instance in canonical form.
+    """
+    memory, count = instance.memory, instance.num_requests
+    shape = instance.prompt.shape
+    real = lax.broadcasted_iota(np.int32, shape, len(shape) - 1) < count[..., None]
+    good = (instance.lower >= 1) & (instance.lower <= instance.upper)
+    good &= (instance.upper <= MAX_LENGTH) & (instance.prompt >= 1) & (instance.output >= 1)
+    good &= instance.prompt <= memory[..., None]
+    good &= instance.output <= memory[..., None] - instance.prompt
+    if instance.point is not None:
+        good &= (instance.point >= 1) & (instance.point <= MAX_LENGTH)
+    if instance.arrival is not None:
+        good &= (instance.arrival >= 0) & (instance.arrival <= MAX_ROUND)
+    lane_good = (memory >= 1) & (memory <= MAX_MEMORY) & (count >= 0) & (count <= instance.n)
+    return lane_good & jnp.all(good | ~real, axis=-1)
+
+
+def _check_dtype(name: str, value: Any) -> None:
+    dtype = value.dtype if hasattr(value, "dtype") else np.asarray(value).dtype
+    if np.issubdtype(dtype, np.integer):
+        return
+    detail = ""
+    if np.issubdtype(dtype, np.floating) and not isinstance(value, jax.core.Tracer):
+        nan = np.argwhere(np.isnan(np.asarray(value)))
+        detail = f" with NaN at {_place(nan[0])}" if len(nan) else ""
+    raise TypeError(f"{name}: got dtype {dtype}{detail}; expected integers")
+
+
+def _refuse(
+    name: str,
+    value: np.ndarray,
+    bad: np.ndarray,
+    expected: str,
+    bound: np.ndarray | None = None,
+) -> None:
+    """Raises for the first place where `bad` holds; `expected` may show `bound` there."""
+    if not bad.any():
+        return
+    place = tuple(np.argwhere(bad)[0])
+    if bound is not None:
+        expected = expected.format(int(bound[place]))
+    where = _place(place, per_request=name not in ("memory", "num_requests"))
+    raise ValueError(f"{where}{name} is {int(value[place])}; expected {expected}")
+
+
+def _place(place: Sequence[int], per_request: bool = True) -> str:
+    lane, request = (place[:-1], place[-1]) if per_request else (place, None)
+    lane_text = f"lane {'/'.join(str(int(i)) for i in lane)}, " if len(lane) else ""
+    return lane_text + (f"request {int(request)}: " if request is not None else "")

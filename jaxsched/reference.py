@@ -1,0 +1,323 @@
+"""The model in plain Python: slow, obvious, and the judge of every faster engine.
+
+One worker holds at most `memory` tokens of KV cache. Time runs in rounds. A request that generates
+its k-th token in a round occupies `prompt + k` tokens in it, and its place is free from the round
+after its last token on. At round t, in this order:
+
+1. complete  requests that have generated their whole output leave, with completion time t;
+2. arrive    requests with `arrival <= t` begin to wait;
+3. evict     while the coming round would not fit, the request first in the rule's eviction order
+             loses its tokens, waits again from zero, and the rule refines its estimate;
+4. admit     waiting requests enter in the rule's admission order, until the first that fails the
+             look-ahead test;
+5. run       every active request generates one token.
+
+A `Rule` supplies the choices in this; everything else is shared. To check a scheduler of your own,
+write it as a `Rule` and compare `simulate` with it:
+
+>>> requests = [Request(2, 4, 2, 5), Request(1, 6, 1, 8), Request(3, 2, 1, 4), Request(1, 3, 3, 3)]
+>>> outcome = simulate(requests, memory=9, rule=a_min())
+>>> outcome.completion, outcome.total_latency, outcome.evictions, outcome.wasted_tokens
+([4, 10, 2, 5], 21, 2, 2)
+
+Papers: Chen, Ye, Zhou, arXiv 2508.14544 (A_max, A_min, hindsight shortest first); Jaillet et al.,
+arXiv 2502.07115 (the memory model, the look-ahead test, MC-SF).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from operator import attrgetter
+from typing import Any, NamedTuple
+
+COMPLETED, EVICTED, CUT = "completed", "evicted", "cut"
+FINISHED, ROUND_LIMIT = "finished", "round_limit"
+
+
+@dataclass(frozen=True)
+class Request:
+    """One request; lengths in tokens, arrival in rounds, its index is its place in the list."""
+
+    prompt: int
+    output: int  # the true length: only a hindsight rule may read it
+    lower: int  # the predicted interval of the output, which may be wrong
+    upper: int
+    arrival: int = 0
+    point: int | None = None  # a point prediction of the output; mc_sf needs it
+
+
+@dataclass(frozen=True)
+class Rule:
+    """The choices that make a policy; smaller keys come first, in both orders.
+
+    Equal admission keys are settled by the smaller index; the eviction key settles its own ties.
+    `tokens` is what the request has generated in its present run, `admitted` the round in which
+    that run began. A reserve counts as at least 1 and at most `memory - prompt`.
+    """
+
+    name: str
+    estimate: Callable[[Request], int]  # (request) -> the estimate at first
+    admission_key: Callable[[Request, int], Any]  # (request, estimate)
+    reserve: Callable[[Request, int], int]  # (request, estimate) -> tokens
+    # (request, estimate, tokens, admitted, index)
+    eviction_key: Callable[[Request, int, int, int, int], Any]
+    refine: Callable[[int, int], int]  # (estimate, tokens) -> the estimate after an eviction
+    needs_point: bool = False
+
+
+class Run(NamedTuple):
+    """One stay on the worker: tokens in the rounds `admitted`, ..., `ended - 1`."""
+
+    admitted: int
+    ended: int
+    how: str  # COMPLETED, EVICTED, or CUT by the round limit
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What `simulate` found; lists have one entry per request."""
+
+    completion: list[int]  # rounds; -1 if it did not complete
+    admissions: list[list[int]]  # the rounds of all its admissions
+    first_token: list[int]  # end of the round of its first token in its first run; -1 if none
+    runs: list[list[Run]]
+    total_latency: int  # sum of completion - arrival over the completed requests
+    evictions: int
+    wasted_tokens: int  # tokens lost to evictions
+    peak_memory: int  # largest sum over a round, tokens
+    memory_time: int  # sum of the memory in use over all rounds, token-rounds
+    rounds: int  # the largest completion; 0 if nothing completed
+    status: str  # FINISHED or ROUND_LIMIT
+
+
+def _shortest_first(name: str, estimate: Callable[[Request], int], **others: bool) -> Rule:
+    return Rule(
+        name,
+        estimate,
+        admission_key=lambda request, estimate: estimate,
+        reserve=lambda request, estimate: estimate,
+        eviction_key=lambda request, estimate, tokens, admitted, index: (estimate, index),
+        refine=max,
+        **others,
+    )
+
+
+def h_sf() -> Rule:
+    """Hindsight shortest first: the estimate is the true output (arXiv 2508.14544)."""
+    return _shortest_first("h_sf", attrgetter("output"))
+
+
+def a_max() -> Rule:
+    """A_max: the estimate is the upper end of the interval (arXiv 2508.14544)."""
+    return _shortest_first("a_max", attrgetter("upper"))
+
+
+def mc_sf() -> Rule:
+    """MC-SF: the estimate is a point prediction (arXiv 2502.07115)."""
+    return _shortest_first("mc_sf", attrgetter("point"), needs_point=True)
+
+
+def a_min(refine: str = "on_eviction") -> Rule:
+    """A_min: the estimate starts at the lower end and grows with the tokens seen (2508.14544).
+
+    The paper leaves open what the eviction order reads of a running request: its estimate as of
+    its last eviction ("on_eviction"), or max(estimate, tokens) ("every_round").
+    """
+    if refine not in ("on_eviction", "every_round"):
+        raise ValueError(f"refine is {refine!r}; expected 'on_eviction' or 'every_round'")
+    literal = _shortest_first(f"a_min:{refine}", attrgetter("lower"))
+    if refine == "on_eviction":
+        return literal
+    return replace(
+        literal,
+        eviction_key=lambda request, estimate, tokens, admitted, index: (
+            max(estimate, tokens),
+            index,
+        ),
+    )
+
+
+def fcfs() -> Rule:
+    """First come first served, as serving engines do: no prediction, the latest to enter leaves."""
+    return Rule(
+        name="fcfs",
+        estimate=lambda request: 0,
+        admission_key=lambda request, estimate: request.arrival,
+        reserve=lambda request, estimate: 1,
+        eviction_key=lambda request, estimate, tokens, admitted, index: (-admitted, -index),
+        refine=lambda estimate, tokens: estimate,
+    )
+
+
+RULES: dict[str, Rule] = {
+    rule.name: rule
+    for rule in (h_sf(), a_max(), mc_sf(), a_min("on_eviction"), a_min("every_round"), fcfs())
+}
+
+
+class _Worker:
+    """The worker between two steps of a round; requests are known by their index."""
+
+    def __init__(
+        self, requests: Sequence[Request], memory: int, rule: Rule, max_batch: int | None
+    ) -> None:
+        self.requests, self.memory, self.rule, self.max_batch = requests, memory, rule, max_batch
+        self.estimate = [rule.estimate(request) for request in requests]
+        self.coming = set(range(len(requests)))
+        self.waiting: set[int] = set()
+        self.active: dict[int, int] = {}  # index -> round of admission
+        self.runs: list[list[Run]] = [[] for _ in requests]
+        self.used: list[int] = []  # memory in use, one entry per round that ran
+
+    def complete(self, t: int) -> None:
+        for i, admitted in list(self.active.items()):
+            if t - admitted == self.requests[i].output:
+                self.end(i, t, COMPLETED)
+
+    def arrive(self, t: int) -> None:
+        arrived = {i for i in self.coming if self.requests[i].arrival <= t}
+        self.coming -= arrived
+        self.waiting |= arrived
+
+    def evict(self, t: int) -> None:
+        while self.needed(t) > self.memory:
+            victim = min(self.active, key=lambda i: self.eviction_key(i, t))
+            tokens = t - self.active[victim]
+            self.estimate[victim] = self.rule.refine(self.estimate[victim], tokens)
+            self.end(victim, t, EVICTED)
+            self.waiting.add(victim)
+
+    def admit(self, t: int) -> None:
+        for i in sorted(self.waiting, key=self.admission_key):
+            if len(self.active) == self.max_batch or not self.fits(i, t):
+                break
+            self.waiting.remove(i)
+            self.active[i] = t
+
+    def run(self, t: int) -> None:
+        self.used.append(self.needed(t))
+
+    def end(self, i: int, t: int, how: str) -> None:
+        self.runs[i].append(Run(self.active.pop(i), t, how))
+
+    def needed(self, t: int) -> int:
+        """Memory that round t takes if everything now active runs in it."""
+        return sum(self.requests[i].prompt + t - p + 1 for i, p in self.active.items())
+
+    def fits(self, candidate: int, t: int) -> bool:
+        """The look-ahead test: does memory suffice until all reservations have run out?"""
+        admitted = {**self.active, candidate: t}
+        ends = {j: max(p + self.reserve(j), t + 1) for j, p in admitted.items()}
+
+        def expected(then: int) -> int:
+            running = [j for j in admitted if ends[j] >= then]
+            return sum(self.requests[j].prompt + then - admitted[j] for j in running)
+
+        # Between two ends the expected memory only grows, so its peaks are at the ends.
+        return all(expected(end) <= self.memory for end in set(ends.values()))
+
+    def reserve(self, i: int) -> int:
+        reserve = self.rule.reserve(self.requests[i], self.estimate[i])
+        if type(reserve) is not int:
+            raise TypeError(f"request {i}: {self.rule.name} reserves {reserve!r}; expected an int")
+        # No request can use more; one that reserved more would wait for ever.
+        return min(reserve, self.memory - self.requests[i].prompt)
+
+    def admission_key(self, i: int) -> tuple[Any, int]:
+        return self.rule.admission_key(self.requests[i], self.estimate[i]), i
+
+    def eviction_key(self, i: int, t: int) -> Any:
+        admitted = self.active[i]
+        return self.rule.eviction_key(self.requests[i], self.estimate[i], t - admitted, admitted, i)
+
+
+def simulate(
+    requests: Sequence[Request],
+    memory: int,
+    rule: Rule,
+    max_rounds: int = 2**30,
+    max_batch: int | None = None,
+) -> Outcome:
+    """Serve the requests round by round.
+
+    Rounds t >= max_rounds are not run: what completes by then counts, the rest is cut short, and
+    cut tokens are not wasted ones. `max_batch` caps the requests that run together.
+
+    Raises TypeError or ValueError, naming request, field and value, for what the model refuses:
+    lengths below 1, lower > upper, arrivals below 0, anything but a plain int, a request that
+    needs more than the memory, a missing point prediction where the rule reads it.
+    """
+    _check(requests, memory, rule, max_rounds, max_batch)
+    worker = _Worker(requests, memory, rule, max_batch)
+    t = 0
+    while True:
+        worker.complete(t)
+        if t >= max_rounds or not (worker.coming or worker.waiting or worker.active):
+            break
+        worker.arrive(t)
+        worker.evict(t)
+        worker.admit(t)
+        if worker.active:
+            worker.run(t)
+            t += 1
+        else:
+            t = min(max_rounds, *(requests[i].arrival for i in worker.coming))
+    for i in list(worker.active):
+        worker.end(i, t, CUT)
+    return _outcome(requests, worker.runs, worker.used)
+
+
+def _outcome(requests: Sequence[Request], runs: list[list[Run]], used: list[int]) -> Outcome:
+    completion = [own[-1].ended if own and own[-1].how == COMPLETED else -1 for own in runs]
+    latency = [c - r.arrival for c, r in zip(completion, requests, strict=True) if c >= 0]
+    evicted = [run for own in runs for run in own if run.how == EVICTED]
+    return Outcome(
+        completion=completion,
+        admissions=[[run.admitted for run in own] for own in runs],
+        first_token=[own[0].admitted + 1 if own else -1 for own in runs],
+        runs=runs,
+        total_latency=sum(latency),
+        evictions=len(evicted),
+        wasted_tokens=sum(run.ended - run.admitted for run in evicted),
+        peak_memory=max(used, default=0),
+        memory_time=sum(used),
+        rounds=max([0, *completion]),
+        status=ROUND_LIMIT if -1 in completion else FINISHED,
+    )
+
+
+def _check(
+    requests: Sequence[Request], memory: int, rule: Rule, max_rounds: int, max_batch: int | None
+) -> None:
+    _check_int("memory", memory, least=1)
+    _check_int("max_rounds", max_rounds, least=0)
+    if max_batch is not None:
+        _check_int("max_batch", max_batch, least=1)
+    for i, request in enumerate(requests):
+        _check_request(f"request {i}: ", request, memory, rule)
+
+
+def _check_request(who: str, request: Request, memory: int, rule: Rule) -> None:
+    for name in ("prompt", "output", "lower", "upper"):
+        _check_int(who + name, getattr(request, name), least=1)
+    _check_int(who + "arrival", request.arrival, least=0)
+    if request.point is not None:
+        _check_int(who + "point", request.point, least=1)
+    elif rule.needs_point:
+        raise ValueError(f"{who}point is None; expected an int >= 1, {rule.name} reads it")
+    if request.lower > request.upper:
+        raise ValueError(f"{who}lower is {request.lower}; expected <= upper = {request.upper}")
+    if request.prompt + request.output > memory:
+        raise ValueError(
+            f"{who}prompt + output is {request.prompt} + {request.output}; "
+            f"expected <= memory = {memory}, or it can never finish"
+        )
+
+
+def _check_int(what: str, value: Any, least: int) -> None:
+    if type(value) is not int:
+        found = f"{value!r} ({type(value).__name__})"
+        raise TypeError(f"{what} is {found}; expected a plain int >= {least}")
+    if value < least:
+        raise ValueError(f"{what} is {value}; expected an int >= {least}")

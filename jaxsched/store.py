@@ -1,0 +1,189 @@
+"""A folder of results: written atomically, one part at a time, under one configuration.
+
+    FOLDER/manifest.json        configuration (as TOML text), versions, device
+    FOLDER/parts/NAME.parquet   what is finished so far; each appears whole or not at all
+    FOLDER/results.parquet      all of it, when everything is finished
+
+Every Parquet file has the manifest in its schema metadata too, under keys that start with "jaxsched.".
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import datetime
+import difflib
+import json
+import os
+import platform
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import jax
+import jaxlib
+import numpy as np
+import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from jaxsched._version import __version__
+
+PREFIX = "jaxsched."
+
+
+def versions() -> dict[str, str]:
+    """Versions of everything that a result can depend on."""
+    return {
+        "jaxsched": __version__,
+        "jax": jax.__version__,
+        "jaxlib": jaxlib.__version__,
+        "numpy": np.__version__,
+        "python": platform.python_version(),
+    }
+
+
+def device() -> str:
+    """The devices that lanes run on, in words, such as "2 x cpu"."""
+    devices = jax.local_devices()
+    return f"{len(devices)} x {devices[0].device_kind}"
+
+
+def provenance(config: str) -> dict[str, str]:
+    """What goes into the metadata of every file: configuration text, versions and device."""
+    return {"config": config, "versions": json.dumps(versions()), "device": device()}
+
+
+def write_atomically(path: Path, write: Callable[[Path], Any]) -> None:
+    """Calls `write` with a temporary path beside `path`, then renames: all of the file or none."""
+    temporary = path.with_name(f".{os.getpid()}.{path.name}")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        write(temporary)
+        with open(temporary, "rb") as file:
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+    finally:
+        with contextlib.suppress(FileNotFoundError):
+            temporary.unlink()
+
+
+def write_parquet(path: Path, frame: pd.DataFrame, metadata: Mapping[str, str]) -> None:
+    """Writes a data frame atomically, with texts in its schema metadata."""
+    table = pa.Table.from_pandas(frame, preserve_index=False)
+    texts = {f"{PREFIX}{key}": value for key, value in metadata.items()}
+    table = table.replace_schema_metadata({**(table.schema.metadata or {}), **texts})
+    write_atomically(path, lambda temporary: pq.write_table(table, temporary))
+
+
+def read_parquet(path: Path) -> tuple[pd.DataFrame, dict[str, str]]:
+    """Reads what `write_parquet` wrote: the data frame and the texts.
+
+    Raises:
+      ValueError: If the file is damaged.
+    """
+    try:
+        table = pq.read_table(path)
+    except pa.ArrowInvalid as error:
+        raise ValueError(f"{path}: not a Parquet file that can be read ({error})") from None
+    metadata = {k.decode(): v.decode() for k, v in (table.schema.metadata or {}).items()}
+    texts = {k.removeprefix(PREFIX): v for k, v in metadata.items() if k.startswith(PREFIX)}
+    return table.to_pandas(), texts
+
+
+def read_results(folder: str | os.PathLike[str]) -> pd.DataFrame:
+    """The finished table of a folder that `jaxsched run` wrote.
+
+    Raises:
+      FileNotFoundError: If the job there has not finished.
+    """
+    path = Path(folder) / "results.parquet"
+    if not path.exists():
+        raise FileNotFoundError(f"{path} does not exist; has `jaxsched run` finished there?")
+    return read_parquet(path)[0]
+
+
+@dataclasses.dataclass(frozen=True)
+class Store:
+    """An opened folder of results; see `open_store`.
+
+    Attributes:
+      folder: Where it is.
+      metadata: What goes into every file: `provenance` of the configuration.
+    """
+
+    folder: Path
+    metadata: Mapping[str, str]
+
+    def part(self, name: str) -> Path:
+        """Path of a part, finished or not."""
+        return self.folder / "parts" / f"{name}.parquet"
+
+    def has(self, name: str) -> bool:
+        """Whether a part is finished."""
+        return self.part(name).exists()
+
+    def read(self, name: str) -> pd.DataFrame:
+        """Reads a finished part; a damaged one is an error that says what to do."""
+        try:
+            return read_parquet(self.part(name))[0]
+        except ValueError as error:
+            raise ValueError(f"{error}; delete it to have it simulated again") from None
+
+    def write(self, name: str, frame: pd.DataFrame) -> None:
+        """Adds a part, whole or not at all."""
+        write_parquet(self.part(name), frame, self.metadata)
+
+    def finish(self, frame: pd.DataFrame) -> Path:
+        """Writes the whole table; returns its path."""
+        path = self.folder / "results.parquet"
+        write_parquet(path, frame, self.metadata)
+        return path
+
+
+def open_store(folder: Path, config: str) -> Store:
+    """Opens a folder for the results of a configuration, new or begun earlier.
+
+    Args:
+      folder: Made if it does not exist.
+      config: The configuration as TOML text.
+
+    Raises:
+      ValueError: If it belongs to another configuration or version (the difference is in the
+        text), or has files in it but no manifest.
+    """
+    store = Store(folder, provenance(config))
+    path = folder / "manifest.json"
+    if path.exists():
+        _refuse_changes(path, config)
+        return store
+    # Hidden files do not count: a run killed while it wrote its manifest leaves one.
+    if folder.exists() and any(not file.name.startswith(".") for file in folder.iterdir()):
+        raise ValueError(f"{folder} has files in it but no results; give an empty or a new folder")
+    manifest = {
+        "config": config,
+        "versions": versions(),
+        "device": device(),
+        "started": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+    }
+    text = json.dumps(manifest, indent=2) + "\n"
+    write_atomically(path, lambda temporary: temporary.write_text(text))
+    return store
+
+
+def _refuse_changes(path: Path, config: str) -> None:
+    """Refuses a manifest of another configuration, or of another version of jaxsched."""
+    try:
+        manifest = json.loads(path.read_text())
+        before, version = manifest["config"], manifest["versions"]["jaxsched"]
+    except (json.JSONDecodeError, KeyError, TypeError):
+        raise ValueError(f"{path} is not a manifest of jaxsched; give another folder") from None
+    there = [f"# jaxsched {version}", *before.splitlines()]
+    now = [f"# jaxsched {__version__}", *config.splitlines()]
+    if there != now:
+        lines = difflib.unified_diff(there, now, "there", "now", n=0, lineterm="")
+        difference = "\n".join(f"  {line}" for line in lines if not line.startswith("@@"))
+        raise ValueError(
+            f"{path.parent} holds results of another configuration; give another --out, or delete "
+            f"it. The difference:\n{difference}"
+        )

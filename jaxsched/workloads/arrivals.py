@@ -1,0 +1,124 @@
+"""Arrival rounds of the requests.
+
+An arrival source is a function (key, shape) -> int32 rounds of shape [..., n], non-decreasing
+along the last axis. The key is one key, or one per lane (shape [...]).
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+
+import jax
+import numpy as np
+
+from jaxsched.instance import MAX_ROUND
+from jaxsched.workloads import draws
+
+ArrivalSource = Callable[[jax.Array, tuple[int, ...]], np.ndarray]
+"""(key, shape [..., n]) -> arrival rounds, int32 of that shape."""
+
+
+def backlog() -> ArrivalSource:
+    """Every request is there from round 0."""
+
+    def source(key: jax.Array, shape: tuple[int, ...]) -> np.ndarray:
+        return np.zeros(shape, np.int32)
+
+    return source
+
+
+def poisson(rate: float) -> ArrivalSource:
+    """A Poisson process of `rate` requests per round; those of the time [t, t + 1) arrive in t.
+
+    a_i = floor(E_0 + … + E_i) with independent exponential E of mean 1 / rate.
+
+    Args:
+      rate: Requests per round, more than 0.
+    """
+    _positive("rate", rate)
+
+    def source(key: jax.Array, shape: tuple[int, ...]) -> np.ndarray:
+        gaps = -np.log(draws.uniforms(key, shape)) / rate
+        return _rounds(np.floor(np.cumsum(gaps, axis=-1)))
+
+    return source
+
+
+def bursts(size: int, gap: float) -> ArrivalSource:
+    """Bursts of `size` requests in one round, the first in round 0.
+
+    The times between bursts are independent and exponential with mean `gap`; burst b arrives in
+    the round floor(E_1 + … + E_b).
+
+    Args:
+      size: Requests in a burst, at least 1; the last burst of a lane may be cut off by n.
+      gap: Mean number of rounds between bursts, more than 0.
+    """
+    _positive("gap", gap)
+    if int(size) != size or size < 1:
+        raise ValueError(f"size is {size}; expected a whole number of at least 1")
+
+    def source(key: jax.Array, shape: tuple[int, ...]) -> np.ndarray:
+        count = -(-shape[-1] // int(size))
+        gaps = -np.log(draws.uniforms(key, (*shape[:-1], count))) * gap
+        gaps[..., 0] = 0.0
+        starts = _rounds(np.floor(np.cumsum(gaps, axis=-1)))
+        return np.repeat(starts, int(size), axis=-1)[..., : shape[-1]]
+
+    return source
+
+
+def from_trace(
+    seconds: Sequence[float] | np.ndarray, rounds_per_second: float, *, random_start: bool = False
+) -> ArrivalSource:
+    """The arrivals of a trace, n requests in a row; the first of them arrives in round 0.
+
+    a_i = ceil((seconds_i - seconds_first) · rounds_per_second): a request is known in the first
+    round that starts at or after its arrival. Products within 1e-6 of a whole number count as it.
+
+    Args:
+      seconds: Arrival times in seconds, non-decreasing, of shape [K] with K at least n.
+      rounds_per_second: Rounds in a second, more than 0.
+      random_start: Whether each lane starts at a random request of the trace (one of those with
+        n - 1 after it) instead of the first.
+    """
+    _positive("rounds_per_second", rounds_per_second)
+    times = np.asarray(seconds, np.float64)
+    if times.ndim != 1 or not np.all(np.isfinite(times)) or np.any(np.diff(times) < 0):
+        raise ValueError("seconds: expected finite, non-decreasing times of shape [K]")
+
+    def source(key: jax.Array, shape: tuple[int, ...]) -> np.ndarray:
+        spare = len(times) - shape[-1]
+        if spare < 0:
+            raise ValueError(f"n is {shape[-1]}; expected at most the trace's {len(times)} arrivals")
+        start = np.zeros((*shape[:-1], 1), np.int64)
+        if random_start:
+            start = draws.below(draws.uniforms(key, start.shape), spare + 1)
+        window = times[start + np.arange(shape[-1])]
+        return to_rounds(window - window[..., :1], rounds_per_second)
+
+    return source
+
+
+def to_rounds(seconds: np.ndarray, rounds_per_second: float) -> np.ndarray:
+    """ceil(seconds · rounds_per_second) as int32 rounds, forgiving 1e-6 of rounding error.
+
+    Args:
+      seconds: Times in seconds, at least 0, of any shape.
+      rounds_per_second: Rounds in a second, more than 0.
+    """
+    _positive("rounds_per_second", rounds_per_second)
+    return _rounds(np.maximum(0.0, np.ceil(seconds * rounds_per_second - 1e-6)))
+
+
+def _rounds(values: np.ndarray) -> np.ndarray:
+    if np.max(values) > MAX_ROUND:
+        raise ValueError(f"the last arrival is in round {np.max(values):.0f}; "
+                         f"expected at most {MAX_ROUND}")  # fmt: skip
+    return values.astype(np.int32)
+
+
+def _positive(name: str, value: float) -> None:
+    if not 0 < value < math.inf:
+        raise ValueError(f"{name} is {value}; expected a finite number of more than 0")

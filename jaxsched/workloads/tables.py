@@ -1,0 +1,221 @@
+"""Reading columns of CSV, JSON-lines and Parquet files, with errors that name line and column.
+
+Nothing here knows what the columns mean; `traces` does.
+"""
+
+from __future__ import annotations
+
+import csv
+import dataclasses
+import datetime
+import gzip
+import io
+import json
+import os
+import pathlib
+import re
+import zlib
+from collections.abc import Callable
+from typing import Any
+
+MAX_INT = 2**31 - 1
+
+Parser = Callable[[Any], Any]
+"""Turns a cell into a value, or raises ValueError saying what was expected."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Table:
+    """Rows of a file, before they are parsed.
+
+    Attributes:
+      path: Where the rows came from.
+      names: Names of the columns.
+      rows: The cells, one sequence per row, in the order of `names`; text, or typed values.
+      lines: Line of each row in the file (Parquet: its row), from 1.
+      place: Text before the line's number in messages.
+    """
+
+    path: str
+    names: tuple[str, ...]
+    rows: list[Any]
+    lines: list[int]
+    place: str = ":"
+
+    def column(self, name: str, parse: Parser) -> list[Any]:
+        """Parses a column; the first cell that fails is refused with file, line and column."""
+        values, index = [], self.names.index(name)
+        for row, cells in enumerate(self.rows):
+            try:
+                values.append(parse(cells[index]))
+            except ValueError as error:
+                self.refuse(row, name, f"{cells[index]!r} is not {error}")
+        return values
+
+    def refuse(self, row: int, name: str, what: str) -> None:
+        """Raises ValueError for a cell."""
+        raise ValueError(f"{self.path}{self.place}{self.lines[row]}: column {name!r}: {what}")
+
+    def kept(self, mask: list[bool]) -> Table:
+        """The rows where `mask` holds."""
+        pick = [i for i, keep in enumerate(mask) if keep]
+        rows, lines = [self.rows[i] for i in pick], [self.lines[i] for i in pick]
+        return dataclasses.replace(self, rows=rows, lines=lines)
+
+
+def read(path: str | os.PathLike[str]) -> Table:
+    """Reads a CSV, JSON-lines or Parquet file, plain or gzipped, told apart by its content.
+
+    Raises:
+      ValueError: If the file is empty, has no rows, ends early or is malformed.
+    """
+    name, data = str(path), pathlib.Path(path).read_bytes()
+    if data[:2] == b"\x1f\x8b":
+        data = _unzipped(name, data)
+    if data[:4] == b"PAR1":
+        table = _read_parquet(name, data)
+    else:
+        text = _decoded(name, data)
+        table = _read_json(name, text) if text.lstrip()[:1] == "{" else _read_csv(name, text)
+    if not table.rows:
+        raise ValueError(f"{name}: has a header but no rows; expected at least one request")
+    return table
+
+
+def integer(least: int, most: int = MAX_INT) -> Parser:
+    """A parser of whole numbers in least … most; 12, "12" and "12.0" are all 12."""
+    expected = f"an integer of at least {least}"
+    if most != MAX_INT:
+        expected = f"an integer from {least} to {most}"
+
+    def parse(cell: Any) -> int:
+        try:
+            if isinstance(cell, bool) or (isinstance(cell, str) and not cell.isascii()):
+                raise ValueError
+            value = int(cell) if isinstance(cell, str) and cell.isdigit() else _whole(cell)
+        except (ValueError, TypeError, OverflowError):
+            raise ValueError(expected) from None
+        if value > MAX_INT:
+            raise ValueError(f"a number below 2^31 ({expected})")
+        if not least <= value <= most:
+            raise ValueError(expected)
+        return value
+
+    return parse
+
+
+def seconds(cell: Any) -> float:
+    """A parser of times in seconds, finite and at least 0."""
+    try:
+        if isinstance(cell, bool) or (isinstance(cell, str) and "_" in cell):
+            raise ValueError
+        value = float(cell)
+    except (ValueError, TypeError):
+        value = -1.0
+    if not 0 <= value < float("inf"):
+        raise ValueError("a finite number of at least 0")
+    return value
+
+
+def timestamp(cell: Any) -> tuple[int, int]:
+    """A parser of dates such as 2023-11-16 18:17:03.9799600 into whole seconds and nanoseconds."""
+    text = str(cell).strip()
+    match = re.fullmatch(r"(.{10}[ T].{8})(?:\.(\d{1,9}))?(Z|[+-]\d\d:?\d\d)?", text)
+    try:
+        if match is None:
+            raise ValueError
+        moment = datetime.datetime.fromisoformat(match[1] + (match[3] or "+00:00"))
+    except ValueError:
+        raise ValueError("a time such as 2023-11-16 18:17:03.9799600") from None
+    return int(moment.timestamp()), int((match[2] or "").ljust(9, "0"))
+
+
+def _whole(cell: Any) -> int:
+    if isinstance(cell, str) and "_" in cell:
+        raise ValueError
+    value = float(cell)
+    if value != int(value):
+        raise ValueError
+    return int(value)
+
+
+def _unzipped(path: str, data: bytes) -> bytes:
+    try:
+        return gzip.decompress(data)
+    except (EOFError, zlib.error, gzip.BadGzipFile) as error:
+        raise ValueError(f"{path}: the gzip file is damaged or ends early ({error})") from None
+
+
+def _decoded(path: str, data: bytes) -> str:
+    try:
+        text = data.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        line = data.count(b"\n", 0, error.start) + 1
+        raise ValueError(f"{path}:{line}: not UTF-8 text ({error.reason})") from None
+    if not text.strip():
+        raise ValueError(f"{path}: the file is empty; expected a header and rows")
+    return text
+
+
+def _read_csv(path: str, text: str) -> Table:
+    # Line ends at the end of the file are no rows; empty lines elsewhere are refused below.
+    reader = csv.reader(io.StringIO(text.rstrip("\r\n"), newline=""), strict=True)
+    rows: list[list[str]] = []
+    lines: list[int] = []
+    try:
+        names = tuple(cell.strip() for cell in next(reader))
+        for row in reader:
+            if len(row) != len(names):
+                raise ValueError(
+                    f"{path}:{reader.line_num}: column {_first_missing(names, row)}: the line has "
+                    f"{len(row)} fields; expected {len(names)}, as the header has"
+                )
+            rows.append(row)
+            lines.append(reader.line_num)
+    except csv.Error as error:
+        raise ValueError(f"{path}:{reader.line_num}: malformed CSV ({error})") from None
+    _no_duplicates(path, names)
+    return Table(path, names, rows, lines)
+
+
+def _first_missing(names: tuple[str, ...], row: list[str]) -> str:
+    return repr(names[len(row)]) if len(row) < len(names) else f"number {len(names) + 1}"
+
+
+def _read_json(path: str, text: str) -> Table:
+    rows, lines, names = [], [], ()
+    for line, content in enumerate(text.rstrip("\r\n").split("\n"), start=1):
+        try:
+            record = json.loads(content)
+        except json.JSONDecodeError as error:
+            column = f"column {error.colno}"
+            raise ValueError(f"{path}:{line}: {column}: malformed JSON ({error.msg})") from None
+        if not isinstance(record, dict):
+            raise ValueError(f"{path}:{line}: {content[:40]!r} is not a JSON object")
+        names = names or tuple(record)
+        for name in names:
+            if name not in record:
+                raise ValueError(f"{path}:{line}: column {name!r}: missing, but line 1 has it")
+        rows.append([record[name] for name in names])
+        lines.append(line)
+    return Table(path, names, rows, lines)
+
+
+def _read_parquet(path: str, data: bytes) -> Table:
+    import pyarrow
+    import pyarrow.parquet
+
+    try:
+        content = pyarrow.parquet.read_table(pyarrow.BufferReader(data))
+    except (pyarrow.ArrowException, OSError) as error:
+        raise ValueError(f"{path}: malformed Parquet ({error})") from None
+    names = tuple(content.column_names)
+    _no_duplicates(path, names)
+    rows = list(zip(*(column.to_pylist() for column in content.columns), strict=True))
+    return Table(path, names, rows, list(range(1, len(rows) + 1)), place=": row ")
+
+
+def _no_duplicates(path: str, names: tuple[str, ...]) -> None:
+    twice = [name for i, name in enumerate(names) if name and name in names[:i]]
+    if twice:
+        raise ValueError(f"{path}:1: column {twice[0]!r} appears twice; expected different names")

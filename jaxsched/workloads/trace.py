@@ -1,0 +1,119 @@
+"""A trace of real requests, as read by `traces`: arrays, lengths to draw from, or one instance."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import jax
+import numpy as np
+
+from jaxsched.instance import Instance, check_instance
+from jaxsched.workloads import draws, generate
+from jaxsched.workloads.arrivals import to_rounds
+from jaxsched.workloads.intervals import IntervalSource
+from jaxsched.workloads.joint import Drawn, Lengths
+from jaxsched.workloads.lengths import empirical
+from jaxsched.workloads.marginals import Marginal
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Trace:
+    """Requests of a trace in the order of arrival.
+
+    Attributes:
+      output: Output lengths in tokens, int32 of shape [K].
+      prompt: Prompt lengths in tokens, int32 of shape [K]; None if the file has none.
+      arrival_seconds: Arrival times in seconds, non-decreasing, float64 of shape [K]; None if the
+        file has none. Dates count from the first request.
+      lower: Lower bounds of the predicted output lengths, int32 of shape [K], or None.
+      upper: Upper bounds, likewise.
+      source: Path of the file.
+      skipped: Rows left out because their output was 0 and the caller asked for that.
+      moved: Rows that arrived earlier than a row before them in the file, before sorting.
+    """
+
+    output: np.ndarray
+    prompt: np.ndarray | None = None
+    arrival_seconds: np.ndarray | None = None
+    lower: np.ndarray | None = None
+    upper: np.ndarray | None = None
+    source: str = ""
+    skipped: int = 0
+    moved: int = 0
+
+    def __len__(self) -> int:
+        return len(self.output)
+
+    def select(self, rows: slice | np.ndarray) -> Trace:
+        """The trace of some rows: a slice, a mask of shape [K] or increasing row numbers."""
+        names = ("output", "prompt", "arrival_seconds", "lower", "upper")
+        columns = {name: getattr(self, name) for name in names}
+        picked = {name: None if c is None else c[rows] for name, c in columns.items()}
+        return dataclasses.replace(self, **picked)
+
+    def lengths(self, prompt: int | Marginal | None = None) -> Lengths:
+        """Lengths drawn from the trace's rows, each with its own interval if the trace has them.
+
+        Args:
+          prompt: Prompt length, or law of it, for a trace that has no prompts.
+        """
+        return empirical(
+            self._prompts(prompt), self.output, lower=self.lower, upper=self.upper
+        )
+
+    def instance(
+        self,
+        memory: int,
+        *,
+        intervals: IntervalSource | None = None,
+        key: jax.Array | None = None,
+        prompt: int | None = None,
+        limit: int | None = None,
+        rounds_per_second: float | None = None,
+        point: generate.PointSource | None = None,
+    ) -> Instance:
+        """The trace itself as one instance, request i being row i.
+
+        Args:
+          memory: KV cache in tokens.
+          intervals: Where predictions come from; `None` for the trace's own.
+          key: Key for random intervals or points; those that are not random need none.
+          prompt: Prompt length for a trace that has no prompts.
+          limit: Use the first `limit` requests only.
+          rounds_per_second: Turns arrival times into rounds, ceil((t_i - t_0) · rounds_per_second);
+            `None` for a backlog.
+          point: Where point predictions come from; `None` for the interval's midpoint.
+
+        Raises:
+          ValueError: If a request needs more than the memory, or predictions, prompts or arrivals
+            are asked for but missing.
+        """
+        if limit is not None and not 1 <= limit <= len(self):
+            raise ValueError(f"limit is {limit}; expected 1 to the trace's {len(self)} requests")
+        rows = self.select(slice(limit))
+        ways = (generate.INTERVALS, generate.POINT)
+        keys = [None if key is None else draws.purpose(key, way) for way in ways]
+        own = Drawn(rows.output, rows.output, rows.lower, rows.upper)
+        lower, upper = generate.predict(keys[0], intervals, own)
+        instance = Instance(
+            prompt=np.broadcast_to(np.asarray(rows._prompts(prompt), np.int32), rows.output.shape),
+            output=rows.output,
+            lower=lower,
+            upper=upper,
+            memory=np.asarray(memory),
+            arrival=None if rounds_per_second is None else rows._rounds(rounds_per_second),
+            point=generate.points(keys[1], point, rows.output, lower, upper),
+        )
+        check_instance(instance)
+        return instance
+
+    def _prompts(self, given: int | Marginal | None) -> np.ndarray | int | Marginal:
+        if (self.prompt is None) == (given is None):
+            what = "no prompt column" if given is None else "a prompt column"
+            raise ValueError(f"{self.source}: has {what}, and prompt is {given}; expected one")
+        return given if self.prompt is None else self.prompt
+
+    def _rounds(self, rounds_per_second: float) -> np.ndarray:
+        if self.arrival_seconds is None:
+            raise ValueError(f"{self.source}: has no arrivals; expected rounds_per_second=None")
+        return to_rounds(self.arrival_seconds - self.arrival_seconds[0], rounds_per_second)

@@ -1,0 +1,47 @@
+# Sourced by run and test: makes or reuses .venv beside this folder and sets $bin to its programs.
+# Nothing is installed, and no network is needed, while the project files it was made from are the same.
+
+root="$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)"
+venv="$root/.venv"
+bin="$venv/bin"
+
+recent_enough() { "$1" -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null; }
+
+find_python() {
+  local candidate
+  for candidate in python3 python3.14 python3.13 python3.12 python3.11 python; do
+    if recent_enough "$candidate"; then
+      echo "$candidate"
+      return
+    fi
+  done
+  echo "jaxsched needs Python 3.11 or later; no such python3 was found on PATH" \
+    "(python3 is $(python3 --version 2>&1 || true))" >&2
+  return 1
+}
+
+make_venv() {
+  local python
+  python="$(find_python)"
+  if ! "$python" -c 'import ensurepip, venv' 2>/dev/null; then
+    echo "$python has no venv module; on Debian and Ubuntu: apt-get install python3-venv" >&2
+    return 1
+  fi
+  rm -rf "$venv"
+  "$python" -m venv "$venv"
+}
+
+# The path is part of it because an environment that was moved or copied does not work.
+fingerprint() {
+  echo "$root $("$bin/python" --version 2>&1) $(cat "$root/pyproject.toml" "$root/constraints.txt" | cksum)"
+}
+
+if ! recent_enough "$bin/python"; then
+  make_venv
+fi
+if [[ "$(cat "$venv/.installed" 2>/dev/null)" != "$(fingerprint)" ]]; then
+  echo "setting up $venv (about a minute, once)" >&2
+  "$bin/python" -m pip install --quiet --disable-pip-version-check \
+    --constraint "$root/constraints.txt" --editable "$root[native,test]" >&2
+  fingerprint > "$venv/.installed"
+fi
