@@ -1,5 +1,7 @@
 """Mean latency against the number of requests, one panel per prediction (arXiv 2508.14544).
 
+Usage:
+
     jaxsched run configs/paper.toml --out out/paper
     python -m experiments.latency_against_n out/paper
 """
@@ -17,4 +19,4 @@ def main(folder: str) -> None:
 
 
 if __name__ == "__main__":
-    main(*sys.argv[1:])
+    main(sys.argv[1]) if len(sys.argv) == 2 else sys.exit(__doc__)

@@ -2,6 +2,8 @@
 
 What wide intervals cost A_max and A_min at the largest number of requests (arXiv 2508.14544).
 
+Usage:
+
     jaxsched run configs/paper.toml --out out/paper
     python -m experiments.ratio_against_width out/paper
 """
@@ -19,4 +21,4 @@ def main(folder: str) -> None:
 
 
 if __name__ == "__main__":
-    main(*sys.argv[1:])
+    main(sys.argv[1]) if len(sys.argv) == 2 else sys.exit(__doc__)

@@ -37,8 +37,9 @@ SIMULATE = """\
 Runs the requests of a trace under each policy and prints how long they took. Time is in rounds: in
 one round every running request generates one token. By default all requests are there at the start.
 
-The format is recognized by the file's header: Vidur, Azure, BurstGPT and ServeGen CSV, Mooncake
-JSONL, or any CSV or Parquet file whose columns you name with --columns; plain or gzipped.
+The format is recognized by the file's header (Vidur, Azure, BurstGPT and ServeGen CSV, Mooncake
+JSONL, the LMSYS proxy predictions), or name the columns of any CSV, JSONL or Parquet file with
+--columns; plain or gzipped.
 """
 
 INTERVALS = """\
@@ -46,10 +47,19 @@ predictions (--interval):
   relative:0.5             from 0.5 to 1.5 times the true length
   one:1:1000               the same interval for all
   classes:100:10           the class of the true length: 10 classes of 100 tokens
-  edges:42,141,294,503     the same with these edges; the predicted class if
-                           --columns names one
+  edges:42,141,294,503     the same with these edges, or the predicted class where
+                           --columns names a column `predicted` of 0, 1, 2, …
   exact                    the true length
   columns                  the columns `lower` and `upper` of the trace
+"""
+
+COLUMNS = """\
+columns (--columns output=new_tokens,prompt=input,…):
+  output                   output length in tokens; the only one that is needed
+  prompt                   prompt length in tokens; else give --prompt
+  lower, upper             predicted interval of the output
+  predicted                predicted class, counted from 0; with --interval edges:…
+  arrival_seconds, arrival_milliseconds, arrival_timestamp
 """
 
 
@@ -62,7 +72,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     args = _parser().parse_args(argv)
     try:
         _prepare_jax()
-        return args.run(args)
+        # Imported late so that --help need not wait for pandas and matplotlib.
+        from jaxsched import commands
+
+        commands.COMMANDS[args.command](args)
+        return 0
     except (ValueError, OSError) as error:
         print(f"jaxsched: {error}", file=sys.stderr)
         return 1
@@ -110,14 +124,14 @@ def _parser() -> argparse.ArgumentParser:
     _add_run(run)
     simulate = commands.add_parser(
         "simulate", formatter_class=raw, help="run the requests of a trace",
-        description=SIMULATE, epilog=f"{INTERVALS}\n{POLICIES}",
+        description=SIMULATE, epilog=f"{COLUMNS}\n{INTERVALS}\n{POLICIES}",
     )  # fmt: skip
     _add_simulate(simulate)
     return parser
 
 
 def _add_run(parser: argparse.ArgumentParser) -> None:
-    parser.set_defaults(run=_run)
+    parser.set_defaults(command="run")
     parser.add_argument("config", type=Path, metavar="CONFIG", help="such as configs/paper.toml")
     parser.add_argument(
         "--out", type=Path, metavar="DIR", help="folder of the results; default: out/NAME of CONFIG"
@@ -127,89 +141,51 @@ def _add_run(parser: argparse.ArgumentParser) -> None:
 
 
 def _add_simulate(parser: argparse.ArgumentParser) -> None:
-    parser.set_defaults(run=_simulate)
+    parser.set_defaults(command="simulate")
     add = parser.add_argument
     add("trace", type=Path, metavar="TRACE", help="file of requests")
     add("--memory", type=int, required=True, metavar="M", help="KV cache of the worker, in tokens")
     add(
-        "--policies", type=_names, metavar="A,B,…", help="default: %(default)s",
+        "--policies", type=_names, metavar="A,B,…", help="see below; default: all of them",
         default="h_sf,a_max,a_min:on_eviction,a_min:every_round,mc_sf,fcfs",
     )  # fmt: skip
-    add("--interval", metavar="KIND", help="prediction of the output lengths; default: columns")
-    add("--out", type=Path, metavar="DIR", help="also write results.parquet into this folder")
-    add("--per-request", action="store_true", help="with --out: also write requests.parquet")
+    add("--interval", metavar="KIND", help="prediction, see below; default: the trace's own")
+    add("--out", type=Path, metavar="DIR", help="write the table to DIR/results.parquet as well")
+    add("--per-request", action="store_true", help="and every request to DIR/requests.parquet")
+    add("--format", metavar="NAME", help="format of the trace; default: by its header")
+    add("--columns", type=_names, metavar="FIELD=NAME,…", help="columns of the trace, see below")
+    add("--prompt", type=int, metavar="S", help="prompt length, for a trace that has none")
     add("--limit", type=int, metavar="N", help="take N requests: the first, or with --seed any")
-    add("--seed", type=int, metavar="S", help="shuffle the requests, so that ties are drawn at random")
-    add("--format", default="auto", metavar="NAME", help="format of the trace; default: by its header")
-    add("--columns", type=_pairs, metavar="A=B,…", help="names of the columns in the trace")
+    add("--seed", type=int, metavar="S", help="shuffle the requests, which draws ties at random")
     add(
-        "--arrivals", default="backlog", metavar="KIND",
-        help="backlog (default): all there at the start; rounds:SECONDS: the trace's own times, "
-        "with a round of that many seconds",
+        "--arrivals", type=_arrivals, dest="seconds_per_round", metavar="KIND",
+        help="backlog (the default: all requests are there at the start) or rounds:SECONDS (the "
+        "trace's own times, with rounds of that length)",
     )  # fmt: skip
     add(
         "--skip-too-large", action="store_true",
         help="leave out requests that can never fit into M, instead of refusing the trace",
     )  # fmt: skip
-
-
-def _run(args: argparse.Namespace) -> int:
-    from rich import progress
-
-    from jaxsched import config, job, plots, tables
-
-    chosen = {"lanes": args.lanes, "seed": args.seed}
-    overrides = {key: value for key, value in chosen.items() if value is not None}
-    settings = config.load(args.config, config.JobConfig, overrides)
-    folder = args.out or Path("out") / args.config.stem
-    console = tables.console()
-    points = job.points(settings)
-    columns = (
-        progress.TextColumn("{task.description:<32}"),
-        progress.BarColumn(),
-        progress.TaskProgressColumn(),
-        progress.TimeElapsedColumn(),
-        progress.TextColumn("left"),
-        progress.TimeRemainingColumn(),
-    )
-    with progress.Progress(*columns, console=console) as bar:
-        total = sum(point.cost(settings) for point in points)
-        task = bar.add_task("", total=total)
-
-        def on_point(point: job.Point, finished: bool) -> None:
-            bar.update(task, description=f"n = {point.n:,}  {point.policy.name}")
-            bar.advance(task, point.cost(settings) if finished else 0)
-
-        try:
-            frame = job.run(settings, folder, on_point)
-        except KeyboardInterrupt:
-            console.print(f"What is finished is kept in {folder}; the same command goes on from there.")
-            raise
-    console.print(tables.job_table(frame))
-    _say_where(console, folder, len(frame), plots.write_all(frame, folder / "figures"))
-    return 0
-
-
-def _say_where(console: Any, folder: Path, rows: int, figures: Sequence[Path]) -> None:
-    # Paths are printed whole, whatever the width of the terminal.
-    print(f"results: {folder / 'results.parquet'} ({rows:,} rows)", file=console.file)
-    for path in figures:
-        print(f"figure:  {path} (and .pdf)", file=console.file)
-
-
-def _simulate(args: argparse.Namespace) -> int:
-    raise NotImplementedError
+    add(
+        "--skip-zero-output", action="store_true",
+        help="leave out requests without output, such as failed ones, instead of refusing them",
+    )  # fmt: skip
 
 
 def _names(text: str) -> tuple[str, ...]:
     return tuple(part.strip() for part in text.split(","))
 
 
-def _pairs(text: str) -> dict[str, str]:
-    pairs = [part.partition("=") for part in text.split(",")]
-    if not all(separator for _, separator, _ in pairs):
-        raise argparse.ArgumentTypeError(f"{text!r} is not of the form NAME=COLUMN,…")
-    return {name.strip(): column.strip() for name, _, column in pairs}
+def _arrivals(text: str) -> float | None:
+    kind, _, rest = text.partition(":")
+    if text == "backlog":
+        return None
+    try:
+        if kind == "rounds":
+            return float(rest)
+    except ValueError:
+        pass
+    raise argparse.ArgumentTypeError(f"{text!r}; expected backlog or rounds:SECONDS")
 
 
 def _prepare_jax() -> None:
@@ -222,15 +198,25 @@ def _prepare_jax() -> None:
 
     logging.getLogger("jax").setLevel(logging.ERROR)
     if jax.config.jax_compilation_cache_dir is None:
-        caches = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
-        jax.config.update("jax_compilation_cache_dir", str(caches / "jaxsched"))
-        jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.1)
-        jax.config.update("jax_persistent_cache_min_entry_size_bytes", 0)
+        _keep_programs(Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"))
     if jax.config.jax_num_cpu_devices < 0 and "device_count" not in os.environ.get("XLA_FLAGS", ""):
         try:
             jax.config.update("jax_num_cpu_devices", _cores())
         except RuntimeError:
             pass  # JAX has started already: someone calls `main` from a program of their own.
+
+
+def _keep_programs(caches: Path) -> None:
+    import jax
+
+    folder = caches / "jaxsched"
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError:
+        return  # A home that cannot be written to costs time, nothing else.
+    jax.config.update("jax_compilation_cache_dir", str(folder))
+    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.1)
+    jax.config.update("jax_persistent_cache_min_entry_size_bytes", 0)
 
 
 def _cores() -> int:

@@ -1,8 +1,8 @@
 """Configuration files: TOML, checked key by key, into frozen dataclasses and back.
 
-Every job has one dataclass whose fields are the keys of its file. A misspelt key, a wrong type or a
-value out of range is an error that names the file, the key, the value and what was expected; nothing
-is ignored.
+Every job has one dataclass whose fields are the keys of its file. A misspelt key, a wrong type or
+a value out of range is an error that names the file, the key, the value and what was expected;
+nothing is ignored.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ def at_least(minimum: float, **kwargs: Any) -> Any:
 def one_of(name: str, value: str, known: Iterable[str]) -> None:
     """Refuses a value that is not one of `known`."""
     if value not in known:
-        raise ValueError(specs.unknown(repr(value), value, known, name))
+        raise ValueError(f"{name}: {specs.unknown(repr(value), value, known, 'value')}")
 
 
 def several(name: str, values: tuple[Any, ...]) -> None:

@@ -102,7 +102,7 @@ def in_order(frame: pd.DataFrame) -> pd.DataFrame:
 
 
 def half_width(values: pd.Series) -> float:
-    """Half the width of the 95 % confidence interval of the mean (Student's t); NaN for one value."""
+    """Half width of the 95 % confidence interval of the mean (Student's t); NaN for one value."""
     if len(values) < 2:
         return float("nan")
     quantile = stats.t.ppf((1 + CONFIDENCE) / 2, len(values) - 1)

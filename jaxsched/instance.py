@@ -140,8 +140,10 @@ def check_shapes(instance: Instance, needs_point: bool) -> None:
       ValueError: If a field has the wrong shape, or a needed point prediction is missing.
     """
     shape = np.shape(instance.prompt)
-    if len(shape) == 0 or shape[-1] == 0:
-        raise ValueError(f"prompt: got shape {list(shape)}; expected [..., n] with n at least 1")
+    if len(shape) == 0 or 0 in shape:
+        raise ValueError(
+            f"prompt: got shape {list(shape)}; expected [..., n] with no axis of length 0"
+        )
     if needs_point and instance.point is None:
         raise ValueError("point: missing; this policy needs a point prediction of shape [..., n]")
     for name in (*REQUEST_FIELDS, "memory", "num_requests"):
@@ -191,7 +193,7 @@ def check_instance(instance: Instance, needs_point: bool = False) -> None:
             "at most upper = {}", arrays["upper"])  # fmt: skip
     peak = arrays["prompt"].astype(np.int64) + arrays["output"]
     _refuse("prompt + output", peak, real & (peak > memory[..., None]),
-            "at most memory = {}; this request can never finish",
+            "at most memory = {}, or this request can never finish",
             np.broadcast_to(memory[..., None], peak.shape))  # fmt: skip
 
 
@@ -222,8 +224,12 @@ def _check_dtype(name: str, value: Any) -> None:
         return
     detail = ""
     if np.issubdtype(dtype, np.floating) and not isinstance(value, jax.core.Tracer):
-        nan = np.argwhere(np.isnan(np.asarray(value)))
-        detail = f" with NaN at {_place(nan[0])}" if len(nan) else ""
+        array = np.asarray(value)
+        odd = np.argwhere(array != np.rint(array))  # NaN differs from everything
+        if len(odd):
+            place = tuple(odd[0])
+            per_request = name in REQUEST_FIELDS
+            detail = f" ({_place(place, per_request)}{array[place]})" if place else f" ({array})"
     raise TypeError(f"{name}: got dtype {dtype}{detail}; expected integers")
 
 

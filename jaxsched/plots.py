@@ -1,7 +1,7 @@
-"""Figures of results: each function takes a tidy table (see `jaxsched.frames`) and returns a figure.
+"""Figures of results: functions from a tidy table (see `jaxsched.frames`) to a figure.
 
-Colors are Okabe and Ito's, which color-blind readers can tell apart; every policy also has a marker
-and a line style of its own, so that the figures survive a black-and-white printer.
+Colors are Okabe and Ito's, which color-blind readers can tell apart; every policy also has a
+marker and a line style of its own, so that the figures survive a black-and-white printer.
 """
 
 from __future__ import annotations
@@ -31,13 +31,16 @@ class Look:
     line: str | tuple[int, tuple[float, ...]] = "-"
 
 
+DASHES, DOTS, DASH_DOTS = (0, (4, 1)), (0, (1, 1)), (0, (3, 1, 1, 1))
+
+
 LOOKS = {
     "h_sf": Look("H-SF (hindsight)", "#000000", "o"),
     "a_max": Look(r"$\mathrm{A_{max}}$", "#D55E00", "^"),
     "a_min:on_eviction": Look(r"$\mathrm{A_{min}}$, refined on eviction", "#0072B2", "s"),
-    "a_min:every_round": Look(r"$\mathrm{A_{min}}$, refined every round", "#56B4E9", "D", (0, (4, 1))),
-    "mc_sf": Look("MC-SF (midpoint)", "#009E73", "v", (0, (1, 1))),
-    "fcfs": Look("FCFS", "#CC79A7", "P", (0, (3, 1, 1, 1))),
+    "a_min:every_round": Look(r"$\mathrm{A_{min}}$, refined every round", "#56B4E9", "D", DASHES),
+    "mc_sf": Look("MC-SF (midpoint)", "#009E73", "v", DOTS),
+    "fcfs": Look("FCFS", "#CC79A7", "P", DASH_DOTS),
 }
 SPARE_COLORS = ("#E69F00", "#8C6BB1", "#737373", "#A6761D")
 BOUND = Look("proved lower bound", "#777777", "", ":")
@@ -91,6 +94,7 @@ def latency_against_n(frame: pd.DataFrame) -> Figure:
                 color=BOUND.color, label=BOUND.label, zorder=1,
             )  # fmt: skip
             plain_log_axis(axes)
+            axes.xaxis.set_major_formatter(FuncFormatter(_plain))
         for axes in grid[len(predictions) :]:
             axes.set_visible(False)
         figure.supxlabel("requests in the backlog, n", fontsize=9)
@@ -118,7 +122,8 @@ def ratio_against_width(frame: pd.DataFrame) -> Figure:
         axes.set_xlabel("half width x of the predicted interval (1 ± x)o")
         axes.set_ylabel("mean latency / mean latency of H-SF")
         memory, lanes = int(chosen["memory"].iloc[0]), chosen["lane"].nunique()
-        axes.set_title(f"n = {n:,}, M = {memory:,}, {lanes} instances", loc="left", color="#555555")
+        title = f"n = {n:,}, M = {memory:,}, {lanes} instances; the midpoint is the true length"
+        axes.set_title(title, loc="left", color="#555555")
         label_ends(axes, table, "prediction_parameter", "ratio_to_h_sf")
     return figure
 
@@ -164,10 +169,14 @@ def plain_log_axis(axes: Axes) -> None:
     low, high = axes.get_ylim()
     subs: Sequence[float] = (1, 2, 5) if high / low < 300 else (1,)
     if high / low < 4:
-        subs = (1, 1.5, 2, 3, 4, 5, 7)
+        subs = (1, 1.2, 1.5, 2, 2.5, 3, 4, 5, 7)
     axes.yaxis.set_major_locator(LogLocator(subs=subs))
     axes.yaxis.set_minor_locator(NullLocator())
-    axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,g}"))
+    axes.yaxis.set_major_formatter(FuncFormatter(_plain))
+
+
+def _plain(value: float, position: int | None = None) -> str:
+    return f"{value:,g}"
 
 
 def legend_above(figure: Figure, axes: Axes) -> None:

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import jax
 import numpy as np
@@ -78,23 +79,52 @@ def digest(path: Path) -> str:
     return hashlib.sha256(path.read_bytes()).hexdigest()
 
 
-def load(config: ReplayConfig) -> tuple[Instance, int]:
-    """The instance to simulate, without a lane axis, and how many requests were too large for it.
+@dataclasses.dataclass(frozen=True)
+class Loaded:
+    """A trace made ready.
+
+    Attributes:
+      instance: What to simulate, without a lane axis.
+      rows: Which request of the trace each one is, counted from 0 in order of arrival.
+      too_large: How many were left out because they can never fit.
+      without_output: How many were left out because they have no output.
+    """
+
+    instance: Instance
+    rows: np.ndarray
+    too_large: int
+    without_output: int
+
+
+def load(config: ReplayConfig) -> Loaded:
+    """Reads the trace and chooses its requests.
 
     Raises:
       ValueError: If the file is malformed, or a request can never fit; the text names it.
     """
     trace = _read(config)
+    rows = np.arange(len(trace))
     if config.seed is not None:
-        order = np.random.default_rng(config.seed).permutation(len(trace))
-        trace = trace.select(order)
-    if config.limit is not None:
-        trace = trace.select(slice(config.limit))
-    trace, skipped = _fitting(trace, config)
-    return _instance(trace, config), skipped
+        rows = np.asarray(jax.random.permutation(jax.random.key(config.seed), len(trace)))
+    fits = _fits(trace, config)
+    too_large = int(np.sum(~fits)) if config.skip_too_large else 0
+    rows = (rows[fits[rows]] if config.skip_too_large else rows)[: config.limit]
+    _refuse_too_large(trace, rows[~fits[rows]], config)
+    if config.seconds_per_round is not None and trace.arrival_seconds is not None:
+        rows = rows[np.argsort(trace.arrival_seconds[rows], kind="stable")]
+    return Loaded(_instance(trace.select(rows), config), rows, too_large, trace.skipped)
 
 
 def _read(config: ReplayConfig) -> Trace:
+    try:
+        return _read_as(config)
+    except ValueError as error:
+        # The readers know nothing of this command, so their advice is put into its words.
+        text = str(error).replace("use read_table", "name the columns with --columns")
+        raise ValueError(text.replace("zero_output='skip'", "--skip-zero-output")) from None
+
+
+def _read_as(config: ReplayConfig) -> Trace:
     zeros = "skip" if config.skip_zero_output else "error"
     if config.columns:
         pairs = (pair.partition("=") for pair in config.columns)
@@ -114,18 +144,27 @@ def _edges(config: ReplayConfig) -> tuple[int, ...]:
     return specs.class_edges([int(edge) for edge in rest.split(",")], config.memory)
 
 
-def _fitting(trace: Trace, config: ReplayConfig) -> tuple[Trace, int]:
+def _fits(trace: Trace, config: ReplayConfig) -> np.ndarray:
     prompt = config.prompt if trace.prompt is None else trace.prompt
-    if not config.skip_too_large or prompt is None:
-        return trace, 0
-    fits = prompt + trace.output.astype(np.int64) <= config.memory
-    if not fits.any():
-        raise ValueError(f"{trace.source}: no request fits into memory = {config.memory}")
-    return trace.select(fits), int(np.sum(~fits))
+    if prompt is None:
+        raise ValueError(f"{trace.source}: has no prompt lengths; give one for all with --prompt")
+    return prompt + trace.output.astype(np.int64) <= config.memory
+
+
+def _refuse_too_large(trace: Trace, rows: np.ndarray, config: ReplayConfig) -> None:
+    if len(rows):
+        row = rows.min()
+        prompt = config.prompt if trace.prompt is None else trace.prompt[row]
+        raise ValueError(
+            f"{trace.source}: request {row} (counted from 0 in order of arrival): prompt + output "
+            f"is {prompt} + {trace.output[row]}; expected at most memory = {config.memory}; "
+            f"{len(rows):,} of the requests can never fit, --skip-too-large leaves them out"
+        )
 
 
 def _instance(trace: Trace, config: ReplayConfig) -> Instance:
-    own = config.interval in (None, "columns") or any(p.startswith("predicted=") for p in config.columns)
+    predicted = any(pair.startswith("predicted=") for pair in config.columns)
+    own = config.interval in (None, "columns") or predicted
     if own and trace.lower is None:
         raise ValueError(
             f"{trace.source}: has no predictions of the output lengths; give some with --interval"
@@ -137,38 +176,41 @@ def _instance(trace: Trace, config: ReplayConfig) -> Instance:
     )
 
 
-def run(config: ReplayConfig, instance: Instance) -> Iterator[tuple[pd.DataFrame, pd.DataFrame]]:
-    """Simulates one policy after another.
+def run(
+    config: ReplayConfig, loaded: Loaded, on_policy: Callable[[str], Any] = lambda _: None
+) -> Iterator[tuple[pd.DataFrame, pd.DataFrame]]:
+    """Simulates one policy after another; `on_policy` is called with the name of each before it.
 
     Yields:
       A table of one row (see `jaxsched.frames`, with percentiles of the latency in rounds), and
       one with a row per request.
     """
-    batch = jax.tree.map(lambda leaf: np.asarray(leaf)[None], instance)
+    batch = jax.tree.map(lambda leaf: np.asarray(leaf)[None], loaded.instance)
     bound = frames.bound_of(batch)
     for name in config.policies:
         policy = policies.policy(name)
+        on_policy(policy.name)
         result = simulate(batch, policy)
-        requests = request_frame(batch, result, policy.name)
-        table = frames.result_frame(batch, result, bound, policy=policy.name, lane=0)
-        latencies = requests["latency"].to_numpy()
-        yield table.assign(**{f"latency_p{q}": np.percentile(latencies, q) for q in PERCENTILES}), requests
+        requests = request_frame(batch, result, policy.name, loaded.rows)
+        row = frames.result_frame(batch, result, bound, policy=policy.name, lane=0)
+        yield row.assign(**percentiles(requests["latency"])), requests
 
 
-def request_frame(batch: Instance, result: Result, policy: str) -> pd.DataFrame:
+def percentiles(latency: pd.Series) -> dict[str, float]:
+    """P50, P90 and P99 by linear interpolation, as columns `latency_p50` and so on."""
+    return {f"latency_p{q}": float(np.percentile(latency, q)) for q in PERCENTILES}
+
+
+def request_frame(batch: Instance, result: Result, policy: str, rows: np.ndarray) -> pd.DataFrame:
     """One row per request of a batch of one lane, in the order simulated; times in rounds."""
     fields = ("prompt", "output", "lower", "upper", "point")
     columns = {field: np.asarray(getattr(batch, field))[0] for field in fields}
     arrival = 0 if batch.arrival is None else np.asarray(batch.arrival)[0]
     completion = np.asarray(result.completion)[0]
-    return pd.DataFrame(
-        {
-            "policy": policy,
-            "request": np.arange(batch.n),
-            **columns,
-            "arrival": arrival,
-            "completion": completion,
-            "latency": completion - arrival,
-            "preemptions": np.asarray(result.preemptions)[0],
-        }
-    )
+    outcome = {
+        "arrival": arrival,
+        "completion": completion,
+        "latency": completion - arrival,
+        "evictions": np.asarray(result.preemptions)[0],
+    }
+    return pd.DataFrame({"policy": policy, "request": rows, **columns, **outcome})

@@ -74,8 +74,11 @@ class Result:
 
     @property
     def mean_latency(self) -> Any:
-        """Total latency per request, in rounds, of shape [...]; a float, NaN for an empty lane."""
-        return self.total_latency / self.num_requests
+        """Total latency per request, in rounds, of shape [...]; 0 for a lane without requests."""
+        if isinstance(self.limbs, jax.core.Tracer):
+            total = self.total_latency.astype(jnp.float32)
+            return total / jnp.maximum(self.num_requests, 1).astype(jnp.float32)
+        return self.total_latency / np.maximum(np.asarray(self.num_requests), 1)
 
 
 def to_limbs(total: jax.Array) -> jax.Array:
@@ -84,6 +87,12 @@ def to_limbs(total: jax.Array) -> jax.Array:
         bits = total.astype(jnp.uint64)
         high = (bits >> np.uint64(32)).astype(jnp.uint32)
         return jnp.stack([high, bits.astype(jnp.uint32)], axis=-1)
+
+
+def split(total: np.ndarray) -> np.ndarray:
+    """The same for a numpy array."""
+    bits = total.astype(np.uint64)
+    return np.stack([bits >> np.uint64(32), bits & np.uint64(2**32 - 1)], axis=-1).astype(np.uint32)
 
 
 def _join(limbs: Any, which: int) -> Any:

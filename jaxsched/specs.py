@@ -83,31 +83,31 @@ def unknown(shown: str, name: str, known: Iterable[str], what: str) -> str:
 def _one(rest: str) -> Parsed:
     lower, upper = _integers(rest, ":", 2)
     source = intervals.one_for_all(lower, upper)
-    return f"one interval [{lower}, {upper}]", upper, lambda memory: source
+    return f"[{lower}, {upper}] for all", upper, lambda memory: source
 
 
 def _classes(rest: str) -> Parsed:
     width, count = _integers(rest, ":", 2)
     source = intervals.classes(width=width, count=count)
-    return f"{count} classes of width {width}", width, lambda memory: source
+    return f"{count} classes of {width}", width, lambda memory: source
 
 
 def _edges(rest: str) -> Parsed:
     edges = _integers(rest, ",", None)
     intervals.classes(edges=(1, *edges))  # refuses bad edges before the memory is known
-    label = f"classes with edges {', '.join(map(str, edges))}"
+    label = f"classes {', '.join(map(str, edges))}"
     return label, None, lambda memory: intervals.classes(edges=class_edges(edges, memory))
 
 
 def _relative(rest: str) -> Parsed:
     x = float(rest)
     source = intervals.relative(x)
-    return f"(1 ± {x:g}) × true length", x, lambda memory: source
+    return f"length × (1 ± {x:g})", x, lambda memory: source
 
 
 def _exact(rest: str) -> Parsed:
     _nothing(rest)
-    return "the true length", 0.0, lambda memory: intervals.relative(0.0)
+    return "true length", 0.0, lambda memory: intervals.relative(0.0)
 
 
 def _columns(rest: str) -> Parsed:

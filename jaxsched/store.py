@@ -4,7 +4,7 @@
     FOLDER/parts/NAME.parquet   what is finished so far; each appears whole or not at all
     FOLDER/results.parquet      all of it, when everything is finished
 
-Every Parquet file has the manifest in its schema metadata too, under keys that start with "jaxsched.".
+Every Parquet file has the manifest in its schema metadata too, under "jaxsched." keys.
 """
 
 from __future__ import annotations
@@ -134,9 +134,9 @@ class Store:
         """Adds a part, whole or not at all."""
         write_parquet(self.part(name), frame, self.metadata)
 
-    def finish(self, frame: pd.DataFrame) -> Path:
-        """Writes the whole table; returns its path."""
-        path = self.folder / "results.parquet"
+    def finish(self, frame: pd.DataFrame, name: str = "results") -> Path:
+        """Writes a whole table; returns its path."""
+        path = self.folder / f"{name}.parquet"
         write_parquet(path, frame, self.metadata)
         return path
 

@@ -23,61 +23,63 @@ def console() -> Console:
     return plain if plain.is_terminal else Console(width=WIDTH)
 
 
-def job_table(frame: pd.DataFrame) -> Table:
+def job_table(frame: pd.DataFrame) -> tuple[str, Table, str]:
     """Every policy under every prediction at the largest number of requests.
 
-    Policies that take no notice of the prediction stand once, at the top.
+    Policies whose results are the same under every prediction stand once, at the top.
     """
     n = frame["n"].max()
     chosen = frame[frame["n"] == n]
     summary = summarize(chosen, ["prediction", "policy"])
     lanes, memory = chosen["lane"].nunique(), int(chosen["memory"].iloc[0])
-    table = _table(f"n = {n:,} requests, M = {memory:,} tokens, {lanes} instances", _JOB_COLUMNS)
+    table = _table(_JOB_COLUMNS)
     spread = summary.groupby("policy")["mean_latency"].agg(["min", "max", "count"])
     fixed = spread.index[(spread["min"] == spread["max"]) & (spread["count"] > 1)]
     alike = summary[summary["policy"].isin(fixed)].drop_duplicates("policy")
-    _section(table, "under any prediction", alike, memory)
+    _section(table, "any prediction", alike, memory)
     for prediction in dict.fromkeys(summary["prediction"]):
         rows = summary[(summary["prediction"] == prediction) & ~summary["policy"].isin(fixed)]
         _section(table, specs.interval(prediction).label, rows, memory)
-    table.caption = (
-        "means over the instances, ± half a 95 % confidence interval (paired for / h_sf); latency "
-        "in rounds; bound: proved lower bound; KV: mean and peak use of M"
-    )
-    return table
+    title = f"[bold]n = {n:,} requests, M = {memory:,} tokens, {lanes} instances[/bold]"
+    return title, table, _JOB_NOTE
 
 
-def replay_table(frame: pd.DataFrame) -> Table:
-    """One row per policy for a single instance, with percentiles of the latency."""
-    row = frame.iloc[0]
-    title = f"{int(row['n']):,} requests, M = {int(row['memory']):,} tokens"
-    table = _table(title, _REPLAY_COLUMNS)
-    for _, row in frame.iterrows():
-        memory = row["memory"]
-        table.add_row(
-            row["policy"],
-            *(_rounds(row["mean_latency"]), _ratio(row["ratio_to_h_sf"])),
-            _ratio(row["ratio_to_bound"]),
-            *(_rounds(row[f"latency_p{q}"]) for q in (50, 90, 99)),
-            *(_count(row["evictions"]), _count(row["wasted_tokens"])),
-            *(_percent(row["mean_memory"] / memory), _percent(row["peak_memory"] / memory)),
-            *(_count(row["rounds"]), _count(row["total_latency"])),
-        )
-    table.caption = "latency in rounds; bound: proved lower bound; KV: mean and peak use of M"
-    return table
+def replay_table(frame: pd.DataFrame) -> tuple[str, Table, str]:
+    """One column per policy for a single instance, with percentiles of the latency."""
+    first = frame.iloc[0]
+    title = f"[bold]{int(first['n']):,} requests, M = {int(first['memory']):,} tokens[/bold]"
+    # A policy's name breaks at its colon, so that six of them fit into 80 columns.
+    table = _table([policy.replace(":", ":\n") for policy in frame["policy"]])
+    for name, figures in _replay_figures(frame).items():
+        table.add_row(name, *figures)
+    return title, table, "latency in rounds; bound: proved lower bound on the mean latency"
 
 
-_JOB_COLUMNS = ("mean latency", "/ h_sf", "/ bound", "evicted", "wasted", "KV", "peak")
-_REPLAY_COLUMNS = (
-    *("mean", "/ h_sf", "/ bound", "P50", "P90", "P99"),
-    *("evicted", "wasted", "KV", "peak", "rounds", "total"),
-)
+def _replay_figures(frame: pd.DataFrame) -> dict[str, Iterable[str]]:
+    percentiles = {f"  P{q}": map(_rounds, frame[f"latency_p{q}"]) for q in (50, 90, 99)}
+    return {
+        "mean latency": map(_rounds, frame["mean_latency"]),
+        "  / h_sf": map(_ratio, frame["ratio_to_h_sf"]),
+        "  / bound": map(_ratio, frame["ratio_to_bound"]),
+        **percentiles,
+        "total latency": map(_count, frame["total_latency"]),
+        "rounds": map(_count, frame["rounds"]),
+        "evictions": map(_count, frame["evictions"]),
+        "wasted tokens": map(_count, frame["wasted_tokens"]),
+        "KV use, mean": map(_percent, frame["mean_memory"] / frame["memory"]),
+        "KV use, peak": map(_percent, frame["peak_memory"] / frame["memory"]),
+    }
 
 
-def _table(title: str, columns: Iterable[str]) -> Table:
-    table = Table(title=title, box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 1))
-    table.title_style = "bold"
-    table.title_justify = table.caption_justify = "left"
+_JOB_NOTE = """\
+means over the instances, ± half a 95 % confidence interval (paired for / h_sf)
+latency in rounds; bound: proved lower bound; KV, peak: mean and peak use of M"""
+
+_JOB_COLUMNS = ("latency", "/ h_sf", "/ bound", "evicted", "wasted", "KV", "peak")
+
+
+def _table(columns: Iterable[str]) -> Table:
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, padding=0)
     table.add_column("", no_wrap=True)
     for name in columns:
         table.add_column(name, justify="right", no_wrap=True)
@@ -93,7 +95,7 @@ def _section(table: Table, title: str, rows: pd.DataFrame, memory: int) -> None:
         table.add_row(
             f"  {row['policy']}{unfinished}",
             f"{_rounds(row['mean_latency'])} ±{_rounds(row['mean_latency_ci']):>4}",
-            f"{_ratio(row['ratio_to_h_sf'])} ±{_ratio(row['ratio_to_h_sf_ci'])}",
+            f"{_ratio(row['ratio_to_h_sf'])} ±{_ratio(row['ratio_to_h_sf_ci']).lstrip('0')}",
             _ratio(row["ratio_to_bound"]),
             *(_count(row["evictions"]), _count(row["wasted_tokens"])),
             *(_percent(row["mean_memory"] / memory), _percent(row["peak_memory"] / memory)),
@@ -116,8 +118,8 @@ def _percent(value: float) -> str:
 
 
 def _count(value: float) -> str:
-    """Whole numbers up to 99,999, then three digits and a unit."""
-    for factor, unit in ((1e9, "G"), (1e6, "M"), (1e5, "k")):
+    """Whole numbers up to six digits, then four digits and a unit."""
+    for factor, unit in ((1e9, "G"), (1e6, "M")):
         if value >= factor:
-            return f"{value / (1e3 if unit == 'k' else factor):.3g} {unit}"
+            return f"{value / factor:.4g} {unit}"
     return f"{value:,.0f}"

@@ -16,7 +16,7 @@ find_python() {
     fi
   done
   echo "jaxsched needs Python 3.11 or later; no such python3 was found on PATH" \
-    "(python3 is $(python3 --version 2>&1 || true))" >&2
+    "(python3: $(python3 --version 2>/dev/null || echo none))" >&2
   return 1
 }
 

@@ -34,7 +34,10 @@ def simulate_lanes(instance: Instance, max_rounds: jax.Array, policy: Policy) ->
 
 def _summary(table: Table, records: pool.Records, valid: jax.Array) -> Result:
     """Turns the log's records into completion times and totals."""
-    output, prompt, arrival = (table.fields[name] for name in ("output", "prompt", "arrival"))
+    shape = records.last.shape
+    output, prompt, arrival = (
+        table.fields[name].reshape(shape) for name in ("output", "prompt", "arrival")
+    )
     position = lax.broadcasted_iota(np.int32, output.shape, 1)
     real = (position < table.count[:, None]) & valid[:, None]
     # A last record 2 p + 1 is odd: the final run began in round p.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from jaxsched.engine.fold import PARTS
 from jaxsched.engine.state import Plan
 
 
@@ -14,11 +15,11 @@ def make_plan(n: int, lanes: int, arrivals: bool) -> Plan:
     slots = [128]
     while slots[-1] < n:
         slots.append(2 * slots[-1])
-    slots[-1] = n if n < 128 else slots[-1]
+    slots[-1] = -(-n // PARTS) * PARTS if n < 128 else slots[-1]
     small = 4096
     return Plan(
         n=n,
-        pool=min(lanes, 64),
+        pool=min(lanes, int(__import__("os").environ.get("POOL","32"))),
         slots=tuple(slots),
         chunk=128,
         buffer=128,

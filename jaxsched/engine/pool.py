@@ -213,7 +213,7 @@ def _record(pool: Pool, log: Event, table: Table) -> Records:
     last = records.last.at[row, log.admitted].max(2 * log.time + 1, **drop)
     last = last.at[row, log.evicted].max(2 * log.time, **drop)
     evicted = log.evicted != NEVER
-    prompt = gather(table.fields["prompt"], row, log.evicted)
+    prompt = gather(table.fields["prompt"], table, row, log.evicted)
     with jax.enable_x64(True):
         tokens = jnp.where(evicted, log.lost, np.int32(0)).astype(jnp.int64)
         area = tokens * prompt.astype(jnp.int64) + tokens * (tokens + 1) // 2

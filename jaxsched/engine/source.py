@@ -10,21 +10,26 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
+from jaxsched.engine.fold import settle
 from jaxsched.instance import Instance
 from jaxsched.policies import Policy, View
 
 
 @chex.dataclass(frozen=True, mappable_dataclass=False)
 class Table:
-    """All instances of a simulation, [N, n] unless said otherwise.
+    """All instances of a simulation.
+
+    What is looked up by request is flat: XLA:CPU would fuse a reshape into the lookup, count the
+    whole table as read, and hand the lookup to several threads at ten times its cost.
 
     Attributes:
-      fields: What the policies may see, one array per field of `View`.
+      fields: What the policies may see, one array per field of `View`, [N * n].
       order: Requests in the order in which they enter: by admission key for a backlog, by
-        arrival otherwise; ties by index, padding last.
+        arrival otherwise; ties by index, padding last, [N * n].
       count: Real requests, [N].
       memory: KV cache in tokens, [N].
       max_rounds: Round limit, [].
+      one: A 1 that the compiler cannot see through, for `settle`, [].
     """
 
     fields: dict[str, chex.Array]
@@ -32,6 +37,7 @@ class Table:
     count: chex.Array
     memory: chex.Array
     max_rounds: chex.Array
+    one: chex.Array
 
 
 class Source(NamedTuple):
@@ -65,11 +71,12 @@ def make_table(instance: Instance, max_rounds: jax.Array, policy: Policy) -> Tab
     key = view.arrival if arrivals else policy.admission_key(policy.estimate(view), view)
     real = lax.broadcasted_iota(np.int32, key.shape, 1) < instance.num_requests[:, None]
     return Table(
-        fields=fields,
-        order=sorted_pairs(jnp.where(real, key, np.int32(2**31 - 1)), None)[1],
+        fields={name: array.reshape(-1) for name, array in fields.items()},
+        order=sorted_pairs(jnp.where(real, key, np.int32(2**31 - 1)), None)[1].reshape(-1),
         count=instance.num_requests,
         memory=instance.memory,
         max_rounds=max_rounds,
+        one=1 + (jnp.sum(instance.memory > 0, dtype=np.int32) < 0).astype(np.int32),
     )
 
 
@@ -91,16 +98,17 @@ def source_of(table: Table, row: jax.Array) -> Source:
     return Source(table, row, table.count[row], table.memory[row], table.max_rounds)
 
 
-def gather(array: jax.Array, row: jax.Array, column: jax.Array) -> jax.Array:
-    """`array[row, column]` for in-range rows; columns past the end read the last one."""
-    column = jnp.clip(column, 0, np.int32(array.shape[-1] - 1))
-    return array.at[row, column].get(mode="promise_in_bounds")
+def gather(array: jax.Array, table: Table, row: jax.Array, column: jax.Array) -> jax.Array:
+    """Looks `[row, column]` up in a flat array of the table; past the end it reads the last column."""
+    width = np.int32(array.shape[0] // table.memory.shape[0])
+    (place,) = settle(table.one, row * width + jnp.clip(column, 0, width - 1))
+    return array.at[place].get(mode="promise_in_bounds")
 
 
 def view_of(source: Source, index: jax.Array) -> View:
     """What is known of one request; fields that the policy does not read are not fetched."""
     fields = source.table.fields
-    return View(**{name: gather(array, source.row, index) for name, array in fields.items()})
+    return View(**{name: gather(array, source.table, source.row, index) for name, array in fields.items()})
 
 
 def sorted_pairs(key: jax.Array, index: jax.Array | None) -> tuple[jax.Array, jax.Array]:

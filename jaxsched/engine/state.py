@@ -46,7 +46,7 @@ class Slots:
 
     Attributes:
       end: Round e_j to which the request reserved memory, [S].
-      load: Memory reserved in round `end` by all requests that reserved that far, [S].
+      load: `end` plus the memory reserved in that round by all that reserved so far, [S].
       finish: Round p_j + o_j in which the request completes, [S].
       admitted: Round p_j, [S].
       prompt: Prompt length in tokens, [S].

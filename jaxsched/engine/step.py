@@ -20,6 +20,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
+from jaxsched.engine.fold import highest, lowest, put, settle, total
 from jaxsched.engine.source import Queue, Source, gather, view_of
 from jaxsched.engine.state import (
     DONE,
@@ -97,7 +98,8 @@ def step(
     Returns:
       The lane after the step, and what happened. A lane that stands still comes back unchanged.
     """
-    time = lane.time + lane.jump
+    one = source.table.one
+    (time,) = settle(one, lane.time + lane.jump)
     stepping = (lane.halt == RUN) & (time < source.max_rounds)
     with jax.named_scope("arrive"):
         buffer, heads, arriving, next_arrival = _arrive(lane, source, time, stepping, policy, plan)
@@ -106,24 +108,24 @@ def step(
         leaver = _leaver(lane.slots, usage, time, stepping, source, policy)
         room = usage.room + _if(leaver.evicted, leaver.prompt + leaver.generated + 1)
         count = usage.count - _if(leaver.evicted, np.int32(1))
-        leaver, room, count = lax.optimization_barrier((leaver, room, count))
+        leaver = Leaver(*settle(one, *leaver))
+        room, count = settle(one, room, count)
         slots = _release(lane.slots, leaver, time)
     with jax.named_scope("admit"):
         candidate = _candidate(buffer, heads, queue, source, leaver, policy, plan)
         view = view_of(source, candidate.index)
         reserve = policy.reserve(candidate.estimate, view)
         reserve = jnp.clip(reserve, 1, source.memory - view.prompt)
-        fields, reserve, candidate = lax.optimization_barrier(
-            ((view.prompt, view.output), reserve, candidate)
-        )
-        ahead = _look_ahead(slots, time, fields[0], reserve, room, source.memory)
+        candidate = Candidate(*settle(one, *candidate))
+        fields, reserve = (view.prompt, view.output), settle(one, reserve)[0]
+        ahead = _look_ahead(slots, time, fields[0], reserve, room, source.memory, one)
         blocked = (usage.num_late > 1) | (room < 0) | arriving
         exists = candidate.index != NEVER
         wanted = stepping & exists & ahead.passes & ~blocked
         slot = _first_free(slots, time)
         admitted = wanted & (slot < np.int32(slots.end.shape[-1]))
-        admitted, slot, ahead = lax.optimization_barrier((admitted, slot, ahead))
-        slots = _insert(slots, slot, admitted, candidate, fields, reserve, ahead.load, time)
+        admitted, slot, load = settle(one, admitted, slot, ahead.load)
+        slots = _insert(slots, slot, admitted, candidate, fields, reserve, load, time)
     with jax.named_scope("queue"):
         buffer, heads = _take(buffer, heads, candidate, admitted)
         returns = leaver.evicted & ~(admitted & (candidate.index == leaver.index))
@@ -169,7 +171,7 @@ def _arrive(
     if not plan.arrivals:
         return lane.buffer, lane.heads, jnp.zeros_like(stepping), jnp.full_like(time, NEVER)
     taken = lane.heads[0]
-    index, following = (gather(source.table.order, source.row, taken + i) for i in (0, 1))
+    index, following = (gather(source.table.order, source.table, source.row, taken + i) for i in (0, 1))
     view = view_of(source, index)
     arrived = stepping & (taken < source.count) & (view.arrival <= time)
     estimate = policy.estimate(view)
@@ -177,7 +179,7 @@ def _arrive(
     buffer = _push(lane.buffer, arrived, key, index, estimate)
     taken = taken + _if(arrived, np.int32(1))
     upcoming = jnp.where(arrived, following, index)
-    arrival = gather(source.table.fields["arrival"], source.row, upcoming)
+    arrival = gather(source.table.fields["arrival"], source.table, source.row, upcoming)
     left = taken < source.count
     arriving = left & (arrival <= time)
     return buffer, lane.heads.at[0].set(taken), arriving, jnp.where(left, arrival - time, NEVER)
@@ -186,10 +188,10 @@ def _arrive(
 def _usage(slots: Slots, time: jax.Array, memory: jax.Array) -> Usage:
     running = slots.finish > time
     late = ~running & (slots.end > time)
-    count = jnp.sum(running, dtype=np.int32)
-    base = jnp.sum(jnp.where(running, slots.prompt - slots.admitted, 0), dtype=np.int32)
+    count = total(running.astype(np.int32))
+    base = total(jnp.where(running, slots.prompt - slots.admitted, 0))
     room = memory - (base + count * (time + 1))
-    return Usage(running, late, count, room, jnp.sum(late, dtype=np.int32))
+    return Usage(running, late, count, room, total(late.astype(np.int32)))
 
 
 def _leaver(
@@ -201,9 +203,10 @@ def _leaver(
     if policy.evict_largest:
         key, index = ~key, ~index
     evicted = stepping & (usage.num_late == 0) & (usage.room < 0)
+    evicted, stepping = settle(source.table.one, evicted, stepping)
     key = jnp.where(usage.running & evicted, key, NEVER)
     key = jnp.where(usage.late & stepping, FIRST, key)
-    slot = _arg_first(key, index)
+    slot = _arg_first(key, index, source.table.one)
     at = lambda array: array.at[slot].get(mode="promise_in_bounds")  # noqa: E731
     generated = time - at(slots.admitted)
     estimate = policy.refine(at(slots.estimate), generated)
@@ -220,22 +223,22 @@ def _leaver(
     )
 
 
-def _arg_first(key: jax.Array, index: jax.Array) -> jax.Array:
+def _arg_first(key: jax.Array, index: jax.Array, one: jax.Array) -> jax.Array:
     """Position of the smallest (key, index) pair; two minima are cheaper than one argmin."""
-    ties = key == jnp.min(key)
-    first = jnp.min(jnp.where(ties, index, NEVER))
+    (least,) = settle(one, lowest(key))
+    ties = key == least
+    (first,) = settle(one, lowest(jnp.where(ties, index, NEVER)))
     positions = lax.iota(np.int32, key.shape[-1])
-    return jnp.min(jnp.where(ties & (index == first), positions, np.int32(key.shape[-1] - 1)))
+    return lowest(jnp.where(ties & (index == first), positions, np.int32(key.shape[-1] - 1)))
 
 
 def _release(slots: Slots, leaver: Leaver, time: jax.Array) -> Slots:
     """Takes the leaver out of its slot and of the loads of the ends that it had reserved."""
-    here = leaver.exists & (lax.iota(np.int32, slots.end.shape[-1]) == leaver.slot)
     shared = leaver.exists & (slots.end <= leaver.end)
     held = leaver.prompt + leaver.generated + (slots.end - time)
     return slots.replace(
-        end=jnp.where(here, 0, slots.end),
-        finish=jnp.where(here, 0, slots.finish),
+        end=put(slots.end, leaver.exists, leaver.slot, np.int32(0)),
+        finish=put(slots.finish, leaver.exists, leaver.slot, np.int32(0)),
         load=slots.load - jnp.where(shared, held, 0),
     )
 
@@ -246,7 +249,7 @@ def _candidate(
 ) -> Candidate:  # fmt: skip
     """The smallest (key, index) over the fresh order, returned runs, buffer and the evicted one."""
     zero = jnp.zeros_like(leaver.slot)
-    place = _arg_first(buffer.key, buffer.index)
+    place = _arg_first(buffer.key, buffer.index, source.table.one)
     at = lambda array: array.at[place].get(mode="promise_in_bounds")  # noqa: E731
     origin = np.int32(1 + len(queue.runs))
     best = Candidate(at(buffer.key), at(buffer.index), at(buffer.estimate), zero + origin, place)
@@ -266,7 +269,7 @@ def _candidate(
         best = _earlier(best, Candidate(key, index, estimate, zero + np.int32(i), zero))
     if not plan.arrivals:
         left = heads[0] < source.count
-        index = jnp.where(left, gather(source.table.order, source.row, heads[0]), NEVER)
+        index = jnp.where(left, gather(source.table.order, source.table, source.row, heads[0]), NEVER)
         view = view_of(source, index)
         estimate = policy.estimate(view)
         key = jnp.where(left, policy.admission_key(estimate, view), NEVER)
@@ -281,20 +284,19 @@ def _earlier(a: Candidate, b: Candidate) -> Candidate:
 
 def _look_ahead(
     slots: Slots, time: jax.Array, prompt: jax.Array, reserve: jax.Array, room: jax.Array,
-    memory: jax.Array,
+    memory: jax.Array, one: jax.Array,
 ) -> Ahead:  # fmt: skip
     """Tests a candidate against the reservations, see the head of this file."""
-    ahead = slots.end - time
-    excess = slots.load + ahead + (prompt - memory)
-    inside = (ahead > 0) & (ahead <= reserve)
-    wait = jnp.max(jnp.where(inside, jnp.minimum(ahead, excess), 0))
-    beyond = ahead >= reserve
-    held = slots.prompt - slots.admitted + (time + reserve)
-    load = jnp.sum(jnp.where(beyond, held, 0), dtype=np.int32) + prompt + reserve
-    nearest = jnp.min(jnp.where(beyond, ahead, NEVER))
-    wait = jnp.where(load <= memory, wait, jnp.maximum(wait, nearest - reserve + 1))
+    own_end, shift = settle(one, time + reserve, prompt - memory - time)
+    excess = jnp.minimum(slots.end - time, slots.load + shift)
+    wait = jnp.maximum(highest(jnp.where(slots.end <= own_end, excess, 0)), 0)
+    beyond = slots.end >= own_end
+    held = slots.prompt - slots.admitted + own_end
+    load = total(jnp.where(beyond, held, 0)) + prompt + reserve
+    nearest = lowest(jnp.where(beyond, slots.end, NEVER)) - own_end
+    wait = jnp.where(load <= memory, wait, jnp.maximum(wait, nearest + 1))
     fits_next = prompt < room
-    finish = jnp.min(jnp.where(slots.finish > time, slots.finish, NEVER))
+    finish = lowest(jnp.where(slots.finish > time, slots.finish, NEVER))
     return Ahead(
         passes=fits_next & (wait <= 0),
         wait=jnp.where(fits_next, wait, NEVER),
@@ -306,7 +308,7 @@ def _look_ahead(
 def _first_free(slots: Slots, time: jax.Array) -> jax.Array:
     count = slots.end.shape[-1]
     free = (slots.finish <= time) & (slots.end <= time)
-    return jnp.min(jnp.where(free, lax.iota(np.int32, count), np.int32(count)))
+    return lowest(jnp.where(free, lax.iota(np.int32, count), np.int32(count)))
 
 
 def _insert(
@@ -314,19 +316,18 @@ def _insert(
     lengths: tuple[jax.Array, jax.Array], reserve: jax.Array, own_load: jax.Array, time: jax.Array,
 ) -> Slots:  # fmt: skip
     """Puts the candidate into a slot and its memory into the loads of the ends it reaches."""
-    here = admitted & (lax.iota(np.int32, slots.end.shape[-1]) == slot)
     prompt, output = lengths
     end = time + reserve
     held = prompt + (slots.end - time)
     load = slots.load + jnp.where(admitted & (slots.end <= end), held, 0)
     return Slots(
-        end=jnp.where(here, end, slots.end),
-        load=jnp.where(here, own_load, load),
-        finish=jnp.where(here, time + output, slots.finish),
-        admitted=jnp.where(here, time, slots.admitted),
-        prompt=jnp.where(here, prompt, slots.prompt),
-        estimate=jnp.where(here, candidate.estimate, slots.estimate),
-        index=jnp.where(here, candidate.index, slots.index),
+        end=put(slots.end, admitted, slot, end),
+        load=put(load, admitted, slot, end + own_load),
+        finish=put(slots.finish, admitted, slot, time + output),
+        admitted=put(slots.admitted, admitted, slot, time),
+        prompt=put(slots.prompt, admitted, slot, prompt),
+        estimate=put(slots.estimate, admitted, slot, candidate.estimate),
+        index=put(slots.index, admitted, slot, candidate.index),
     )
 
 
@@ -334,10 +335,10 @@ def _take(
     buffer: Entries, heads: jax.Array, candidate: Candidate, admitted: jax.Array
 ) -> tuple[Entries, jax.Array]:
     """Takes an admitted candidate from where it waited."""
-    places = lax.iota(np.int32, buffer.key.shape[-1])
-    runs = np.int32(heads.shape[-1])
-    here = admitted & (candidate.origin == runs) & (places == candidate.place)
-    key, index = (jnp.where(here, NEVER, array) for array in (buffer.key, buffer.index))
+    buffered = admitted & (candidate.origin == np.int32(heads.shape[-1]))
+    key, index = (
+        put(array, buffered, candidate.place, NEVER) for array in (buffer.key, buffer.index)
+    )
     taken = admitted & (lax.iota(np.int32, heads.shape[-1]) == candidate.origin)
     return buffer.replace(key=key, index=index), heads + taken.astype(np.int32)
 
@@ -348,16 +349,15 @@ def _push(
     """Puts one request into the first free place of the buffer; there always is one."""
     count = buffer.key.shape[-1]
     places = lax.iota(np.int32, count)
-    place = jnp.min(jnp.where(buffer.key == NEVER, places, np.int32(count)))
-    here = condition & (places == place)
+    place = lowest(jnp.where(buffer.key == NEVER, places, np.int32(count)))
     return Entries(
-        key=jnp.where(here, key, buffer.key),
-        index=jnp.where(here, index, buffer.index),
-        estimate=jnp.where(here, estimate, buffer.estimate),
+        key=put(buffer.key, condition, place, key),
+        index=put(buffer.index, condition, place, index),
+        estimate=put(buffer.estimate, condition, place, estimate),
     )
 
 
 def _crowded(buffer: Entries) -> jax.Array:
     """Whether a step that lets one request arrive and evicts another could lack a place."""
-    taken = jnp.sum(buffer.key != NEVER, dtype=np.int32)
+    taken = total((buffer.key != NEVER).astype(np.int32))
     return taken > np.int32(buffer.key.shape[-1] - 2)

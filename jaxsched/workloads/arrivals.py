@@ -91,7 +91,7 @@ def from_trace(
     def source(key: jax.Array, shape: tuple[int, ...]) -> np.ndarray:
         spare = len(times) - shape[-1]
         if spare < 0:
-            raise ValueError(f"n is {shape[-1]}; expected at most the trace's {len(times)} arrivals")
+            raise ValueError(f"n is {shape[-1]}; expected at most {len(times)}, as the trace has")
         start = np.zeros((*shape[:-1], 1), np.int64)
         if random_start:
             start = draws.below(draws.uniforms(key, start.shape), spare + 1)

@@ -20,7 +20,7 @@ IntervalSource = Callable[[jax.Array, np.ndarray], tuple[np.ndarray, np.ndarray]
 """(key, output of shape [..., n]) -> (lower, upper), int32 of the same shape."""
 
 MAX_DENOMINATOR = 10**6
-"""Relative widths are read as fractions with at most this denominator, so that rounding is exact."""
+"""Relative widths are read as fractions with at most this denominator: rounding is exact."""
 
 
 def one_for_all(lower: int, upper: int) -> IntervalSource:
@@ -124,7 +124,8 @@ def wrong(base: IntervalSource, probability: float) -> IntervalSource:
         lower, upper = base(draws.purpose(draws.for_lanes(key, output.shape[:-1]), 0), output)
         missed, coin, gap = (draws.uniforms(key, output.shape, j) for j in (1, 2, 3))
         low, high = _beside(lower, upper, output, coin, gap)
-        return _checked(*(np.where(missed < probability, *p) for p in ((low, lower), (high, upper))))
+        move = missed < probability
+        return _checked(np.where(move, low, lower), np.where(move, high, upper))
 
     return source
 
@@ -200,7 +201,7 @@ def _edges(edges: Sequence[int] | None, width: int | None, count: int | None) ->
         raise ValueError(f"edges = {edges}; expected at least two integers")
     # An edge of 1 after one of 0 would bound an empty class: lengths start at 1.
     if table[0] < 0 or np.any(np.diff(np.maximum(table, 1)) <= 0) or table[-1] > MAX_LENGTH + 1:
-        raise ValueError(f"edges = {edges}; expected strictly increasing, at least 0, no class empty")
+        raise ValueError(f"edges = {edges}; expected increasing, at least 0, no class empty")
     return table.astype(np.int64)
 
 

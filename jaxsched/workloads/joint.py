@@ -170,8 +170,10 @@ class MarginalLengths(Lengths):
     ) -> MarginalLengths:
         """As `Lengths.truncated`; in the tables for independent lengths without `max_total`."""
         limits = self.limits.tightened(Limits(max_prompt, max_output, max_total))
-        smallest = Limits(self.prompt.first, self.output.first, self.prompt.first + self.output.first)
-        for name, least, limit in zip(Limits._fields, smallest, limits, strict=True):
+        least_two = (self.prompt.first, self.output.first)
+        for name, least, limit in zip(
+            Limits._fields, (*least_two, sum(least_two)), limits, strict=True
+        ):
             if limit is not None and limit < least:
                 raise ValueError(f"max_{name} is {limit}; expected at least {least}")
         if self.rank_correlation:
@@ -225,7 +227,7 @@ class TableLengths(Lengths):
         max_output: int | None = None,
         max_total: int | None = None,
     ) -> TableLengths:
-        """As `Lengths.truncated`: by leaving out rows, and in the law of prompts if there is one."""
+        """As `Lengths.truncated`: by leaving out rows, and in the law of prompts."""
         limits = self.limits.tightened(Limits(max_prompt, max_output, max_total))
         if not isinstance(self.prompt, Marginal):
             return self._kept(limits.admit(self.prompt, self.output), self.prompt, Limits())
@@ -234,7 +236,9 @@ class TableLengths(Lengths):
         least = np.full(self.output.shape, law.first)
         return self._kept(limits.admit(least, self.output), law, Limits(total=limits.total))
 
-    def _kept(self, keep: np.ndarray, prompt: np.ndarray | Marginal, limits: Limits) -> TableLengths:
+    def _kept(
+        self, keep: np.ndarray, prompt: np.ndarray | Marginal, limits: Limits
+    ) -> TableLengths:
         weights = np.diff(self.rows.cumulative, prepend=0.0)[keep]
         if not weights.sum() > 0:
             raise ValueError("truncated: no row is within the limits; expected at least one")

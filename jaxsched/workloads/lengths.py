@@ -46,9 +46,7 @@ def weighted_geometric(mean: float, *, prompt: Spec = 1, maximum: int | None = N
     return independent(prompt, Marginal.weighted_geometric(mean, maximum))
 
 
-def two_point(
-    low: int, high: int, probability_high: float = 0.5, *, prompt: Spec = 1
-) -> Lengths:
+def two_point(low: int, high: int, probability_high: float = 0.5, *, prompt: Spec = 1) -> Lengths:
     """Outputs of two lengths, P(o = high) = probability_high, else o = low; arXiv 2508.14544."""
     return independent(prompt, Marginal.two_point(low, high, probability_high))
 

@@ -57,9 +57,7 @@ class Trace:
         Args:
           prompt: Prompt length, or law of it, for a trace that has no prompts.
         """
-        return empirical(
-            self._prompts(prompt), self.output, lower=self.lower, upper=self.upper
-        )
+        return empirical(self._prompts(prompt), self.output, lower=self.lower, upper=self.upper)
 
     def instance(
         self,

@@ -1,0 +1,149 @@
+"""What a lane is made of in memory, and how its functions are compiled.
+
+A lane owns a handful of flat arrays, allocated once per call and reused from lane to lane, so the
+event loop never allocates. What belongs to one request sits together (one cache line for two
+requests); what is scanned with vector instructions sits in plain int32 arrays that are padded to
+whole blocks with values that do not count.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import numpy as np
+from llvmlite import ir
+from numba import njit, types
+from numba.extending import intrinsic
+from numpy.typing import NDArray
+
+Record = np.void
+"""One row of an array of `REQUEST` or `STATE`."""
+
+Ints = NDArray[np.int32]
+
+MAX_MEMORY = 2**28
+MAX_ROUNDS = 2**30
+"""Limits within which the int32 arithmetic of the look-ahead cannot overflow."""
+
+NEVER = 2**31 - 1
+"""A round that is never reached, and padding that never is a minimum."""
+
+BLOCK = 16
+"""Scans run over whole blocks of this many int32, a multiple of the vector width."""
+
+RING = 1 << 16
+"""Largest ring of rounds; later ends share a bucket with earlier ones."""
+
+# Which active request an overflow evicts; ties go to the lowest index, for LATEST to the highest.
+SMALLEST, SMALLEST_RUNNING, LATEST = 0, 1, 2
+
+FINISHED, ROUND_LIMIT, INVALID = 0, 1, 2
+
+REQUEST = np.dtype(
+    [
+        ("prompt", np.int32),
+        ("output", np.int32),
+        ("arrival", np.int32),
+        ("estimate", np.int32),
+        ("start", np.int32),  # round of admission if active, else -1
+        ("slot", np.int32),  # place in `Slots` if active
+        ("after", np.int32),  # neighbors in the ring's bucket; n stands for none
+        ("before", np.int32),
+    ]
+)
+
+STATE = np.dtype(
+    [
+        (name, np.int64)
+        for name in (
+            "now",  # the round
+            "active",  # number of active requests
+            "level",  # sum of prompt - start over them: they use level + active * t at the end of
+            # round t - 1, and would use level + active * (t + 1) in round t
+            "next_end",  # first round in which an active request completes
+            "low",  # the ends still ahead are `Ends` [low, high)
+            "high",
+            "head",  # the backlog waits in order [head, backlog)
+            "backlog",
+            "heaped",  # size of the heap of all others that wait
+            "arrived",
+            "finished",
+            "total_latency",  # the result, from here on
+            "evictions",
+            "wasted_tokens",
+            "memory_time",
+            "peak_memory",
+            "rounds",
+            "status",
+        )
+    ]
+)
+
+
+class Ends(NamedTuple):
+    """The expected ends of active requests that lie ahead, each round once, ascending.
+
+    With c = prompt - start of a request, the active ones are expected to use `height - end` tokens
+    in the round before `end`, where height = end + sum of (c + end) over those that last as long.
+    """
+
+    end: Ints
+    height: Ints
+    lasting: Ints  # how many requests last to this end or longer
+
+
+class Slots(NamedTuple):
+    """The active requests, densely and in no order; kept only if an eviction is possible."""
+
+    key: Ints  # what evictions go by
+    start: Ints
+    request: Ints
+
+
+class Ring(NamedTuple):
+    """Active requests by the round of their completion: linked buckets and a bit for each."""
+
+    bucket: Ints
+    bits: NDArray[np.uint64]
+
+
+class Lane(NamedTuple):
+    """All that the functions of a lane read and write, apart from its state."""
+
+    rule: int
+    memory: int
+    max_rounds: int
+    max_batch: int
+    evicts: bool  # whether an eviction is possible
+    mask: int  # size of the ring - 1
+    requests: NDArray  # REQUEST [n + 1]; the last one is no request but the end of linked lists
+    order: Ints  # the backlog in order of admission
+    coming: Ints  # requests by arrival
+    heap: NDArray[np.int64]
+    ends: Ends
+    slots: Slots
+    ring: Ring
+    completion: Ints
+    first_admission: Ints
+    preemptions: Ints
+
+
+# No reference counts: nothing is allocated in compiled code, and counting at every call of a small
+# function took a third of the time. Inlined, or the many arrays of a lane are passed one by one.
+OPTIONS = {"nogil": True, "error_model": "numpy", "_nrt": False}
+jit = njit(**OPTIONS, forceinline=True, no_cpython_wrapper=True, no_cfunc_wrapper=True)
+
+
+@intrinsic
+def trailing_zeros(typingctx, bits):
+    """Number of zeros below the lowest one of a uint64 that is not 0."""
+
+    def code(context, builder, signature, args):
+        return builder.cttz(args[0], ir.Constant(ir.IntType(1), 1))
+
+    return types.uint64(types.uint64), code
+
+
+@jit
+def whole_blocks(count: int) -> int:
+    return (count + (BLOCK - 1)) & ~(BLOCK - 1)

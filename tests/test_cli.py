@@ -1,0 +1,267 @@
+"""The command: what it prints, what it writes, and how it refuses what is wrong."""
+
+from __future__ import annotations
+
+import gzip
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from jaxsched import policies, specs, store
+from jaxsched.cli import main
+
+# The worked example of the model, as a file: M = 9, all at 0.
+EXAMPLE = """\
+arrived,input,generated,low,high
+0.0,2,4,2,5
+0.0,1,6,1,8
+0.0,3,2,1,4
+0.0,1,3,3,3
+"""
+COLUMNS = "prompt=input,output=generated,lower=low,upper=high,arrival_seconds=arrived"
+TOTALS = {"h_sf": 21, "a_max": 26, "a_min:on_eviction": 21, "a_min:every_round": 21, "fcfs": 30}
+
+VIDUR = """\
+arrived_at,num_prefill_tokens,num_decode_tokens
+0.0,2,4
+0.5,1,6
+1.0,3,2
+2.5,1,3
+"""
+
+
+@pytest.fixture
+def example(tmp_path: Path) -> Path:
+    path = tmp_path / "example.csv"
+    path.write_text(EXAMPLE)
+    return path
+
+
+@pytest.fixture
+def vidur(tmp_path: Path) -> Path:
+    path = tmp_path / "vidur.csv"
+    path.write_text(VIDUR)
+    return path
+
+
+def simulate(trace: Path, *options: str) -> list[str]:
+    return ["simulate", str(trace), "--memory", "9", *options]
+
+
+def output_of(capsys: Any, command: list[str]) -> str:
+    assert main(command) == 0
+    return capsys.readouterr().out
+
+
+def error_of(capsys: Any, command: list[str]) -> str:
+    assert main(command) == 1
+    printed = capsys.readouterr()
+    assert printed.err.startswith("jaxsched: ") and "Traceback" not in printed.err
+    return printed.err
+
+
+def usage_error_of(capsys: Any, command: list[str]) -> str:
+    with pytest.raises(SystemExit) as caught:
+        main(command)
+    assert caught.value.code == 2
+    return capsys.readouterr().err
+
+
+def help_of(capsys: Any, *command: str) -> str:
+    with pytest.raises(SystemExit) as caught:
+        main([*command, "--help"])
+    assert caught.value.code == 0
+    return capsys.readouterr().out
+
+
+def test_help_names_commands_policies_and_predictions(capsys: Any) -> None:
+    general = help_of(capsys)
+    assert "run" in general and "simulate" in general and "configs/paper.toml" in general
+    assert "--lanes" in help_of(capsys, "run")
+    details = help_of(capsys, "simulate")
+    for name in (*policies.SHIPPED, *specs.KINDS):
+        assert f"  {name}" in details
+    assert max(map(len, general.splitlines() + details.splitlines())) <= 100
+
+
+@pytest.mark.parametrize("writable", [True, False])
+def test_version_as_a_program_is_one_quiet_line(tmp_path: Path, writable: bool) -> None:
+    caches = tmp_path / "caches"
+    if not writable:
+        caches.write_text("a file where a folder should be")
+    environment = {k: v for k, v in os.environ.items() if not k.startswith(("JAX", "XLA"))}
+    environment["XDG_CACHE_HOME"] = str(caches)
+    command = [sys.executable, "-m", "jaxsched", "--version"]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0 and done.stderr == ""
+    assert done.stdout.startswith("jaxsched ") and "jax " in done.stdout and "Python" in done.stdout
+    assert (caches / "jaxsched").is_dir() == writable
+    # All cores are devices, so that lanes can be spread over them.
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    assert f"{cores} x cpu" in done.stdout or "gpu" in done.stdout.lower()
+
+
+def test_no_command_is_a_usage_error(capsys: Any) -> None:
+    assert "COMMAND" in usage_error_of(capsys, [])
+
+
+def test_the_worked_example(capsys: Any, example: Path, tmp_path: Path) -> None:
+    names = ",".join(TOTALS)
+    options = ["--columns", COLUMNS, "--policies", names, "--out", str(tmp_path / "out")]
+    printed = output_of(capsys, simulate(example, *options, "--per-request"))
+    assert "4 requests, M = 9 tokens" in printed and "every_round" in printed
+    results, metadata = store.read_parquet(tmp_path / "out" / "results.parquet")
+    assert dict(zip(results["policy"], results["total_latency"], strict=True)) == TOTALS
+    assert results["ratio_to_h_sf"].tolist() == [total / 21 for total in TOTALS.values()]
+    assert f'trace = "{example}"' in metadata["config"] and "sha256" in metadata["config"]
+    requests = pd.read_parquet(tmp_path / "out" / "requests.parquet")
+    fcfs = requests[requests["policy"] == "fcfs"]
+    assert fcfs["completion"].tolist() == fcfs["latency"].tolist() == [4, 9, 6, 11]
+    assert fcfs["evictions"].sum() == 4
+    assert fcfs["lower"].tolist() == [2, 1, 1, 3] and fcfs["request"].tolist() == [0, 1, 2, 3]
+
+
+def test_a_default_reading_and_no_yardstick(capsys: Any, vidur: Path) -> None:
+    command = simulate(vidur, "--policies", "a_min", "--interval", "relative:0.5")
+    printed = output_of(capsys, command)
+    assert "on_eviction" in printed and "–" in printed
+
+
+def test_percentiles_are_exact(capsys: Any, vidur: Path, tmp_path: Path) -> None:
+    options = ["--interval", "exact", "--policies", "h_sf", "--out", str(tmp_path / "out")]
+    output_of(capsys, simulate(vidur, *options, "--per-request"))
+    row = store.read_results(tmp_path / "out").iloc[0]
+    latency = pd.read_parquet(tmp_path / "out" / "requests.parquet")["latency"]
+    for q in (50, 90, 99):
+        assert row[f"latency_p{q}"] == np.percentile(latency, q)
+
+
+def test_arrivals_of_the_trace(capsys: Any, vidur: Path, tmp_path: Path) -> None:
+    options = ["--interval", "exact", "--policies", "fcfs", "--arrivals", "rounds:0.5"]
+    output_of(capsys, simulate(vidur, *options, "--out", str(tmp_path / "out"), "--per-request"))
+    requests = pd.read_parquet(tmp_path / "out" / "requests.parquet")
+    assert requests["arrival"].tolist() == [0, 1, 2, 5]
+    assert (requests["latency"] == requests["completion"] - requests["arrival"]).all()
+    # The proved bound holds for a backlog only, so none is claimed here.
+    assert store.read_results(tmp_path / "out")["bound"].isna().all()
+
+
+def test_classes_predicted_for_each_request(capsys: Any, tmp_path: Path) -> None:
+    path = tmp_path / "classes.csv.gz"
+    path.write_bytes(gzip.compress(b"length,guess\n4,0\n6,2\n2,1\n3,1\n"))
+    columns = ["--columns", "output=length,predicted=guess", "--prompt", "1"]
+    options = [*columns, "--policies", "a_max", "--out", str(tmp_path / "out"), "--per-request"]
+    output_of(capsys, simulate(path, *options, "--interval", "edges:3,5"))
+    requests = pd.read_parquet(tmp_path / "out" / "requests.parquet")
+    assert requests["lower"].tolist() == [1, 5, 3, 3]
+    assert requests["upper"].tolist() == [2, 9, 4, 4]
+    assert "predicted needs --interval edges" in error_of(capsys, simulate(path, *columns))
+    assert "give one for all with --prompt" in error_of(
+        capsys, simulate(path, *columns[:2], "--interval", "edges:3,5")
+    )
+
+
+def test_a_seed_draws_the_requests(capsys: Any, vidur: Path, tmp_path: Path) -> None:
+    def drawn(*options: str) -> list[int]:
+        out = tmp_path / "-".join(("out", *options))
+        always = ["--interval", "exact", "--policies", "h_sf", "--per-request", "--out", str(out)]
+        output_of(capsys, simulate(vidur, *always, *options))
+        return pd.read_parquet(out / "requests.parquet")["request"].tolist()
+
+    assert drawn("--limit", "2") == [0, 1]
+    shuffled = {seed: drawn("--seed", seed) for seed in ("0", "1", "2", "3")}
+    assert all(sorted(order) == [0, 1, 2, 3] for order in shuffled.values())
+    assert len(set(map(tuple, shuffled.values()))) > 1
+    assert drawn("--seed", "0", "--limit", "2") == shuffled["0"][:2]
+
+
+def test_requests_that_never_fit(capsys: Any, tmp_path: Path) -> None:
+    path = tmp_path / "large.csv"
+    path.write_text(VIDUR + "3.0,5,5\n4.0,1,1\n")
+    command = simulate(path, "--interval", "exact", "--policies", "h_sf")
+    error = error_of(capsys, command)
+    assert "request 4" in error and "5 + 5" in error and "memory = 9" in error
+    assert "--skip-too-large" in error
+    assert "left out: 1 requests of the trace" in output_of(capsys, [*command, "--skip-too-large"])
+    assert main([*command, "--limit", "4"]) == 0
+
+
+def test_requests_without_output(capsys: Any, tmp_path: Path) -> None:
+    path = tmp_path / "failed.csv"
+    path.write_text(VIDUR + "3.0,5,0\n")
+    command = simulate(path, "--interval", "exact", "--policies", "h_sf")
+    assert "at least 1" in error_of(capsys, command)
+    assert "left out: 1 requests of the trace (no output)" in output_of(
+        capsys, [*command, "--skip-zero-output"]
+    )
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (
+            ["--policies", "h_sf,amax"],
+            "policy 'amax' is unknown; expected one of h_sf, a_max, a_min",
+        ),
+        (["--policies", "h_sf,h_sf"], "policies: 'h_sf' is there twice"),
+        (["--interval", "relative"], "expected relative:X"),
+        (["--interval", "relativ:0.5"], "did you mean relative?"),
+        ([], "has no predictions of the output lengths; give some with --interval"),
+        (["--interval", "columns"], "has no predictions"),
+        (["--interval", "exact", "--format", "azur"], "did you mean azure?"),
+        (["--interval", "exact", "--format", "azure"], "TIMESTAMP"),
+        (["--interval", "exact", "--limit", "0"], "limit: got 0; expected at least 1"),
+        (["--interval", "exact", "--prompt", "3"], "prompt"),
+        (["--interval", "exact", "--per-request"], "--out"),
+        (["--interval", "exact", "--columns", "output"], "expected FIELD=COLUMN"),
+        (["--interval", "exact", "--columns", "output=nope"], "column 'nope' is missing"),
+        (["--interval", "exact", "--arrivals", "rounds:0"], "expected more than 0"),
+    ],
+)
+def test_wrong_options(capsys: Any, vidur: Path, options: list[str], message: str) -> None:
+    assert message in error_of(capsys, simulate(vidur, *options))
+
+
+def test_wrong_arrivals_are_a_usage_error(capsys: Any, vidur: Path) -> None:
+    error = usage_error_of(capsys, simulate(vidur, "--arrivals", "poisson"))
+    assert "expected backlog or rounds:SECONDS" in error
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (b"", "the file is empty"),
+        (b"a,b\n1,2\n", "columns a, b fit 0 formats"),
+        (VIDUR.encode() + b"3.0,5\n", ":6: "),
+        (VIDUR.encode() + b"3.0,5,many\n", ":6: column 'num_decode_tokens': 'many'"),
+        (gzip.compress(VIDUR.encode() * 9)[:-20], "ends early"),
+        (b"\xff\xfe\x00", "not UTF-8"),
+    ],
+)
+def test_damaged_traces(capsys: Any, tmp_path: Path, content: bytes, message: str) -> None:
+    path = tmp_path / "trace.csv"
+    path.write_bytes(content)
+    error = error_of(capsys, simulate(path, "--interval", "exact"))
+    assert str(path) in error and message in error
+
+
+def test_missing_files(capsys: Any, tmp_path: Path) -> None:
+    assert "nowhere.csv" in error_of(capsys, simulate(tmp_path / "nowhere.csv"))
+    assert "nowhere.toml" in error_of(capsys, ["run", str(tmp_path / "nowhere.toml")])
+
+
+def test_results_of_another_trace_are_not_overwritten(
+    capsys: Any, vidur: Path, tmp_path: Path
+) -> None:
+    options = ["--interval", "exact", "--policies", "h_sf", "--out", str(tmp_path / "out")]
+    command = simulate(vidur, *options)
+    output_of(capsys, command)
+    output_of(capsys, command)
+    vidur.write_text(VIDUR.replace("3,2", "3,3"))
+    assert "another configuration" in error_of(capsys, command)

@@ -1,0 +1,223 @@
+"""The main job: what it computes, and that no crash or changed file spoils its results."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pyarrow.parquet as pq
+import pytest
+
+import jaxsched as js
+from experiments import latency_against_n, ratio_against_width
+from jaxsched import config, frames, job, plots, policies, reference, store
+from jaxsched.cli import main
+
+TEXT = """
+lanes = 2
+memory = 9000
+num_requests = [40, 25]
+policies = ["h_sf", "a_min:every_round", "fcfs"]
+predictions = ["one:1:1000", "relative:0.9"]
+[lengths]
+source = "sharegpt"
+max_output = 1000
+"""
+
+
+@pytest.fixture
+def file(tmp_path: Path) -> Path:
+    path = tmp_path / "small.toml"
+    path.write_text(TEXT)
+    return path
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory: pytest.TempPathFactory) -> tuple[config.JobConfig, Path]:
+    """A finished job, for the tests that only look at it."""
+    folder = tmp_path_factory.mktemp("job")
+    (folder / "small.toml").write_text(TEXT)
+    settings = config.load(folder / "small.toml", config.JobConfig)
+    job.run(settings, folder / "out")
+    return settings, folder / "out"
+
+
+def interrupt_after(monkeypatch: pytest.MonkeyPatch, calls: int) -> list[str]:
+    """Lets `simulate` be called so many times, then presses Ctrl-C; returns the policies run."""
+    seen: list[str] = []
+
+    def simulate(instance: js.Instance, policy: js.Policy) -> js.Result:
+        if len(seen) == calls:
+            raise KeyboardInterrupt
+        seen.append(policy.name)
+        return js.simulate(instance, policy)
+
+    monkeypatch.setattr(job, "simulate", simulate)
+    return seen
+
+
+def test_one_row_per_instance_prediction_and_policy(finished: Any) -> None:
+    settings, folder = finished
+    frame = store.read_results(folder)
+    keys = ["n", "lane", "prediction", "policy"]
+    assert len(frame) == 2 * 2 * 2 * 3 and not frame.duplicated(keys).any()
+    assert list(frame.columns[:4]) == ["seed", "lane", "n", "memory"]
+    assert (frame["status"] == "FINISHED").all() and frame.notna().all(axis=None)
+    assert (frame["ratio_to_bound"] >= 1).all()
+    assert (frame["peak_memory"] <= settings.memory).all()
+    assert (frame["mean_memory"] <= frame["peak_memory"]).all()
+    assert (frame.loc[frame["policy"] == "h_sf", "ratio_to_h_sf"] == 1).all()
+
+
+def test_rows_agree_with_the_reference(finished: Any) -> None:
+    settings, folder = finished
+    frame = store.read_results(folder).set_index(["n", "lane", "prediction", "policy"])
+    rules = {"h_sf": reference.h_sf(), "fcfs": reference.fcfs()}
+    rules["a_min:every_round"] = reference.a_min("every_round")
+    instance = job.draw_instances(settings, 25, "relative:0.9")
+    for name, rule in rules.items():
+        columns = [getattr(instance, field)[1] for field in ("prompt", "output", "lower", "upper")]
+        requests = [reference.Request(*map(int, row)) for row in zip(*columns, strict=True)]
+        expected = reference.simulate(requests, settings.memory, rule)
+        row = frame.loc[(25, 1, "relative:0.9", name)]
+        for field in ("total_latency", "evictions", "wasted_tokens", "peak_memory", "rounds"):
+            assert row[field] == getattr(expected, field), (name, field)
+        assert row["mean_memory"] == pytest.approx(expected.memory_time / expected.rounds)
+
+
+def test_the_same_instances_for_every_prediction(finished: Any) -> None:
+    settings, folder = finished
+    one, relative = (job.draw_instances(settings, 25, text) for text in settings.predictions)
+    np.testing.assert_array_equal(one.output, relative.output)
+    frame = store.read_results(folder)
+    fcfs = frame[frame["policy"] == "fcfs"].drop(columns=[c for c in frame if "prediction" in c])
+    assert len(fcfs.drop_duplicates()) == len(fcfs) / 2
+
+
+def test_policies_that_a_prediction_matters_to_are_found() -> None:
+    reads = {name: job.reads_predictions(policies.policy(name)) for name in policies.SHIPPED}
+    assert {name for name, yes in reads.items() if not yes} == {"h_sf", "fcfs"}
+
+
+def test_files_say_where_they_come_from(finished: Any) -> None:
+    settings, folder = finished
+    metadata = store.read_parquet(folder / "results.parquet")[1]
+    manifest = json.loads((folder / "manifest.json").read_text())
+    assert metadata["config"] == manifest["config"] == config.to_toml(settings)
+    assert json.loads(metadata["versions"]) == manifest["versions"] == store.versions()
+    assert "cpu" in metadata["device"] and metadata["device"] == manifest["device"]
+    part = store.read_parquet(folder / "parts" / "n25-a_min-every_round.parquet")[1]
+    assert part == metadata
+
+
+def test_goes_on_after_an_interruption(
+    file: Path, tmp_path: Path, finished: Any, monkeypatch: pytest.MonkeyPatch, capsys: Any
+) -> None:
+    out = tmp_path / "out"
+    command = ["run", str(file), "--out", str(out)]
+    first = interrupt_after(monkeypatch, 4)
+    assert main(command) == 130
+    assert f"kept in {out}" in capsys.readouterr().out
+    assert not (out / "results.parquet").exists()
+    # A run that was killed while writing leaves a hidden file, which must not matter.
+    (out / "parts" / ".1.n40-a_min-every_round.parquet").write_bytes(b"PAR1 half")
+    second = interrupt_after(monkeypatch, 99)
+    assert main(command) == 0
+    assert first + second == ["h_sf", "a_min:every_round", "fcfs"] * 2
+    pd.testing.assert_frame_equal(store.read_results(out), store.read_results(finished[1]))
+    third = interrupt_after(monkeypatch, 99)
+    assert main(command) == 0
+    assert third == []
+
+
+def test_a_changed_configuration_is_refused_with_the_difference(
+    file: Path, finished: Any, capsys: Any
+) -> None:
+    assert main(["run", str(file), "--out", str(finished[1]), "--seed", "3"]) == 1
+    error = capsys.readouterr().err
+    assert "another configuration" in error
+    assert "-seed = 0" in error and "+seed = 3" in error and "lanes" not in error
+
+
+def test_a_folder_of_other_files_is_refused(file: Path, tmp_path: Path, capsys: Any) -> None:
+    assert main(["run", str(file), "--out", str(tmp_path)]) == 1
+    assert "has files in it but no results" in capsys.readouterr().err
+    (tmp_path / "manifest.json").write_text("{}")
+    assert main(["run", str(file), "--out", str(tmp_path)]) == 1
+    assert "is not a manifest of jaxsched" in capsys.readouterr().err
+
+
+def test_a_damaged_part_is_named(finished: Any, tmp_path: Path) -> None:
+    settings, _ = finished
+    kept = store.open_store(tmp_path / "out", config.to_toml(settings))
+    name = job.points(settings)[0].name
+    kept.part(name).parent.mkdir()
+    kept.part(name).write_bytes(b"PAR1 half a file")
+    with pytest.raises(ValueError, match=f"{name}.parquet: .*delete it"):
+        job.run(settings, tmp_path / "out")
+
+
+def test_a_failed_write_leaves_what_was_there(tmp_path: Path) -> None:
+    path = tmp_path / "table.parquet"
+    store.write_parquet(path, pd.DataFrame({"a": [1]}), {})
+
+    def fail(temporary: Path) -> None:
+        temporary.write_text("half")
+        raise OSError("disk full")
+
+    with pytest.raises(OSError, match="disk full"):
+        store.write_atomically(path, fail)
+    assert list(tmp_path.iterdir()) == [path] and pq.read_table(path).num_rows == 1
+
+
+def test_prints_a_table_and_the_paths_of_the_figures(
+    file: Path, tmp_path: Path, finished: Any, capsys: Any
+) -> None:
+    assert main(["run", str(file), "--out", str(finished[1])]) == 0
+    printed = capsys.readouterr().out
+    for text in ("h_sf", "a_min:every_round", "/ bound", "[1, 1000] for all", "n = 40 requests"):
+        assert text in printed
+    for name in ("latency_against_n", "ratio_against_width"):
+        path = finished[1] / "figures" / f"{name}.png"
+        assert str(path) in printed
+        assert path.read_bytes().startswith(b"\x89PNG")
+        assert path.with_suffix(".pdf").read_bytes().startswith(b"%PDF")
+
+
+def test_experiments_rebuild_the_figures(finished: Any, capsys: Any) -> None:
+    for module in (latency_against_n, ratio_against_width):
+        module.main(str(finished[1]))
+        path = Path(capsys.readouterr().out.strip())
+        assert path.is_file() and path.stem == module.__name__.split(".")[-1]
+    with pytest.raises(FileNotFoundError, match="has `jaxsched run` finished there"):
+        latency_against_n.main(str(finished[1] / "nowhere"))
+
+
+def test_intervals_are_paired() -> None:
+    latencies = {"h_sf": [10.0, 20.0, 30.0], "a_max": [11.0, 22.0, 33.0]}
+    rows = [
+        {
+            "policy": policy,
+            "lane": lane,
+            "total_latency": value,
+            "mean_latency": value,
+            "status": "",
+        }
+        for policy, values in latencies.items()
+        for lane, value in enumerate(values)
+    ]
+    table = frames.summarize(frames.with_ratios(pd.DataFrame(rows), ["lane"]), ["policy"])
+    table = table.set_index("policy")
+    assert table.loc["a_max", "ratio_to_h_sf"] == pytest.approx(1.1)
+    assert table.loc["a_max", "ratio_to_h_sf_ci"] == pytest.approx(0, abs=1e-12)
+    # Student's t with two degrees of freedom: 4.303 · 10 / sqrt(3).
+    assert table.loc["h_sf", "mean_latency_ci"] == pytest.approx(24.84, abs=0.01)
+
+
+def test_every_policy_has_a_look_of_its_own() -> None:
+    looks = {plots.look_of(policies.policy(name).name) for name in policies.SHIPPED}
+    assert len(looks) == len({look.color for look in looks}) == len(plots.LOOKS)
+    assert plots.look_of("tuned").label == "tuned"

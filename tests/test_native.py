@@ -1,0 +1,220 @@
+"""The native engine against the reference, request by request, and its invariants at full size."""
+
+from __future__ import annotations
+
+import importlib
+import random
+import sys
+from concurrent.futures import ThreadPoolExecutor
+
+import numpy as np
+import pytest
+
+from jaxsched import reference
+from jaxsched.reference import EVICTED, FINISHED, Request
+from jaxsched.testing import KINDS as INSTANCES
+from jaxsched.testing import as_arrays, random_requests
+
+native = pytest.importorskip("jaxsched.native", exc_type=ImportError)
+
+TOTALS = ("total_latency", "evictions", "wasted_tokens", "memory_time", "peak_memory", "rounds")
+
+
+def run(kind, instances, **options):
+    return native.run(kind, **as_arrays(instances), threads=1, **options)
+
+
+def expect_equal(kind, instances, max_rounds=2**30, max_batch=0):
+    """Compares everything the native engine says with the reference, lane by lane."""
+    got = run(kind, instances, max_rounds=max_rounds, max_batch=max_batch)
+    limits = np.broadcast_to(max_rounds, len(instances))
+    for lane, (requests, memory) in enumerate(instances):
+        right = reference.simulate(
+            requests, memory, reference.RULES[kind], int(limits[lane]), max_batch or None
+        )
+        expected = {
+            "completion": right.completion,
+            "first_admission": [rounds[0] if rounds else -1 for rounds in right.admissions],
+            "preemptions": [sum(run.how == EVICTED for run in runs) for runs in right.runs],
+            "status": 0 if right.status == FINISHED else 1,
+        } | {name: getattr(right, name) for name in TOTALS}
+        for name, value in expected.items():
+            field = getattr(got, name)[lane]
+            if isinstance(value, list):
+                assert all(field[len(value) :] == (0 if name == "preemptions" else -1))
+                field = field[: len(value)].tolist()
+            assert field == value, (kind, lane, name, memory, requests)
+
+
+def draw(seed, instances, count):
+    rng = random.Random(seed)
+    return [random_requests(rng, instances) for _ in range(count)]
+
+
+@pytest.mark.parametrize("kind", native.KINDS)
+@pytest.mark.parametrize("instances", INSTANCES)
+def test_equals_the_reference(kind, instances):
+    expect_equal(kind, draw(instances, instances, 5 if instances == "long_outputs" else 40))
+
+
+@pytest.mark.parametrize("kind", native.KINDS)
+def test_equals_the_reference_under_limits(kind):
+    for instances in ("wrong_intervals", "scattered_arrivals", "exact_intervals", "ties"):
+        batch = draw(kind + instances, instances, 20)
+        rng = random.Random(kind)
+        expect_equal(kind, batch, max_rounds=[rng.randint(0, 80) for _ in batch])
+        expect_equal(kind, batch, max_batch=rng.randint(1, 5))
+
+
+@pytest.mark.parametrize("kind", native.KINDS)
+def test_worked_example(kind):
+    requests = [Request(2, 4, 2, 5, 0, 4), Request(1, 6, 1, 8, 0, 4), Request(3, 2, 1, 4, 0, 4),
+                Request(1, 3, 3, 3, 0, 4)]  # fmt: skip
+    expect_equal(kind, [(requests, 9)])
+
+
+def large(n=3_000, memory=16_000, lanes=3, span=0, longest=1_000):
+    """Long-tailed lengths, intervals that hold or do not, arrivals over `span` rounds."""
+    rng = np.random.default_rng(0)
+    prompt = np.minimum(rng.geometric(0.03, (lanes, n)), 2_000)
+    output = np.minimum(rng.lognormal(3.8, 1.1, (lanes, n)).astype(int) + 1, longest)
+    lower = np.maximum(1, (output * rng.uniform(0.05, 1.2, (lanes, n))).astype(int))
+    upper = lower + rng.integers(0, 500, (lanes, n))
+    arrival = rng.integers(0, span + 1, (lanes, n))
+    return dict(
+        prompt=prompt, output=output, lower=lower, upper=upper, point=upper, arrival=arrival,
+        memory=memory,
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize("kind", native.KINDS)
+@pytest.mark.parametrize("span", [0, 3_000])
+def test_invariants_at_full_size(kind, span):
+    batch = large(span=span)
+    got = native.run(kind, **batch)
+    tokens = batch["output"] * batch["prompt"] + batch["output"] * (batch["output"] + 1) // 2
+    assert (got.status == 0).all()
+    assert (got.completion >= batch["arrival"] + batch["output"]).all()
+    assert (got.first_admission >= batch["arrival"]).all()
+    assert (got.total_latency == (got.completion - batch["arrival"]).sum(1)).all()
+    assert (got.rounds == got.completion.max(1)).all()
+    assert (got.peak_memory <= batch["memory"]).all()
+    assert (got.evictions == got.preemptions.sum(1)).all()
+    assert (got.memory_time >= tokens.sum(1)).all()
+    once = got.preemptions == 0
+    final = got.completion - batch["output"]
+    assert (final[once] == got.first_admission[once]).all()
+    if kind == "h_sf":
+        assert (used(batch, final).max(1) == got.peak_memory).all()
+        assert (got.memory_time == tokens.sum(1)).all()
+
+
+def used(batch, start):
+    """Memory in use in every round, of shape [lanes, rounds], if nothing is evicted."""
+    result = []
+    for prompt, output, begin in zip(batch["prompt"], batch["output"], start, strict=True):
+        change = np.zeros((2, (begin + output).max() + 2), np.int64)
+        np.add.at(change[0], begin, prompt)  # steps
+        np.add.at(change[0], begin + output, -prompt - output)
+        np.add.at(change[1], begin, 1)  # slopes
+        np.add.at(change[1], begin + output, -1)
+        result.append(np.cumsum(change[0]) + np.cumsum(np.cumsum(change[1])))
+    width = max(map(len, result))
+    return np.stack([np.pad(row, (0, width - len(row))) for row in result])
+
+
+def test_a_ring_shorter_than_the_outputs():
+    batch = large(n=200, memory=500_000, lanes=1, longest=300)
+    batch["output"] = batch["output"] * 900  # up to 270,000: laps of the ring of 65,536
+    exact = native.run("h_sf", **batch)
+    late = batch | {"arrival": np.where(np.arange(200) == 199, 1, 0)[None]}  # no scan
+    assert exact.status == 0
+    got = native.run("h_sf", **late)
+    assert got.status == 0 and got.evictions == 0
+    assert got.memory_time == exact.memory_time
+
+
+@pytest.mark.parametrize("kind", native.KINDS)
+def test_a_backlog_may_arrive_late(kind):
+    """The scan over an exact order and the event loop agree; so do shifted clocks."""
+    batch = large(n=500, lanes=2)
+    late = native.run(kind, **batch | {"arrival": batch["arrival"] + 1_000})
+    now = native.run(kind, **batch)
+    assert (late.completion == now.completion + 1_000).all()
+    assert (native.run(kind, **batch, max_batch=500).completion == now.completion).all()
+    limited = native.run(kind, **batch, max_rounds=int(now.rounds.max()))
+    assert (limited.completion == now.completion).all()
+
+
+def test_threads_and_callers_do_not_disturb_each_other():
+    batch = large(n=300, lanes=40)
+    alone = native.run("a_min:on_eviction", **batch, threads=1)
+    with ThreadPoolExecutor(4) as pool:
+        calls = [pool.submit(native.run, "a_min:on_eviction", **batch) for _ in range(8)]
+    for call in calls:
+        for one, other in zip(alone, call.result(), strict=True):
+            assert (one == other).all()
+
+
+def test_invalid_lanes_are_marked_and_leave_the_others_alone():
+    good = draw(1, "ties", 1)[0]
+    bad = ([Request(5, 6, 1, 1, 0, 1)], 10)
+    got = run("h_sf", [good, bad, good])
+    assert got.status.tolist() == [0, 2, 0]
+    assert (got.completion[1] == -1).all()
+    assert (got.completion[0] == got.completion[2]).all()
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [("prompt", 0), ("output", 0), ("lower", 0), ("arrival", -1), ("output", 2**31 - 1),
+     ("memory", -1), ("memory", 0), ("memory", 2**28 + 1), ("num_requests", -1),
+     ("num_requests", 2)],
+)  # fmt: skip
+def test_every_invalid_value_is_found(field, value):
+    table = ("prompt", "output", "lower", "arrival")
+    right = {name: np.ones((2, 1), np.int32) for name in table}
+    right |= {"memory": np.array([9, 9]), "num_requests": np.array([1, 1])}
+    assert native.run("a_min:on_eviction", **right).status.tolist() == [0, 0]
+    right[field][0] = value
+    assert native.run("a_min:on_eviction", **right).status.tolist() == [2, 0]
+
+
+def test_an_empty_lane_is_finished():
+    one = np.ones((1, 1), np.int32)
+    got = native.run("h_sf", prompt=one, output=one, memory=2, num_requests=0)
+    assert (got.status, got.completion, got.rounds) == (0, -1, 0)
+
+
+def test_refuses_what_it_cannot_simulate():
+    one = np.ones((1, 1), np.int32)
+    with pytest.raises(ValueError, match="kind is 'a_min'; expected one of"):
+        native.run("a_min", prompt=one, output=one, memory=2)
+    with pytest.raises(ValueError, match="upper: missing"):
+        native.run("a_max", prompt=one, output=one, memory=2)
+    with pytest.raises(ValueError, match=r"output: got shape \[1\]; expected \[1, 1\]"):
+        native.run("h_sf", prompt=one, output=one[0], memory=2)
+    with pytest.raises(ValueError, match="max_rounds is -1; expected 0 to 1073741824"):
+        native.run("h_sf", prompt=one, output=one, memory=2, max_rounds=-1)
+    with pytest.raises(ValueError, match="max_batch is -1; expected at least 0"):
+        native.run("h_sf", prompt=one, output=one, memory=2, max_batch=-1)
+    with pytest.raises(TypeError, match="output: got dtype float64; expected integers"):
+        native.run("h_sf", prompt=one, output=one * 1.0, memory=2)
+    with pytest.raises(ValueError, match="output is 1099511627776; expected"):
+        native.run("h_sf", prompt=one, output=one.astype(int) * 2**40, memory=2)
+
+
+def test_one_program_serves_every_kind_and_kind_of_array():
+    one = np.ones((1, 1), np.int64)
+    for kind in native.KINDS:
+        native.run(kind, prompt=one, output=one, lower=1, upper=one, point=[[1]], memory=[2])
+    read_only = np.broadcast_to(np.int32(1), (1, 1))
+    native.run("h_sf", prompt=read_only, output=np.asfortranarray(read_only), memory=2)
+    assert len(native.run_lanes.signatures) == 1
+
+
+def test_says_what_to_install(monkeypatch):
+    monkeypatch.setitem(sys.modules, "numba", None)
+    monkeypatch.delitem(sys.modules, "jaxsched.native")
+    with pytest.raises(ImportError, match=r"needs numba.*pip install jaxsched\[native\]"):
+        importlib.import_module("jaxsched.native")
