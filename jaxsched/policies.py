@@ -102,7 +102,7 @@ def a_max() -> Policy:
 
 
 def mc_sf() -> Policy:
-    """MC-SF: admits and reserves by a point prediction, which the instance must have (2502.07115)."""
+    """MC-SF: admits and reserves by a point prediction of the output (2502.07115)."""
     return Policy(
         name="mc_sf",
         estimate=_point,

@@ -71,3 +71,19 @@ def put(old: jax.Array, condition: jax.Array, place: jax.Array, new: jax.Array) 
     """
     place = jnp.where(condition, place, np.int32(old.shape[-1]))
     return old.at[place].set(new, mode="drop")
+
+
+def place_of_first(key: jax.Array, index: jax.Array, one: jax.Array) -> jax.Array:
+    """Position of the smallest (key, index) pair; three minima are cheaper than one argmin.
+
+    Args:
+      key: int32 keys, [S].
+      index: int32 tie-breaks, [S].
+      one: A traced 1.
+    """
+    none = np.int32(2**31 - 1)
+    (least,) = settle(one, lowest(key))
+    (first,) = settle(one, lowest(jnp.where(key == least, index, none)))
+    positions = jax.lax.iota(np.int32, key.shape[-1])
+    here = (key == least) & (index == first)
+    return lowest(jnp.where(here, positions, np.int32(key.shape[-1] - 1)))

@@ -19,7 +19,7 @@ def make_plan(n: int, lanes: int, arrivals: bool) -> Plan:
     small = 4096
     return Plan(
         n=n,
-        pool=min(lanes, int(__import__("os").environ.get("POOL","32"))),
+        pool=min(lanes, int(__import__("os").environ.get("POOL", "32"))),
         slots=tuple(slots),
         chunk=128,
         buffer=128,

@@ -31,7 +31,6 @@ from jaxsched.engine.state import (
 from jaxsched.engine.step import step
 from jaxsched.policies import Policy
 
-
 Run = tuple[jax.Array, jax.Array]
 Runs = tuple[Run, ...]
 Merged = tuple[Runs, jax.Array]
@@ -183,12 +182,11 @@ def _next_level(lanes: Lane, plan: Plan, level: int) -> jax.Array:
     slots, time = lanes.slots, lanes.time[:, None]
     position = lax.broadcasted_iota(np.int32, slots.end.shape, 1)
     occupied = ((slots.end > time) | (slots.finish > time)) & (lanes.halt != DONE)[:, None]
-    highest = jnp.max(jnp.where(occupied, position + 1, 0))
+    highest = jnp.max(jnp.where(occupied, position + 1, 0), keepdims=True)[0]
     wider = jnp.int32(min(level + 1, len(plan.slots) - 1))
-    fitting = sum(((highest > np.int32(3 * count // 4)).astype(np.int32) for count in plan.slots), np.int32(0))
-    return jnp.where(
-        jnp.any(lanes.halt == WANTS_SLOT), wider, jnp.minimum(fitting, np.int32(level))
-    )
+    fitting = jnp.sum(highest > 3 * np.asarray(plan.slots, np.int32) // 4, dtype=np.int32)
+    narrower = jnp.minimum(fitting, np.int32(level))
+    return jnp.where(jnp.any(lanes.halt == WANTS_SLOT), wider, narrower)
 
 
 def _border(pool: Pool, log: Event, table: Table, plan: Plan, skip: jax.Array) -> Pool:

@@ -98,8 +98,14 @@ def source_of(table: Table, row: jax.Array) -> Source:
     return Source(table, row, table.count[row], table.memory[row], table.max_rounds)
 
 
+def lookup(source: Source, name: str, column: jax.Array) -> jax.Array:
+    """An element of a lane's row of `order` or of a field of `View`; past the end the last one."""
+    table = source.table
+    return gather(table.order if name == "order" else table.fields[name], table, source.row, column)
+
+
 def gather(array: jax.Array, table: Table, row: jax.Array, column: jax.Array) -> jax.Array:
-    """Looks `[row, column]` up in a flat array of the table; past the end it reads the last column."""
+    """Looks `[row, column]` up in a flat array of the table; past its end a row gives its last."""
     width = np.int32(array.shape[0] // table.memory.shape[0])
     (place,) = settle(table.one, row * width + jnp.clip(column, 0, width - 1))
     return array.at[place].get(mode="promise_in_bounds")
@@ -107,8 +113,7 @@ def gather(array: jax.Array, table: Table, row: jax.Array, column: jax.Array) ->
 
 def view_of(source: Source, index: jax.Array) -> View:
     """What is known of one request; fields that the policy does not read are not fetched."""
-    fields = source.table.fields
-    return View(**{name: gather(array, source.table, source.row, index) for name, array in fields.items()})
+    return View(**{name: lookup(source, name, index) for name in source.table.fields})
 
 
 def sorted_pairs(key: jax.Array, index: jax.Array | None) -> tuple[jax.Array, jax.Array]:

@@ -1,0 +1,1 @@
+"""Speed of jaxsched, measured: `python -m benchmarks --help`, and README.md beside this file."""

@@ -1,0 +1,97 @@
+"""Side by side and interleaved: every contender runs once, then every contender once more."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import os
+import statistics
+import time
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any
+
+import jax
+
+from jaxsched import Instance, Result, policy, simulate
+
+
+@dataclasses.dataclass(frozen=True)
+class Timing:
+    """Seconds that a contender took.
+
+    Attributes:
+      first: Its first run, which compiles.
+      median: Of its later runs.
+      low: The least of them.
+      high: The largest of them.
+      repeats: How many those were.
+    """
+
+    first: float
+    median: float
+    low: float
+    high: float
+    repeats: int
+
+
+def interleave(
+    runs: Mapping[str, Callable[[], Any]], repeats: int, seconds: float
+) -> dict[str, Timing]:
+    """Times contenders in turns.
+
+    Args:
+      runs: Contenders by name; each call runs once and waits for the result.
+      repeats: Most repeats after the first run.
+      seconds: No further repeat, after three, once a contender has used so much.
+    """
+    first = {name: _seconds(run) for name, run in runs.items()}
+    later: dict[str, list[float]] = {name: [] for name in runs}
+    for i in range(repeats):
+        if i >= min(3, repeats) and max(sum(times) for times in later.values()) > seconds:
+            break
+        for name, run in runs.items():
+            later[name].append(_seconds(run))
+    return {
+        name: Timing(first[name], statistics.median(times), min(times), max(times), len(times))
+        for name, times in later.items()
+    }
+
+
+def simulation(instance: Instance, name: str, engine: str) -> Callable[[], Result]:
+    """A run of one engine, from numpy arrays to a finished result."""
+    chosen = policy(name)
+    return lambda: jax.block_until_ready(simulate(instance, chosen, engine=engine))
+
+
+def cores() -> int:
+    """Cores that this process may use."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
+
+
+@contextlib.contextmanager
+def one_core() -> Iterator[None]:
+    """Keeps the calling thread, and threads that it starts, on one core (Linux)."""
+    allowed = os.sched_getaffinity(0)
+    os.sched_setaffinity(0, {min(allowed)})
+    try:
+        yield
+    finally:
+        os.sched_setaffinity(0, allowed)
+
+
+def on_one_core(run: Callable[[], Any]) -> Callable[[], Any]:
+    """The same run on one core."""
+
+    def call() -> Any:
+        with one_core():
+            return run()
+
+    return call
+
+
+def _seconds(run: Callable[[], Any]) -> float:
+    start = time.perf_counter()
+    run()
+    return time.perf_counter() - start
