@@ -66,7 +66,7 @@ def simulate(
         check_instance(instance, policy.needs_point)
     lanes = instance.lanes
     flat = _reshape(canonical(instance), len(lanes), (math.prod(lanes),))
-    result = _runner(policy, max_rounds, _choose(engine, policy))(flat)
+    result = _runner(policy, _choose(engine, policy))(flat, np.int32(max_rounds))
     return _reshape(result, 1, lanes)
 
 
@@ -99,28 +99,31 @@ def _reshape(tree: Any, axes: int, lanes: tuple[int, ...]) -> Any:
     return jax.tree.map(lambda leaf: leaf.reshape(lanes + leaf.shape[axes:]), tree)
 
 
+Run = Callable[[Instance, np.int32], Result]
+"""From canonical instances of lane shape [N] and the round limit to results."""
+
+
 @functools.lru_cache(maxsize=256)
-def _runner(policy: Policy, max_rounds: int, engine: str) -> Callable[[Instance], Result]:
-    """A function from canonical instances of lane shape [N] to results, traced or not."""
+def _runner(policy: Policy, engine: str) -> Run:
+    """Runs instances that may be traced."""
     if engine == "native":
-        plain = traced = functools.partial(_native, policy, max_rounds)
-        callback = functools.partial(_native_callback, policy, max_rounds)
-        return lambda flat: (_batched(callback) if is_traced(flat) else plain)(flat)
-    limit = np.int32(max_rounds)
-    traced = _batched(lambda flat: simulate_lanes(flat, jnp.int32(limit), policy))
-    plain = _sharded(lambda flat: simulate_lanes(flat, jnp.int32(limit), policy))
-    return lambda flat: (traced if is_traced(flat) else plain)(flat)
+        plain = functools.partial(_native, policy)
+        traced = _batched(functools.partial(_native_callback, policy))
+    else:
+        engine_run = functools.partial(simulate_lanes, policy=policy)
+        plain, traced = _sharded(engine_run), _batched(engine_run)
+    return lambda flat, limit: (traced if is_traced(flat) else plain)(flat, limit)
 
 
-def _batched(run: Callable[[Instance], Result]) -> Callable[[Instance], Result]:
+def _batched(run: Run) -> Run:
     """Teaches `run` that an axis of `vmap` is just more lanes."""
 
-    def call(flat: Instance) -> Result:
+    def call(flat: Instance, limit: np.int32) -> Result:
         leaves, structure = jax.tree.flatten(flat)
 
         @jax.custom_batching.custom_vmap
         def on_leaves(*leaves: jax.Array) -> Result:
-            return run(structure.unflatten(leaves))
+            return run(structure.unflatten(leaves), jnp.int32(limit))
 
         @on_leaves.def_vmap
         def _rule(size: int, mapped: list[bool], *leaves: jax.Array) -> tuple[Result, Result]:
@@ -128,7 +131,7 @@ def _batched(run: Callable[[Instance], Result]) -> Callable[[Instance], Result]:
                 leaf if has else jnp.broadcast_to(leaf, (size, *leaf.shape))
                 for leaf, has in zip(leaves, mapped, strict=True)
             ]
-            result = call(_reshape(structure.unflatten(whole), 2, (-1,)))
+            result = call(_reshape(structure.unflatten(whole), 2, (-1,)), limit)
             result = _reshape(result, 1, (size, result.status.shape[0] // size))
             return result, jax.tree.map(lambda _: True, result)
 
@@ -137,22 +140,24 @@ def _batched(run: Callable[[Instance], Result]) -> Callable[[Instance], Result]:
     return call
 
 
-def _sharded(run: Callable[[Instance], Result]) -> Callable[[Instance], Result]:
+def _sharded(run: Run) -> Run:
     """Compiles `run` and spreads the lanes over all local devices."""
     single = jax.jit(run)
 
     @functools.lru_cache(maxsize=8)
-    def compiled(devices: tuple[jax.Device, ...]) -> Callable[[Instance], Result]:
+    def compiled(devices: tuple[jax.Device, ...]) -> Run:
         spec = PartitionSpec("lanes")
         mesh = Mesh(np.asarray(devices), ("lanes",))
         return jax.jit(
-            jax.shard_map(run, mesh=mesh, in_specs=spec, out_specs=spec, check_vma=False)
+            jax.shard_map(
+                run, mesh=mesh, in_specs=(spec, PartitionSpec()), out_specs=spec, check_vma=False
+            )
         )
 
-    def sharded(flat: Instance) -> Result:
+    def sharded(flat: Instance, limit: np.int32) -> Result:
         devices, lanes = tuple(jax.local_devices()), flat.prompt.shape[0]
         if len(devices) == 1 or lanes < len(devices):
-            return single(flat)
+            return single(flat, limit)
         # Dealt out one by one, so that a batch sorted by cost does not load one device.
         deal = np.arange(-(-lanes // len(devices)) * len(devices)).reshape(-1, len(devices)).T
         order = deal.reshape(-1)
@@ -160,12 +165,12 @@ def _sharded(run: Callable[[Instance], Result]) -> Callable[[Instance], Result]:
         idle = order >= lanes
         dealt = dealt.replace(num_requests=np.where(idle, 0, dealt.num_requests).astype(np.int32))
         back = np.argsort(order)[:lanes]
-        return jax.tree.map(lambda leaf: leaf[back], compiled(devices)(dealt))
+        return jax.tree.map(lambda leaf: leaf[back], compiled(devices)(dealt, limit))
 
     return sharded
 
 
-def _native(policy: Policy, max_rounds: int, flat: Instance) -> Result:
+def _native(policy: Policy, flat: Instance, limit: np.int32) -> Result:
     """Runs the native engine on concrete arrays."""
     from jaxsched import native  # noqa: PLC0415 - numba is optional and slow to import
 
@@ -179,7 +184,7 @@ def _native(policy: Policy, max_rounds: int, flat: Instance) -> Result:
         policy.name,
         memory=np.asarray(flat.memory),
         num_requests=count,
-        max_rounds=max_rounds,
+        max_rounds=limit,
         **fields,
     )
     totals = np.stack([found.total_latency, found.wasted_tokens, found.memory_time], axis=-1)
@@ -197,7 +202,7 @@ def _native(policy: Policy, max_rounds: int, flat: Instance) -> Result:
     )
 
 
-def _native_callback(policy: Policy, max_rounds: int, flat: Instance) -> Result:
+def _native_callback(policy: Policy, flat: Instance, limit: np.int32) -> Result:
     """Runs the native engine from inside a traced computation."""
     lanes, n = flat.prompt.shape
     shapes = {
@@ -210,4 +215,4 @@ def _native_callback(policy: Policy, max_rounds: int, flat: Instance) -> Result:
         limbs=jax.ShapeDtypeStruct((lanes, 3, 2), jnp.uint32),
         **{name: jax.ShapeDtypeStruct(value, jnp.int32) for name, value in shapes.items()},
     )
-    return jax.pure_callback(functools.partial(_native, policy, max_rounds), shape, flat)
+    return jax.pure_callback(functools.partial(_native, policy), shape, flat, limit)

@@ -15,6 +15,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
+from jaxsched.engine import hindsight
 from jaxsched.engine.source import Queue, Table, gather, sorted_pairs, source_of
 from jaxsched.engine.state import (
     DONE,
@@ -151,8 +152,10 @@ def _chunk(table: Table, policy: Policy, plan: Plan, level: int, pool: Pool) -> 
     narrow = jax.tree.map(lambda array: array[:, :count], pool.lanes.slots)
     lanes = pool.lanes.replace(slots=narrow)
 
+    advance = hindsight.step if policy.hindsight and not plan.arrivals else step
+
     def one(lane: Lane, queue: Queue, row: jax.Array) -> tuple[Lane, Event]:
-        return step(lane, queue, source_of(table, row), policy, plan)
+        return advance(lane, queue, source_of(table, row), policy, plan)
 
     def body(carry: tuple[jax.Array, Lane, Event]) -> tuple[jax.Array, Lane, Event]:
         i, lanes, log = carry

@@ -14,10 +14,10 @@ from jaxsched.instance import MAX_ROUND, REQUEST_FIELDS, Instance, canonical
 from jaxsched.reference import Outcome, Request, Rule
 from jaxsched.result import Result, Status
 
-TOTALS = (
-    "total_latency", "wasted_tokens", "memory_time", "evictions", "peak_memory", "rounds",
+PER_REQUEST = ("completion", "first_token", "preemptions")
+PER_LANE = (
+    "status", "total_latency", "wasted_tokens", "memory_time", "evictions", "peak_memory", "rounds",
 )  # fmt: skip
-"""Fields of `Result` that are one number per lane."""
 
 
 def check_result(
@@ -25,33 +25,29 @@ def check_result(
 ) -> None:
     """Compares a simulation with the reference, lane by lane, in everything that `Result` says.
 
-    Checks first what holds for every scheduler: a request completes once, not before its arrival
-    plus its output; totals are the sums of their parts; memory, added up again from the
-    reference's runs, is never above the instance's.
+    Before that it checks what holds for every scheduler: a request completes once, not before its
+    arrival plus its output, and totals are the sums of their parts. Memory is added up again from
+    the reference's runs, and may be above the instance's in no round.
 
     Args:
-      instance: What was simulated, concrete, of any lane shape.
+      instance: What was simulated; concrete, of any lane shape.
       result: What `simulate` made of it.
       rule: The policy in plain Python.
       max_rounds: The round limit that `simulate` was given.
 
     Raises:
-      AssertionError: If they differ; the text has field, both values and a call that repeats it.
+      AssertionError: If they differ; the text has the field, both values, and a call to repeat it.
     """
-    flat, lanes = _flat(instance), _flat_result(result, instance.lanes)
+    flat, found = flatten(instance), _flatten_result(result, instance.lanes)
     for lane in range(flat.prompt.shape[0]):
         requests, memory = requests_of(flat, lane)
-        found = _found(lanes, lane)
-        where = reproduction(flat, lane, max_rounds)
-        for fault in _faults(found, requests, memory, max_rounds):
-            raise AssertionError(f"lane {lane}: {fault}\n{where}")
         outcome = reference.simulate(requests, memory, rule, max_rounds)
-        for name, expected in _expected(outcome, flat.n).items():
-            if found[name] != expected:
-                raise AssertionError(
-                    f"lane {lane}: {name} is {found[name]}; expected {expected}, "
-                    f"as the reference says of {rule.name}\n{where}"
-                )
+        got = {name: getattr(found, name)[lane].tolist() for name in (*PER_REQUEST, *PER_LANE)}
+        for fault in (
+            *_faults(got, requests, memory, max_rounds),
+            *_differences(got, _expected(outcome, requests, flat.n), rule.name),
+        ):
+            raise AssertionError(f"lane {lane}: {fault}\n{reproduction(flat, lane, max_rounds)}")
 
 
 def requests_of(instance: Instance, lane: int | tuple[int, ...] = ()) -> tuple[list[Request], int]:
@@ -68,6 +64,13 @@ def requests_of(instance: Instance, lane: int | tuple[int, ...] = ()) -> tuple[l
     return requests, int(np.asarray(whole.memory)[lane])
 
 
+def flatten(instance: Instance) -> Instance:
+    """The instance in canonical form, of lane shape [N], with numpy leaves."""
+    axes = len(instance.lanes)
+    leaves = jax.tree.map(np.asarray, canonical(instance))
+    return jax.tree.map(lambda leaf: leaf.reshape(-1, *leaf.shape[axes:]), leaves)
+
+
 def reproduction(flat: Instance, lane: int, max_rounds: int) -> str:
     """The call that repeats one lane of an instance of lane shape [N], as text to paste."""
     count = int(flat.num_requests[lane])
@@ -76,51 +79,83 @@ def reproduction(flat: Instance, lane: int, max_rounds: int) -> str:
         for name in REQUEST_FIELDS
         if (value := getattr(flat, name)) is not None
     ]
-    arguments = ",\n    ".join([*fields, f"memory={int(flat.memory[lane])}"])
-    return f"simulate(Instance(\n    {arguments},\n), policy, max_rounds={max_rounds})"
+    arguments = "".join(f"    {text},\n" for text in [*fields, f"memory={flat.memory[lane]}"])
+    return f"simulate(Instance(\n{arguments}), policy, max_rounds={max_rounds})"
 
 
-def _flat(instance: Instance) -> Instance:
-    """Numpy leaves of lane shape [N]."""
-    axes = len(instance.lanes)
-    leaves = jax.tree.map(np.asarray, canonical(instance))
-    return jax.tree.map(lambda leaf: leaf.reshape(-1, *leaf.shape[axes:]), leaves)
-
-
-def _flat_result(result: Result, lanes: tuple[int, ...]) -> Result:
+def _flatten_result(result: Result, lanes: tuple[int, ...]) -> Result:
     leaves = jax.tree.map(np.asarray, result)
     if leaves.status.shape != lanes:
         raise AssertionError(f"status has shape {leaves.status.shape}; expected {lanes}")
     return jax.tree.map(lambda leaf: leaf.reshape(-1, *leaf.shape[len(lanes) :]), leaves)
 
 
-def _found(result: Result, lane: int) -> dict[str, Any]:
-    """Plain Python numbers and lists of one lane."""
-    names = ("completion", "first_token", "preemptions", "status", *TOTALS)
-    return {name: getattr(result, name)[lane].tolist() for name in names}
+def _faults(
+    got: dict[str, Any], requests: list[Request], memory: int, max_rounds: int
+) -> Iterator[str]:
+    """What contradicts the model whatever the scheduler, from the result alone."""
+    completion = got["completion"][: len(requests)]
+    done = [c >= 0 for c in completion]
+    if got["status"] not in (Status.FINISHED, Status.ROUND_LIMIT):
+        yield f"status is {got['status']}; expected FINISHED or ROUND_LIMIT of a valid instance"
+    if all(done) != (got["status"] == Status.FINISHED):
+        yield f"status is {got['status']}, and {sum(done)} of {len(requests)} requests completed"
+    for i, (request, c, first) in enumerate(
+        zip(requests, completion, got["first_token"][: len(requests)], strict=True)
+    ):
+        earliest = request.arrival + request.output
+        if c >= 0 and not earliest <= c <= max_rounds:
+            yield f"request {i}: completion is {c}; expected {earliest} to {max_rounds}"
+        if c >= 0 and not request.arrival < first <= c - request.output + 1:
+            yield f"request {i}: first_token is {first}, with completion {c}"
+    latency = sum(c - r.arrival for c, r in zip(completion, requests, strict=True) if c >= 0)
+    sums = {
+        "total_latency": latency,
+        "rounds": max([0, *completion]),
+        "evictions": sum(got["preemptions"]),
+    }
+    yield from _differences(got, sums, "its parts")
+    if not got["evictions"] <= got["wasted_tokens"] <= got["evictions"] * memory:
+        yield f"wasted_tokens is {got['wasted_tokens']}, with {got['evictions']} evictions"
+    if got["peak_memory"] > memory:
+        yield f"peak_memory is {got['peak_memory']}; expected at most {memory}"
 
 
-def _expected(outcome: Outcome, width: int) -> dict[str, Any]:
-    padding = width - len(outcome.completion)
-    finished = outcome.status == reference.FINISHED
-    preemptions = [sum(run.how == reference.EVICTED for run in own) for own in outcome.runs]
+def _differences(got: dict[str, Any], expected: dict[str, Any], source: str) -> Iterator[str]:
+    for name, value in expected.items():
+        if got[name] != value:
+            yield f"{name} is {got[name]}; expected {value} by {source}"
+
+
+def _expected(outcome: Outcome, requests: list[Request], width: int) -> dict[str, Any]:
+    """The reference's outcome in the fields of a `Result`, padding included."""
+    unfinished = outcome.status != reference.FINISHED
+    used = _memory_used(outcome, requests)
+    per_request = {
+        "completion": (outcome.completion, -1),
+        "first_token": (outcome.first_token, -1),
+        "preemptions": ([sum(r.how == reference.EVICTED for r in own) for own in outcome.runs], 0),
+    }
     return {
-        "status": int(Status.FINISHED if finished else Status.ROUND_LIMIT),
-        "completion": outcome.completion + [-1] * padding,
-        "first_token": outcome.first_token + [-1] * padding,
-        "preemptions": preemptions + [0] * padding,
-        **{name: getattr(outcome, name) for name in TOTALS if name != "peak_memory"},
-        "peak_memory": _peak(outcome),
+        "status": int(Status.ROUND_LIMIT if unfinished else Status.FINISHED),
+        **{
+            name: values + [fill] * (width - len(values))
+            for name, (values, fill) in per_request.items()
+        },
+        "total_latency": outcome.total_latency,
+        "wasted_tokens": outcome.wasted_tokens,
+        "evictions": outcome.evictions,
+        "rounds": outcome.rounds,
+        "memory_time": sum(used.values()),
+        "peak_memory": max(used.values(), default=0),
     }
 
 
-def _peak(outcome: Outcome) -> int:
-    """The largest memory of a round, from the runs alone: half of what the runs say is not used."""
-    return outcome.peak_memory
-
-
-def _faults(
-    found: dict[str, Any], requests: list[Request], memory: int, max_rounds: int
-) -> Iterator[str]:
-    """What contradicts the model whatever the scheduler, from a lane's result alone."""
-    raise NotImplementedError
+def _memory_used(outcome: Outcome, requests: list[Request]) -> Counter[int]:
+    """Memory in use by round, from the reference's runs and not from its totals."""
+    used: Counter[int] = Counter()
+    for request, own in zip(requests, outcome.runs, strict=True):
+        for run in own:
+            for t in range(run.admitted, run.ended):
+                used[t] += request.prompt + t - run.admitted + 1
+    return used

@@ -1,0 +1,79 @@
+"""What a compiled loop consists of, read from XLA's text."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+import re
+
+BYTES = {"pred": 1, "s8": 1, "u8": 1, "s16": 2, "s32": 4, "u32": 4, "f32": 4, "s64": 8, "u64": 8}
+FREE = ("bitcast", "constant", "get-tuple-element", "parameter", "tuple")
+"""Instructions that run no code."""
+
+INSTRUCTION = re.compile(r"^\s*(?:ROOT )?%?([\w.\-]+) = (\S+) ([\w\-]+)\((.*?)\)[,\n]?", re.M)
+ARRAY = re.compile(r"(\w+)\[([\d,]*)\]")
+
+
+@dataclasses.dataclass(frozen=True)
+class Loop:
+    """One pass through the body of a loop.
+
+    Attributes:
+      fusions: Fused kernels.
+      copies: Copies of arrays.
+      others: Other instructions that run code.
+      bytes: Bytes that they read and write, lookups in large tables not counted.
+    """
+
+    fusions: int
+    copies: int
+    others: int
+    bytes: int
+
+
+def largest_loop(text: str, table: int) -> Loop:
+    """The loop with most instructions.
+
+    Args:
+      text: Compiled HLO.
+      table: Elements from which on an operand is a table, of which a kernel reads a few places.
+    """
+    names = set(re.findall(r"while\(.*?body=%?([\w.\-]+)", text))
+    bodies = [_instructions(_computation(text, name)) for name in names]
+    return _count(max(bodies, key=len), table)
+
+
+def _computation(text: str, name: str) -> str:
+    found = re.search(rf"^%?{re.escape(name)} .*?\{{\n(.*?)^\}}", text, re.S | re.M)
+    if found is None:
+        raise ValueError(f"the text has no computation {name}")
+    return found.group(1)
+
+
+def _instructions(body: str) -> list[tuple[str, str, str, list[str]]]:
+    """(name, shape, opcode, operands) of every instruction of a computation."""
+    return [
+        (name, shape, opcode, re.findall(r"%([\w.\-]+)", operands))
+        for name, shape, opcode, operands in INSTRUCTION.findall(body)
+    ]
+
+
+def _count(instructions: list[tuple[str, str, str, list[str]]], table: int) -> Loop:
+    shapes = {name: shape for name, shape, _, _ in instructions}
+    ran = [line for line in instructions if line[2] not in FREE]
+    codes = [opcode for _, _, opcode, _ in ran]
+    moved = [
+        _size(shapes.get(name, ""), table)
+        for _, shape, _, operands in ran
+        for name in operands
+    ] + [_size(shape, table) for _, shape, _, _ in ran]
+    fusions, copies = codes.count("fusion"), codes.count("copy")
+    return Loop(fusions, copies, len(codes) - fusions - copies, sum(moved))
+
+
+def _size(shape: str, table: int) -> int:
+    total = 0
+    for kind, sizes in ARRAY.findall(shape):
+        elements = math.prod(int(size) for size in sizes.split(",") if size)
+        total += BYTES.get(kind, 4) * elements if elements < table else 0
+    return total

@@ -1,0 +1,178 @@
+"""The contract of a policy as one call, for anybody who adds a policy."""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import random
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+
+from jaxsched.instance import MAX_ROUND, Instance
+from jaxsched.policies import SHIPPED, Policy, View
+from jaxsched.reference import RULES, Request, Rule
+from jaxsched.result import Result
+from jaxsched.simulate import simulate
+from jaxsched.testing.choices import check_choices
+from jaxsched.testing.comparison import check_result, reproduction
+from jaxsched.testing.instances import KINDS, as_arrays, random_requests
+
+WIDTH = 40
+"""Request positions of every instance: no kind draws more, and one width means one program."""
+
+
+class Trial(NamedTuple):
+    """One way to run the random instances; each is one compiled program."""
+
+    name: str
+    arrivals: bool
+    max_rounds: int
+
+
+TRIALS = (
+    Trial("backlog", arrivals=False, max_rounds=2**16),  # stops a policy that never ends
+    Trial("arrivals", arrivals=True, max_rounds=MAX_ROUND),
+    Trial("round limit", arrivals=True, max_rounds=40),
+)
+
+
+def check_policy(
+    policy: Policy,
+    oracle: Rule | None = None,
+    *,
+    engine: str = "jax",
+    seed: int = 0,
+    instances: int = 64,
+) -> None:
+    """Tests that a policy keeps the contract of `Policy`, and that it does what it should.
+
+    Its choices are called on random values: each must give int32 of its arguments' shape, element
+    by element, and keep what `hindsight` and `needs_point` promise. Then random instances of every
+    kind in `KINDS` are simulated as a backlog, with arrivals, and under a round limit, and compared
+    with `jaxsched.reference` by `check_result`; and again in another order and each alone.
+
+    Args:
+      policy: The policy.
+      oracle: The same policy in plain Python. By default the one of `reference.RULES` for a
+        shipped policy, and the policy's own functions otherwise; that tells whether the engine
+        simulates them, but not whether they are what you meant.
+      engine: As for `simulate`.
+      seed: Of everything random.
+      instances: Random instances of each of the three ways to run them.
+
+    Raises:
+      AssertionError: If a check fails; the text has a call of `simulate` that repeats it.
+
+    >>> import jaxsched
+    >>> check_policy(jaxsched.h_sf(), instances=14)
+    """
+    check_choices(policy, seed)
+    rule = oracle or _shipped_rule(policy) or as_rule(policy)
+    for trial in TRIALS:
+        instance = draw(trial, random.Random(f"{seed} {trial.name}"), instances)
+
+        def run(instance: Instance, limit: int = trial.max_rounds) -> Result:
+            result = simulate(instance, policy, max_rounds=limit, engine=engine)
+            return jax.tree.map(np.asarray, result)
+
+        result = run(instance)
+        if trial.name == "backlog":
+            _check_finished(instance, result, trial.max_rounds)
+        check_result(instance, result, rule, max_rounds=trial.max_rounds)
+        _check_neighbors(instance, result, run, np.random.default_rng(seed), trial.max_rounds)
+
+
+def draw(trial: Trial, rng: random.Random, instances: int) -> Instance:
+    """Random instances of every kind in turn, of shape [instances, WIDTH]."""
+    kinds = list(KINDS)
+    drawn = [random_requests(rng, kinds[i % len(kinds)]) for i in range(instances)]
+    return batch(drawn, trial.arrivals)
+
+
+def batch(drawn: list[tuple[list[Request], int]], arrivals: bool) -> Instance:
+    """One instance of shape [len(drawn), WIDTH]; without arrivals it is a backlog."""
+    arrays = as_arrays(drawn)
+    spare = WIDTH - arrays["prompt"].shape[1]
+    wide = {
+        name: np.pad(array, ((0, 0), (0, spare))) if array.ndim == 2 else array
+        for name, array in arrays.items()
+        if arrivals or name != "arrival"
+    }
+    return Instance(**wide)
+
+
+def as_rule(policy: Policy) -> Rule:
+    """The policy's own functions as a rule of the reference, called one request at a time."""
+
+    def seen(request: Request) -> tuple[int, ...]:
+        point = 0 if request.point is None else request.point
+        return tuple(point if name == "point" else getattr(request, name) for name in _FIELDS)
+
+    def with_view(choice: Callable[..., Any]) -> Callable[..., int]:
+        return _on_numbers(lambda estimate, *fields: choice(estimate, View(*fields)))
+
+    estimate = _on_numbers(lambda *fields: policy.estimate(View(*fields)))
+    admission_key, reserve = with_view(policy.admission_key), with_view(policy.reserve)
+    eviction_key, sign = _on_numbers(policy.eviction_key), -1 if policy.evict_largest else 1
+    return Rule(
+        name=policy.name,
+        estimate=lambda request: estimate(*seen(request)),
+        admission_key=lambda request, now: admission_key(now, *seen(request)),
+        reserve=lambda request, now: reserve(now, *seen(request)),
+        eviction_key=lambda request, now, tokens, admitted, index: (
+            sign * eviction_key(now, tokens, admitted),
+            sign * index,
+        ),
+        refine=_on_numbers(policy.refine),
+        needs_point=policy.needs_point,
+    )
+
+
+_FIELDS = tuple(field.name for field in dataclasses.fields(View))
+
+
+def _on_numbers(choice: Callable[..., Any]) -> Callable[..., int]:
+    compiled = jax.jit(choice)
+    return functools.cache(lambda *numbers: int(compiled(*map(np.int32, numbers))))
+
+
+def _shipped_rule(policy: Policy) -> Rule | None:
+    shipped = policy.name in SHIPPED and SHIPPED[policy.name]() == policy
+    return RULES[policy.name] if shipped else None
+
+
+def _check_finished(instance: Instance, result: Result, max_rounds: int) -> None:
+    for lane in np.flatnonzero(result.status != 0):
+        raise AssertionError(
+            f"lane {lane}: {max_rounds} rounds were not enough; expected all requests to complete, "
+            f"does the policy evict for ever?\n{reproduction(instance, lane, max_rounds)}"
+        )
+
+
+def _check_neighbors(
+    instance: Instance,
+    result: Result,
+    run: Callable[[Instance], Result],
+    rng: np.random.Generator,
+    max_rounds: int,
+) -> None:
+    """Runs the lanes in another order, and two of them with nothing beside them."""
+    lanes = len(result.status)
+    order = rng.permutation(lanes)
+    moved = run(jax.tree.map(lambda leaf: leaf[order], instance))
+    pairs = [(order, moved, np.arange(lanes), "in another order")]
+    for lane in (int(result.rounds.argmax()), int(rng.integers(lanes))):
+        alone = np.where(np.arange(lanes) == lane, instance.num_requests, 0).astype(np.int32)
+        found = run(instance.replace(num_requests=alone))
+        pairs.append((np.array([lane]), found, np.array([lane]), "alone"))
+    for which, found, places, how in pairs:
+        for name in vars(result):
+            differs = getattr(found, name)[places] != getattr(result, name)[which]
+            for row in np.flatnonzero(differs.reshape(len(which), -1).any(axis=1)):
+                raise AssertionError(
+                    f"lane {which[row]}: {name} is another when the lanes run {how}\n"
+                    f"{reproduction(instance, which[row], max_rounds)}"
+                )
