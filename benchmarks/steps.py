@@ -16,7 +16,7 @@ from benchmarks.hlo import Loop, largest_loop
 from benchmarks.instances import draw
 from benchmarks.scale import Scale
 from benchmarks.section import Job, Row, Section
-from jaxsched import Policy, policy
+from jaxsched import Instance, Policy, policy
 from jaxsched.engine import make_plan, pool
 from jaxsched.engine.source import Table, make_table
 from jaxsched.engine.state import DONE, NEVER, Event, Plan
@@ -131,8 +131,6 @@ def _loop_memory(scale: Scale, n: int) -> list[Row]:
     row = jax.ShapeDtypeStruct((lanes, n), jnp.int32)
     one = jax.ShapeDtypeStruct((lanes,), jnp.int32)
     instance = dict.fromkeys(("prompt", "output", "lower", "upper"), row)
-    from jaxsched import Instance
-
     flat = Instance(**instance, memory=one, num_requests=one)
     plan, chosen = make_plan(n, lanes, False), policy(scale.some[-1])
     limit = jax.ShapeDtypeStruct((), jnp.int32)
@@ -160,3 +158,49 @@ def _bytes(tree: Any, slots: int = 2**30) -> int:
         shape = (*leaf.shape[:1], *(min(size, slots) for size in leaf.shape[1:]))
         total += int(np.prod(shape)) * leaf.dtype.itemsize
     return total
+
+
+STEPS = Section(
+    name="steps",
+    title="A step of the JAX engine on the CPU",
+    note=(
+        f"{INSTANCES} instances on one device, driven chunk by chunk; the pool holds `lanes` of "
+        "them. Kernels are read from the compiled body of the loop, kB are what they read and "
+        "write in a step and lane (of tables only what is looked up counts, as nothing). Steps are "
+        "per instance, times per step and lane; a border is where chunks meet, per pool."
+    ),
+    columns={
+        "policy": ("policy", "s"),
+        "setting": ("predictions", "s"),
+        "lanes": ("lanes", "d"),
+        "slots": ("slots", ",d"),
+        "fusions": ("fusions", "d"),
+        "copies": ("copies", "d"),
+        "others": ("others", "d"),
+        "kilobytes": ("kB per step and lane", ".1f"),
+        "steps": ("steps per instance", ",.0f"),
+        "step_us": ("µs per step and lane", ".2f"),
+        "border_us": ("µs per border", ",.0f"),
+    },
+    jobs=_jobs,
+)
+
+LOOP = Section(
+    name="loop",
+    title="Memory per lane in the loop of the JAX engine",
+    note=(
+        "From the shapes of what the loop carries, in kB per lane of the pool: its small state "
+        "with the fewest slots and with all, the queue of those that returned, the log of a chunk; "
+        "and per instance, the table and the results."
+    ),
+    columns={
+        "n": ("n", ",d"),
+        "narrow": ("state, fewest slots", ".1f"),
+        "lane": ("state", ",.1f"),
+        "queue": ("queue", ",.1f"),
+        "log": ("log", ".1f"),
+        "loop": ("in the loop", ",.1f"),
+        "instance": ("per instance", ",.1f"),
+    },
+    jobs=_loop_jobs,
+)

@@ -52,9 +52,11 @@ class Worker:
 
     Attributes:
       start: "import", "first": seconds until `jaxsched` was imported and of the first run.
+      seconds: From the start of the process to its first result.
     """
 
     def __init__(self, task: Task) -> None:
+        begun = time.perf_counter()
         self._process = subprocess.Popen(
             [sys.executable, "-m", "benchmarks.worker", json.dumps(dataclasses.asdict(task))],
             cwd=ROOT,
@@ -64,6 +66,7 @@ class Worker:
             text=True,
         )
         self.start = self._answer()
+        self.seconds = time.perf_counter() - begun
 
     def again(self) -> float:
         """Seconds of one more run."""

@@ -83,7 +83,9 @@ def stack(instances: Sequence[Instance]) -> Instance:
       says where the padding starts.
 
     Raises:
-      ValueError: If there is none, one has lane axes, or a field is given by some but not all.
+      TypeError: If a field does not hold integers.
+      ValueError: If there is none, one has lane axes or is refused by `check_instance`, or a field
+        is given by some but not all.
     """
     if not instances:
         raise ValueError("stack: expected at least one instance, got none")
@@ -92,6 +94,10 @@ def stack(instances: Sequence[Instance]) -> Instance:
             raise ValueError(
                 f"stack: instance {i} has lane axes {instance.lanes}; expected arrays of shape [n]"
             )
+        try:
+            check_instance(instance)
+        except (TypeError, ValueError) as error:
+            raise type(error)(f"stack: instance {i}: {error}") from error
     width = max(instance.n for instance in instances)
     fields: dict[str, Any] = {}
     for name in REQUEST_FIELDS:
@@ -121,15 +127,23 @@ def canonical(instance: Instance) -> Instance:
     lanes, module = instance.lanes, jnp if is_traced(instance) else np
     count = instance.n if instance.num_requests is None else instance.num_requests
     per_request = {
-        name: module.asarray(value).astype(np.int32)
+        name: _int32(value, module)
         for name in REQUEST_FIELDS
         if (value := getattr(instance, name)) is not None
     }
     return Instance(
-        memory=module.broadcast_to(module.asarray(instance.memory).astype(np.int32), lanes),
-        num_requests=module.broadcast_to(module.asarray(count).astype(np.int32), lanes),
+        memory=module.broadcast_to(_int32(instance.memory, module), lanes),
+        num_requests=module.broadcast_to(_int32(count, module), lanes),
         **per_request,
     )
+
+
+def _int32(value: Any, module: Any) -> Any:
+    """Clipped, since a number that wraps could pass the checks; no check accepts the ends."""
+    array, int32 = module.asarray(value), np.iinfo(np.int32)
+    given = np.iinfo(array.dtype)
+    low, high = max(given.min, int32.min), min(given.max, int32.max)
+    return module.clip(array, array.dtype.type(low), array.dtype.type(high)).astype(np.int32)
 
 
 def check_shapes(instance: Instance, needs_point: bool) -> None:
@@ -225,7 +239,7 @@ def _check_dtype(name: str, value: Any) -> None:
     detail = ""
     if np.issubdtype(dtype, np.floating) and not isinstance(value, jax.core.Tracer):
         array = np.asarray(value)
-        odd = np.argwhere(array != np.rint(array))  # NaN differs from everything
+        odd = np.argwhere((array != np.rint(array)) | np.isinf(array))  # NaN differs from all
         if len(odd):
             place = tuple(odd[0])
             per_request = name in REQUEST_FIELDS

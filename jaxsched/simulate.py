@@ -21,6 +21,7 @@ from jaxsched.instance import (
     check_instance,
     check_shapes,
     is_traced,
+    valid_lanes,
 )
 from jaxsched.policies import SHIPPED, Policy
 from jaxsched.result import Result, split
@@ -110,8 +111,8 @@ def _runner(policy: Policy, engine: str) -> Run:
         plain = functools.partial(_native, policy)
         traced = _batched(functools.partial(_native_callback, policy))
     else:
-        engine_run = functools.partial(simulate_lanes, policy=policy)
-        plain, traced = _sharded(engine_run), _batched(engine_run)
+        compiled = jax.jit(functools.partial(simulate_lanes, policy=policy))
+        plain, traced = _sharded(compiled), _batched(compiled)
     return lambda flat, limit: (traced if is_traced(flat) else plain)(flat, limit)
 
 
@@ -141,8 +142,7 @@ def _batched(run: Run) -> Run:
 
 
 def _sharded(run: Run) -> Run:
-    """Compiles `run` and spreads the lanes over all local devices."""
-    single = jax.jit(run)
+    """Spreads the lanes over all local devices."""
 
     @functools.lru_cache(maxsize=8)
     def compiled(devices: tuple[jax.Device, ...]) -> Run:
@@ -157,7 +157,7 @@ def _sharded(run: Run) -> Run:
     def sharded(flat: Instance, limit: np.int32) -> Result:
         devices, lanes = tuple(jax.local_devices()), flat.prompt.shape[0]
         if len(devices) == 1 or lanes < len(devices):
-            return single(flat, limit)
+            return run(flat, limit)
         # Dealt out one by one, so that a batch sorted by cost does not load one device.
         deal = np.arange(-(-lanes // len(devices)) * len(devices)).reshape(-1, len(devices)).T
         order = deal.reshape(-1)
@@ -215,4 +215,7 @@ def _native_callback(policy: Policy, flat: Instance, limit: np.int32) -> Result:
         limbs=jax.ShapeDtypeStruct((lanes, 3, 2), jnp.uint32),
         **{name: jax.ShapeDtypeStruct(value, jnp.int32) for name, value in shapes.items()},
     )
-    return jax.pure_callback(functools.partial(_native, policy), shape, flat, limit)
+    # It checks only what its kind of policy reads; a count below 0 makes it mark the lane.
+    marked = flat.replace(num_requests=jnp.where(valid_lanes(flat), flat.num_requests, -1))
+    result = jax.pure_callback(functools.partial(_native, policy), shape, marked, limit)
+    return result.replace(num_requests=flat.num_requests)

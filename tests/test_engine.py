@@ -14,20 +14,21 @@ from hypothesis import strategies as st
 
 import jaxsched as js
 from jaxsched import engine as jax_engine
+from jaxsched.instance import MAX_ROUND
 from jaxsched.reference import RULES, Request
-from jaxsched.testing import KINDS, as_arrays, check_result, random_requests
-from jaxsched.testing.contract import TRIALS, batch
+from jaxsched.testing import KINDS, as_arrays, check_result, random_requests, requests_of
+from jaxsched.testing.contract import TRIALS, WIDTH, batch, draw
 
 POLICIES = list(RULES)
-LANES = 251  # a prime: a multiple neither of the devices nor of the lanes stepped together
-BATCHES = 3  # of each trial; 6 policies x 3 trials x 3 batches x 251 = 13,554 simulations
+LANES = 197  # a multiple neither of the devices nor of the lanes stepped together
+BATCHES = 3  # of each trial; 6 policies x 3 trials x 3 batches x 197 = 10,638 simulations
 NATIVE = importlib.util.find_spec("numba") is not None
 needs_native = pytest.mark.skipif(not NATIVE, reason="numba is not installed")
 ENGINES = ["jax", pytest.param("native", marks=needs_native)]
 
 
-def run(instance, name, engine="jax", max_rounds=js.MAX_ROUND, policy=None):
-    policy = js.policy(name) if policy is None else policy
+def run(instance, policy, engine="jax", max_rounds=MAX_ROUND):
+    policy = js.policy(policy) if isinstance(policy, str) else policy
     result = js.simulate(instance, policy, max_rounds=max_rounds, engine=engine)
     return jax.tree.map(np.asarray, result)
 
@@ -57,24 +58,27 @@ def test_equals_the_reference(name, seed, kinds):
             expect_same(run(instance, name, "native", trial.max_rounds), result)
 
 
-@pytest.mark.parametrize("name", ["a_min:every_round", "fcfs"])
-def test_equals_the_reference_when_it_runs_out_of_everything(name, monkeypatch):
-    """Slots, buffer, runs and chunks of a size at which every batch changes levels and flushes."""
+def replan(monkeypatch, sizes):
+    """Gives the state other sizes; the policy must be one not compiled for, so that it counts."""
 
-    def small_plan(*args):
-        plan = real_plan(*args)
-        return dataclasses.replace(
-            plan, slots=(8, 16, plan.n), buffer=8, chunk=5, runs=(8, 16, plan.n)
-        )
+    def other(*args):
+        plan = real(*args)
+        return dataclasses.replace(plan, **sizes(plan))
 
-    real_plan = jax_engine.make_plan
-    monkeypatch.setattr(jax_engine, "make_plan", small_plan)
-    policy = dataclasses.replace(js.policy(name), name="small " + name)  # compiles anew
-    rng = random.Random(name)
-    kinds = list(KINDS)
-    drawn = [random_requests(rng, kinds[i % len(kinds)], None) for i in range(LANES)]
-    instance = batch(drawn, arrivals=True)
-    check_result(instance, run(instance, name, policy=policy), RULES[name])
+    real = jax_engine.make_plan
+    monkeypatch.setattr(jax_engine, "make_plan", other)
+
+
+def test_equals_the_reference_when_it_runs_out_of_everything(monkeypatch):
+    """Slots, buffer, runs, chunks and groups so small that nearly every instance needs more."""
+    replan(
+        monkeypatch,
+        lambda plan: dict(slots=(8, 16, plan.slots[-1]), runs=(8, plan.n), buffer=8, chunk=5),
+    )
+    monkeypatch.setattr(jax_engine, "GROUP_REQUESTS", 30 * WIDTH)
+    policy = dataclasses.replace(js.a_min("every_round"), name="few of everything")
+    instance = draw(TRIALS[1], random.Random(0), LANES)
+    check_result(instance, run(instance, policy), RULES["a_min:every_round"])
 
 
 def crowd(rng, n):
@@ -91,37 +95,31 @@ def storm(rng, n):
     ], 150
 
 
-@pytest.mark.parametrize("name", ["a_min:on_eviction", "fcfs"])
-def test_equals_the_reference_with_hundreds_of_active_requests(name):
-    rng = random.Random(name)
+def test_equals_the_reference_with_hundreds_of_active_requests():
+    rng = random.Random(0)
     drawn = [make(rng, n) for make, n in ((crowd, 300), (storm, 300), (crowd, 297), (storm, 129))]
     instance = js.Instance(**as_arrays(drawn))
-    result = run(instance, name)
-    check_result(instance, result, RULES[name])
+    result = run(instance, "fcfs")
+    check_result(instance, result, RULES["fcfs"])
     assert result.evictions[1] > 300
-    in_first_round = (result.first_token == 1).sum(axis=1)
-    assert in_first_round[0] > 128  # more than the least number of slots
+    assert (result.first_token[0] == 1).sum() > 128  # more than the least number of slots
 
 
 @needs_native
-def test_engines_agree_on_thousands_of_requests_that_return():
-    """All requests return to the queue, more than its first run holds."""
+def test_engines_agree_on_thousands_of_requests_that_return(monkeypatch):
+    """More requests than the first sorted run holds; all pass through it as they arrive."""
+    # Two numbers of slots and not seven, as each is compiled.
+    replan(monkeypatch, lambda plan: dict(slots=(plan.slots[0], plan.slots[-1])))
+    policy = dataclasses.replace(js.a_min(), name="two numbers of slots")
     rng = random.Random(0)
-    drawn = [([Request(rng.randint(1, 3), rng.randint(1, 6), 1, 6, rng.randint(0, 9))
-               for _ in range(n)], memory) for n, memory in ((4_500, 400), (4_200, 40_000))]  # fmt: skip
-    arrays = [
-        js.Instance(
-            **{
-                field: np.array([getattr(request, field) for request in requests], np.int32)
-                for field in ("prompt", "output", "lower", "upper", "arrival")
-            },
-            memory=memory,
-        )
-        for requests, memory in drawn
-    ]
-    instance = js.stack(arrays)
-    result = run(instance, "a_min")
-    assert (result.status == 0).all() and result.evictions[0] > 1_000
+
+    def draw():
+        return Request(rng.randint(1, 3), rng.randint(1, 30), 1, 31, rng.randint(0, 9), 1)
+
+    drawn = [([draw() for _ in range(n)], memory) for n, memory in ((4_500, 2_000), (4_200, 9_000))]
+    instance = js.Instance(**as_arrays(drawn))
+    result = run(instance, policy)
+    assert (result.status == 0).all() and (result.evictions > 500).all()
     expect_same(run(instance, "a_min", "native"), result)
 
 
@@ -146,25 +144,151 @@ FIGURES = {
 }
 
 
-def padded(instances):
-    """A batch of the shape that the property tests have compiled for."""
-    empty = ([], 1)
-    drawn = [requests_and_memory(instance) for instance in instances]
-    return batch(drawn + [empty] * (LANES - len(drawn)), arrivals=False)
-
-
-def requests_and_memory(instance):
-    from jaxsched.testing import requests_of
-
-    return requests_of(instance)
+def padded(*instances, arrivals=False):
+    """A batch of the shape that the property tests compile for."""
+    drawn = [requests_of(instance) for instance in instances]
+    return batch(drawn + [([], 1)] * (LANES - len(drawn)), arrivals)
 
 
 @pytest.mark.parametrize("engine", ENGINES)
 @pytest.mark.parametrize("name", POLICIES)
 def test_worked_example(name, engine):
-    result = run(padded([EXAMPLE]), name, engine)
+    result = run(padded(EXAMPLE), name, engine)
     completion, latency, evictions, wasted, rounds = FIGURES[name]
     assert result.completion[0, :4].tolist() == completion
     assert (result.total_latency[0], result.evictions[0]) == (latency, evictions)
     assert (result.wasted_tokens[0], result.rounds[0]) == (wasted, rounds)
     assert result.peak_memory[0] <= 9
+
+
+# ---- large numbers
+
+
+def backlog(output, memory, prompt=1):
+    output = np.asarray(output, np.int32)
+    prompt = np.full_like(output, prompt)
+    return js.Instance(
+        prompt=prompt, output=output, lower=output, upper=output, point=output, memory=memory
+    )
+
+
+@pytest.mark.parametrize("engine", ENGINES)
+@pytest.mark.parametrize("name", ["h_sf", "a_min:on_eviction"])
+def test_totals_beyond_32_bits_are_exact(name, engine):
+    """Seven requests that fill the memory alone, one after another up to the last round."""
+    output = np.full(7, 2**27)
+    result = run(padded(backlog(output, memory=2**27 + 1)), name, engine)
+    completion = np.cumsum(output)
+    assert result.completion[0, :7].tolist() == completion.tolist()
+    assert result.total_latency[0] == completion.sum() > 2**31
+    assert result.memory_time[0] == sum(int(o) + int(o) * (int(o) + 1) // 2 for o in output) > 2**55
+    assert result.rounds[0] == completion[-1] > 0.8 * MAX_ROUND
+
+
+@pytest.mark.parametrize("name", POLICIES)
+def test_outputs_of_32000_tokens(name):
+    rng = random.Random(0)
+    requests = [
+        Request(rng.randint(1, 900), rng.choice((9, 400, 32_000)), 1, 40_000, 0, 5_000)
+        for _ in range(9)
+    ]
+    instance = padded(js.Instance(**{k: v[0] for k, v in as_arrays([(requests, 70_000)]).items()}))
+    result = run(instance, name)
+    check_result(instance, result, RULES[name], max_rounds=MAX_ROUND)
+    if NATIVE:
+        expect_same(run(instance, name, "native"), result)
+
+
+@needs_native
+@pytest.mark.parametrize("name", POLICIES)
+def test_a_hundred_thousand_requests(name):
+    rng = np.random.default_rng(0)
+    output = np.minimum(rng.geometric(0.01, 100_000), 2_000)
+    instance = backlog(output, memory=8_000, prompt=40)
+    instance = instance.replace(lower=np.maximum(1, output // 2), upper=output + 9)
+    result = run(instance, name, "native")
+    assert result.status == 0
+    assert result.total_latency == result.completion.astype(np.int64).sum() > 2**31
+    assert result.peak_memory <= 8_000
+    assert (result.evictions == 0) == (name in ("h_sf", "a_max", "mc_sf"))
+
+
+# ---- invariants at the size of the paper's experiment
+
+
+def paper(x, factor=1, lanes=2, n=2_000):
+    """Intervals [(1 - x) o, (1 + x) o] and points o // factor."""
+    return js.workloads.make(
+        jax.random.key(1),
+        lengths=js.workloads.embedded.lmsys(),
+        intervals=js.workloads.intervals.relative(x),
+        n=n,
+        lanes=lanes,
+        memory=16_492,
+        point=lambda key, output: np.maximum(1, output // factor),
+    )
+
+
+@pytest.fixture(scope="module")
+def wide():
+    return paper(0.95, factor=2)
+
+
+def expect_invariants(instance, result):
+    output, prompt = instance.output.astype(np.int64), instance.prompt.astype(np.int64)
+    least = (output * prompt + output * (output + 1) // 2).sum(axis=1)
+    assert (result.status == 0).all()
+    assert (result.completion >= output).all()
+    assert (result.first_token <= result.completion - output + 1).all()
+    assert (result.total_latency == result.completion.sum(axis=1, dtype=np.int64)).all()
+    assert (result.rounds == result.completion.max(axis=1)).all()
+    assert (result.peak_memory <= instance.memory).all()
+    assert (result.evictions == result.preemptions.sum(axis=1)).all()
+    assert (result.memory_time >= least).all()
+    assert ((result.memory_time == least) == (result.wasted_tokens == 0)).all()
+    assert ((result.evictions == 0) == (result.wasted_tokens == 0)).all()
+
+
+@needs_native
+@pytest.mark.parametrize("name", POLICIES)
+def test_invariants_of_large_runs(name, wide):
+    result = run(wide, name, "native")
+    expect_invariants(wide, result)
+    if name in ("h_sf", "a_max"):
+        assert (result.evictions == 0).all()
+        assert (memory_by_round(wide, result) <= wide.memory[..., None]).all()
+    else:
+        assert (result.evictions > 0).all()
+
+
+@pytest.mark.parametrize("name", ["h_sf", "a_min:on_eviction"])
+def test_invariants_of_large_runs_on_jax(name, wide):
+    exact = paper(0)
+    for instance in (wide, exact):
+        result = run(instance, name)
+        expect_invariants(instance, result)
+        if name == "h_sf" or instance is exact:
+            assert (result.evictions == 0).all()
+            assert (memory_by_round(instance, result) <= instance.memory[..., None]).all()
+        if NATIVE:
+            expect_same(run(instance, name, "native"), result)
+
+
+@needs_native
+def test_exact_predictions_make_all_policies_equal():
+    exact = paper(0)
+    right = run(exact, "h_sf", "native")
+    for name in set(POLICIES) - {"h_sf", "fcfs"}:
+        expect_same(run(exact, name, "native"), right)
+
+
+def memory_by_round(instance, result):
+    """Memory in use in every round where nothing is evicted, of shape [lanes, rounds]."""
+    used = np.zeros((len(result.rounds), result.rounds.max()), np.int64)
+    for lane, end in enumerate(result.completion):
+        lengths = zip(instance.prompt[lane], instance.output[lane], end, strict=True)
+        for prompt, output, c in lengths:
+            used[lane, c - output : c] += prompt + np.arange(1, output + 1)
+    assert (used.max(axis=1) == result.peak_memory).all()
+    assert (used.sum(axis=1) == result.memory_time).all()
+    return used

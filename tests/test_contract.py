@@ -1,0 +1,232 @@
+"""The contract test of policies: it passes what is right, and says what is wrong."""
+
+from __future__ import annotations
+
+import dataclasses
+import doctest
+import importlib.util
+
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import jaxsched as js
+from jaxsched import reference
+from jaxsched.reference import RULES
+from jaxsched.testing import as_arrays, check_policy, check_result, contract, requests_of
+from jaxsched.testing.choices import check_choices
+
+NATIVE = importlib.util.find_spec("numba") is not None
+needs_native = pytest.mark.skipif(not NATIVE, reason="numba is not installed")
+LANES = 197  # as in test_engine, which compiles for this shape
+
+
+@pytest.mark.parametrize("name", RULES)
+def test_shipped_policies_keep_it(name):
+    check_policy(js.policy(name), seed=1, instances=LANES)
+
+
+@needs_native
+@pytest.mark.parametrize("name", RULES)
+def test_shipped_policies_keep_it_on_the_native_engine(name):
+    check_policy(js.policy(name), engine="native", seed=2, instances=LANES)
+
+
+@needs_native
+def test_a_policy_read_off_its_own_functions_is_the_one_meant():
+    """What stands in for an oracle says of each shipped policy what its oracle says."""
+    for name in RULES:
+        check_policy(js.policy(name), contract.as_rule(js.policy(name)), engine="native")
+
+
+# ---- a policy of one's own
+
+
+def middle(view):
+    return view.lower + (view.upper - view.lower) // 2
+
+
+def shortest_prompt(estimate, view):
+    return view.prompt
+
+
+def newest(estimate, generated, admitted):
+    return admitted
+
+
+def own():
+    """Predicts the middle, admits the shortest prompt first and evicts the newest."""
+    return js.Policy(
+        name="own",
+        estimate=middle,
+        admission_key=shortest_prompt,
+        reserve=js.a_max().reserve,
+        eviction_key=newest,
+        refine=jnp.maximum,
+        evict_largest=True,
+    )
+
+
+OWN = reference.Rule(
+    name="own",
+    estimate=lambda request: (request.lower + request.upper) // 2,
+    admission_key=lambda request, estimate: request.prompt,
+    reserve=lambda request, estimate: estimate,
+    eviction_key=lambda request, estimate, tokens, admitted, index: (-admitted, -index),
+    refine=max,
+)
+
+
+def test_an_own_policy():
+    check_policy(own(), instances=28)
+    check_policy(own(), OWN, instances=28)
+    other = dataclasses.replace(OWN, reserve=lambda request, estimate: request.upper)
+    with pytest.raises(AssertionError) as caught:
+        check_policy(own(), other, instances=28)
+    text = str(caught.value)
+    assert "expected" in text and "by own" in text
+    instance, result = repeat(text, own())
+    with pytest.raises(AssertionError, match="by own"):
+        check_result(instance, result, other)
+    check_result(instance, result, OWN)
+
+
+def repeat(text, policy):
+    """Runs the call that a message ends with."""
+    call = text[text.index("simulate(Instance(") :]
+    made = []
+
+    def simulate(instance, policy, **options):
+        made.append(instance)
+        return js.simulate(instance, policy, **options)
+
+    names = {"simulate": simulate, "Instance": js.Instance, "policy": policy}
+    result = eval(call, names)  # noqa: S307 - the text is ours
+    return made[0], result
+
+
+def evict_the_furthest(estimate, generated, admitted):
+    return generated
+
+
+def test_a_policy_that_never_ends_is_found():
+    """Two requests that evict each other for ever."""
+    endless = dataclasses.replace(
+        js.fcfs(), name="endless", eviction_key=evict_the_furthest, evict_largest=True
+    )
+    with pytest.raises(AssertionError, match=r"rounds were not enough.*evict for ever\?"):
+        check_policy(endless, instances=4)
+
+
+# ---- choices that break the contract
+
+
+def floats(estimate, view):
+    return estimate.astype(jnp.float32)
+
+
+def one_number(estimate, view):
+    return jnp.int32(1)
+
+
+def ranks(estimate, view):
+    return jnp.argsort(estimate.reshape(-1)).astype(jnp.int32).reshape(estimate.shape)
+
+
+def the_end_of_int32(estimate, view):
+    return jnp.full_like(estimate, 2**31 - 1)
+
+
+def peeks(estimate, view):
+    return view.output
+
+
+def reads_points(view):
+    return view.point
+
+
+BROKEN = {
+    "admission_key gives float32[256] for requests of shape [256]; expected int32[256]":
+        dict(admission_key=floats),
+    "reserve gives int32[] for requests of shape [256]; expected int32[256]":
+        dict(reserve=one_number),
+    "admission_key of a request depends on the others beside it": dict(admission_key=ranks),
+    "admission_key gives 2147483647; expected an absolute value below 2**31 - 1":
+        dict(admission_key=the_end_of_int32),
+    "reserve reads output, which only a policy with hindsight=True may": dict(reserve=peeks),
+    "estimate reads point, which only a policy with needs_point=True may":
+        dict(estimate=reads_points),
+    "hindsight is set, but estimate is not the true output": dict(hindsight=True),
+    "reserve is defined inside test_broken_choices_are_named; expected a function of a module":
+        dict(reserve="local"),
+    "cannot be hashed": dict(refine=np.ones(1)),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("text", BROKEN)
+def test_broken_choices_are_named(text):
+    def local(estimate, view):
+        return estimate
+
+    change = {
+        name: local if isinstance(value, str) else value for name, value in BROKEN[text].items()
+    }
+    with pytest.raises(AssertionError) as caught:
+        check_choices(dataclasses.replace(js.a_min(), name="broken", **change))
+    assert text in str(caught.value) and "policy 'broken'" in str(caught.value)
+
+
+# ---- the comparison finds every wrong figure
+
+
+INSTANCE = js.Instance(**as_arrays([
+    ([reference.Request(2, 4, 2, 5, 0, 4), reference.Request(1, 6, 1, 8, 0, 4),
+      reference.Request(3, 2, 1, 4, 0, 4), reference.Request(1, 3, 3, 3, 0, 4)], 9),
+    ([reference.Request(1, 2, 2, 2, 3, 2)], 4),
+]))  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def result():
+    return js.simulate(INSTANCE, js.a_min())
+
+
+def test_right_results_pass(result):
+    check_result(INSTANCE, result, RULES["a_min:on_eviction"])
+    lanes = INSTANCE.replace(**{k: v[None] for k, v in vars(INSTANCE).items()})
+    whole = result.replace(**{k: np.asarray(v)[None] for k, v in vars(result).items()})
+    check_result(lanes, whole, RULES["a_min:on_eviction"])
+    with pytest.raises(AssertionError, match=r"status has shape \(2,\); expected \(1, 2\)"):
+        check_result(lanes, result, RULES["a_min:on_eviction"])
+
+
+@pytest.mark.parametrize(
+    "field",
+    ["completion", "first_token", "preemptions", "evictions", "peak_memory", "rounds", "status",
+     "total_latency", "wasted_tokens", "memory_time"],
+)  # fmt: skip
+@pytest.mark.parametrize("lane", [0, 1])
+def test_any_wrong_figure_is_found(field, lane, result):
+    totals = ("total_latency", "wasted_tokens", "memory_time")
+    name = "limbs" if field in totals else field
+    array = np.array(getattr(result, name))
+    place = (lane, totals.index(field), 1) if field in totals else (lane,) + (0,) * (array.ndim - 1)
+    array[place] += 1
+    with pytest.raises(AssertionError, match=rf"lane {lane}: (?s:.*)prompt=\["):
+        check_result(INSTANCE, result.replace(**{name: array}), RULES["a_min:on_eviction"])
+
+
+def test_wrong_padding_is_found(result):
+    completion = np.array(result.completion)
+    completion[1, 3] = 0
+    with pytest.raises(AssertionError, match="lane 1: completion is"):
+        check_result(INSTANCE, result.replace(completion=completion), RULES["a_min:on_eviction"])
+
+
+def test_requests_of_a_lane():
+    requests, memory = requests_of(INSTANCE, 1)
+    assert (requests, memory) == ([reference.Request(1, 2, 2, 2, 3, 2)], 4)
+
+
+def test_docstring():
+    assert doctest.testmod(contract).failed == 0
