@@ -95,7 +95,7 @@ def _prepare_jax() -> None:
 
 def _parser(names: list[str]) -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__)
-    parser.add_argument("--quick", action="store_true", help="fewer sizes: minutes, not half an hour")
+    parser.add_argument("--quick", action="store_true", help="fewer sizes: a few minutes")
     parser.add_argument("--only", nargs="+", choices=names, metavar="TABLE",
                         help=f"only these tables: {', '.join(names)}")  # fmt: skip
     parser.add_argument("--out", type=Path, default=RESULTS, help="folder for the results")

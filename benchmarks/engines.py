@@ -127,7 +127,8 @@ ENGINES = Section(
     note=(
         "The same instances, from numpy arrays to finished results, in turns; medians. Both "
         "engines use all cores, jax with one CPU device for each. Events are admissions, "
-        "completions and evictions. `results` compares every returned number of both engines."
+        "completions and evictions. Settings share compiled programs: the first one compiles. "
+        "`results` compares every returned number of both engines."
     ),
     columns=COLUMNS,
     jobs=_jobs,

@@ -63,9 +63,7 @@ def _count(instructions: list[tuple[str, str, str, list[str]]], table: int) -> L
     ran = [line for line in instructions if line[2] not in FREE]
     codes = [opcode for _, _, opcode, _ in ran]
     moved = [
-        _size(shapes.get(name, ""), table)
-        for _, shape, _, operands in ran
-        for name in operands
+        _size(shapes.get(name, ""), table) for _, shape, _, operands in ran for name in operands
     ] + [_size(shape, table) for _, shape, _, _ in ran]
     fusions, copies = codes.count("fusion"), codes.count("copy")
     return Loop(fusions, copies, len(codes) - fusions - copies, sum(moved))

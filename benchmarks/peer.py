@@ -92,7 +92,9 @@ def _theirs(scale: Scale, requests: Instance) -> Row:
 def _mooncake(requests: Instance) -> str:
     """The requests in Mooncake's format; no two share a block of their prompts."""
     lines, block = [], 0
-    for prompt, output in zip(requests.prompt[0].tolist(), requests.output[0].tolist(), strict=True):
+    for prompt, output in zip(
+        requests.prompt[0].tolist(), requests.output[0].tolist(), strict=True
+    ):
         count = -(-prompt // BLOCK)
         request = {"timestamp": 0, "input_length": prompt, "output_length": output}
         lines.append(json.dumps({**request, "hash_ids": list(range(block, block + count))}))

@@ -14,17 +14,20 @@ import jax
 
 from jaxsched import Instance, Result, policy, simulate
 
+TURN = 0.02
+"""Seconds that a turn takes at least: shorter runs are run several times and averaged."""
+
 
 @dataclasses.dataclass(frozen=True)
 class Timing:
-    """Seconds that a contender took.
+    """Seconds that a run of a contender took.
 
     Attributes:
       first: Its first run, which compiles.
-      median: Of its later runs.
+      median: Of its later turns; runs of less than `TURN` share one.
       low: The least of them.
       high: The largest of them.
-      repeats: How many those were.
+      repeats: How many turns there were.
     """
 
     first: float
@@ -44,13 +47,13 @@ def interleave(
       repeats: Most repeats after the first run.
       seconds: No further repeat, after three, once a contender has used so much.
     """
-    first = {name: _seconds(run) for name, run in runs.items()}
+    first = {name: _turn(run, 0.0) for name, run in runs.items()}
     later: dict[str, list[float]] = {name: [] for name in runs}
     for i in range(repeats):
         if i >= min(3, repeats) and max(sum(times) for times in later.values()) > seconds:
             break
         for name, run in runs.items():
-            later[name].append(_seconds(run))
+            later[name].append(_turn(run, TURN))
     return {
         name: Timing(first[name], statistics.median(times), min(times), max(times), len(times))
         for name, times in later.items()
@@ -91,7 +94,11 @@ def on_one_core(run: Callable[[], Any]) -> Callable[[], Any]:
     return call
 
 
-def _seconds(run: Callable[[], Any]) -> float:
-    start = time.perf_counter()
-    run()
-    return time.perf_counter() - start
+def _turn(run: Callable[[], Any], least: float) -> float:
+    """Seconds of a run, the mean of as many as take at least so long."""
+    begun = time.perf_counter()
+    count, passed = 0, 0.0
+    while count == 0 or passed < least:
+        run()
+        count, passed = count + 1, time.perf_counter() - begun
+    return passed / count

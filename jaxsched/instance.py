@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import chex
@@ -72,7 +72,7 @@ def is_traced(instance: Instance) -> bool:
     return any(isinstance(leaf, jax.core.Tracer) for leaf in jax.tree.leaves(instance))
 
 
-def stack(instances: Sequence[Instance]) -> Instance:
+def stack(instances: Iterable[Instance]) -> Instance:
     """Joins single-lane instances, of possibly different n, into one batch.
 
     Args:
@@ -87,9 +87,12 @@ def stack(instances: Sequence[Instance]) -> Instance:
       ValueError: If there is none, one has lane axes or is refused by `check_instance`, or a field
         is given by some but not all.
     """
+    instances = list(instances)
     if not instances:
         raise ValueError("stack: expected at least one instance, got none")
     for i, instance in enumerate(instances):
+        if not isinstance(instance, Instance):
+            raise TypeError(f"stack: item {i} is {instance!r}; expected an Instance")
         if instance.lanes != ():
             raise ValueError(
                 f"stack: instance {i} has lane axes {instance.lanes}; expected arrays of shape [n]"
@@ -104,7 +107,9 @@ def stack(instances: Sequence[Instance]) -> Instance:
         given = [getattr(instance, name) for instance in instances]
         missing = [i for i, value in enumerate(given) if value is None]
         if missing and len(missing) < len(given):
-            raise ValueError(f"stack: instance {missing[0]} has no {name} but others have")
+            raise ValueError(
+                f"stack: instance {missing[0]} has no {name}; expected it in all or in none"
+            )
         if not missing:
             fill = 0 if name == "arrival" else 1
             rows = [np.asarray(value) for value in given]
@@ -153,6 +158,8 @@ def check_shapes(instance: Instance, needs_point: bool) -> None:
       TypeError: If a field does not hold integers.
       ValueError: If a field has the wrong shape, or a needed point prediction is missing.
     """
+    for name in (*REQUEST_FIELDS, "memory", "num_requests"):
+        _check_array(name, getattr(instance, name))
     shape = np.shape(instance.prompt)
     if len(shape) == 0 or 0 in shape:
         raise ValueError(
@@ -232,10 +239,25 @@ def valid_lanes(instance: Instance) -> jax.Array:
     return lane_good & jnp.all(good | ~real, axis=-1)
 
 
+def _check_array(name: str, value: Any) -> None:
+    """Refuses what `numpy.asarray` cannot turn into an array of numbers."""
+    if any(isinstance(leaf, jax.core.Tracer) for leaf in jax.tree.leaves(value)):
+        if not isinstance(value, jax.core.Tracer):
+            raise TypeError(f"{name}: got a {type(value).__name__} inside jit; expected an array")
+        return
+    try:
+        np.shape(value)
+    except ValueError:
+        raise ValueError(f"{name}: got rows of different lengths; expected [..., n]") from None
+
+
 def _check_dtype(name: str, value: Any) -> None:
     dtype = value.dtype if hasattr(value, "dtype") else np.asarray(value).dtype
-    if np.issubdtype(dtype, np.integer):
+    if dtype.kind in "iu":
         return
+    if dtype.kind == "O":
+        first = next(v for v in np.asarray(value).ravel() if not np.can_cast(type(v), np.int64))
+        raise TypeError(f"{name}: holds {first!r}; expected integers within 64 bits")
     detail = ""
     if np.issubdtype(dtype, np.floating) and not isinstance(value, jax.core.Tracer):
         array = np.asarray(value)
@@ -244,6 +266,7 @@ def _check_dtype(name: str, value: Any) -> None:
             place = tuple(odd[0])
             per_request = name in REQUEST_FIELDS
             detail = f" ({_place(place, per_request)}{array[place]})" if place else f" ({array})"
+        detail += "" if len(odd) else "; use .astype(int)"
     raise TypeError(f"{name}: got dtype {dtype}{detail}; expected integers")
 
 

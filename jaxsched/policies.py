@@ -9,9 +9,11 @@ from __future__ import annotations
 import dataclasses
 import functools
 from collections.abc import Callable
+from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 Array = jax.Array
 
@@ -84,7 +86,7 @@ def h_sf() -> Policy:
         admission_key=_by_estimate,
         reserve=_by_estimate,
         eviction_key=_evict_by_estimate,
-        refine=jnp.maximum,
+        refine=_larger,
         hindsight=True,
     )
 
@@ -97,7 +99,7 @@ def a_max() -> Policy:
         admission_key=_by_estimate,
         reserve=_by_estimate,
         eviction_key=_evict_by_estimate,
-        refine=jnp.maximum,
+        refine=_larger,
     )
 
 
@@ -109,7 +111,7 @@ def mc_sf() -> Policy:
         admission_key=_by_estimate,
         reserve=_by_estimate,
         eviction_key=_evict_by_estimate,
-        refine=jnp.maximum,
+        refine=_larger,
         needs_point=True,
     )
 
@@ -129,7 +131,7 @@ def a_min(refine: str = "on_eviction") -> Policy:
       ValueError: If `refine` is neither.
     """
     eviction_keys = {"on_eviction": _evict_by_estimate, "every_round": _evict_by_progress}
-    if refine not in eviction_keys:
+    if not isinstance(refine, str) or refine not in eviction_keys:
         raise ValueError(f"a_min: refine is {refine!r}; expected one of {sorted(eviction_keys)}")
     return Policy(
         name=f"a_min:{refine}",
@@ -137,7 +139,7 @@ def a_min(refine: str = "on_eviction") -> Policy:
         admission_key=_by_estimate,
         reserve=_by_estimate,
         eviction_key=eviction_keys[refine],
-        refine=jnp.maximum,
+        refine=_larger,
     )
 
 
@@ -172,7 +174,7 @@ def policy(name: str) -> Policy:
     Raises:
       ValueError: If there is no such policy; the text lists the right names.
     """
-    if name not in SHIPPED:
+    if not isinstance(name, str) or name not in SHIPPED:
         raise ValueError(f"policy {name!r} is unknown; expected one of {', '.join(SHIPPED)}")
     return SHIPPED[name]()
 
@@ -217,5 +219,69 @@ def _evict_by_admission(estimate: Array, generated: Array, admitted: Array) -> A
     return admitted
 
 
+def _larger(estimate: Array, generated: Array) -> Array:
+    return jnp.maximum(estimate, generated)
+
+
 def _keep(estimate: Array, generated: Array) -> Array:
     return estimate
+
+
+@functools.lru_cache(maxsize=256)
+def check_policy_functions(policy: Policy) -> None:
+    """Refuses a policy whose choices cannot be simulated, or that is not what it says.
+
+    Raises:
+      TypeError: If a choice does not give int32 of its arguments' shape; the text names it.
+      ValueError: If the policy reads `point` without `needs_point`, or says `hindsight` without
+        estimating, ordering and reserving by the true output.
+    """
+    view = _Watched()
+    numbers = np.arange(1, 4, dtype=np.int32)
+    with jax.ensure_compile_time_eval():
+        estimate = _choice(policy, "estimate", view)
+        by_estimate = {
+            name: _choice(policy, name, estimate, view) for name in ("admission_key", "reserve")
+        }
+        _choice(policy, "eviction_key", estimate, numbers, numbers)
+        _choice(policy, "refine", estimate, numbers)
+        if policy.hindsight:
+            for name, value in {"estimate": estimate, **by_estimate}.items():
+                if (value != view.output).any():
+                    raise ValueError(
+                        f"policy {policy.name!r}: {name} is not the true output; "
+                        "expected that of a policy with hindsight=True"
+                    )
+    if "point" in view.read and not policy.needs_point:
+        raise ValueError(
+            f"policy {policy.name!r} reads view.point; expected needs_point=True in that case"
+        )
+
+
+class _Watched:
+    """A `View` of three made-up requests that remembers which fields were read."""
+
+    def __init__(self) -> None:
+        names = [field.name for field in dataclasses.fields(View)]
+        self._values = {
+            name: np.asarray([7, 3, 5], np.int32) + 11 * i for i, name in enumerate(names)
+        }
+        self.read: set[str] = set()
+
+    def __getattr__(self, name: str) -> Array:
+        if name.startswith("_") or name not in self._values:
+            raise AttributeError(f"View has no {name!r}; expected one of {list(self._values)}")
+        self.read.add(name)
+        return jnp.asarray(self._values[name])
+
+
+def _choice(policy: Policy, name: str, *arguments: Any) -> Array:
+    """One of the policy's functions on three requests, its result checked."""
+    value = getattr(policy, name)(*arguments)
+    shape, dtype = jnp.shape(value), getattr(value, "dtype", type(value).__name__)
+    if shape != (3,) or dtype != np.int32:
+        raise TypeError(
+            f"policy {policy.name!r}: {name} gives {dtype}{list(shape)} for requests of shape [3]; "
+            "expected int32[3]"
+        )
+    return value

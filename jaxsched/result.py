@@ -27,8 +27,9 @@ class Result:
     """The outcome of a batch of simulations; leading axes are lanes.
 
     Totals can pass 2**31 and JAX has no 64-bit integers by default, so they are carried as two
-    32-bit limbs and joined on reading: outside `jit` to exact numpy int64, inside `jit` to a
-    64-bit JAX array (exact to return; turn on `jax_enable_x64` to compute with it there).
+    32-bit limbs and joined on reading. Outside `jit` that gives exact numpy int64. Inside `jit` it
+    gives a 64-bit JAX array that is exact when returned, but unless `jax_enable_x64` is on, JAX
+    cuts integer arithmetic on it to 32 bits, with a warning: return it, or use `mean_latency`.
 
     Attributes:
       completion: Round in which each request left, of shape [..., n] int32; -1 where it did not
@@ -74,7 +75,11 @@ class Result:
 
     @property
     def mean_latency(self) -> Any:
-        """Total latency per request, in rounds, of shape [...]; 0 for a lane without requests."""
+        """Total latency over the requests of the lane, in rounds, of shape [...].
+
+        A number for finished lanes: the total leaves out requests that the round limit cut off.
+        0 for a lane without requests; float32 inside `jit`, float64 outside.
+        """
         if isinstance(self.limbs, jax.core.Tracer):
             total = self.total_latency.astype(jnp.float32)
             return total / jnp.maximum(self.num_requests, 1).astype(jnp.float32)

@@ -21,15 +21,15 @@ from jaxsched.testing.contract import TRIALS, WIDTH, batch, draw
 
 POLICIES = list(RULES)
 LANES = 197  # a multiple neither of the devices nor of the lanes stepped together
-BATCHES = 3  # of each trial; 6 policies x 3 trials x 3 batches x 197 = 10,638 simulations
+BATCHES = 2  # of each trial, and one in test_contract: 6 x 4 x (2 + 1) x 197 = 14,184 simulations
 NATIVE = importlib.util.find_spec("numba") is not None
 needs_native = pytest.mark.skipif(not NATIVE, reason="numba is not installed")
 ENGINES = ["jax", pytest.param("native", marks=needs_native)]
 
 
-def run(instance, policy, engine="jax", max_rounds=MAX_ROUND):
+def run(instance, policy, engine="jax", **options):
     policy = js.policy(policy) if isinstance(policy, str) else policy
-    result = js.simulate(instance, policy, max_rounds=max_rounds, engine=engine)
+    result = js.simulate(instance, policy, engine=engine, **options)
     return jax.tree.map(np.asarray, result)
 
 
@@ -39,7 +39,7 @@ def expect_same(one, other):
 
 
 def test_so_many_simulations_are_compared():
-    assert len(POLICIES) * len(TRIALS) * BATCHES * LANES >= 10_000
+    assert len(POLICIES) * len(TRIALS) * (BATCHES + 1) * LANES >= 10_000
 
 
 # Nothing of a batch drawn by its seed can be made smaller, so no shrinking.
@@ -55,7 +55,7 @@ def test_equals_the_reference(name, seed, kinds):
         result = run(instance, name, max_rounds=trial.max_rounds)
         check_result(instance, result, RULES[name], max_rounds=trial.max_rounds)
         if NATIVE:
-            expect_same(run(instance, name, "native", trial.max_rounds), result)
+            expect_same(run(instance, name, "native", max_rounds=trial.max_rounds), result)
 
 
 def replan(monkeypatch, sizes):
@@ -69,16 +69,31 @@ def replan(monkeypatch, sizes):
     monkeypatch.setattr(jax_engine, "make_plan", other)
 
 
-def test_equals_the_reference_when_it_runs_out_of_everything(monkeypatch):
+@pytest.mark.parametrize("name", ["a_min:every_round", "h_sf"])
+def test_equals_the_reference_when_it_runs_out_of_everything(name, monkeypatch):
     """Slots, buffer, runs, chunks and groups so small that nearly every instance needs more."""
     replan(
         monkeypatch,
         lambda plan: dict(slots=(8, 16, plan.slots[-1]), runs=(8, plan.n), buffer=8, chunk=5),
     )
     monkeypatch.setattr(jax_engine, "GROUP_REQUESTS", 30 * WIDTH)
-    policy = dataclasses.replace(js.a_min("every_round"), name="few of everything")
-    instance = draw(TRIALS[1], random.Random(0), LANES)
-    check_result(instance, run(instance, policy), RULES["a_min:every_round"])
+    policy = dataclasses.replace(js.policy(name), name="few of everything")
+    trial = TRIALS[0] if policy.hindsight else TRIALS[1]
+    instance = draw(trial, random.Random(0), LANES)
+    check_result(instance, run(instance, policy), RULES[name])
+
+
+@pytest.mark.parametrize("name", ["h_sf", "fcfs"])
+def test_equals_the_reference_under_a_batch_cap(name):
+    """A cap so low that it binds, one that binds at times, and one that never does."""
+    trial = TRIALS[0] if name == "h_sf" else TRIALS[1]
+    instance = draw(trial, random.Random(name), LANES)
+    for cap in (1, 3, 40):
+        result = run(instance, name, max_batch=cap)
+        check_result(instance, result, RULES[name], max_batch=cap)
+        if NATIVE:
+            expect_same(run(instance, name, "native", max_batch=cap), result)
+    expect_same(run(instance, name), result)
 
 
 def crowd(rng, n):

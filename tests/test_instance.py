@@ -116,11 +116,11 @@ def test_stack_pads_and_counts():
 
 
 def test_stack_keeps_counts_and_optional_fields():
-    one = ones(3, num_requests=2, arrival=np.arange(3), point=np.arange(3))
-    stacked = js.stack([one, ones(4, arrival=np.arange(4), point=np.arange(4))])
+    one = ones(3, num_requests=2, arrival=np.arange(3), point=1 + np.arange(3))
+    stacked = js.stack([one, ones(4, arrival=np.arange(4), point=np.full(4, 9))])
     assert stacked.num_requests.tolist() == [2, 4]
     assert stacked.arrival.tolist() == [[0, 1, 2, 0], [0, 1, 2, 3]]
-    assert stacked.point.tolist() == [[0, 1, 2, 1], [0, 1, 2, 3]]
+    assert stacked.point.tolist() == [[1, 2, 3, 1], [9, 9, 9, 9]]
 
 
 @pytest.mark.parametrize(
@@ -130,9 +130,9 @@ def test_stack_keeps_counts_and_optional_fields():
         ([EXAMPLE, ones(2, 3)], ValueError,
          r"stack: instance 1 has lane axes \(2,\); expected arrays of shape \[n\]"),
         ([EXAMPLE, ones(4, arrival=np.ones(4, int))], ValueError,
-         "stack: instance 0 has no arrival but others have"),
+         "stack: instance 0 has no arrival; expected it in all"),
         ([ones(4, point=np.ones(4, int)), EXAMPLE], ValueError,
-         "stack: instance 1 has no point but others have"),
+         "stack: instance 1 has no point; expected it in all"),
         ([EXAMPLE, ones(3, output=[1, 1])], ValueError,
          r"stack: instance 1: output: got shape \[2\]; expected \[3\], as prompt has"),
         ([EXAMPLE, ones(3, memory=[9, 9])], ValueError,

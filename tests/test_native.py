@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 
 from jaxsched import reference
+from jaxsched.instance import MAX_ROUND
 from jaxsched.reference import EVICTED, FINISHED, Request
 from jaxsched.testing import KINDS as INSTANCES
 from jaxsched.testing import as_arrays, random_requests
@@ -24,7 +25,7 @@ def run(kind, instances, **options):
     return native.run(kind, **as_arrays(instances), threads=1, **options)
 
 
-def expect_equal(kind, instances, max_rounds=2**30, max_batch=0):
+def expect_equal(kind, instances, max_rounds=MAX_ROUND, max_batch=0):
     """Compares everything the native engine says with the reference, lane by lane."""
     got = run(kind, instances, max_rounds=max_rounds, max_batch=max_batch)
     limits = np.broadcast_to(max_rounds, len(instances))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import functools
 import importlib
@@ -41,8 +42,16 @@ def expect_same(one, other):
         np.testing.assert_array_equal(getattr(one, field), getattr(other, field), field)
 
 
-def compilations(caplog):
-    return [message for message in caplog.messages if "Finished XLA compilation" in message]
+@contextlib.contextmanager
+def compiles_nothing(caplog):
+    def compilations():
+        return [message for message in caplog.messages if "Finished XLA compilation" in message]
+
+    with jax.log_compiles(), caplog.at_level(logging.WARNING, "jax"):
+        yield
+        assert not compilations()
+        jax.jit(lambda x: x + 1)(1)  # the log would have told
+        assert compilations()
 
 
 @pytest.fixture(scope="module")
@@ -68,8 +77,15 @@ def found(instance):
 @pytest.fixture(scope="module")
 def in_jit():
     """The same inside a caller's jit, on one device; refuses to be traced twice."""
-    calls = {name: lambda one, name=name: simulate(one, name) for name in ("jax", "native")}
-    return {name: jax.jit(chex.assert_max_traces(call, n=1)) for name, call in calls.items()}
+
+    def on_jax(one):
+        return simulate(one, "jax")
+
+    def on_native(one):
+        return simulate(one, "native")
+
+    once = [jax.jit(chex.assert_max_traces(call, n=1)) for call in (on_jax, on_native)]
+    return dict(zip(("jax", "native"), once, strict=True))
 
 
 @pytest.fixture(scope="module")
@@ -114,9 +130,8 @@ def test_vmap_alone_compiles_once(traced, caplog):
     """Outside jit, too, where JAX by itself would compile loop by loop at every call."""
     jax.vmap(simulate)(traced)
     more = traced.replace(memory=traced.memory + 1)
-    with jax.log_compiles(), caplog.at_level(logging.WARNING, "jax"):
+    with compiles_nothing(caplog):
         jax.vmap(simulate)(more)
-    assert not compilations(caplog)
 
 
 @pytest.mark.parametrize("engine", ENGINES)
@@ -284,14 +299,13 @@ def test_compiles_once_per_shape_and_policy(instance, found, caplog):
     expect_same(simulate(instance, policy=counted()), found)
     first = len(TRACES)
     assert first > 0
-    with jax.log_compiles(), caplog.at_level(logging.WARNING, "jax"):
+    with compiles_nothing(caplog):
         expect_same(simulate(take(instance, slice(None, None, -1)), policy=counted()),
                     take(found, slice(None, None, -1)))  # fmt: skip
         wide = jax.tree.map(lambda leaf: leaf.astype(np.int64), instance)
         simulate(wide.replace(memory=2 * wide.memory), policy=counted())
         simulate(instance, policy=counted(), max_rounds=1_000)
     assert len(TRACES) == first
-    assert not compilations(caplog)
 
 
 # ---- what is refused

@@ -7,21 +7,24 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
-from jaxsched.engine import pool
+from jaxsched.engine import hindsight, pool
 from jaxsched.engine.plan import make_plan
-from jaxsched.engine.source import Table, make_table
+from jaxsched.engine.source import NO_CAP, Limits, Table, make_table
+from jaxsched.engine.step import step
 from jaxsched.instance import Instance, valid_lanes
 from jaxsched.policies import Policy
 from jaxsched.result import Result, Status, to_limbs
 
-__all__ = ["make_plan", "simulate_lanes"]
+__all__ = ["Limits", "NO_CAP", "make_plan", "simulate_lanes"]
 
 
 GROUP_REQUESTS = 2**17
 """Requests of the lanes that a CPU works on at a time."""
 
 
-def simulate_lanes(instance: Instance, max_rounds: jax.Array, policy: Policy) -> Result:
+def simulate_lanes(
+    instance: Instance, limits: Limits, policy: Policy, capped: bool = False
+) -> Result:
     """Simulates canonical instances of lane shape [N]; traceable.
 
     On a CPU the lanes are taken in groups: XLA hands a lookup to several threads, at ten times its
@@ -29,17 +32,18 @@ def simulate_lanes(instance: Instance, max_rounds: jax.Array, policy: Policy) ->
 
     Args:
       instance: Instances in canonical form, request arrays of shape [N, n].
-      max_rounds: Round limit, [] int32.
+      limits: Round limit and cap on running requests.
       policy: The scheduler.
+      capped: Whether there is such a cap.
     """
     lanes = instance.lanes[0]
     group = max(1, GROUP_REQUESTS // instance.n)
     if jax.default_backend() != "cpu" or lanes <= group:
-        return _simulate_group(instance, max_rounds, policy)
+        return _simulate_group(instance, limits, policy, capped)
     count = -(-lanes // group)
     fill = count * group - lanes
     grouped = jax.tree.map(lambda leaf: _in_groups(leaf, fill, count), instance)
-    result = lax.map(lambda part: _simulate_group(part, max_rounds, policy), grouped)
+    result = lax.map(lambda part: _simulate_group(part, limits, policy, capped), grouped)
     return jax.tree.map(lambda leaf: leaf.reshape(-1, *leaf.shape[2:])[:lanes], result)
 
 
@@ -49,11 +53,12 @@ def _in_groups(leaf: jax.Array, fill: int, count: int) -> jax.Array:
     return padded.reshape(count, -1, *leaf.shape[1:])
 
 
-def _simulate_group(instance: Instance, max_rounds: jax.Array, policy: Policy) -> Result:
+def _simulate_group(instance: Instance, limits: Limits, policy: Policy, capped: bool) -> Result:
     valid = valid_lanes(instance)
     plan = make_plan(instance.n, instance.lanes[0], instance.arrival is not None)
-    table = make_table(instance, max_rounds, policy)
-    records = pool.run(table, policy, plan, ~valid)
+    in_order = policy.hindsight and instance.arrival is None and not capped
+    table = make_table(instance, limits, policy)
+    records = pool.run(table, policy, plan, ~valid, hindsight.step if in_order else step)
     return _summary(table, records, valid)
 
 
@@ -68,11 +73,13 @@ def _summary(table: Table, records: pool.Records, valid: jax.Array) -> Result:
     # A last record 2 p + 1 is odd: the final run began in round p.
     running = real & (records.last >= 0) & (records.last % 2 == 1)
     begun = records.last // 2
-    done = running & (output <= table.max_rounds - begun)
+    done = running & (output <= table.limits.max_rounds - begun)
     completion = jnp.where(done, begun + output, -1)
     with jax.enable_x64(True):
         # A run that the round limit cut off used memory too.
-        tokens = jnp.where(done, output, jnp.where(running, table.max_rounds - begun, np.int32(0)))
+        tokens = jnp.where(
+            done, output, jnp.where(running, table.limits.max_rounds - begun, np.int32(0))
+        )
         tokens, prompt = tokens.astype(jnp.int64), prompt.astype(jnp.int64)
         latency = jnp.where(done, completion - arrival, np.int32(0)).astype(jnp.int64)
         area = prompt * tokens + tokens * (tokens + 1) // 2

@@ -32,14 +32,14 @@ def step(
     shift, prompt, output = settle(one, prompt - source.memory - time, prompt, output)
     wait = highest(jnp.minimum(slots.end - time, slots.load + shift))
     (start,) = settle(one, time + jnp.maximum(wait, 0))
-    more = (lane.heads[0] < source.count) & (start < source.max_rounds)
+    more = (lane.heads[0] < source.count) & (start < source.limits.max_rounds)
     count = slots.end.shape[-1]
     slot = lowest(jnp.where(slots.end <= start, lax.iota(np.int32, count), np.int32(count)))
     active = lane.halt == RUN
     admitted, slot = settle(one, active & more & (slot < np.int32(count)), slot)
     # The use of memory peaks where a request ends; that of an end that has passed is final.
-    passed = _peak_until(slots, jnp.minimum(start, source.max_rounds))
-    last = jnp.maximum(passed, _last_peak(slots, source.max_rounds))
+    passed = _peak_until(slots, jnp.minimum(start, source.limits.max_rounds))
+    last = jnp.maximum(passed, _last_peak(slots, source.limits.max_rounds))
     peak = jnp.maximum(lane.peak, jnp.where(admitted, passed, jnp.where(more, 0, last)))
     halt = jnp.where(more, jnp.where(admitted, RUN, WANTS_SLOT), DONE)
     after = lane.replace(

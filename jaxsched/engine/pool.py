@@ -8,6 +8,7 @@ slots follows the busiest lane.
 from __future__ import annotations
 
 import functools
+from collections.abc import Callable
 
 import chex
 import jax
@@ -15,8 +16,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
-from jaxsched.engine import hindsight
-from jaxsched.engine.source import Queue, Table, gather, sorted_pairs, source_of
+from jaxsched.engine.source import Queue, Source, Table, gather, sorted_pairs, source_of
 from jaxsched.engine.state import (
     DONE,
     NEVER,
@@ -29,9 +29,9 @@ from jaxsched.engine.state import (
     empty_buffer,
     empty_slots,
 )
-from jaxsched.engine.step import step
 from jaxsched.policies import Policy
 
+Step = Callable[[Lane, Queue, Source, Policy, Plan], tuple[Lane, Event]]
 Run = tuple[jax.Array, jax.Array]
 Runs = tuple[Run, ...]
 Merged = tuple[Runs, jax.Array]
@@ -78,7 +78,7 @@ class Pool:
     records: Records
 
 
-def run(table: Table, policy: Policy, plan: Plan, skip: jax.Array) -> Records:
+def run(table: Table, policy: Policy, plan: Plan, skip: jax.Array, advance: Step) -> Records:
     """Simulates every instance of a table.
 
     Args:
@@ -86,9 +86,12 @@ def run(table: Table, policy: Policy, plan: Plan, skip: jax.Array) -> Records:
       policy: The scheduler.
       plan: Static sizes.
       skip: Instances that must not be simulated, [N] bool.
+      advance: A step of one lane.
     """
     pool = _start(table, plan, skip)
-    branches = [functools.partial(_chunk, table, policy, plan, i) for i in range(len(plan.slots))]
+    branches = [
+        functools.partial(_chunk, table, policy, plan, advance, i) for i in range(len(plan.slots))
+    ]
 
     def body(pool: Pool) -> Pool:
         pool, log = lax.switch(pool.level, branches, pool)
@@ -146,13 +149,13 @@ def _empty_queues(plan: Plan, lanes: int) -> Queue:
     )
 
 
-def _chunk(table: Table, policy: Policy, plan: Plan, level: int, pool: Pool) -> tuple[Pool, Event]:
+def _chunk(
+    table: Table, policy: Policy, plan: Plan, advance: Step, level: int, pool: Pool
+) -> tuple[Pool, Event]:
     """Steps all lanes until each stands still, `plan.chunk` times at most."""
     count, widest = plan.slots[level], plan.slots[-1]
     narrow = jax.tree.map(lambda array: array[:, :count], pool.lanes.slots)
     lanes = pool.lanes.replace(slots=narrow)
-
-    advance = hindsight.step if policy.hindsight and not plan.arrivals else step
 
     def one(lane: Lane, queue: Queue, row: jax.Array) -> tuple[Lane, Event]:
         return advance(lane, queue, source_of(table, row), policy, plan)

@@ -14,6 +14,16 @@ from jaxsched.engine.fold import settle
 from jaxsched.instance import Instance
 from jaxsched.policies import Policy, View
 
+NO_CAP = 2**31 - 1
+"""A cap on running requests that never binds."""
+
+
+class Limits(NamedTuple):
+    """Numbers that hold for all lanes; scalars, int32."""
+
+    max_rounds: jax.Array | np.int32
+    max_batch: jax.Array | np.int32
+
 
 @chex.dataclass(frozen=True, mappable_dataclass=False)
 class Table:
@@ -28,7 +38,7 @@ class Table:
         arrival otherwise; ties by index, padding last, [N * n].
       count: Real requests, [N].
       memory: KV cache in tokens, [N].
-      max_rounds: Round limit, [].
+      limits: Round limit and cap on running requests.
       one: A 1 that the compiler cannot see through, for `settle`, [].
     """
 
@@ -36,7 +46,7 @@ class Table:
     order: chex.Array
     count: chex.Array
     memory: chex.Array
-    max_rounds: chex.Array
+    limits: Limits
     one: chex.Array
 
 
@@ -47,7 +57,7 @@ class Source(NamedTuple):
     row: jax.Array
     count: jax.Array
     memory: jax.Array
-    max_rounds: jax.Array
+    limits: Limits
 
 
 @chex.dataclass(frozen=True, mappable_dataclass=False)
@@ -63,7 +73,7 @@ class Queue:
     estimate: chex.Array
 
 
-def make_table(instance: Instance, max_rounds: jax.Array, policy: Policy) -> Table:
+def make_table(instance: Instance, limits: Limits, policy: Policy) -> Table:
     """Lays out canonical instances of lane shape [N] for one policy."""
     fields = view_fields(instance)
     view = View(**fields)
@@ -75,7 +85,7 @@ def make_table(instance: Instance, max_rounds: jax.Array, policy: Policy) -> Tab
         order=sorted_pairs(jnp.where(real, key, np.int32(2**31 - 1)), None)[1].reshape(-1),
         count=instance.num_requests,
         memory=instance.memory,
-        max_rounds=max_rounds,
+        limits=limits,
         one=1 + (jnp.sum(instance.memory > 0, dtype=np.int32) < 0).astype(np.int32),
     )
 
@@ -95,7 +105,7 @@ def view_fields(instance: Instance) -> dict[str, jax.Array]:
 
 def source_of(table: Table, row: jax.Array) -> Source:
     """Looks one lane's scalars up."""
-    return Source(table, row, table.count[row], table.memory[row], table.max_rounds)
+    return Source(table, row, table.count[row], table.memory[row], table.limits)
 
 
 def lookup(source: Source, name: str, column: jax.Array) -> jax.Array:

@@ -31,7 +31,7 @@ def step(
     """
     one = source.table.one
     (time,) = settle(one, lane.time + lane.jump)
-    stepping = (lane.halt == RUN) & (time < source.max_rounds)
+    stepping = (lane.halt == RUN) & (time < source.limits.max_rounds)
     with jax.named_scope("arrive"):
         arrivals = waiting.arrive(lane, source, time, stepping, policy, plan)
     with jax.named_scope("evict"):
@@ -48,7 +48,7 @@ def step(
         request = waiting.request(candidate, source, policy)
         ahead = running.look_ahead(slots, time, request, room, source.memory, one)
         blocked = (usage.num_late > 1) | (room < 0) | arrivals.more
-        exists = candidate.index != NEVER
+        exists = (candidate.index != NEVER) & (count < source.limits.max_batch)
         wanted = stepping & exists & ahead.passes & ~blocked
         slot = running.first_free(slots, time)
         admitted = wanted & (slot < np.int32(slots.end.shape[-1]))
@@ -65,11 +65,11 @@ def step(
         change = jnp.minimum(change, arrivals.next_one)
         idle = ~blocked & ~exists & (count == 0) & (arrivals.next_one == NEVER)
         jump = jnp.where(stepping & ~blocked & ~wanted & ~idle, change, 0)
-        jump = jnp.minimum(jump, source.max_rounds - time)
+        jump = jnp.minimum(jump, source.limits.max_rounds - time)
         used = source.memory - room + (jump - 1) * count
     halt = jnp.where(wanted & ~admitted, WANTS_SLOT, RUN)
     halt = jnp.where(waiting.crowded(buffer), WANTS_BUFFER, halt)
-    halt = jnp.where(idle | (time >= source.max_rounds), DONE, halt)
+    halt = jnp.where(idle | (time >= source.limits.max_rounds), DONE, halt)
     after = Lane(
         slots=slots,
         buffer=buffer,

@@ -1,7 +1,7 @@
 """The same simulation on the CPU, one instance at a time: an event loop compiled by numba.
 
 Exact, request by request. The cost of a lane goes with its events (admissions, completions,
-evictions), not with rounds or tokens. Needs the extra: pip install jaxsched[native].
+evictions), not with rounds or tokens. Needs numba (the extra `native`).
 """
 
 from __future__ import annotations
@@ -17,13 +17,13 @@ try:
     import numba  # noqa: F401
 except ImportError as error:
     raise ImportError(
-        "the native engine needs numba, which is not installed: pip install jaxsched[native]"
+        f"the native engine needs numba, which cannot be imported ({error}); pip install numba"
     ) from error
 
+from jaxsched.instance import MAX_ROUND
 from jaxsched.native.lanes import Batch, run_lanes, scratch
 from jaxsched.native.layout import (
     LATEST,
-    MAX_ROUNDS,
     NEVER,
     SMALLEST,
     SMALLEST_RUNNING,
@@ -76,7 +76,7 @@ def run(
     point: ArrayLike | None = None,
     arrival: ArrayLike = 0,
     num_requests: ArrayLike | None = None,
-    max_rounds: ArrayLike = MAX_ROUNDS,
+    max_rounds: ArrayLike = MAX_ROUND,
     max_batch: int = 0,
     threads: int | None = None,
 ) -> Outcome:
@@ -89,7 +89,7 @@ def run(
         memory: tokens of KV cache, at most 2**28; a scalar or of shape [lanes].
         arrival: rounds, of shape [lanes, n]; or a scalar.
         num_requests: real requests of each lane, of shape [lanes]; the rest is padding.
-        max_rounds: rounds from this one on are not run, at most 2**30; a scalar or [lanes].
+        max_rounds: rounds from this one on are not run, at most 2**30 - 1; a scalar or [lanes].
         max_batch: cap on the requests that run together; 0 for none.
         threads: lanes are shared among so many threads; all that the process may use by default.
 
@@ -118,7 +118,7 @@ def run(
         estimate=_table(source, fields[source], shape) if source else _table("", 1, shape),
         num_requests=_table("num_requests", count, shape[:1]),
         memory=_table("memory", memory, shape[:1]),
-        max_rounds=_table("max_rounds", max_rounds, shape[:1], 0, MAX_ROUNDS),
+        max_rounds=_table("max_rounds", max_rounds, shape[:1], 0, MAX_ROUND),
         completion=np.empty(shape, np.int32),
         first_admission=np.empty(shape, np.int32),
         preemptions=np.empty(shape, np.int32),

@@ -11,13 +11,13 @@ import numpy as np
 from numba import njit
 from numpy.typing import NDArray
 
+from jaxsched.instance import MAX_MEMORY
 from jaxsched.native.events import run_events
 from jaxsched.native.layout import (
     BLOCK,
     FINISHED,
     INVALID,
     LATEST,
-    MAX_MEMORY,
     NEVER,
     OPTIONS,
     REQUEST,

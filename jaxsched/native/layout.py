@@ -21,10 +21,6 @@ Record = np.void
 
 Ints = NDArray[np.int32]
 
-MAX_MEMORY = 2**28
-MAX_ROUNDS = 2**30
-"""Limits within which the int32 arithmetic of the look-ahead cannot overflow."""
-
 NEVER = 2**31 - 1
 """A round that is never reached, and padding that never is a minimum."""
 

@@ -21,7 +21,12 @@ PER_LANE = (
 
 
 def check_result(
-    instance: Instance, result: Result, rule: Rule, *, max_rounds: int = MAX_ROUND
+    instance: Instance,
+    result: Result,
+    rule: Rule,
+    *,
+    max_rounds: int = MAX_ROUND,
+    max_batch: int | None = None,
 ) -> None:
     """Compares a simulation with the reference, lane by lane, in everything that `Result` says.
 
@@ -34,6 +39,7 @@ def check_result(
       result: What `simulate` made of it.
       rule: The policy in plain Python.
       max_rounds: The round limit that `simulate` was given.
+      max_batch: The cap on the requests that run together that it was given.
 
     Raises:
       AssertionError: If they differ; the text has the field, both values, and a call to repeat it.
@@ -41,13 +47,14 @@ def check_result(
     flat, found = flatten(instance), _flatten_result(result, instance.lanes)
     for lane in range(flat.prompt.shape[0]):
         requests, memory = requests_of(flat, lane)
-        outcome = reference.simulate(requests, memory, rule, max_rounds)
+        outcome = reference.simulate(requests, memory, rule, max_rounds, max_batch)
         got = {name: getattr(found, name)[lane].tolist() for name in (*PER_REQUEST, *PER_LANE)}
         for fault in (
             *_faults(got, requests, memory, max_rounds),
             *_differences(got, _expected(outcome, requests, flat.n), rule.name),
         ):
-            raise AssertionError(f"lane {lane}: {fault}\n{reproduction(flat, lane, max_rounds)}")
+            call = reproduction(flat, lane, max_rounds, max_batch)
+            raise AssertionError(f"lane {lane}: {fault}\n{call}")
 
 
 def requests_of(instance: Instance, lane: int | tuple[int, ...] = ()) -> tuple[list[Request], int]:
@@ -71,7 +78,7 @@ def flatten(instance: Instance) -> Instance:
     return jax.tree.map(lambda leaf: leaf.reshape(-1, *leaf.shape[axes:]), leaves)
 
 
-def reproduction(flat: Instance, lane: int, max_rounds: int) -> str:
+def reproduction(flat: Instance, lane: int, max_rounds: int, max_batch: int | None = None) -> str:
     """The call that repeats one lane of an instance of lane shape [N], as text to paste."""
     count = int(flat.num_requests[lane])
     fields = [
@@ -80,7 +87,8 @@ def reproduction(flat: Instance, lane: int, max_rounds: int) -> str:
         if (value := getattr(flat, name)) is not None
     ]
     arguments = "".join(f"    {text},\n" for text in [*fields, f"memory={flat.memory[lane]}"])
-    return f"simulate(Instance(\n{arguments}), policy, max_rounds={max_rounds})"
+    options = f"max_rounds={max_rounds}" + (f", max_batch={max_batch}" if max_batch else "")
+    return f"simulate(Instance(\n{arguments}), policy, {options})"
 
 
 def _flatten_result(result: Result, lanes: tuple[int, ...]) -> Result:

@@ -14,6 +14,7 @@ import numpy as np
 
 from jaxsched.instance import MAX_ROUND
 from jaxsched.workloads import draws
+from jaxsched.workloads.checks import number, whole
 
 ArrivalSource = Callable[[jax.Array, tuple[int, ...]], np.ndarray]
 """(key, shape [..., n]) -> arrival rounds, int32 of that shape."""
@@ -56,15 +57,14 @@ def bursts(size: int, gap: float) -> ArrivalSource:
       gap: Mean number of rounds between bursts, more than 0.
     """
     _positive("gap", gap)
-    if int(size) != size or size < 1:
-        raise ValueError(f"size is {size}; expected a whole number of at least 1")
+    size = whole("size", size)
 
     def source(key: jax.Array, shape: tuple[int, ...]) -> np.ndarray:
-        count = -(-shape[-1] // int(size))
+        count = -(-shape[-1] // size)
         gaps = -np.log(draws.uniforms(key, (*shape[:-1], count))) * gap
         gaps[..., 0] = 0.0
         starts = _rounds(np.floor(np.cumsum(gaps, axis=-1)))
-        return np.repeat(starts, int(size), axis=-1)[..., : shape[-1]]
+        return np.repeat(starts, size, axis=-1)[..., : shape[-1]]
 
     return source
 
@@ -120,5 +120,6 @@ def _rounds(values: np.ndarray) -> np.ndarray:
 
 
 def _positive(name: str, value: float) -> None:
+    number(name, value)
     if not 0 < value < math.inf:
         raise ValueError(f"{name} is {value}; expected a finite number of more than 0")

@@ -13,6 +13,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from jaxsched.workloads.checks import whole
+
 KEY_KIND = "threefry2x32"
 """The one kind of key whose bits are the same on every device."""
 
@@ -29,18 +31,16 @@ def lane_keys(key: jax.Array, lanes: int, first_lane: int = 0) -> jax.Array:
       Keys of shape [L].
 
     Raises:
-      TypeError: If `key` is not a threefry key.
+      TypeError: If `key` is not a threefry key, or a number is no integer.
       ValueError: If `key` is not a single key, or `lanes` or `first_lane` is out of range.
     """
     _check_key(key)
     if key.shape != ():
         raise ValueError(f"key: got keys of shape {list(key.shape)}; expected a single key")
-    if lanes < 1 or first_lane < 0 or first_lane + lanes > 2**31:
-        raise ValueError(
-            f"lanes = {lanes}, first_lane = {first_lane}; expected lanes of at least 1 "
-            "and first_lane of at least 0"
-        )
-    return _fold_lanes(key, np.arange(first_lane, first_lane + lanes, dtype=np.uint32))
+    first, end = whole("first_lane", first_lane, 0), first_lane + whole("lanes", lanes)
+    if end > 2**31:
+        raise ValueError(f"first_lane + lanes is {end}; expected at most {2**31}")
+    return _fold_lanes(key, np.arange(first, end, dtype=np.uint32))
 
 
 def for_lanes(key: jax.Array, lanes: tuple[int, ...]) -> jax.Array:

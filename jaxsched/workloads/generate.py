@@ -11,6 +11,7 @@ import numpy as np
 from jaxsched.instance import Instance, check_instance
 from jaxsched.workloads import draws
 from jaxsched.workloads.arrivals import ArrivalSource
+from jaxsched.workloads.checks import whole
 from jaxsched.workloads.intervals import IntervalSource
 from jaxsched.workloads.joint import Drawn, Lengths
 
@@ -55,10 +56,11 @@ def make(
       An `Instance` of numpy int32 arrays of shape [lanes..., n], checked.
 
     Raises:
+      TypeError: If n, lanes, first_lane or memory are no integers.
       ValueError: If a request needs more than the memory (prompt + output > memory), naming lane
         and request, or if there are no predictions.
     """
-    shape = _lane_shape(lanes)
+    shape, n = _lane_shape(lanes), whole("n", n)
     keys = draws.lane_keys(key, math.prod(shape), first_lane).reshape(shape)
     drawn = lengths.draw(draws.purpose(keys, LENGTHS), (*shape, n))
     lower, upper = predict(draws.purpose(keys, INTERVALS), intervals, drawn)
@@ -115,6 +117,4 @@ def _lane_memory(memory: int | np.ndarray, shape: tuple[int, ...]) -> np.ndarray
 
 def _lane_shape(lanes: int | tuple[int, ...] | None) -> tuple[int, ...]:
     shape = lanes if isinstance(lanes, tuple) else (1 if lanes is None else lanes,)
-    if any(int(axis) != axis or axis < 1 for axis in shape):
-        raise ValueError(f"lanes is {lanes}; expected a number or shape of at least 1, or None")
-    return tuple(int(axis) for axis in shape)
+    return tuple(whole("lanes", axis) for axis in shape)

@@ -8,13 +8,16 @@ either, and makes what a lane gets independent of the other lanes.
 from __future__ import annotations
 
 import fractions
+import functools
 from collections.abc import Callable, Sequence
 
 import jax
 import numpy as np
+from numpy.typing import ArrayLike
 
 from jaxsched.instance import MAX_LENGTH
 from jaxsched.workloads import draws
+from jaxsched.workloads.checks import number, whole
 
 IntervalSource = Callable[[jax.Array, np.ndarray], tuple[np.ndarray, np.ndarray]]
 """(key, output of shape [..., n]) -> (lower, upper), int32 of the same shape."""
@@ -23,11 +26,18 @@ MAX_DENOMINATOR = 10**6
 """Relative widths are read as fractions with at most this denominator: rounding is exact."""
 
 
+OPEN_ENDED = "open_ended=True counts longer ones to the last class"
+"""What to do about outputs beyond the last class, as errors say it."""
+
+
 def one_for_all(lower: int, upper: int) -> IntervalSource:
     """The same interval [lower, upper] for every request, whether or not the truth lies in it."""
-    if not 1 <= lower <= upper <= MAX_LENGTH:
-        raise ValueError(f"interval is [{lower}, {upper}]; expected 1 <= lower <= upper")
+    if not whole("lower", lower) <= whole("upper", upper) <= MAX_LENGTH:
+        raise ValueError(
+            f"interval is [{lower}, {upper}]; expected 1 <= lower <= upper <= {MAX_LENGTH}"
+        )
 
+    @_of_arrays
     def source(key: jax.Array, output: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         return np.full(output.shape, lower, np.int32), np.full(output.shape, upper, np.int32)
 
@@ -55,6 +65,7 @@ def classes(
     """
     table = _edges(edges, width, count)
 
+    @_of_arrays
     def source(key: jax.Array, output: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         return _bounds(table, _class_of(table, output, open_ended))
 
@@ -74,6 +85,7 @@ def relative(x: float) -> IntervalSource:
     if not 0 <= part < 1:
         raise ValueError(f"x is {x}; expected at least 0 and less than 1")
 
+    @_of_arrays
     def source(key: jax.Array, output: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         o, num, den = output.astype(np.int64), part.numerator, part.denominator
         return _checked(np.maximum(1, (den - num) * o // den), -((-(den + num) * o) // den))
@@ -93,9 +105,12 @@ def random_around(*, width: int | None = None, x: float | None = None) -> Interv
     if (width is None) == (x is None):
         raise ValueError(f"width is {width}, x is {x}; expected one of the two")
     part = _fraction("x", 0 if x is None else x)
-    if part < 0 or (width is not None and not 0 <= width <= MAX_LENGTH):
-        raise ValueError(f"width is {width}, x is {x}; expected at least 0")
+    if part < 0 or (width is not None and whole("width", width, 0) > MAX_LENGTH):
+        raise ValueError(
+            f"width is {width}, x is {x}; expected x of at least 0, width up to {MAX_LENGTH}"
+        )
 
+    @_of_arrays
     def source(key: jax.Array, output: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         o = output.astype(np.int64)
         span = np.int64(width) if x is None else -(-2 * part.numerator * o // part.denominator)
@@ -117,9 +132,11 @@ def wrong(base: IntervalSource, probability: float) -> IntervalSource:
       base: The source to disturb.
       probability: Probability of a wrong interval, 0 to 1.
     """
+    number("probability", probability)
     if not 0 <= probability <= 1:
         raise ValueError(f"probability is {probability}; expected 0 to 1")
 
+    @_of_arrays
     def source(key: jax.Array, output: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         lower, upper = base(draws.purpose(draws.for_lanes(key, output.shape[:-1]), 0), output)
         missed, coin, gap = (draws.uniforms(key, output.shape, j) for j in (1, 2, 3))
@@ -150,6 +167,7 @@ def from_classes(edges: Sequence[int], predicted: np.ndarray) -> IntervalSource:
             f"{_place(place)}predicted class is {chosen[place]}; expected 0 to {len(table) - 2}"
         )
 
+    @_of_arrays
     def source(key: jax.Array, output: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         if output.shape[-chosen.ndim :] != chosen.shape:
             raise ValueError(
@@ -175,6 +193,7 @@ def confusion(edges: Sequence[int], counts: np.ndarray) -> IntervalSource:
         raise ValueError(f"counts: expected shape {[size, size]}, no negatives, no row of zeros")
     cumulative = np.cumsum(rows, axis=1) / rows.sum(axis=1, keepdims=True)
 
+    @_of_arrays
     def source(key: jax.Array, output: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         true = _class_of(table, output, open_ended=True)
         uniform = draws.uniforms(key, output.shape)
@@ -186,6 +205,19 @@ def confusion(edges: Sequence[int], counts: np.ndarray) -> IntervalSource:
     return source
 
 
+def _of_arrays(source: IntervalSource) -> IntervalSource:
+    """The source, for outputs in anything `numpy.asarray` takes."""
+
+    @functools.wraps(source)
+    def checked(key: jax.Array, output: ArrayLike) -> tuple[np.ndarray, np.ndarray]:
+        array = np.asarray(output)
+        if not np.issubdtype(array.dtype, np.integer):
+            raise TypeError(f"output: got dtype {array.dtype}; expected integers")
+        return source(key, array)
+
+    return checked
+
+
 def _edges(edges: Sequence[int] | None, width: int | None, count: int | None) -> np.ndarray:
     if (edges is None) == (width is None) or (width is None) != (count is None):
         raise ValueError(
@@ -193,9 +225,7 @@ def _edges(edges: Sequence[int] | None, width: int | None, count: int | None) ->
             "or width and count"
         )
     if edges is None:
-        if width < 1 or count < 1:
-            raise ValueError(f"width = {width}, count = {count}; expected both at least 1")
-        edges = [1 + width * j for j in range(count + 1)]
+        edges = [1 + whole("width", width) * j for j in range(whole("count", count) + 1)]
     table = np.asarray(edges)
     if table.ndim != 1 or len(table) < 2 or not np.issubdtype(table.dtype, np.integer):
         raise ValueError(f"edges = {edges}; expected at least two integers")
@@ -212,9 +242,10 @@ def _class_of(table: np.ndarray, output: np.ndarray, open_ended: bool) -> np.nda
     bad = (index < 0) | (index > len(table) - 2)
     if bad.any():
         place = tuple(np.argwhere(bad)[0])
+        advice = f" ({OPEN_ENDED})" if output[place] >= table[-1] else ""
         raise ValueError(
             f"{_place(place)}output is {output[place]}; expected a length in a class, "
-            f"{max(1, table[0])} to {table[-1] - 1}"
+            f"{max(1, table[0])} to {table[-1] - 1}{advice}"
         )
     return index
 
@@ -243,6 +274,7 @@ def _checked(lower: np.ndarray, upper: np.ndarray) -> tuple[np.ndarray, np.ndarr
 
 
 def _fraction(name: str, value: float) -> fractions.Fraction:
+    number(name, value)
     if not np.isfinite(value):
         raise ValueError(f"{name} is {value}; expected a finite number")
     return fractions.Fraction(repr(float(value))).limit_denominator(MAX_DENOMINATOR)

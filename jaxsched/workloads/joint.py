@@ -16,6 +16,7 @@ import numpy as np
 from scipy import special
 
 from jaxsched.workloads import draws
+from jaxsched.workloads.checks import number, whole
 from jaxsched.workloads.marginals import Marginal
 
 MAX_PASSES = 2000
@@ -46,9 +47,13 @@ class Limits(NamedTuple):
                 mask &= value <= limit
         return mask
 
-    def tightened(self, other: Limits) -> Limits:
-        """Both limits at once."""
-        pairs = zip(self, other, strict=True)
+    def tightened(
+        self, max_prompt: int | None, max_output: int | None, max_total: int | None
+    ) -> Limits:
+        """These limits and further ones at once."""
+        given = dict(max_prompt=max_prompt, max_output=max_output, max_total=max_total)
+        further = (None if x is None else whole(name, x) for name, x in given.items())
+        pairs = zip(self, further, strict=True)
         return Limits(*(min((x for x in p if x is not None), default=None) for p in pairs))
 
 
@@ -85,6 +90,7 @@ class Lengths(abc.ABC):
         the law allows it that is done in its tables, otherwise by drawing again (rejection).
 
         Raises:
+          TypeError: If a limit is no integer.
           ValueError: If nothing is left.
         """
 
@@ -143,6 +149,7 @@ class MarginalLengths(Lengths):
     limits: Limits = Limits()
 
     def __post_init__(self) -> None:
+        number("rank_correlation", self.rank_correlation)
         if not -1 <= self.rank_correlation <= 1:
             raise ValueError(f"rank_correlation is {self.rank_correlation}; expected -1 to 1")
 
@@ -169,7 +176,7 @@ class MarginalLengths(Lengths):
         max_total: int | None = None,
     ) -> MarginalLengths:
         """As `Lengths.truncated`; in the tables for independent lengths without `max_total`."""
-        limits = self.limits.tightened(Limits(max_prompt, max_output, max_total))
+        limits = self.limits.tightened(max_prompt, max_output, max_total)
         least_two = (self.prompt.first, self.output.first)
         for name, least, limit in zip(
             Limits._fields, (*least_two, sum(least_two)), limits, strict=True
@@ -228,7 +235,7 @@ class TableLengths(Lengths):
         max_total: int | None = None,
     ) -> TableLengths:
         """As `Lengths.truncated`: by leaving out rows, and in the law of prompts."""
-        limits = self.limits.tightened(Limits(max_prompt, max_output, max_total))
+        limits = self.limits.tightened(max_prompt, max_output, max_total)
         if not isinstance(self.prompt, Marginal):
             return self._kept(limits.admit(self.prompt, self.output), self.prompt, Limits())
         law = self.prompt if limits.prompt is None else self.prompt.truncated(limits.prompt)

@@ -9,6 +9,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from jaxsched.workloads.checks import whole
 from jaxsched.workloads.joint import Lengths, MarginalLengths, TableLengths
 from jaxsched.workloads.marginals import Marginal, as_marginal
 
@@ -61,8 +62,8 @@ def uniform_within(memory: int, *, prompt: tuple[int, int] = (1, 5)) -> Lengths:
 
     The small instances on which arXiv 2502.07115 compares MC-SF with the optimum.
     """
-    low, high = prompt
-    if not 1 <= low <= high < memory:
+    low, high = whole("prompt", prompt[0]), whole("prompt", prompt[1])
+    if not low <= high < whole("memory", memory):
         raise ValueError(f"prompt is {prompt}; expected 1 <= low <= high < memory = {memory}")
     prompts = np.repeat(np.arange(low, high + 1), memory - np.arange(low, high + 1))
     outputs = np.concatenate([np.arange(1, memory - s + 1) for s in range(low, high + 1)])

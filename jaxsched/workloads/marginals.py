@@ -13,6 +13,8 @@ from collections.abc import Sequence
 import numpy as np
 from scipy import special
 
+from jaxsched.workloads.checks import number, whole
+
 MAX_TABLE = 2**22
 """Longest table; a law that needs a longer one must be given a maximum."""
 
@@ -44,7 +46,7 @@ class Marginal:
             raise ValueError("weights: expected finite numbers of at least 0, not all 0")
         cumulative = total / total[-1]
         cumulative[-1] = 1.0
-        return cls(first=int(first), cumulative=cumulative)
+        return cls(first=whole("first", first, 0), cumulative=cumulative)
 
     @classmethod
     def constant(cls, value: int) -> Marginal:
@@ -54,17 +56,18 @@ class Marginal:
     @classmethod
     def uniform(cls, low: int, high: int) -> Marginal:
         """P(X = k) = 1 / (high - low + 1) for k = low … high."""
-        _whole("low", low)
-        _whole("high", high, low)
+        whole("low", low)
+        whole("high", high, low)
         _fits("high - low + 1", high - low + 1)
         return cls.from_weights(low, np.ones(high - low + 1))
 
     @classmethod
     def two_point(cls, low: int, high: int, probability_high: float) -> Marginal:
         """P(X = high) = probability_high, else X = low."""
-        _whole("low", low)
-        _whole("high", high, low + 1)
+        whole("low", low)
+        whole("high", high, low + 1)
         _fits("high - low + 1", high - low + 1)
+        number("probability_high", probability_high)
         if not 0 <= probability_high <= 1:
             raise ValueError(f"probability_high is {probability_high}; expected 0 to 1")
         cumulative = np.full(high - low + 1, 1.0 - probability_high)
@@ -102,6 +105,8 @@ class Marginal:
         `median` are those of Y. P(X = 1) = P(Y < 3/2), P(X = k) = P(k - 1/2 <= Y < k + 1/2),
         given Y < maximum + 1/2.
         """
+        number("mean", mean)
+        number("median", median)
         if not 0 < median < mean < math.inf:
             raise ValueError(
                 f"mean is {mean}, median is {median}; expected 0 < median < mean, both finite"
@@ -127,9 +132,9 @@ class Marginal:
             raise ValueError(f"levels, values: got {level.shape} and {value.shape}; expected [K]")
         if level[0] != 0 or level[-1] != 1 or np.any(np.diff(level) <= 0):
             raise ValueError("levels: expected strictly increasing numbers from 0 to 1")
-        if value[0] < 1 or np.any(np.diff(value) < 0):
-            raise ValueError("values: expected non-decreasing lengths of at least 1")
-        first, last = int(round(value[0])), int(round(value[-1]))
+        if value[0] < 1 or np.any(np.diff(value) < 0) or np.any(value != np.rint(value)):
+            raise ValueError("values: expected non-decreasing whole numbers of at least 1")
+        first, last = int(value[0]), int(value[-1])
         _fits("values", last - first + 1)
         # Halves are never knots, so steps in `value` (many requests of one length) are no trouble.
         halves = np.log(np.arange(first, last + 1) + 0.5)
@@ -162,7 +167,8 @@ class Marginal:
         Raises:
           ValueError: If it has no mass there.
         """
-        return self if maximum >= self.last else self._up_to(int(maximum))
+        maximum = whole("maximum", maximum)
+        return self if maximum >= self.last else self._up_to(maximum)
 
     def _up_to(self, maximum: int) -> Marginal:
         """Conditions on X <= maximum, a value in the table, and checks that this is possible."""
@@ -185,12 +191,8 @@ def as_marginal(name: str, spec: int | tuple[int, int] | Marginal) -> Marginal:
     raise TypeError(f"{name} is {spec!r}; expected a length, a range (low, high) or a Marginal")
 
 
-def _whole(name: str, value: int, least: int = 1) -> None:
-    if int(value) != value or value < least:
-        raise ValueError(f"{name} is {value}; expected a whole number of at least {least}")
-
-
 def _mean(mean: float) -> None:
+    number("mean", mean)
     if not 1 <= mean < math.inf:
         raise ValueError(f"mean is {mean}; expected a finite number of at least 1")
 
@@ -203,7 +205,7 @@ def _fits(name: str, size: int) -> None:
 def _top(maximum: int | None, needed: float) -> int:
     """Last value of a table: where the tail ends, or the maximum if that comes first."""
     if maximum is not None:
-        _whole("maximum", maximum)
+        whole("maximum", maximum)
         needed = min(needed, maximum)
     if needed > MAX_TABLE:
         raise ValueError(

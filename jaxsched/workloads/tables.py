@@ -34,6 +34,7 @@ class Table:
       rows: The cells, one sequence per row, in the order of `names`; text, or typed values.
       lines: Line of each row in the file (Parquet: its row), from 1.
       place: Text before the line's number in messages.
+      unterminated: Whether it is CSV whose last line does not end in a newline.
     """
 
     path: str
@@ -41,6 +42,7 @@ class Table:
     rows: list[Any]
     lines: list[int]
     place: str = ":"
+    unterminated: bool = False
 
     def column(self, name: str, parse: Parser) -> list[Any]:
         """Parses a column; the first cell that fails is refused with file, line and column."""
@@ -76,15 +78,19 @@ def read(path: str | os.PathLike[str]) -> Table:
         table = _read_parquet(name, data)
     else:
         text = _decoded(name, data)
-        table = _read_json(name, text) if text.lstrip()[:1] == "{" else _read_csv(name, text)
+        reader = {"{": _read_json, "[": _refuse_array}.get(text.lstrip()[0], _read_csv)
+        table = reader(name, text)
     if not table.rows:
         raise ValueError(f"{name}: has a header but no rows; expected at least one request")
     return table
 
 
-def integer(least: int, most: int = MAX_INT) -> Parser:
-    """A parser of whole numbers in least … most; 12, "12" and "12.0" are all 12."""
-    expected = f"an integer of at least {least}"
+def integer(least: int, most: int = MAX_INT, shown: int | None = None) -> Parser:
+    """A parser of whole numbers in least … most; 12, "12" and "12.0" are all 12.
+
+    `shown` is the least value according to messages, where the caller refuses more than this does.
+    """
+    expected = f"an integer of at least {least if shown is None else shown}"
     if most != MAX_INT:
         expected = f"an integer from {least} to {most}"
 
@@ -164,6 +170,7 @@ def _read_csv(path: str, text: str) -> Table:
     lines: list[int] = []
     try:
         names = tuple(cell.strip() for cell in next(reader))
+        _refuse_delimiter(path, names)
         for row in reader:
             if len(row) != len(names):
                 raise ValueError(
@@ -175,11 +182,23 @@ def _read_csv(path: str, text: str) -> Table:
     except csv.Error as error:
         raise ValueError(f"{path}:{reader.line_num}: malformed CSV ({error})") from None
     _no_duplicates(path, names)
-    return Table(path, names, rows, lines)
+    return Table(path, names, rows, lines, unterminated=not text.endswith(("\n", "\r")))
+
+
+def _refuse_delimiter(path: str, names: tuple[str, ...]) -> None:
+    others = [delimiter for delimiter in ";\t|" if delimiter in names[0]]
+    if len(names) == 1 and others:
+        raise ValueError(
+            f"{path}:1: the header is separated by {others[0]!r}; expected columns separated by ','"
+        )
 
 
 def _first_missing(names: tuple[str, ...], row: list[str]) -> str:
     return repr(names[len(row)]) if len(row) < len(names) else f"number {len(names) + 1}"
+
+
+def _refuse_array(path: str, text: str) -> Table:
+    raise ValueError(f"{path}: a JSON array; expected JSON lines, one object per line")
 
 
 def _read_json(path: str, text: str) -> Table:
@@ -189,7 +208,10 @@ def _read_json(path: str, text: str) -> Table:
             record = json.loads(content)
         except json.JSONDecodeError as error:
             column = f"column {error.colno}"
-            raise ValueError(f"{path}:{line}: {column}: malformed JSON ({error.msg})") from None
+            raise ValueError(
+                f"{path}:{line}: {column}: malformed JSON ({error.msg}); "
+                "expected one whole object per line"
+            ) from None
         if not isinstance(record, dict):
             raise ValueError(f"{path}:{line}: {content[:40]!r} is not a JSON object")
         names = names or tuple(record)

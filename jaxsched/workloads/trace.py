@@ -10,6 +10,7 @@ import numpy as np
 from jaxsched.instance import Instance, check_instance
 from jaxsched.workloads import draws, generate
 from jaxsched.workloads.arrivals import to_rounds
+from jaxsched.workloads.checks import whole
 from jaxsched.workloads.intervals import IntervalSource
 from jaxsched.workloads.joint import Drawn, Lengths
 from jaxsched.workloads.lengths import empirical
@@ -27,9 +28,13 @@ class Trace:
         file has none. Dates count from the first request.
       lower: Lower bounds of the predicted output lengths, int32 of shape [K], or None.
       upper: Upper bounds, likewise.
+      line: Line of the file that each request ends in (of a Parquet file its row), counted from 1, of
+        shape [K], or None.
       source: Path of the file.
       skipped: Rows left out because their output was 0 and the caller asked for that.
       moved: Rows that arrived earlier than a row before them in the file, before sorting.
+      unterminated: Whether the last line of the file, in CSV, does not end in a newline: it may have
+        been cut off.
     """
 
     output: np.ndarray
@@ -37,18 +42,26 @@ class Trace:
     arrival_seconds: np.ndarray | None = None
     lower: np.ndarray | None = None
     upper: np.ndarray | None = None
+    line: np.ndarray | None = None
     source: str = ""
     skipped: int = 0
     moved: int = 0
+    unterminated: bool = False
 
     def __len__(self) -> int:
         return len(self.output)
 
     def select(self, rows: slice | np.ndarray) -> Trace:
-        """The trace of some rows: a slice, a mask of shape [K] or increasing row numbers."""
-        names = ("output", "prompt", "arrival_seconds", "lower", "upper")
+        """The trace of some rows: a slice, a mask of shape [K] or increasing row numbers.
+
+        Raises:
+          ValueError: If no row is left.
+        """
+        names = ("output", "prompt", "arrival_seconds", "lower", "upper", "line")
         columns = {name: getattr(self, name) for name in names}
         picked = {name: None if c is None else c[rows] for name, c in columns.items()}
+        if not len(picked["output"]):
+            raise ValueError(f"{self.source}: none of the {len(self)} requests is left")
         return dataclasses.replace(self, **picked)
 
     def lengths(self, prompt: int | Marginal | None = None) -> Lengths:
@@ -83,10 +96,11 @@ class Trace:
           point: Where point predictions come from; `None` for the interval's midpoint.
 
         Raises:
+          TypeError: If memory, prompt or limit are no integers.
           ValueError: If a request needs more than the memory, or predictions, prompts or arrivals
             are asked for but missing.
         """
-        if limit is not None and not 1 <= limit <= len(self):
+        if limit is not None and whole("limit", limit) > len(self):
             raise ValueError(f"limit is {limit}; expected 1 to the trace's {len(self)} requests")
         rows = self.select(slice(limit))
         ways = (generate.INTERVALS, generate.POINT)
@@ -107,11 +121,15 @@ class Trace:
 
     def _prompts(self, given: int | Marginal | None) -> np.ndarray | int | Marginal:
         if (self.prompt is None) == (given is None):
-            what = "no prompt column" if given is None else "a prompt column"
-            raise ValueError(f"{self.source}: has {what}, and prompt is {given}; expected one")
-        return given if self.prompt is None else self.prompt
+            what = (
+                "no prompts; expected prompt=" if given is None else "prompts; expected no prompt="
+            )
+            raise ValueError(f"{self.source}: has {what}")
+        if self.prompt is None:
+            return given if isinstance(given, Marginal) else whole("prompt", given)
+        return self.prompt
 
     def _rounds(self, rounds_per_second: float) -> np.ndarray:
         if self.arrival_seconds is None:
-            raise ValueError(f"{self.source}: has no arrivals; expected rounds_per_second=None")
+            raise ValueError(f"{self.source}: has no arrivals; expected no rounds_per_second=")
         return to_rounds(self.arrival_seconds - self.arrival_seconds[0], rounds_per_second)

@@ -179,9 +179,11 @@ def _build(
     trace = Trace(
         **values,
         arrival_seconds=times,
+        line=np.asarray(kept.lines, np.int64),
         source=table.path,
         skipped=len(table.rows) - len(kept.rows),
         moved=moved,
+        unterminated=table.unterminated,
     )
     return trace.select(np.argsort(times, kind="stable")) if moved else trace
 
@@ -209,7 +211,8 @@ def _check_columns(
 
 
 def _without_zeros(table: tables.Table, column: str, zero_output: str) -> tables.Table:
-    outputs = table.column(column, tables.integer(0))
+    # Zeros pass here, and are then refused with the number of them.
+    outputs = table.column(column, tables.integer(0, shown=int(zero_output == "error")))
     if 0 not in outputs:
         return table
     if zero_output == "error":
