@@ -13,7 +13,7 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-_INT32_MAX = np.iinfo(np.int32).max
+from jaxsched.instance import Instance, check_instance
 
 
 def volume(prompt: ArrayLike, output: ArrayLike) -> NDArray[np.int64]:
@@ -53,8 +53,8 @@ def mean_busy_time_bound(
         The bound in request-rounds, float64 of shape [...]; divide by n for the mean latency.
 
     Raises:
-        TypeError, ValueError: naming the request, for anything but integers, lengths below 1, and
-            requests that do not fit in the memory.
+        TypeError, ValueError: as `check_instance`, for anything but integers, wrong shapes, lengths
+            below 1, and requests that do not fit in the memory.
 
     The idea is the mean busy time relaxation of single-machine scheduling (Goemans et al., SIAM J.
     Discrete Math. 15, 2002), here with memory as the machine.
@@ -100,34 +100,14 @@ def _checked(
 
     Padding comes back as prompt = output = 1, so that no formula divides by zero.
     """
-    s, o = _integers("prompt", prompt), _integers("output", output)
-    if s.ndim == 0 or s.shape != o.shape:
-        raise ValueError(f"prompt and output of shapes {s.shape}, {o.shape}; expected one [..., n]")
-    lanes, n = s.shape[:-1], s.shape[-1]
-    m = np.broadcast_to(_integers("memory", memory), lanes)
-    count = n if num_requests is None else _integers("num_requests", num_requests)
-    count = np.broadcast_to(count, lanes)
-    if np.any((count < 0) | (count > n)):
-        raise ValueError(f"num_requests is {count.tolist()}; expected 0 <= num_requests <= n = {n}")
-    real = np.arange(n) < count[..., None]
-    s, o = np.where(real, s, 1), np.where(real, o, 1)
-    _refuse(real & (s < 1), "prompt", s, ">= 1")
-    _refuse(real & (o < 1), "output", o, ">= 1")
-    _refuse(real & (s + o > m[..., None]), "prompt + output", s + o, "<= memory")
-    return s, o, m, real
-
-
-def _integers(name: str, values: ArrayLike) -> NDArray[np.int64]:
-    array = np.asarray(values)
-    if not np.issubdtype(array.dtype, np.integer):
-        raise TypeError(f"{name} is of dtype {array.dtype}; expected integers")
-    if array.size and array.max() > _INT32_MAX:
-        raise ValueError(f"{name} goes up to {array.max()}; expected at most {_INT32_MAX}")
-    return array.astype(np.int64)
-
-
-def _refuse(wrong: NDArray[np.bool_], name: str, values: NDArray, expected: str) -> None:
-    if wrong.any():
-        *lane, i = (int(k) for k in np.argwhere(wrong)[0])
-        where = f"lane {tuple(lane)}, request {i}" if lane else f"request {i}"
-        raise ValueError(f"{where}: {name} is {values[*lane, i]}; expected {expected}")
+    # Its own prediction, exact, makes an instance of the arguments, so that its checks serve here.
+    given = Instance(
+        prompt=prompt, output=output, lower=output, upper=output,
+        memory=memory, num_requests=num_requests,
+    )  # fmt: skip
+    check_instance(given)
+    s, o = np.asarray(prompt, np.int64), np.asarray(output, np.int64)
+    m = np.broadcast_to(np.asarray(memory, np.int64), given.lanes)
+    count = np.broadcast_to(given.n if num_requests is None else num_requests, given.lanes)
+    real = np.arange(given.n) < count[..., None]
+    return np.where(real, s, 1), np.where(real, o, 1), m, real

@@ -20,6 +20,9 @@ Exact simulation of schedulers for LLM inference on a worker with a limited KV c
       the experiment of arXiv 2508.14544: tables, Parquet and figures
   jaxsched simulate trace.csv --memory 16492 --interval relative:0.5
       what each policy would have done with your own requests
+
+Compiled programs are kept for the next run in ~/.cache/jaxsched (in $XDG_CACHE_HOME, if that is
+set; JAX_COMPILATION_CACHE_DIR names another folder).
 """
 
 POLICIES = """\

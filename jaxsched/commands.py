@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pandas as pd
@@ -25,6 +25,8 @@ def run(args: argparse.Namespace) -> None:
     console = tables.console()
     try:
         frame = _run_with_progress(settings, folder, console)
+    except ValueError as error:
+        raise ValueError(f"{args.config}: {error}") from None
     except KeyboardInterrupt:
         _say(console, f"what is finished is kept in {folder}; run the same again to go on")
         raise
@@ -32,6 +34,8 @@ def run(args: argparse.Namespace) -> None:
     _say(console, f"results: {folder / 'results.parquet'} ({len(frame):,} rows)")
     for path in plots.write_all(frame, folder / "figures"):
         _say(console, f"figure:  {path} (and .pdf)")
+    if reason := plots.why_no_ratio(frame):
+        _say(console, f"figure:  no ratio_against_width, since {reason}")
 
 
 def _run_with_progress(settings: config.JobConfig, folder: Path, console: Console) -> pd.DataFrame:
@@ -59,21 +63,33 @@ def simulate(args: argparse.Namespace) -> None:
     if args.per_request and args.out is None:
         raise ValueError("--per-request writes a file; give a folder for it with --out")
     settings = _replay_config(args)
-    kept = store.open_store(args.out, config.to_toml(settings)) if args.out else None
     console = tables.console()
     with console.status("reading the trace") as status:
         loaded = replay.load(settings)
+        # Not earlier: a trace that is refused should leave no folder behind.
+        kept = store.open_store(args.out, config.to_toml(settings)) if args.out else None
         done = list(replay.run(settings, loaded, lambda name: status.update(f"simulating {name}")))
     rows, requests = (pd.concat(parts, ignore_index=True) for parts in zip(*done, strict=True))
     rows = frames.with_ratios(rows, ["lane"])
     console.print(*tables.replay_table(rows), sep="\n")
-    for count, why in ((loaded.too_large, "can never fit"), (loaded.without_output, "no output")):
-        if count:
-            _say(console, f"left out: {count:,} requests of the trace ({why})")
+    for note in _notes(loaded):
+        _say(console, note)
     if kept is not None:
         _say(console, f"results:  {kept.finish(rows)}")
     if kept is not None and args.per_request:
         _say(console, f"requests: {kept.finish(requests, 'requests')}")
+
+
+def _notes(loaded: replay.Loaded) -> Iterator[str]:
+    """What a reader of the table should know about the trace."""
+    trace = loaded.trace
+    if trace.unterminated:
+        yield f"the last line of {trace.source} does not end in a newline; was it cut off?"
+    if trace.moved:
+        yield f"{trace.moved:,} rows were out of order, sorted by arrival"
+    for count, why in ((loaded.too_large, "can never fit"), (trace.skipped, "no output")):
+        if count:
+            yield f"left out: {count:,} requests of the trace ({why})"
 
 
 def _replay_config(args: argparse.Namespace) -> replay.ReplayConfig:

@@ -20,6 +20,9 @@ from jaxsched import policies, specs
 
 T = TypeVar("T")
 
+NAMES = {int: "an integer", float: "a number", str: "a text in quotes", bool: "true or false"}
+"""Types of values, as errors call them."""
+
 
 def at_least(minimum: float, **kwargs: Any) -> Any:
     """A dataclass field whose value (or each of whose values) must be at least `minimum`."""
@@ -47,6 +50,26 @@ def with_key(key: str, function: Any, value: Any) -> Any:
         return function(value)
     except ValueError as error:
         raise ValueError(f"{key}: {error}") from None
+
+
+def different_policies(names: tuple[str, ...]) -> None:
+    """Refuses an empty list, an unknown policy, and one policy under two names."""
+    several("policies", names)
+    canonical = [with_key("policies", policies.policy, name).name for name in names]
+    for i, name in enumerate(canonical):
+        first = canonical.index(name)
+        if first < i:
+            raise ValueError(
+                f"policies: {names[first]!r} and {names[i]!r} are the same; expected different ones"
+            )
+
+
+def prediction(key: str, text: str, memory: int) -> specs.Interval:
+    """Reads a prediction and refuses one that makes no sense with this memory."""
+    interval = with_key(key, specs.interval, text)
+    if interval.source is not None:
+        with_key(key, interval.source, memory)
+    return interval
 
 
 @dataclasses.dataclass(frozen=True)
@@ -89,12 +112,11 @@ class JobConfig:
     seed: int = at_least(0, default=0)
 
     def __post_init__(self) -> None:
-        for name in ("num_requests", "policies", "predictions"):
-            several(name, getattr(self, name))
-        for name in self.policies:
-            with_key("policies", policies.policy, name)
-        for spec in self.predictions:
-            if with_key("predictions", specs.interval, spec).kind == "columns":
+        several("num_requests", self.num_requests)
+        different_policies(self.policies)
+        several("predictions", self.predictions)
+        for text in self.predictions:
+            if prediction("predictions", text, self.memory).source is None:
                 raise ValueError('predictions: "columns" needs a trace; random lengths have none')
 
 
@@ -130,9 +152,13 @@ def from_table(cls: type[T], table: Mapping[str, Any], prefix: str = "") -> T:
         for name, field in fields.items()
         if name in table
     }
-    missing = [name for name, field in fields.items() if name not in table and _required(field)]
+    missing = [
+        f"missing {prefix}{name}: expected {_expected(hints[name], field.metadata.get('minimum'))}"
+        for name, field in fields.items()
+        if name not in table and _required(field)
+    ]
     if missing:
-        raise ValueError(f"missing {', '.join(f'{prefix}{name}' for name in missing)}")
+        raise ValueError("; ".join(missing))
     try:
         return cls(**values)
     except ValueError as error:
@@ -169,14 +195,20 @@ def _value(key: str, hint: Any, value: Any, minimum: float | None) -> Any:
         _expect(key, value, isinstance(value, list | tuple), "a list")
         inner = typing.get_args(hint)[0]
         return tuple(_value(f"{key}[{i}]", inner, v, minimum) for i, v in enumerate(value))
-    names = {int: "an integer", float: "a number", str: "a text in quotes", bool: "true or false"}
     allowed = (int, float) if hint is float else hint
     # bool is a subclass of int in Python, but not to someone who writes `lanes = true`.
     right = isinstance(value, allowed) and (hint is bool or not isinstance(value, bool))
-    _expect(key, value, right, names[hint])
+    _expect(key, value, right, NAMES[hint])
     if minimum is not None:
         _expect(key, value, value >= minimum, f"at least {minimum}")
     return value
+
+
+def _expected(hint: Any, minimum: float | None) -> str:
+    """What a value of a required field has to be, in words."""
+    if typing.get_origin(hint) is tuple:
+        return f"a list, each item {_expected(typing.get_args(hint)[0], minimum)}"
+    return NAMES[hint] + ("" if minimum is None else f" of at least {minimum}")
 
 
 def _expect(key: str, value: Any, right: bool, expected: str) -> None:

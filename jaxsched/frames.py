@@ -3,13 +3,15 @@
 Columns of every such table:
 
     policy, lane, n, memory            which simulation; memory is M, in tokens
-    total_latency, mean_latency        in rounds
+    total_latency, mean_latency        in rounds; the total is that of the finished requests
     bound, ratio_to_bound              proved lower bound on the total latency; total / bound
     evictions, wasted_tokens           evictions, and the tokens lost to them
     mean_memory, peak_memory           KV cache in use, in tokens: over the rounds, and at most
     rounds, status                     rounds until the last completion; name of a `Status`
 
-and what the caller adds, such as seed and prediction. `with_ratios` adds `ratio_to_h_sf`.
+and what the caller adds, such as seed and prediction. `with_ratios` adds `ratio_to_h_sf`. Where the
+status is not FINISHED, requests without a completion have no latency, so `mean_latency` and the
+ratios are NaN.
 """
 
 from __future__ import annotations
@@ -60,19 +62,21 @@ def result_frame(
     """
     lanes = instance.lanes[0]
     total, rounds = np.asarray(result.total_latency), np.asarray(result.rounds)
+    status = np.asarray(result.status)
+    known = np.where(status == Status.FINISHED, 1.0, np.nan)
     values = {
         "n": np.asarray(result.num_requests),
         "memory": np.broadcast_to(np.asarray(instance.memory), (lanes,)),
         "total_latency": total,
-        "mean_latency": np.asarray(result.mean_latency, np.float64),
+        "mean_latency": known * np.asarray(result.mean_latency, np.float64),
         "bound": bound,
-        "ratio_to_bound": total / bound,
+        "ratio_to_bound": known * total / bound,
         "evictions": np.asarray(result.evictions),
         "wasted_tokens": np.asarray(result.wasted_tokens),
         "mean_memory": np.asarray(result.memory_time) / np.maximum(rounds, 1),
         "peak_memory": np.asarray(result.peak_memory),
         "rounds": rounds,
-        "status": [Status(int(code)).name for code in np.asarray(result.status)],
+        "status": [Status(int(code)).name for code in status],
     }
     return pd.DataFrame({**columns, **values}, index=pd.RangeIndex(lanes))
 
@@ -85,13 +89,17 @@ def with_ratios(frame: pd.DataFrame, same: Sequence[str]) -> pd.DataFrame:
       same: Columns that together name an instance, such as ["n", "lane", "prediction"].
 
     Returns:
-      The table with the column after `mean_latency`; NaN where h_sf was not run.
+      The table with the column after `mean_latency`; NaN where h_sf was not run, or where it or the
+      policy itself did not finish.
     """
-    yardstick = frame[frame["policy"] == YARDSTICK].set_index(list(same))["total_latency"]
-    matched = yardstick.reindex(pd.MultiIndex.from_frame(frame[list(same)])).to_numpy()
+    total = frame["total_latency"].where(frame["status"] == Status.FINISHED.name)
+    instances = pd.MultiIndex.from_frame(frame[list(same)])
+    is_yardstick = (frame["policy"] == YARDSTICK).to_numpy()
+    yardstick = pd.Series(total.to_numpy()[is_yardstick], instances[is_yardstick])
+    matched = yardstick.reindex(instances).to_numpy()
     after = frame.columns.get_loc("mean_latency") + 1
     frame = frame.copy()
-    frame.insert(after, "ratio_to_h_sf", frame["total_latency"].to_numpy() / matched)
+    frame.insert(after, "ratio_to_h_sf", total.to_numpy() / matched)
     return frame
 
 
@@ -102,7 +110,11 @@ def in_order(frame: pd.DataFrame) -> pd.DataFrame:
 
 
 def half_width(values: pd.Series) -> float:
-    """Half width of the 95 % confidence interval of the mean (Student's t); NaN for one value."""
+    """Half width of the 95 % confidence interval of the mean (Student's t); NaN for one value.
+
+    NaN among the values is left out.
+    """
+    values = values.dropna()
     if len(values) < 2:
         return float("nan")
     quantile = stats.t.ppf((1 + CONFIDENCE) / 2, len(values) - 1)
@@ -116,7 +128,7 @@ def summarize(frame: pd.DataFrame, by: Sequence[str]) -> pd.DataFrame:
       A table with `by` as columns, then for every figure its mean, and for `mean_latency` and
       `ratio_to_h_sf` also `..._ci`, half the width of the 95 % confidence interval. The one of the
       ratio is paired: it is that of the per-instance ratios. `unfinished` counts the rows whose
-      status is not FINISHED.
+      status is not FINISHED; the means of what is NaN in them are over the other rows.
     """
     groups = frame.groupby(list(by), sort=False, dropna=False)
     numbers = frame.columns.difference([*by, "lane", "seed"], sort=False)

@@ -255,9 +255,6 @@ def _check_dtype(name: str, value: Any) -> None:
     dtype = value.dtype if hasattr(value, "dtype") else np.asarray(value).dtype
     if dtype.kind in "iu":
         return
-    if dtype.kind == "O":
-        first = next(v for v in np.asarray(value).ravel() if not np.can_cast(type(v), np.int64))
-        raise TypeError(f"{name}: holds {first!r}; expected integers within 64 bits")
     detail = ""
     if np.issubdtype(dtype, np.floating) and not isinstance(value, jax.core.Tracer):
         array = np.asarray(value)
@@ -266,7 +263,9 @@ def _check_dtype(name: str, value: Any) -> None:
             place = tuple(odd[0])
             per_request = name in REQUEST_FIELDS
             detail = f" ({_place(place, per_request)}{array[place]})" if place else f" ({array})"
-        detail += "" if len(odd) else "; use .astype(int)"
+    if dtype.kind == "O":
+        large = [v for v in np.asarray(value).ravel() if isinstance(v, int)]
+        detail = f" (holds {max(large, key=abs)})" if large else ""
     raise TypeError(f"{name}: got dtype {dtype}{detail}; expected integers")
 
 

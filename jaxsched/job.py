@@ -20,6 +20,7 @@ from jaxsched.config import JobConfig, LengthsConfig, to_toml
 from jaxsched.instance import REQUEST_FIELDS, Instance
 from jaxsched.policies import Policy, View
 from jaxsched.simulate import simulate
+from jaxsched.workloads import intervals
 from jaxsched.workloads.lengths import Lengths
 
 PREDICTED = ("lower", "upper", "point")
@@ -71,8 +72,11 @@ def run(
       ValueError: If the folder holds results of another configuration, or the instances are
         refused.
     """
-    kept = store.open_store(folder, to_toml(config))
     draw = Drawer(config)
+    # Before there is a folder, so that instances which are refused leave nothing behind.
+    for n in sorted(config.num_requests, reverse=True):
+        draw(n)
+    kept = store.open_store(folder, to_toml(config))
     tables = []
     for point in points(config):
         if not kept.has(point.name):
@@ -102,17 +106,25 @@ class Drawer:
 
 
 def draw_instances(config: JobConfig, n: int, prediction: str) -> Instance:
-    """The instances of n requests; lengths do not depend on the prediction."""
+    """The instances of n requests; lengths do not depend on the prediction.
+
+    Raises:
+      ValueError: If a request can never fit, or has no prediction.
+    """
     source = specs.interval(prediction).source
     assert source is not None  # `JobConfig` refuses predictions that need a trace
-    return workloads.make(
-        jax.random.fold_in(jax.random.key(config.seed), n),
-        lengths=lengths_of(config.lengths),
-        intervals=source(config.memory),
-        n=n,
-        lanes=config.lanes,
-        memory=config.memory,
-    )
+    try:
+        return workloads.make(
+            jax.random.fold_in(jax.random.key(config.seed), n),
+            lengths=lengths_of(config.lengths),
+            intervals=source(config.memory),
+            n=n,
+            lanes=config.lanes,
+            memory=config.memory,
+        )
+    except ValueError as error:
+        text = str(error).replace(intervals.OPEN_ENDED, "lengths.max_output leaves longer ones out")
+        raise ValueError(f"n = {n}, prediction {prediction!r}: {text}") from None
 
 
 def lengths_of(config: LengthsConfig) -> Lengths:

@@ -103,15 +103,28 @@ def latency_against_n(frame: pd.DataFrame) -> Figure:
     return figure
 
 
+def why_no_ratio(frame: pd.DataFrame) -> str | None:
+    """Why `ratio_against_width` has nothing to draw from the table; None if it has."""
+    chosen = frame[(frame["prediction_kind"] == "relative") & (frame["n"] == frame["n"].max())]
+    if chosen.empty:
+        return 'there is no prediction "relative:x"'
+    if chosen["ratio_to_h_sf"].isna().all():
+        return f"there is no finished {YARDSTICK} to compare with"
+    return None
+
+
 def ratio_against_width(frame: pd.DataFrame) -> Figure:
     """Mean latency relative to H-SF against the half width x of the intervals (1 ± x)o.
 
     At the largest number of requests in the table; the band is the paired 95 % confidence interval.
+
+    Raises:
+      ValueError: If there is nothing to draw; see `why_no_ratio`.
     """
+    if reason := why_no_ratio(frame):
+        raise ValueError(f"nothing to draw: {reason}")
     n = frame["n"].max()
     chosen = frame[(frame["prediction_kind"] == "relative") & (frame["n"] == n)]
-    if chosen.empty:
-        raise ValueError('no rows with a prediction "relative:x"; there is nothing to draw')
     table = summarize(chosen, ["prediction_parameter", "policy"])
     with rc_context(STYLE):
         figure = Figure(figsize=(5.4, 3.4), layout="constrained")
@@ -145,7 +158,7 @@ def draw_policies(axes: Axes, table: pd.DataFrame, x: str, y: str) -> None:
 
 def label_ends(axes: Axes, table: pd.DataFrame, x: str, y: str) -> None:
     """Writes each policy's name at the right end of its line, moved apart where ends meet."""
-    last = table[table[x] == table[x].max()].sort_values(y)
+    last = table[table[x] == table[x].max()].dropna(subset=[y]).sort_values(y)
     low, high = (math.log(limit) for limit in axes.get_ylim())
     gap = (high - low) * 0.062
     heights: list[float] = []
@@ -189,7 +202,7 @@ def legend_above(figure: Figure, axes: Axes) -> None:
 def write_all(frame: pd.DataFrame, folder: Path) -> list[Path]:
     """Writes every figure that the table has rows for; returns the paths of the PNGs."""
     written = [save(latency_against_n(frame), folder / "latency_against_n")]
-    if (frame["prediction_kind"] == "relative").any():
+    if why_no_ratio(frame) is None:
         written.append(save(ratio_against_width(frame), folder / "ratio_against_width"))
     return written
 

@@ -13,11 +13,11 @@ import numpy as np
 import pandas as pd
 
 from jaxsched import frames, policies, specs
-from jaxsched.config import at_least, one_of, several, with_key
+from jaxsched.config import at_least, different_policies, one_of, prediction, several
 from jaxsched.instance import Instance
-from jaxsched.result import Result
+from jaxsched.result import Result, Status
 from jaxsched.simulate import simulate
-from jaxsched.workloads import traces
+from jaxsched.workloads import intervals, traces
 from jaxsched.workloads.traces import Trace
 
 PERCENTILES = (50, 90, 99)
@@ -59,17 +59,17 @@ class ReplayConfig:
     sha256: str = ""
 
     def __post_init__(self) -> None:
-        several("policies", self.policies)
-        for name in self.policies:
-            with_key("policies", policies.policy, name)
+        different_policies(self.policies)
         if self.interval is not None:
-            with_key("interval", specs.interval, self.interval)
+            prediction("interval", self.interval, self.memory)
         one_of("format", self.format, FORMATS)
         if self.columns and self.format != "auto":
             raise ValueError(f"format is {self.format!r}; expected no format with named columns")
         for pair in self.columns:
             if not all(pair.partition("=")):
                 raise ValueError(f"columns: got {pair!r}; expected FIELD=COLUMN")
+        if self.columns:
+            several("columns", tuple(pair.partition("=")[0] for pair in self.columns))
         if self.seconds_per_round is not None and not 0 < self.seconds_per_round < np.inf:
             raise ValueError(f"seconds_per_round is {self.seconds_per_round}; expected more than 0")
 
@@ -85,15 +85,15 @@ class Loaded:
 
     Attributes:
       instance: What to simulate, without a lane axis.
+      trace: The same requests as they were read.
       rows: Which request of the trace each one is, counted from 0 in order of arrival.
       too_large: How many were left out because they can never fit.
-      without_output: How many were left out because they have no output.
     """
 
     instance: Instance
+    trace: Trace
     rows: np.ndarray
     too_large: int
-    without_output: int
 
 
 def load(config: ReplayConfig) -> Loaded:
@@ -103,16 +103,42 @@ def load(config: ReplayConfig) -> Loaded:
       ValueError: If the file is malformed, or a request can never fit; the text names it.
     """
     trace = _read(config)
+    _refuse_missing(trace, config)
     rows = np.arange(len(trace))
     if config.seed is not None:
         rows = np.asarray(jax.random.permutation(jax.random.key(config.seed), len(trace)))
     fits = _fits(trace, config)
     too_large = int(np.sum(~fits)) if config.skip_too_large else 0
-    rows = (rows[fits[rows]] if config.skip_too_large else rows)[: config.limit]
+    rows = _first(rows[fits[rows]] if config.skip_too_large else rows, config)
     _refuse_too_large(trace, rows[~fits[rows]], config)
-    if config.seconds_per_round is not None and trace.arrival_seconds is not None:
+    if config.seconds_per_round is not None:
         rows = rows[np.argsort(trace.arrival_seconds[rows], kind="stable")]
-    return Loaded(_instance(trace.select(rows), config), rows, too_large, trace.skipped)
+    chosen = trace.select(rows)
+    return Loaded(_instance(chosen, config), chosen, rows, too_large)
+
+
+def _refuse_missing(trace: Trace, config: ReplayConfig) -> None:
+    """Refuses a trace that lacks what the options ask for, or has what they give."""
+    if trace.prompt is None and config.prompt is None:
+        raise ValueError(f"{trace.source}: has no prompt lengths; give one for all with --prompt")
+    if trace.prompt is not None and config.prompt is not None:
+        raise ValueError(f"{trace.source}: has prompt lengths of its own; expected no --prompt")
+    if trace.arrival_seconds is None and config.seconds_per_round is not None:
+        raise ValueError(
+            f"{trace.source}: has no arrival times; expected --arrivals backlog, or their column "
+            "in --columns"
+        )
+
+
+def _first(rows: np.ndarray, config: ReplayConfig) -> np.ndarray:
+    """As many as --limit asks for."""
+    if config.limit is not None and config.limit > len(rows):
+        fit = " that fit" if config.skip_too_large else ""
+        raise ValueError(
+            f"limit: got {config.limit}; expected at most {len(rows)}, the requests of "
+            f"{config.trace}{fit}"
+        )
+    return rows[: config.limit]
 
 
 def _read(config: ReplayConfig) -> Trace:
@@ -146,8 +172,6 @@ def _edges(config: ReplayConfig) -> tuple[int, ...]:
 
 def _fits(trace: Trace, config: ReplayConfig) -> np.ndarray:
     prompt = config.prompt if trace.prompt is None else trace.prompt
-    if prompt is None:
-        raise ValueError(f"{trace.source}: has no prompt lengths; give one for all with --prompt")
     return prompt + trace.output.astype(np.int64) <= config.memory
 
 
@@ -171,9 +195,13 @@ def _instance(trace: Trace, config: ReplayConfig) -> Instance:
         )
     source = None if own else specs.interval(config.interval).source(config.memory)
     rate = None if config.seconds_per_round is None else 1 / config.seconds_per_round
-    return trace.instance(
-        config.memory, intervals=source, prompt=config.prompt, rounds_per_second=rate
-    )
+    try:
+        return trace.instance(
+            config.memory, intervals=source, prompt=config.prompt, rounds_per_second=rate
+        )
+    except ValueError as error:
+        text = str(error).replace(intervals.OPEN_ENDED, "edges:… takes them into its last class")
+        raise ValueError(f"{trace.source}: {text}") from None
 
 
 def run(
@@ -191,26 +219,53 @@ def run(
         policy = policies.policy(name)
         on_policy(policy.name)
         result = simulate(batch, policy)
-        requests = request_frame(batch, result, policy.name, loaded.rows)
+        requests = request_frame(config, loaded, result, policy.name)
         row = frames.result_frame(batch, result, bound, policy=policy.name, lane=0)
-        yield row.assign(**percentiles(requests["latency"])), requests
+        yield row.assign(**latency_figures(requests["latency"])), requests
 
 
-def percentiles(latency: pd.Series) -> dict[str, float]:
-    """P50, P90 and P99 by linear interpolation, as columns `latency_p50` and so on."""
-    return {f"latency_p{q}": float(np.percentile(latency, q)) for q in PERCENTILES}
+def latency_figures(latency: pd.Series) -> dict[str, float]:
+    """`unfinished` requests, and P50, P90 and P99 of the others as `latency_p50` and so on.
+
+    By linear interpolation; NaN where no request finished.
+    """
+    known = latency.dropna().to_numpy(np.int64)
+    quantiles = np.percentile(known, PERCENTILES) if len(known) else [np.nan] * len(PERCENTILES)
+    named = {f"latency_p{q}": float(x) for q, x in zip(PERCENTILES, quantiles, strict=True)}
+    return {"unfinished": len(latency) - len(known), **named}
 
 
-def request_frame(batch: Instance, result: Result, policy: str, rows: np.ndarray) -> pd.DataFrame:
-    """One row per request of a batch of one lane, in the order simulated; times in rounds."""
+def request_frame(
+    config: ReplayConfig, loaded: Loaded, result: Result, policy: str
+) -> pd.DataFrame:
+    """One row per request, in the order simulated; times in rounds.
+
+    `line` is the request's line in the file (of Parquet its row), and `status` how the simulation
+    ended. Where a request did not finish, `completion` and `latency` are null; where it was never
+    admitted, `first_token` is.
+    """
+    instance = loaded.instance
     fields = ("prompt", "output", "lower", "upper", "point")
-    columns = {field: np.asarray(getattr(batch, field))[0] for field in fields}
-    arrival = 0 if batch.arrival is None else np.asarray(batch.arrival)[0]
-    completion = np.asarray(result.completion)[0]
-    outcome = {
+    arrival = np.zeros(instance.n, int) if instance.arrival is None else instance.arrival
+    completion = _or_null(result.completion)
+    columns = {
+        "policy": policy,
+        "seed": pd.array([config.seed] * instance.n, "Int64"),
+        "memory": config.memory,
+        "request": loaded.rows,
+        "line": loaded.trace.line,
+        **{field: np.asarray(getattr(instance, field)) for field in fields},
         "arrival": arrival,
+        "first_token": _or_null(result.first_token),
         "completion": completion,
         "latency": completion - arrival,
         "evictions": np.asarray(result.preemptions)[0],
+        "status": Status(int(np.asarray(result.status)[0])).name,
     }
-    return pd.DataFrame({"policy": policy, "request": rows, **columns, **outcome})
+    return pd.DataFrame(columns)
+
+
+def _or_null(rounds: Any) -> pd.api.extensions.ExtensionArray:
+    """The rounds of the one lane, nulls instead of -1."""
+    values = np.asarray(rounds)[0].astype(np.int64)
+    return pd.arrays.IntegerArray(values, values < 0)

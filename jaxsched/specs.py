@@ -68,7 +68,16 @@ def interval(text: str) -> Interval:
 
 
 def class_edges(edges: Sequence[int], memory: int) -> tuple[int, ...]:
-    """Edges of `intervals.classes` for the inner edges of "edges:…"; the last class ends at M."""
+    """Edges of `intervals.classes` for the inner edges of "edges:…"; the last class ends at M.
+
+    Raises:
+      ValueError: If they leave no room for the last class.
+    """
+    if edges[-1] > memory:
+        text = ",".join(map(str, edges))
+        raise ValueError(
+            f"edges:{text}: the last edge is {edges[-1]}; expected at most M = {memory}"
+        )
     return (1, *edges, memory + 1)
 
 

@@ -145,7 +145,7 @@ def open_store(folder: Path, config: str) -> Store:
     """Opens a folder for the results of a configuration, new or begun earlier.
 
     Args:
-      folder: Made if it does not exist.
+      folder: Made if it does not exist; one that was begun but holds no results yet is begun anew.
       config: The configuration as TOML text.
 
     Raises:
@@ -154,11 +154,17 @@ def open_store(folder: Path, config: str) -> Store:
     """
     store = Store(folder, provenance(config))
     path = folder / "manifest.json"
+    # Hidden files do not count: a run killed while it wrote a file leaves one.
     if path.exists():
-        _refuse_changes(path, config)
-        return store
-    # Hidden files do not count: a run killed while it wrote its manifest leaves one.
-    if folder.exists() and any(not file.name.startswith(".") for file in folder.iterdir()):
+        difference = _difference(path, config)
+        if difference and any(folder.rglob("[!.]*.parquet")):
+            raise ValueError(
+                f"{folder} holds results of another configuration; give another --out, or delete "
+                f"it. The difference:\n{difference}"
+            )
+        if not difference:
+            return store
+    elif folder.exists() and any(not file.name.startswith(".") for file in folder.iterdir()):
         raise ValueError(f"{folder} has files in it but no results; give an empty or a new folder")
     manifest = {
         "config": config,
@@ -171,8 +177,8 @@ def open_store(folder: Path, config: str) -> Store:
     return store
 
 
-def _refuse_changes(path: Path, config: str) -> None:
-    """Refuses a manifest of another configuration, or of another version of jaxsched."""
+def _difference(path: Path, config: str) -> str:
+    """How a manifest differs in configuration or version of jaxsched; empty if it does not."""
     try:
         manifest = json.loads(path.read_text())
         before, version = manifest["config"], manifest["versions"]["jaxsched"]
@@ -180,10 +186,5 @@ def _refuse_changes(path: Path, config: str) -> None:
         raise ValueError(f"{path} is not a manifest of jaxsched; give another folder") from None
     there = [f"# jaxsched {version}", *before.splitlines()]
     now = [f"# jaxsched {__version__}", *config.splitlines()]
-    if there != now:
-        lines = difflib.unified_diff(there, now, "there", "now", n=0, lineterm="")
-        difference = "\n".join(f"  {line}" for line in lines if not line.startswith("@@"))
-        raise ValueError(
-            f"{path.parent} holds results of another configuration; give another --out, or delete "
-            f"it. The difference:\n{difference}"
-        )
+    lines = difflib.unified_diff(there, now, "there", "now", n=0, lineterm="")
+    return "\n".join(f"  {line}" for line in lines if not line.startswith("@@"))

@@ -45,7 +45,10 @@ def job_table(frame: pd.DataFrame) -> tuple[str, Table, str]:
 
 
 def replay_table(frame: pd.DataFrame) -> tuple[str, Table, str]:
-    """One column per policy for a single instance, with percentiles of the latency."""
+    """One column per policy for a single instance, with percentiles of the latency.
+
+    Requests that did not finish are counted in a row of their own, and are in no percentile.
+    """
     first = frame.iloc[0]
     title = f"[bold]{int(first['n']):,} requests, M = {int(first['memory']):,} tokens[/bold]"
     # A policy's name breaks at its colon, so that six of them fit into 80 columns.
@@ -57,7 +60,9 @@ def replay_table(frame: pd.DataFrame) -> tuple[str, Table, str]:
 
 def _replay_figures(frame: pd.DataFrame) -> dict[str, Iterable[str]]:
     percentiles = {f"  P{q}": map(_rounds, frame[f"latency_p{q}"]) for q in (50, 90, 99)}
+    unfinished = (f"[red]{_count(count)}[/red]" for count in frame["unfinished"])
     return {
+        **({"[red]unfinished[/red]": unfinished} if frame["unfinished"].any() else {}),
         "mean latency": map(_rounds, frame["mean_latency"]),
         "  / h_sf": map(_ratio, frame["ratio_to_h_sf"]),
         "  / bound": map(_ratio, frame["ratio_to_bound"]),
@@ -72,7 +77,7 @@ def _replay_figures(frame: pd.DataFrame) -> dict[str, Iterable[str]]:
 
 
 _JOB_NOTE = """\
-means over the instances, ± half a 95 % confidence interval (paired for / h_sf)
+means over the finished instances, ± half a 95 % confidence interval (paired for / h_sf)
 latency in rounds; bound: proved lower bound; KV, peak: mean and peak use of M"""
 
 _JOB_COLUMNS = ("latency", "/ h_sf", "/ bound", "evicted", "wasted", "KV", "peak")

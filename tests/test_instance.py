@@ -52,7 +52,7 @@ def test_unsigned_lengths_do_not_wrap_in_the_checks():
         check_instance(ones(1, 2, prompt=near, output=near, memory=np.uint16(399)))
     with pytest.raises(ValueError, match=f"upper is {2**64 - 1}; expected 1 to"):
         check_instance(ones(1, 2, upper=np.full((1, 2), 2**64 - 1, np.uint64)))
-    with pytest.raises(TypeError, match="memory: got dtype object; expected integers"):
+    with pytest.raises(TypeError, match=r"memory: got dtype object \(holds "):
         check_instance(ones(1, 2, memory=2**70))
 
 

@@ -186,8 +186,9 @@ def _read_csv(path: str, text: str) -> Table:
 
 
 def _refuse_delimiter(path: str, names: tuple[str, ...]) -> None:
-    others = [delimiter for delimiter in ";\t|" if delimiter in names[0]]
-    if len(names) == 1 and others:
+    header = names[0] if len(names) == 1 else ""
+    others = [delimiter for delimiter in ";\t|" if delimiter in header]
+    if others:
         raise ValueError(
             f"{path}:1: the header is separated by {others[0]!r}; expected columns separated by ','"
         )

@@ -28,13 +28,12 @@ class Trace:
         file has none. Dates count from the first request.
       lower: Lower bounds of the predicted output lengths, int32 of shape [K], or None.
       upper: Upper bounds, likewise.
-      line: Line of the file that each request ends in (of a Parquet file its row), counted from 1, of
-        shape [K], or None.
+      line: Line of the file that each request ends in (of a Parquet file its row), from 1, of shape
+        [K], or None.
       source: Path of the file.
       skipped: Rows left out because their output was 0 and the caller asked for that.
       moved: Rows that arrived earlier than a row before them in the file, before sorting.
-      unterminated: Whether the last line of the file, in CSV, does not end in a newline: it may have
-        been cut off.
+      unterminated: Whether it is CSV whose last line does not end in a newline, as if cut off.
     """
 
     output: np.ndarray
