@@ -6,7 +6,6 @@ import dataclasses
 import functools
 import time
 from collections.abc import Callable
-from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -16,14 +15,15 @@ from benchmarks.hlo import Loop, largest_loop
 from benchmarks.instances import draw
 from benchmarks.scale import Scale
 from benchmarks.section import Job, Row, Section
-from jaxsched import Instance, Policy, policy
-from jaxsched.engine import make_plan, pool
+from jaxsched import Policy, policy
+from jaxsched.engine import NO_CAP, Limits, hindsight, make_plan, pool
 from jaxsched.engine.source import Table, make_table
 from jaxsched.engine.state import DONE, NEVER, Event, Plan
+from jaxsched.engine.step import step
 from jaxsched.instance import MAX_ROUND, canonical
 
 INSTANCES = 64
-MAX_LEVELS = 4
+LIMITS = Limits(np.int32(MAX_ROUND), np.int32(NO_CAP))
 
 
 def _jobs(scale: Scale) -> list[Job]:
@@ -41,65 +41,91 @@ class Level:
     Attributes:
       run: Runs a chunk, compiled when first used.
       loop: What its loop consists of.
-      steps: Steps taken so far.
+      steps: Steps taken.
       seconds: Time that they took.
     """
 
-    run: Callable[[pool.Pool], Any] | None = None
-    loop: Loop | None = None
+    run: Callable[[pool.Pool], tuple[pool.Pool, Event]]
+    loop: Loop
     steps: int = 0
     seconds: float = 0.0
 
 
-def _steps(scale: Scale, name: str, setting: str) -> list[Row]:
-    """Drives the engine from here, chunk by chunk, on one device."""
-    chosen, plan, table = _prepare(scale, name, setting)
-    nothing = jnp.zeros((INSTANCES,), bool)
-    border = jax.jit(lambda state, log: pool._border(state, log, table, plan, nothing))
-    levels = [Level() for _ in plan.slots]
-    borders, waited = 0, 0.0
-    for repeat in range(2):  # the first one compiles
-        state = jax.jit(lambda: pool._start(table, plan, nothing))()
-        if repeat:
-            borders, waited = 0, 0.0
-            levels = [Level(level.run, level.loop) for level in levels]
+class Driver:
+    """Runs the engine's loop over chunks from here, with a clock beside it.
+
+    Attributes:
+      levels: By position in `Plan.slots`, those that were needed.
+      borders: Borders between chunks passed.
+      waited: Seconds that they took.
+    """
+
+    def __init__(self, table: Table, chosen: Policy, plan: Plan) -> None:
+        nothing = jnp.zeros((INSTANCES,), bool)
+        self._table, self._policy, self._plan = table, chosen, plan
+        self._start = jax.jit(lambda: pool._start(table, plan, nothing))
+        self._border = jax.jit(lambda state, log: pool._border(state, log, table, plan, nothing))
+        self.levels: dict[int, Level] = {}
+        self.borders, self.waited = 0, 0.0
+
+    def run(self) -> None:
+        """Simulates all instances; what was counted before is forgotten."""
+        self.borders, self.waited = 0, 0.0
+        for level in self.levels.values():
+            level.steps, level.seconds = 0, 0.0
+        state = self._start()
         while bool(jnp.any(state.lanes.halt != DONE)) or int(state.next_row) < INSTANCES:
-            i = int(state.level)
-            if levels[i].run is None:
-                levels[i].run, levels[i].loop = _compile(state, table, chosen, plan, i)
-            begun = time.perf_counter()
-            state, log = jax.block_until_ready(levels[i].run(state))
-            levels[i].seconds += time.perf_counter() - begun
-            levels[i].steps += _taken(log)
-            begun = time.perf_counter()
-            state = jax.block_until_ready(border(state, log))
-            waited, borders = waited + time.perf_counter() - begun, borders + 1
+            state = self._chunk(state)
+
+    def _chunk(self, state: pool.Pool) -> pool.Pool:
+        level = self._level(int(state.level), state)
+        begun = time.perf_counter()
+        state, log = jax.block_until_ready(level.run(state))
+        stepped = time.perf_counter()
+        level.seconds += stepped - begun
+        level.steps += _taken(log)
+        begun = time.perf_counter()
+        state = jax.block_until_ready(self._border(state, log))
+        self.waited, self.borders = self.waited + time.perf_counter() - begun, self.borders + 1
+        return state
+
+    def _level(self, i: int, state: pool.Pool) -> Level:
+        if i not in self.levels:
+            self.levels[i] = _compile(state, self._table, self._policy, self._plan, i)
+        return self.levels[i]
+
+
+def _steps(scale: Scale, name: str, setting: str) -> list[Row]:
+    chosen, plan, table = _prepare(scale, name, setting)
+    driver = Driver(table, chosen, plan)
+    for _ in range(2):  # the first one compiles
+        driver.run()
     common = {"policy": name, "setting": setting, "lanes": plan.pool}
     rows = [
-        {**common, **_cost(level, plan, count)}
-        for level, count in zip(levels, plan.slots, strict=True)
+        common | _cost(level, plan, plan.slots[i])
+        for i, level in sorted(driver.levels.items())
         if level.steps
     ]
-    rows[-1] |= {"borders": borders * plan.pool / INSTANCES, "border_us": 1e6 * waited / borders}
+    rows[-1]["border_us"] = 1e6 * driver.waited / driver.borders
     return rows
 
 
 def _prepare(scale: Scale, name: str, setting: str) -> tuple[Policy, Plan, Table]:
     instance = canonical(draw(setting, INSTANCES, scale.n, scale.memory))
     plan, chosen = make_plan(scale.n, INSTANCES, False), policy(name)
-    table = jax.jit(lambda flat: make_table(flat, jnp.int32(MAX_ROUND), chosen))(instance)
+    table = jax.jit(lambda flat: make_table(flat, LIMITS, chosen))(instance)
     return chosen, plan, table
 
 
-def _compile(
-    state: pool.Pool, table: Table, chosen: Policy, plan: Plan, level: int
-) -> tuple[Callable[[pool.Pool], Any], Loop]:
+def _compile(state: pool.Pool, table: Table, chosen: Policy, plan: Plan, level: int) -> Level:
+    advance = hindsight.step if chosen.hindsight else step
+
     def chunk(table: Table, state: pool.Pool) -> tuple[pool.Pool, Event]:
-        return pool._chunk(table, chosen, plan, level, state)
+        return pool._chunk(table, chosen, plan, advance, level, state)
 
     compiled = jax.jit(chunk).lower(table, state).compile()
     loop = largest_loop(compiled.as_text(), INSTANCES * plan.n)
-    return functools.partial(compiled, table), loop
+    return Level(functools.partial(compiled, table), loop)
 
 
 def _taken(log: Event) -> int:
@@ -118,46 +144,6 @@ def _cost(level: Level, plan: Plan, slots: int) -> Row:
         "steps": level.steps * plan.pool / INSTANCES,
         "step_us": 1e6 * level.seconds / level.steps / plan.pool,
     }
-
-
-def _loop_jobs(scale: Scale) -> list[Job]:
-    return [Job(f"memory in the loop, n = {n:,}", functools.partial(_loop_memory, scale, n))
-            for n in sorted({scale.n, *scale.growth_n})]  # fmt: skip
-
-
-def _loop_memory(scale: Scale, n: int) -> list[Row]:
-    """From the shapes of what the loop carries."""
-    lanes = scale.wide
-    row = jax.ShapeDtypeStruct((lanes, n), jnp.int32)
-    one = jax.ShapeDtypeStruct((lanes,), jnp.int32)
-    instance = dict.fromkeys(("prompt", "output", "lower", "upper"), row)
-    flat = Instance(**instance, memory=one, num_requests=one)
-    plan, chosen = make_plan(n, lanes, False), policy(scale.some[-1])
-    limit = jax.ShapeDtypeStruct((), jnp.int32)
-    table = jax.eval_shape(lambda flat, limit: make_table(flat, limit, chosen), flat, limit)
-    skip = jax.ShapeDtypeStruct((lanes,), bool)
-    state = jax.eval_shape(lambda table, skip: pool._start(table, plan, skip), table, skip)
-    return [
-        {
-            "n": n,
-            "narrow": _bytes(state.lanes, plan.slots[0]) / plan.pool / 1e3,
-            "lane": _bytes(state.lanes) / plan.pool / 1e3,
-            "queue": _bytes(state.queues) / plan.pool / 1e3,
-            "log": 4 * 4 * plan.chunk / 1e3,
-            "instance": (_bytes(table) + _bytes(state.records)) / lanes / 1e3,
-            "loop": (_bytes(state.lanes) + _bytes(state.queues)) / plan.pool / 1e3
-            + 16 * plan.chunk / 1e3,
-        }
-    ]
-
-
-def _bytes(tree: Any, slots: int = 2**30) -> int:
-    """Bytes of all leaves, arrays of slots cut to so many of them."""
-    total = 0
-    for leaf in jax.tree.leaves(tree):
-        shape = (*leaf.shape[:1], *(min(size, slots) for size in leaf.shape[1:]))
-        total += int(np.prod(shape)) * leaf.dtype.itemsize
-    return total
 
 
 STEPS = Section(
@@ -183,24 +169,4 @@ STEPS = Section(
         "border_us": ("µs per border", ",.0f"),
     },
     jobs=_jobs,
-)
-
-LOOP = Section(
-    name="loop",
-    title="Memory per lane in the loop of the JAX engine",
-    note=(
-        "From the shapes of what the loop carries, in kB per lane of the pool: its small state "
-        "with the fewest slots and with all, the queue of those that returned, the log of a chunk; "
-        "and per instance, the table and the results."
-    ),
-    columns={
-        "n": ("n", ",d"),
-        "narrow": ("state, fewest slots", ".1f"),
-        "lane": ("state", ",.1f"),
-        "queue": ("queue", ",.1f"),
-        "log": ("log", ".1f"),
-        "loop": ("in the loop", ",.1f"),
-        "instance": ("per instance", ",.1f"),
-    },
-    jobs=_loop_jobs,
 )

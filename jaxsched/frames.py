@@ -81,6 +81,38 @@ def result_frame(
     return pd.DataFrame({**columns, **values}, index=pd.RangeIndex(lanes))
 
 
+def request_frame(instance: Instance, result: Result, **columns: Any) -> pd.DataFrame:
+    """One row per request of a single lane; `columns` come first.
+
+    Times are in rounds. Where a request did not finish, `completion` and `latency` are null; where
+    it was never admitted, `first_token` is. `status` is how the lane ended.
+
+    Args:
+      instance: The instance simulated, of lane shape [1].
+      result: What `simulate` returned for it.
+      **columns: Further columns, such as policy, scalars or of shape [n].
+    """
+    fields = ("prompt", "output", "lower", "upper", "point")
+    arrival = 0 if instance.arrival is None else np.asarray(instance.arrival)[0]
+    completion = _or_null(result.completion)
+    values = {
+        **{field: np.asarray(getattr(instance, field))[0] for field in fields},
+        "arrival": arrival,
+        "first_token": _or_null(result.first_token),
+        "completion": completion,
+        "latency": completion - arrival,
+        "evictions": np.asarray(result.preemptions)[0],
+        "status": Status(int(np.asarray(result.status)[0])).name,
+    }
+    return pd.DataFrame({**columns, **values})
+
+
+def _or_null(rounds: Any) -> pd.arrays.IntegerArray:
+    """The rounds of the one lane, nulls instead of -1."""
+    values = np.asarray(rounds)[0].astype(np.int64)
+    return pd.arrays.IntegerArray(values, values < 0)
+
+
 def with_ratios(frame: pd.DataFrame, same: Sequence[str]) -> pd.DataFrame:
     """Adds `ratio_to_h_sf`, paired: total latency over h_sf's on the same instance.
 

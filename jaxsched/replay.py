@@ -15,7 +15,6 @@ import pandas as pd
 from jaxsched import frames, policies, specs
 from jaxsched.config import at_least, different_policies, one_of, prediction, several
 from jaxsched.instance import Instance
-from jaxsched.result import Result, Status
 from jaxsched.simulate import simulate
 from jaxsched.workloads import intervals, traces
 from jaxsched.workloads.traces import Trace
@@ -210,16 +209,22 @@ def run(
     """Simulates one policy after another; `on_policy` is called with the name of each before it.
 
     Yields:
-      A table of one row (see `jaxsched.frames`, with percentiles of the latency in rounds), and
-      one with a row per request.
+      A table of one row (see `jaxsched.frames`, with `latency_figures`), and one with a row per
+      request (see `frames.request_frame`), which has the options --seed and --memory as `seed` and
+      `memory`, the request's number in order of arrival as `request` and its line in the file (of
+      Parquet its row) as `line`.
     """
     batch = jax.tree.map(lambda leaf: np.asarray(leaf)[None], loaded.instance)
     bound = frames.bound_of(batch)
+    seed = pd.array([config.seed] * len(loaded.rows), "Int64")
     for name in config.policies:
         policy = policies.policy(name)
         on_policy(policy.name)
         result = simulate(batch, policy)
-        requests = request_frame(config, loaded, result, policy.name)
+        about = {"policy": policy.name, "seed": seed, "memory": config.memory}
+        requests = frames.request_frame(
+            batch, result, **about, request=loaded.rows, line=loaded.trace.line
+        )
         row = frames.result_frame(batch, result, bound, policy=policy.name, lane=0)
         yield row.assign(**latency_figures(requests["latency"])), requests
 
@@ -233,39 +238,3 @@ def latency_figures(latency: pd.Series) -> dict[str, float]:
     quantiles = np.percentile(known, PERCENTILES) if len(known) else [np.nan] * len(PERCENTILES)
     named = {f"latency_p{q}": float(x) for q, x in zip(PERCENTILES, quantiles, strict=True)}
     return {"unfinished": len(latency) - len(known), **named}
-
-
-def request_frame(
-    config: ReplayConfig, loaded: Loaded, result: Result, policy: str
-) -> pd.DataFrame:
-    """One row per request, in the order simulated; times in rounds.
-
-    `line` is the request's line in the file (of Parquet its row), and `status` how the simulation
-    ended. Where a request did not finish, `completion` and `latency` are null; where it was never
-    admitted, `first_token` is.
-    """
-    instance = loaded.instance
-    fields = ("prompt", "output", "lower", "upper", "point")
-    arrival = np.zeros(instance.n, int) if instance.arrival is None else instance.arrival
-    completion = _or_null(result.completion)
-    columns = {
-        "policy": policy,
-        "seed": pd.array([config.seed] * instance.n, "Int64"),
-        "memory": config.memory,
-        "request": loaded.rows,
-        "line": loaded.trace.line,
-        **{field: np.asarray(getattr(instance, field)) for field in fields},
-        "arrival": arrival,
-        "first_token": _or_null(result.first_token),
-        "completion": completion,
-        "latency": completion - arrival,
-        "evictions": np.asarray(result.preemptions)[0],
-        "status": Status(int(np.asarray(result.status)[0])).name,
-    }
-    return pd.DataFrame(columns)
-
-
-def _or_null(rounds: Any) -> pd.api.extensions.ExtensionArray:
-    """The rounds of the one lane, nulls instead of -1."""
-    values = np.asarray(rounds)[0].astype(np.int64)
-    return pd.arrays.IntegerArray(values, values < 0)

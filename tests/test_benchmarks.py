@@ -18,6 +18,7 @@ from benchmarks import (  # noqa: E402
     growth,
     hlo,
     instances,
+    loop,
     peer,
     steps,
     targets,
@@ -46,8 +47,8 @@ TINY = Scale(
 @pytest.fixture(scope="module")
 def report() -> Report:
     sections = (
-        engines.ENGINES, engines.REFERENCE, growth.GROWTH, growth.UNEVEN, steps.LOOP,
-        accelerator.ACCELERATOR,
+        engines.ENGINES, engines.REFERENCE, growth.GROWTH, growth.UNEVEN, loop.LOOP,
+        steps.STEPS, accelerator.ACCELERATOR,
     )  # fmt: skip
     return benchmarks.measure(sections, TINY, "python -m benchmarks")
 
@@ -55,7 +56,7 @@ def report() -> Report:
 def test_every_table_has_its_rows(report):
     assert not report.failures
     counts = {name: len(rows) for name, rows in report.results.items()}
-    assert counts == {"engines": 4, "reference": 1, "growth": 3, "uneven": 2, "loop": 2}
+    assert counts == {"engines": 4, "reference": 1, "growth": 3, "uneven": 2, "loop": 2, "steps": 1}
     rows = report.results["engines"] + report.results["reference"]
     assert all(row["equal"] == "equal" for row in rows)
 

@@ -83,6 +83,7 @@ def help_of(capsys: Any, *command: str) -> str:
 def test_help_names_commands_policies_and_predictions(capsys: Any) -> None:
     general = help_of(capsys)
     assert "run" in general and "simulate" in general and "configs/paper.toml" in general
+    assert "Compiled programs are kept" in general
     assert "--lanes" in help_of(capsys, "run")
     details = help_of(capsys, "simulate")
     for name in (*policies.SHIPPED, *specs.KINDS):
@@ -167,6 +168,56 @@ def test_classes_predicted_for_each_request(capsys: Any, tmp_path: Path) -> None
     )
 
 
+def test_requests_that_are_cut_off(capsys: Any, tmp_path: Path) -> None:
+    path = tmp_path / "late.csv"
+    path.write_text("arrived_at,num_prefill_tokens,num_decode_tokens\n0,1,3\n1073741820,1,6\n")
+    options = ["--interval", "exact", "--policies", "h_sf,fcfs", "--arrivals", "rounds:1"]
+    out = ["--per-request", "--out", str(tmp_path / "out"), "--seed", "5"]
+    printed = output_of(capsys, simulate(path, *options, *out))
+    assert [line.split() for line in printed.splitlines() if "unfinished" in line] == [
+        ["unfinished", "1", "1"]
+    ]
+    assert " -" not in printed.replace("--", "")
+    results = store.read_results(tmp_path / "out")
+    assert results["status"].tolist() == ["ROUND_LIMIT"] * 2
+    assert results["unfinished"].tolist() == [1, 1]
+    assert results[["mean_latency", "ratio_to_h_sf", "ratio_to_bound"]].isna().all(axis=None)
+    assert results[["latency_p50", "latency_p99"]].to_numpy().tolist() == [[3, 3]] * 2
+    requests = pd.read_parquet(tmp_path / "out" / "requests.parquet")
+    assert requests["latency"].isna().tolist() == [False, True] * 2
+    assert requests["completion"].isna().tolist() == [False, True] * 2
+    assert requests["first_token"].tolist() == [1, 1073741821] * 2
+    assert (requests["status"] == "ROUND_LIMIT").all()
+    assert (requests["seed"] == 5).all() and (requests["memory"] == 9).all()
+    last = tmp_path / "last.csv"
+    last.write_text(path.read_text().replace("820,1,6", "823,1,6"))
+    output_of(capsys, simulate(last, *options, "--per-request", "--out", str(tmp_path / "last")))
+    requests = pd.read_parquet(tmp_path / "last" / "requests.parquet")
+    assert requests["first_token"].isna().tolist() == [False, True] * 2
+    assert requests["seed"].isna().all()
+
+
+def test_notes_about_the_file(capsys: Any, tmp_path: Path) -> None:
+    path = tmp_path / "notes.csv"
+    path.write_text("arrived_at,num_prefill_tokens,num_decode_tokens\n3,2,4\n1,1,6\n2,3,2")
+    options = ["--interval", "exact", "--policies", "h_sf", "--out", str(tmp_path / "out")]
+    printed = output_of(capsys, simulate(path, *options, "--per-request"))
+    assert f"the last line of {path} does not end in a newline; was it cut off?" in printed
+    assert "2 rows were out of order, sorted by arrival" in printed
+    requests = pd.read_parquet(tmp_path / "out" / "requests.parquet")
+    assert requests["line"].tolist() == [3, 4, 2] and requests["output"].tolist() == [6, 2, 4]
+    path.write_text(VIDUR)
+    printed = output_of(capsys, simulate(path, *options[:-1], str(tmp_path / "again")))
+    assert "newline" not in printed and "order" not in printed
+
+
+def test_a_refused_command_leaves_no_folder(capsys: Any, vidur: Path, tmp_path: Path) -> None:
+    out = ["--policies", "h_sf", "--out", str(tmp_path / "out")]
+    assert "has no predictions" in error_of(capsys, simulate(vidur, *out))
+    assert not (tmp_path / "out").exists()
+    output_of(capsys, simulate(vidur, *out, "--interval", "exact"))
+
+
 def test_a_seed_draws_the_requests(capsys: Any, vidur: Path, tmp_path: Path) -> None:
     def drawn(*options: str) -> list[int]:
         out = tmp_path / "-".join(("out", *options))
@@ -210,6 +261,10 @@ def test_requests_without_output(capsys: Any, tmp_path: Path) -> None:
             "policy 'amax' is unknown; expected one of h_sf, a_max, a_min",
         ),
         (["--policies", "h_sf,h_sf"], "policies: 'h_sf' is there twice"),
+        (
+            ["--policies", "a_min:on_eviction,a_min"],
+            "policies: 'a_min:on_eviction' and 'a_min' are the same",
+        ),
         (["--interval", "relative"], "expected relative:X"),
         (["--interval", "relativ:0.5"], "did you mean relative?"),
         ([], "has no predictions of the output lengths; give some with --interval"),
@@ -217,10 +272,28 @@ def test_requests_without_output(capsys: Any, tmp_path: Path) -> None:
         (["--interval", "exact", "--format", "azur"], "did you mean azure?"),
         (["--interval", "exact", "--format", "azure"], "TIMESTAMP"),
         (["--interval", "exact", "--limit", "0"], "limit: got 0; expected at least 1"),
-        (["--interval", "exact", "--prompt", "3"], "prompt"),
+        (["--interval", "exact", "--limit", "5"], "limit: got 5; expected at most 4, the requests"),
+        (["--interval", "exact", "--prompt", "3"], "lengths of its own; expected no --prompt"),
+        (
+            ["--interval", "edges:50"],
+            "interval: edges:50: the last edge is 50; expected at most M = 9",
+        ),
+        (
+            ["--interval", "classes:1:4"],
+            "vidur.csv: request 1: output is 6; expected a length in a class, 1 to 4 (edges:… ",
+        ),
         (["--interval", "exact", "--per-request"], "--out"),
         (["--interval", "exact", "--columns", "output"], "expected FIELD=COLUMN"),
         (["--interval", "exact", "--columns", "output=nope"], "column 'nope' is missing"),
+        (
+            ["--interval", "exact", "--columns", "output=a,output=b"],
+            "columns: 'output' is there twice",
+        ),
+        (
+            ["--interval", "exact", "--arrivals", "rounds:1", "--columns"]
+            + ["output=num_decode_tokens,prompt=num_prefill_tokens"],
+            "has no arrival times; expected --arrivals backlog",
+        ),
         (["--interval", "exact", "--arrivals", "rounds:0"], "expected more than 0"),
     ],
 )

@@ -70,7 +70,11 @@ def test_toml_round_trip(file: Path) -> None:
     [
         (("memory", "memroy"), r"unknown key memroy \(did you mean memory\?\); expected one of: "),
         (("max_output", "max_outputs"), r"unknown key lengths.max_outputs \(did you mean max_o"),
-        (("lanes = 4", ""), "missing lanes"),
+        (("lanes = 4", ""), "missing lanes: expected an integer of at least 2"),
+        (
+            ("num_requests", "#"),
+            "missing num_requests: expected a list, each item an integer of at",
+        ),
         (("lanes = 4", "lanes = 4.0"), "lanes: got 4.0; expected an integer"),
         (("lanes = 4", "lanes = true"), "lanes: got True; expected an integer"),
         (("lanes = 4", "lanes = 1"), "lanes: got 1; expected at least 2"),
@@ -78,6 +82,11 @@ def test_toml_round_trip(file: Path) -> None:
         (("[3, 5]", "3"), "num_requests: got 3; expected a list"),
         (("[3, 5]", "[]"), "num_requests: got an empty list"),
         (("[3, 5]", "[3, 3]"), "num_requests: 3 is there twice"),
+        (('"a_min"]', '"a_min", "a_min:on_eviction"]'), "'a_min' and 'a_min:on_eviction' are the"),
+        (
+            ("relative:0.5", "edges:150"),
+            "edges:150: the last edge is 150; expected at most M = 100",
+        ),
         (('"a_min"]', "1]"), r"policies\[1\]: got 1; expected a text in quotes"),
         (('"a_min"', '"amin"'), "policies: .*'amin'.* expected one of h_sf, a_max, a_min"),
         (("relative:0.5", "relatif:0.5"), r"predictions: unknown .*did you mean relative\?"),

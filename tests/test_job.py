@@ -204,7 +204,7 @@ def test_intervals_are_paired() -> None:
             "lane": lane,
             "total_latency": value,
             "mean_latency": value,
-            "status": "",
+            "status": "FINISHED",
         }
         for policy, values in latencies.items()
         for lane, value in enumerate(values)
@@ -221,3 +221,52 @@ def test_every_policy_has_a_look_of_its_own() -> None:
     looks = {plots.look_of(policies.policy(name).name) for name in policies.SHIPPED}
     assert len(looks) == len({look.color for look in looks}) == len(plots.LOOKS)
     assert plots.look_of("tuned").label == "tuned"
+
+
+def test_a_job_that_cannot_run_is_refused_before_it_has_a_folder(
+    file: Path, tmp_path: Path, capsys: Any
+) -> None:
+    out = tmp_path / "out"
+    file.write_text(TEXT.replace("memory = 9000", "memory = 900"))
+    assert main(["run", str(file), "--out", str(out)]) == 1
+    error = capsys.readouterr().err
+    assert f"{file}: n = 40, prediction 'one:1:1000': lane " in error and "memory = 900," in error
+    assert not out.exists()
+    file.write_text(TEXT.replace("one:1:1000", "classes:100:3"))
+    assert main(["run", str(file), "--out", str(out)]) == 1
+    assert "1 to 300 (lengths.max_output leaves longer ones out)" in capsys.readouterr().err
+
+
+def test_a_folder_without_results_is_begun_anew(tmp_path: Path) -> None:
+    store.open_store(tmp_path / "out", "a = 1\n")
+    kept = store.open_store(tmp_path / "out", "a = 2\n")
+    assert json.loads((tmp_path / "out" / "manifest.json").read_text())["config"] == "a = 2\n"
+    kept.write("part", pd.DataFrame({"a": [2]}))
+    with pytest.raises(ValueError, match="(?s)another configuration.*-a = 2.*\\+a = 1"):
+        store.open_store(tmp_path / "out", "a = 1\n")
+
+
+def test_without_h_sf_the_ratio_figure_is_left_out(file: Path, tmp_path: Path, capsys: Any) -> None:
+    file.write_text(TEXT.replace('"h_sf", ', ""))
+    assert main(["run", str(file), "--out", str(tmp_path / "out")]) == 0
+    assert "no ratio_against_width, since there is no finished h_sf" in capsys.readouterr().out
+    assert (tmp_path / "out" / "figures" / "latency_against_n.png").exists()
+    with pytest.raises(ValueError, match="nothing to draw: there is no finished h_sf"):
+        plots.ratio_against_width(store.read_results(tmp_path / "out"))
+
+
+def test_what_did_not_finish_is_in_no_mean_and_no_ratio() -> None:
+    instance = js.Instance(prompt=[[1], [1]], output=[[2], [6]], lower=[[2], [6]],
+                           upper=[[2], [6]], memory=9)  # fmt: skip
+    parts = []
+    for name in ("h_sf", "a_max"):
+        result = js.simulate(instance, js.policy(name), max_rounds=4)
+        bound = frames.bound_of(instance)
+        parts.append(frames.result_frame(instance, result, bound, policy=name, lane=[0, 1]))
+    table = frames.with_ratios(pd.concat(parts, ignore_index=True), ["lane"])
+    assert table["status"].tolist() == ["FINISHED", "ROUND_LIMIT"] * 2
+    for column in ("mean_latency", "ratio_to_bound", "ratio_to_h_sf"):
+        assert table[column].isna().tolist() == [False, True] * 2, column
+    summary = frames.summarize(table, ["policy"])
+    assert summary["unfinished"].tolist() == [1, 1]
+    assert summary["mean_latency"].tolist() == [2, 2] and summary["mean_latency_ci"].isna().all()

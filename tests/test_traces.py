@@ -81,7 +81,7 @@ def test_real_predictions(tmp_path: Path) -> None:
     assert trace.instance(700, prompt=9).prompt.tolist() == [9, 9]
     drawn = trace.lengths(prompt=w.Marginal.uniform(1, 5)).draw(KEY, (50,))
     np.testing.assert_array_equal(drawn.lower == 42, drawn.output == 40)
-    with pytest.raises(ValueError, match="has no prompt column, and prompt is None"):
+    with pytest.raises(ValueError, match="has no prompts; expected prompt="):
         trace.lengths()
 
 
@@ -112,7 +112,8 @@ HEAD = "arrived_at,num_prefill_tokens,num_decode_tokens\n"
     ("row", "text"),
     [
         ("0,abc,1", ":3: column 'num_prefill_tokens': 'abc' is not an integer of at least 1"),
-        ("0,1,-4", ":3: column 'num_decode_tokens': '-4' is not an integer of at least"),
+        ("0,1,abc", ":3: column 'num_decode_tokens': 'abc' is not an integer of at least 1"),
+        ("0,1,-4", ":3: column 'num_decode_tokens': '-4' is not an integer of at least 1"),
         ("0,0,4", ":3: column 'num_prefill_tokens': '0' is not an integer of at least 1"),
         ("0,1,2.5", ":3: column 'num_decode_tokens': '2.5' is not"),
         ("0,1,", ":3: column 'num_decode_tokens': '' is not"),
@@ -157,7 +158,15 @@ def test_whole_floats_are_integers(tmp_path: Path) -> None:
         (gzip.compress(FILES["vidur"].encode())[:-12], "the gzip file is damaged or ends early"),
         (gzip.compress(FILES["vidur"].encode())[:5], "the gzip file is damaged or ends early"),
         (b"PAR1 and nothing of the kind", "malformed Parquet"),
-        ('{"timestamp": 1,\n', ":1: column 17: malformed JSON"),
+        (
+            '{"timestamp": 1,\n',
+            ":1: column 17: malformed JSON .*; expected one whole object per line",
+        ),
+        ('[\n  {"timestamp": 1}\n]\n', ": a JSON array; expected JSON lines, one object per line"),
+        ('{\n  "timestamp": 1\n}\n', ":1: .*; expected one whole object per line"),
+        (HEAD.replace(",", ";") + "0;1;1\n", ":1: the header is separated by ';'; expected .* ','"),
+        (HEAD.replace(",", "\t") + "0\t1\t1\n", r":1: the header is separated by '\\t'; expected"),
+        ("\na,b\n1,2\n", "column number 1"),
         ('{"a": 1}\n{"b": 1}\n', ":2: column 'a': missing, but line 1 has it"),
         ('{"a": 1}\n[1]\n', r":2: '\[1\]' is not a JSON object"),
     ],
@@ -221,6 +230,10 @@ def test_zero_outputs_are_refused_or_skipped_and_counted(tmp_path: Path) -> None
     trace = w.read_trace(path, zero_output="skip")
     assert (len(trace), trace.skipped) == (2, 2)
     np.testing.assert_array_equal(trace.prompt, [5, 8])
+    np.testing.assert_array_equal(trace.line, [2, 5])
+    with pytest.raises(ValueError, match=":3: .*'-1' is not an integer of at least 0"):
+        w.read_trace(write(tmp_path, head + "1,G,5,5,10,A\n2,G,5,-1,4,A\n"), zero_output="skip")
+    path = write(tmp_path, head + "1,G,5,5,10,A\n2,G,0,0,0,A\n")
     with pytest.raises(ValueError, match="zero_output is 'drop'"):
         w.read_burstgpt(path, zero_output="drop")
     with pytest.raises(ValueError, match="all rows are 0"):
@@ -232,7 +245,16 @@ def test_rows_are_sorted_by_arrival_stably(tmp_path: Path) -> None:
     np.testing.assert_array_equal(trace.output, [2, 4, 1, 3])
     np.testing.assert_array_equal(trace.prompt, [2, 4, 1, 3])
     np.testing.assert_array_equal(trace.arrival_seconds, [1, 1, 3, 3])
+    np.testing.assert_array_equal(trace.line, [3, 5, 2, 4])
+    np.testing.assert_array_equal(trace.select(slice(1, 3)).line, [5, 2])
     assert trace.moved == 2
+
+
+def test_a_last_line_without_a_newline_is_noted(tmp_path: Path) -> None:
+    for content in (HEAD + "0,1,12", HEAD + "0,1,12\n"):
+        trace = w.read_vidur(write(tmp_path, content))
+        assert trace.unterminated == (content[-1] == "2")
+    assert not w.read_mooncake(write(tmp_path, FILES["mooncake"].rstrip())).unterminated
 
 
 def test_dates_keep_seven_digits_and_zones(tmp_path: Path) -> None:
@@ -268,13 +290,20 @@ def test_instances_that_cannot_be_made(tmp_path: Path) -> None:
         trace.instance(100)
     with pytest.raises(ValueError, match="limit is 4; expected 1 to the trace's 3 requests"):
         trace.instance(100, intervals=relative, limit=4)
+    with pytest.raises(TypeError, match="limit is 2.5; expected a whole number"):
+        trace.instance(100, intervals=relative, limit=2.5)
+    with pytest.raises(ValueError, match="trace.csv: none of the 3 requests is left"):
+        trace.select(trace.output > 5)
     with pytest.raises(TypeError, match="key: got NoneType"):
         trace.instance(100, intervals=intervals.random_around(width=3))
-    with pytest.raises(ValueError, match="has a prompt column, and prompt is 5"):
+    with pytest.raises(ValueError, match="has prompts; expected no prompt="):
         trace.instance(100, intervals=relative, prompt=5)
     bare = w.read_trace(write(tmp_path, "input_tokens,output_tokens\n1,2\n"))
     with pytest.raises(ValueError, match="has no arrivals"):
         bare.instance(100, intervals=relative, rounds_per_second=1.0)
+    without = w.read_table(write(tmp_path, "o\n3\n"), dict(output="o"))
+    with pytest.raises(TypeError, match="prompt is 7.5; expected a whole number"):
+        without.instance(100, intervals=relative, prompt=7.5)
 
 
 def test_lengths_of_a_trace(tmp_path: Path) -> None:

@@ -206,6 +206,7 @@ def test_empirical_refuses(arguments: dict, text: str) -> None:
         (lambda: Marginal.from_weights(1, [0.0]), "not all 0"),
         (lambda: Marginal.from_quantiles([0, 0.5], [1, 2]), "from 0 to 1"),
         (lambda: Marginal.from_quantiles([0, 1], [3, 2]), "non-decreasing"),
+        (lambda: Marginal.from_quantiles([0, 1], [1, 2.5]), "whole numbers"),
         (lambda: Marginal.constant(2**31), "expected less than 2"),
     ],
 )
@@ -390,7 +391,9 @@ def test_from_classes() -> None:
     source = intervals.from_classes((0, 42, 141, 512), [2, 0, 1])
     expected = np.array([[141, 1, 42], [511, 41, 140]])
     np.testing.assert_array_equal(source(KEY, np.array([5, 6, 7])), expected)
-    np.testing.assert_array_equal(source(KEY, np.ones((4, 3)))[0], np.tile(expected[0], (4, 1)))
+    np.testing.assert_array_equal(
+        source(KEY, np.ones((4, 3), int))[0], np.tile(expected[0], (4, 1))
+    )
     with pytest.raises(ValueError, match="request 1: predicted class is 3; expected 0 to 2"):
         intervals.from_classes((0, 42, 141, 512), [2, 3])
     with pytest.raises(ValueError, match=r"got shape \[3\] for outputs of shape \[2\]"):
@@ -415,6 +418,43 @@ def test_from_classes() -> None:
 def test_intervals_refuse(make: object, text: str) -> None:
     with pytest.raises(ValueError, match=text):
         make()
+
+
+@pytest.mark.parametrize(
+    ("make", "text"),
+    [
+        (lambda: intervals.one_for_all(1.5, 3), "lower is 1.5; expected a whole number"),
+        (lambda: intervals.one_for_all(1, True), "upper is True; expected a whole number"),
+        (lambda: intervals.classes(width=True, count=3), "width is True"),
+        (lambda: intervals.classes(width=3, count=2.0), "count is 2.0"),
+        (lambda: intervals.random_around(width=1.5), "width is 1.5"),
+        (lambda: intervals.random_around(x="a"), "x is 'a'; expected a number"),
+        (lambda: intervals.relative("a"), "x is 'a'; expected a number"),
+        (lambda: intervals.wrong(intervals.relative(0.5), "a"), "probability is 'a'"),
+        (lambda: intervals.relative(0.5)(KEY, [1.5]), "output: got dtype float64; expected integ"),
+        (lambda: lengths.geometric("a"), "mean is 'a'; expected a number"),
+        (lambda: lengths.log_normal(20, "a", maximum=5), "median is 'a'"),
+        (lambda: lengths.uniform((1, 2.5)), "high is 2.5"),
+        (lambda: lengths.two_point(1, 5, "a"), "probability_high is 'a'"),
+        (lambda: lengths.uniform_within(9.5), "memory is 9.5"),
+        (lambda: lengths.uniform((1, 20)).truncated(max_output=10.7), "max_output is 10.7"),
+        (lambda: lengths.empirical([1], [1]).truncated(max_total=True), "max_total is True"),
+        (lambda: lengths.independent(1, 1, "a"), "rank_correlation is 'a'"),
+        (lambda: Marginal.uniform(1, 9).truncated(2.5), "maximum is 2.5"),
+        (lambda: arrivals.bursts(2.0, 1), "size is 2.0"),
+        (lambda: arrivals.poisson("a"), "rate is 'a'; expected a number"),
+        (lambda: w.lane_keys(KEY, 2.0), "lanes is 2.0"),
+    ],
+)
+def test_what_is_no_number_or_not_whole_is_refused(make: object, text: str) -> None:
+    with pytest.raises(TypeError, match=text):
+        make()
+
+
+@pytest.mark.parametrize("name", SOURCES)
+def test_intervals_take_lists(name: str) -> None:
+    listed, array = (SOURCES[name](KEY, o) for o in ([7, 90], np.array([7, 90])))
+    np.testing.assert_array_equal(listed, array)
 
 
 # Arrivals
@@ -532,3 +572,6 @@ def test_make_refuses_what_cannot_run() -> None:
         w.make(KEY, intervals=intervals.relative(0.5), **(settings | dict(memory=np.array([9, 9]))))
     with pytest.raises(ValueError, match="lanes is 0"):
         w.make(KEY, intervals=intervals.relative(0.5), lanes=0, **settings)
+    for wrong in (dict(n=2.5), dict(lanes=True), dict(first_lane=0.5), dict(memory=8.5)):
+        with pytest.raises(TypeError, match=f"{next(iter(wrong))}.* expected"):
+            w.make(KEY, intervals=intervals.relative(0.5), **(settings | wrong))
