@@ -72,11 +72,11 @@ def _sections() -> dict[str, Section]:
     _prepare_jax()
     if importlib.util.find_spec("numba") is None:
         raise SystemExit("the benchmarks need numba: pip install -e '.[bench]'")
-    from benchmarks import accelerator, engines, growth, loop, peer, processes, steps
+    from benchmarks import accelerator, engines, growth, loop, peer, processes, steps, tricks
 
     found = (
         engines.ENGINES, engines.REFERENCE, growth.GROWTH, growth.UNEVEN, processes.PARALLEL,
-        processes.STARTUP, processes.MEMORY, loop.LOOP, steps.STEPS, peer.PEER,
+        processes.STARTUP, processes.MEMORY, loop.LOOP, steps.STEPS, tricks.TRICKS, peer.PEER,
         accelerator.ACCELERATOR,
     )  # fmt: skip
     return {section.name: section for section in found}

@@ -11,30 +11,29 @@ from benchmarks.scale import Scale
 from benchmarks.section import Job, Row, Section
 from benchmarks.timing import interleave, simulation
 
-HARDEST = "one interval"
-"""The predictions with most evictions."""
-
 
 def _jobs(scale: Scale) -> list[Job]:
     by_n = [(n, 1, 1) for n in scale.growth_n]
     by_length = [(scale.n, outputs, memory) for outputs, memory in scale.factors]
     return [
-        Job(f"{name}, n = {n:,}, outputs ×{outputs}, memory ×{memory}",
-            functools.partial(_growth, scale, name, n, outputs, memory))
+        Job(f"{name}, {setting}, n = {n:,}, outputs ×{outputs}, memory ×{memory}",
+            functools.partial(_growth, scale, name, setting, n, outputs, memory))
         for name in scale.some
+        for setting in (scale.settings[:1] if name == "h_sf" else scale.settings[:2])
         for n, outputs, memory in dict.fromkeys(by_n + by_length)
     ]  # fmt: skip
 
 
-def _growth(scale: Scale, name: str, n: int, outputs: int, memory: int) -> list[Row]:
+def _growth(scale: Scale, name: str, setting: str, n: int, outputs: int, memory: int) -> list[Row]:
     lanes = scale.growth_lanes
-    instance = draw(HARDEST, lanes, n, scale.memory * memory, outputs)
+    instance = draw(setting, lanes, n, scale.memory * memory, outputs)
     native, jax_ = (simulation(instance, name, engine) for engine in ("native", "jax"))
     found = native()
     times = interleave({"native": native, "jax": jax_}, scale.repeats, scale.seconds)
     return [
         {
             "policy": name,
+            "setting": setting,
             "n": n,
             "outputs": outputs,
             "memory": scale.memory * memory,
@@ -48,43 +47,36 @@ def _growth(scale: Scale, name: str, n: int, outputs: int, memory: int) -> list[
 
 
 def _uneven_jobs(scale: Scale) -> list[Job]:
-    names = [name for name in scale.policies if name.startswith("a_min")]
-    return [Job(f"uneven lanes, {name}", functools.partial(_uneven, scale, name)) for name in names]
+    name = scale.some[-1]
+    return [
+        Job(f"uneven lanes, {name}, {engine}", functools.partial(_uneven, scale, name, engine))
+        for engine in ("jax", "native")
+    ]
 
 
-def _uneven(scale: Scale, name: str) -> list[Row]:
+def _uneven(scale: Scale, name: str, engine: str) -> list[Row]:
     half = np.arange(scale.wide // 2)
     whole = {s: draw(s, scale.wide, scale.n, scale.memory) for s in ("one interval", "ten classes")}
     mixed = join(*(pick(instance, half) for instance in whole.values()))
-    rows: list[Row] = []
-    for engine in ("jax", "native"):
-        batches = {**whole, "mixed": mixed}
-        runs = {key: simulation(batch, name, engine) for key, batch in batches.items()}
-        times = interleave(runs, scale.repeats, scale.seconds)
-        one, ten, both = (1e3 * times[key].median / scale.wide for key in runs)
-        rows.append(
-            {
-                "policy": name,
-                "engine": engine,
-                "lanes": scale.wide,
-                "one_ms": one,
-                "ten_ms": ten,
-                "mixed_ms": both,
-                "ratio": (one + ten) / 2 / both,
-            }
-        )
-    return rows
+    batches = {**whole, "mixed": mixed}
+    runs = {key: simulation(batch, name, engine) for key, batch in batches.items()}
+    times = interleave(runs, scale.repeats, scale.seconds)
+    one, ten, both = (1e3 * times[key].median / scale.wide for key in runs)
+    row = {"policy": name, "engine": engine, "lanes": scale.wide}
+    row |= {"one_ms": one, "ten_ms": ten, "mixed_ms": both}
+    return [row | {"ratio": (one + ten) / 2 / both}]
 
 
 GROWTH = Section(
     name="growth",
     title="Growth",
     note=(
-        f"Predictions: {HARDEST}. Time per request, both engines on all cores, in turns. Outputs "
-        "and intervals are multiplied, prompts are not."
+        "Time per request, both engines on all cores, in turns. Outputs and intervals are "
+        "multiplied, prompts are not. h_sf reads no predictions."
     ),
     columns={
         "policy": ("policy", "s"),
+        "setting": ("predictions", "s"),
         "n": ("n", ",d"),
         "outputs": ("outputs ×", "d"),
         "memory": ("memory, tokens", ",d"),

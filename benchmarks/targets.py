@@ -64,9 +64,12 @@ def _uneven(results: Results, engine: str) -> float | None:
 def _growth(results: Results, engine: str, **large: int) -> float | None:
     """Time per request of the larger problem over that of the ordinary one."""
     rows = results.get("growth", [])
-    base = {row["policy"]: row for row in rows if row["n"] == 2000 and row["outputs"] == 1}
     ordinary = min((row["memory"] for row in rows), default=0)
-    base = {name: row for name, row in base.items() if row["memory"] == ordinary}
+    base = {
+        (row["policy"], row["setting"]): row
+        for row in rows
+        if (row["n"], row["outputs"], row["memory"]) == (2000, 1, ordinary)
+    }
     grown = [
         row
         for row in rows
@@ -75,7 +78,8 @@ def _growth(results: Results, engine: str, **large: int) -> float | None:
         and row["memory"] == ordinary * large["memory"]
     ]
     key = f"{engine}_us"
-    return _worst((row[key] / base[row["policy"]][key] for row in grown), at_least=False)
+    ratios = (row[key] / base[row["policy"], row["setting"]][key] for row in grown)
+    return _worst(ratios, at_least=False)
 
 
 def _many(results: Results, engine: str) -> float | None:

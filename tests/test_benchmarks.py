@@ -23,6 +23,7 @@ from benchmarks import (  # noqa: E402
     steps,
     targets,
     timing,
+    tricks,
 )
 from benchmarks.report import Report  # noqa: E402
 from benchmarks.scale import Scale  # noqa: E402
@@ -48,7 +49,7 @@ TINY = Scale(
 def report() -> Report:
     sections = (
         engines.ENGINES, engines.REFERENCE, growth.GROWTH, growth.UNEVEN, loop.LOOP,
-        steps.STEPS, accelerator.ACCELERATOR,
+        steps.STEPS, tricks.TRICKS, accelerator.ACCELERATOR,
     )  # fmt: skip
     return benchmarks.measure(sections, TINY, "python -m benchmarks")
 
@@ -56,7 +57,15 @@ def report() -> Report:
 def test_every_table_has_its_rows(report):
     assert not report.failures
     counts = {name: len(rows) for name, rows in report.results.items()}
-    assert counts == {"engines": 4, "reference": 1, "growth": 3, "uneven": 2, "loop": 2, "steps": 1}
+    assert counts == {
+        "engines": 4,
+        "reference": 1,
+        "growth": 6,
+        "uneven": 2,
+        "loop": 2,
+        "steps": 1,
+        "tricks": 3,
+    }
     rows = report.results["engines"] + report.results["reference"]
     assert all(row["equal"] == "equal" for row in rows)
 
@@ -75,7 +84,7 @@ def test_the_report_renders(report, tmp_path):
 
 
 def test_targets_say_what_was_missed():
-    common = {"policy": "h_sf", "outputs": 1, "memory": 10}
+    common = {"policy": "h_sf", "setting": "x", "outputs": 1, "memory": 10}
     results = {
         "uneven": [{"engine": "jax", "ratio": 0.9}, {"engine": "native", "ratio": 0.5}],
         "growth": [

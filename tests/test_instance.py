@@ -127,6 +127,7 @@ def test_stack_keeps_counts_and_optional_fields():
     ("instances", "error", "text"),
     [
         ([], ValueError, "stack: expected at least one instance, got none"),
+        ([EXAMPLE, dict(prompt=[1])], TypeError, "stack: item 1 is .*; expected an Instance"),
         ([EXAMPLE, ones(2, 3)], ValueError,
          r"stack: instance 1 has lane axes \(2,\); expected arrays of shape \[n\]"),
         ([EXAMPLE, ones(4, arrival=np.ones(4, int))], ValueError,
