@@ -34,8 +34,8 @@ class Scale:
     policies: tuple[str, ...] = ("h_sf", "a_max", "a_min:on_eviction", "a_min:every_round")
     settings: tuple[str, ...] = ("one interval", "ten classes", "(1 ± 0.5)o")
     some: tuple[str, ...] = ("h_sf", "a_min:on_eviction")
-    repeats: int = 7
-    seconds: float = 6.0
+    repeats: int = 5
+    seconds: float = 3.0
     growth_n: tuple[int, ...] = (2000, 500, 10_000, 100_000)
     growth_lanes: int = 16
     factors: tuple[tuple[int, int], ...] = ((1, 1), (8, 8), (32, 32), (1, 8))

@@ -159,3 +159,9 @@ def test_a_missing_peer_is_said_plainly(monkeypatch):
     ours, theirs = peer.PEER.jobs(TINY)[0].run()
     assert ours["requests"] == 6
     assert "seconds" in theirs or "DynoSim is not there" in theirs["note"]
+
+
+def test_the_accelerator_table_is_ready_to_run():
+    (row,) = accelerator._row(TINY, "a_min:on_eviction", "one interval", 2)
+    assert row["equal"] == "equal"
+    assert set(accelerator.ACCELERATOR.columns) <= set(row)

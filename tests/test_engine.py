@@ -20,8 +20,8 @@ from jaxsched.testing import KINDS, as_arrays, check_result, random_requests, re
 from jaxsched.testing.contract import TRIALS, WIDTH, batch, draw
 
 POLICIES = list(RULES)
-LANES = 197  # a multiple neither of the devices nor of the lanes stepped together
-BATCHES = 2  # of each trial, and one in test_contract: 6 x 4 x (2 + 1) x 197 = 14,184 simulations
+LANES = 149  # a multiple neither of the devices nor of the lanes stepped together
+BATCHES = 2  # of each trial, and one in test_contract: 6 x 4 x (2 + 1) x 149 = 10,728 simulations
 NATIVE = importlib.util.find_spec("numba") is not None
 needs_native = pytest.mark.skipif(not NATIVE, reason="numba is not installed")
 ENGINES = ["jax", pytest.param("native", marks=needs_native)]
