@@ -15,24 +15,31 @@ after its last token on. At round t, in this order:
 A `Rule` supplies the choices in this; everything else is shared. To check a scheduler of your own,
 write it as a `Rule` and compare `simulate` with it:
 
+>>> from jaxsched.reference import a_min
 >>> requests = [Request(2, 4, 2, 5), Request(1, 6, 1, 8), Request(3, 2, 1, 4), Request(1, 3, 3, 3)]
 >>> outcome = simulate(requests, memory=9, rule=a_min())
 >>> outcome.completion, outcome.total_latency, outcome.evictions, outcome.wasted_tokens
 ([4, 10, 2, 5], 21, 2, 2)
 
-Papers: Chen, Ye, Zhou, arXiv 2508.14544 (A_max, A_min, hindsight shortest first); Jaillet et al.,
-arXiv 2502.07115 (the memory model, the look-ahead test, MC-SF).
+Under a `Clock` rounds have lengths, and arrivals are times: a request is known in the first round
+that starts at or after its arrival; with nobody active or waiting the clock jumps to the next
+arrival, and no round passes. All times are whole ticks (picoseconds), so nothing is ever rounded.
+
+Papers: Chen, Ye, Zhou, arXiv 2508.14544; Jaillet et al., arXiv 2502.07115 (the memory model, the
+look-ahead test).
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from operator import attrgetter
 from typing import Any, NamedTuple
 
 COMPLETED, EVICTED, CUT = "completed", "evicted", "cut"
 FINISHED, ROUND_LIMIT = "finished", "round_limit"
+
+LAST_TICK = 2**62
+"""No round starts at this tick (53 days of picoseconds) or later."""
 
 
 @dataclass(frozen=True)
@@ -43,8 +50,44 @@ class Request:
     output: int  # the true length: only a hindsight rule may read it
     lower: int  # the predicted interval of the output, which may be wrong
     upper: int
-    arrival: int = 0
+    arrival: int = 0  # under a clock in ticks
     point: int | None = None  # a point prediction of the output; mc_sf needs it
+
+
+@dataclass(frozen=True)
+class Known(Request):
+    """A request as a rule sees it: with the worker's memory beside it."""
+
+    memory: int = 0
+    turn: int = 0  # the number of different arrivals before its own
+
+
+@dataclass(frozen=True)
+class Clock:
+    """How long a round lasts, in ticks.
+
+    fixed + per_prompt_token P + per_request D + per_cache_token K
+    + per_token_beyond max(0, P + D - free_tokens), with P the prompt tokens admitted in the round,
+    D the requests active in it, and K the memory in use.
+    """
+
+    fixed: int
+    per_prompt_token: int = 0
+    per_request: int = 0
+    per_cache_token: int = 0
+    per_token_beyond: int = 0
+    free_tokens: int = 0  # tokens
+
+    def lasts(self, prompt_tokens: int, active: int, used: int) -> int:
+        """Ticks of a round with so many prompt tokens admitted, requests, and memory in use."""
+        beyond = max(0, prompt_tokens + active - self.free_tokens)
+        return (
+            self.fixed
+            + self.per_prompt_token * prompt_tokens
+            + self.per_request * active
+            + self.per_cache_token * used
+            + self.per_token_beyond * beyond
+        )
 
 
 @dataclass(frozen=True)
@@ -57,13 +100,15 @@ class Rule:
     """
 
     name: str
-    estimate: Callable[[Request], int]  # (request) -> the estimate at first
-    admission_key: Callable[[Request, int], Any]  # (request, estimate)
-    reserve: Callable[[Request, int], int]  # (request, estimate) -> tokens
+    estimate: Callable[[Known], int]  # (request) -> the estimate at first
+    admission_key: Callable[[Known, int], Any]  # (request, estimate)
+    reserve: Callable[[Known, int], int]  # (request, estimate) -> tokens
     # (request, estimate, tokens, admitted, index)
-    eviction_key: Callable[[Request, int, int, int, int], Any]
-    refine: Callable[[int, int], int]  # (estimate, tokens) -> the estimate after an eviction
+    eviction_key: Callable[[Known, int, int, int, int], Any]
+    refine: Callable[[Known, int, int], int]  # (request, estimate, tokens) -> estimate, evicted
     needs_point: bool = False
+    # (request) -> memory that must stay free when it enters, unless nobody is active
+    headroom: Callable[[Known], int] = lambda request: 0
 
 
 class Run(NamedTuple):
@@ -82,85 +127,25 @@ class Outcome:
     admissions: list[list[int]]  # the rounds of all its admissions
     first_token: list[int]  # end of the round of its first token in its first run; -1 if none
     runs: list[list[Run]]
-    total_latency: int  # sum of completion - arrival over the completed requests
+    total_latency: int  # of completion - arrival over the completed; under a clock in ticks
     evictions: int
     wasted_tokens: int  # tokens lost to evictions
     peak_memory: int  # largest sum over a round, tokens
     memory_time: int  # sum of the memory in use over all rounds, token-rounds
     rounds: int  # the largest completion; 0 if nothing completed
     status: str  # FINISHED or ROUND_LIMIT
-
-
-def _shortest_first(name: str, estimate: Callable[[Request], int], **others: bool) -> Rule:
-    return Rule(
-        name,
-        estimate,
-        admission_key=lambda request, estimate: estimate,
-        reserve=lambda request, estimate: estimate,
-        eviction_key=lambda request, estimate, tokens, admitted, index: (estimate, index),
-        refine=max,
-        **others,
-    )
-
-
-def h_sf() -> Rule:
-    """Hindsight shortest first: the estimate is the true output (arXiv 2508.14544)."""
-    return _shortest_first("h_sf", attrgetter("output"))
-
-
-def a_max() -> Rule:
-    """A_max: the estimate is the upper end of the interval (arXiv 2508.14544)."""
-    return _shortest_first("a_max", attrgetter("upper"))
-
-
-def mc_sf() -> Rule:
-    """MC-SF: the estimate is a point prediction (arXiv 2502.07115)."""
-    return _shortest_first("mc_sf", attrgetter("point"), needs_point=True)
-
-
-def a_min(refine: str = "on_eviction") -> Rule:
-    """A_min: the estimate starts at the lower end and grows with the tokens seen (2508.14544).
-
-    The paper leaves open what the eviction order reads of a running request: its estimate as of
-    its last eviction ("on_eviction"), or max(estimate, tokens) ("every_round").
-    """
-    if refine not in ("on_eviction", "every_round"):
-        raise ValueError(f"refine is {refine!r}; expected 'on_eviction' or 'every_round'")
-    literal = _shortest_first(f"a_min:{refine}", attrgetter("lower"))
-    if refine == "on_eviction":
-        return literal
-    return replace(
-        literal,
-        eviction_key=lambda request, estimate, tokens, admitted, index: (
-            max(estimate, tokens),
-            index,
-        ),
-    )
-
-
-def fcfs() -> Rule:
-    """First come first served, as serving engines do: no prediction, the latest to enter leaves."""
-    return Rule(
-        name="fcfs",
-        estimate=lambda request: 0,
-        admission_key=lambda request, estimate: request.arrival,
-        reserve=lambda request, estimate: 1,
-        eviction_key=lambda request, estimate, tokens, admitted, index: (-admitted, -index),
-        refine=lambda estimate, tokens: estimate,
-    )
-
-
-RULES: dict[str, Rule] = {
-    rule.name: rule
-    for rule in (h_sf(), a_max(), mc_sf(), a_min("on_eviction"), a_min("every_round"), fcfs())
-}
+    # Under a clock, in ticks; empty without.
+    starts: list[int]  # of every round
+    admission_time: list[int]  # start of the round of the first admission; -1 if none
+    first_token_time: list[int]  # end of the round of the first token in the first run; -1 if none
+    completion_time: list[int]  # end of the round of the last token; -1 if it did not complete
 
 
 class _Worker:
     """The worker between two steps of a round; requests are known by their index."""
 
     def __init__(
-        self, requests: Sequence[Request], memory: int, rule: Rule, max_batch: int | None
+        self, requests: Sequence[Known], memory: int, rule: Rule, max_batch: int | None
     ) -> None:
         self.requests, self.memory, self.rule, self.max_batch = requests, memory, rule, max_batch
         self.estimate = [rule.estimate(request) for request in requests]
@@ -175,8 +160,8 @@ class _Worker:
             if t - admitted == self.requests[i].output:
                 self.end(i, t, COMPLETED)
 
-    def arrive(self, t: int) -> None:
-        arrived = {i for i in self.coming if self.requests[i].arrival <= t}
+    def arrive(self, now: int) -> None:
+        arrived = {i for i in self.coming if self.requests[i].arrival <= now}
         self.coming -= arrived
         self.waiting |= arrived
 
@@ -184,7 +169,8 @@ class _Worker:
         while self.needed(t) > self.memory:
             victim = min(self.active, key=lambda i: self.eviction_key(i, t))
             tokens = t - self.active[victim]
-            self.estimate[victim] = self.rule.refine(self.estimate[victim], tokens)
+            request, estimate = self.requests[victim], self.estimate[victim]
+            self.estimate[victim] = self.rule.refine(request, estimate, tokens)
             self.end(victim, t, EVICTED)
             self.waiting.add(victim)
 
@@ -209,13 +195,14 @@ class _Worker:
         """The look-ahead test: does memory suffice until all reservations have run out?"""
         admitted = {**self.active, candidate: t}
         ends = {j: max(p + self.reserve(j), t + 1) for j, p in admitted.items()}
+        free = self.rule.headroom(self.requests[candidate]) if self.active else 0
 
         def expected(then: int) -> int:
             running = [j for j in admitted if ends[j] >= then]
             return sum(self.requests[j].prompt + then - admitted[j] for j in running)
 
         # Between two ends the expected memory only grows, so its peaks are at the ends.
-        return all(expected(end) <= self.memory for end in set(ends.values()))
+        return all(expected(end) <= self.memory - free for end in set(ends.values()))
 
     def reserve(self, i: int) -> int:
         reserve = self.rule.reserve(self.requests[i], self.estimate[i])
@@ -231,6 +218,12 @@ class _Worker:
         admitted = self.active[i]
         return self.rule.eviction_key(self.requests[i], self.estimate[i], t - admitted, admitted, i)
 
+    def lasts(self, t: int, clock: Clock) -> int:
+        """Ticks of round t, which has just run."""
+        admitted = [i for i, p in self.active.items() if p == t]
+        prompt_tokens = sum(self.requests[i].prompt for i in admitted)
+        return clock.lasts(prompt_tokens, len(self.active), self.used[-1])
+
 
 def simulate(
     requests: Sequence[Request],
@@ -238,34 +231,51 @@ def simulate(
     rule: Rule,
     max_rounds: int = 2**30,
     max_batch: int | None = None,
+    clock: Clock | None = None,
 ) -> Outcome:
     """Serve the requests round by round.
 
     Rounds t >= max_rounds are not run: what completes by then counts, the rest is cut short, and
-    cut tokens are not wasted ones. `max_batch` caps the requests that run together.
+    cut tokens are not wasted ones. `max_batch` caps the requests that run together. Without a
+    clock arrivals are rounds, and rounds pass while nobody is there.
 
     Raises TypeError or ValueError, naming request, field and value, for what the model refuses:
     lengths below 1, lower > upper, arrivals below 0, anything but a plain int, a request that
-    needs more than the memory, a missing point prediction where the rule reads it.
+    needs more than the memory, a missing point prediction where the rule reads it, a clock that
+    does not advance.
     """
-    _check(requests, memory, rule, max_rounds, max_batch)
-    worker = _Worker(requests, memory, rule, max_batch)
-    t = 0
+    _check(requests, memory, rule, max_rounds, max_batch, clock)
+    worker = _Worker(_known(requests, memory), memory, rule, max_batch)
+    rounds: list[tuple[int, int]] = []  # start and end of every round that ran
+    t = now = 0
     while True:
         worker.complete(t)
-        if t >= max_rounds or not (worker.coming or worker.waiting or worker.active):
+        done = not (worker.coming or worker.waiting or worker.active)
+        if done or t >= max_rounds or (clock and now >= LAST_TICK):
             break
-        worker.arrive(t)
+        worker.arrive(now)
         worker.evict(t)
         worker.admit(t)
         if worker.active:
             worker.run(t)
+            start, now = now, now + (worker.lasts(t, clock) if clock else 1)
+            rounds.append((start, now))
             t += 1
         else:
-            t = min(max_rounds, *(requests[i].arrival for i in worker.coming))
+            now = min(requests[i].arrival for i in worker.coming)
+            t = t if clock else min(max_rounds, now)
     for i in list(worker.active):
         worker.end(i, t, CUT)
-    return _outcome(requests, worker.runs, worker.used)
+    outcome = _outcome(requests, worker.runs, worker.used)
+    return _with_times(outcome, requests, rounds) if clock else outcome
+
+
+def _known(requests: Sequence[Request], memory: int) -> list[Known]:
+    arrivals = sorted({request.arrival for request in requests})
+    turns = {arrival: turn for turn, arrival in enumerate(arrivals)}
+    return [
+        Known(**vars(request), memory=memory, turn=turns[request.arrival]) for request in requests
+    ]
 
 
 def _outcome(requests: Sequence[Request], runs: list[list[Run]], used: list[int]) -> Outcome:
@@ -284,18 +294,51 @@ def _outcome(requests: Sequence[Request], runs: list[list[Run]], used: list[int]
         memory_time=sum(used),
         rounds=max([0, *completion]),
         status=ROUND_LIMIT if -1 in completion else FINISHED,
+        starts=[],
+        admission_time=[],
+        first_token_time=[],
+        completion_time=[],
+    )
+
+
+def _with_times(
+    outcome: Outcome, requests: Sequence[Request], rounds: list[tuple[int, int]]
+) -> Outcome:
+    completed = [rounds[c - 1][1] if c >= 0 else -1 for c in outcome.completion]
+    latency = [c - r.arrival for c, r in zip(completed, requests, strict=True) if c >= 0]
+    return replace(
+        outcome,
+        total_latency=sum(latency),
+        starts=[start for start, _ in rounds],
+        admission_time=[rounds[own[0]][0] if own else -1 for own in outcome.admissions],
+        first_token_time=[rounds[own[0]][1] if own else -1 for own in outcome.admissions],
+        completion_time=completed,
     )
 
 
 def _check(
-    requests: Sequence[Request], memory: int, rule: Rule, max_rounds: int, max_batch: int | None
+    requests: Sequence[Request],
+    memory: int,
+    rule: Rule,
+    max_rounds: int,
+    max_batch: int | None,
+    clock: Clock | None,
 ) -> None:
     _check_int("memory", memory, least=1)
     _check_int("max_rounds", max_rounds, least=0)
     if max_batch is not None:
         _check_int("max_batch", max_batch, least=1)
+    if clock is not None:
+        _check_clock(clock)
     for i, request in enumerate(requests):
         _check_request(f"request {i}: ", request, memory, rule)
+
+
+def _check_clock(clock: Clock) -> None:
+    for name, value in vars(clock).items():
+        _check_int(f"clock: {name}", value, least=0)
+    if clock.fixed + clock.per_request + clock.per_cache_token < 1:
+        raise ValueError("clock: a round may last 0 ticks; expected at least 1")
 
 
 def _check_request(who: str, request: Request, memory: int, rule: Rule) -> None:

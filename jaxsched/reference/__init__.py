@@ -1,0 +1,33 @@
+"""The model in plain Python, and the shipped policies: slow, obvious, the judge of the engines."""
+
+from jaxsched.reference.model import (
+    COMPLETED,
+    CUT,
+    EVICTED,
+    FINISHED,
+    LAST_TICK,
+    ROUND_LIMIT,
+    Clock,
+    Known,
+    Outcome,
+    Request,
+    Rule,
+    Run,
+    simulate,
+)
+from jaxsched.reference.rules import (
+    RULES,
+    a_max,
+    a_min,
+    a_min_family,
+    fcfs,
+    h_sf,
+    mc_sf,
+    svf,
+)
+
+__all__ = [
+    "COMPLETED", "CUT", "EVICTED", "FINISHED", "LAST_TICK", "ROUND_LIMIT", "RULES", "Clock",
+    "Known", "Outcome", "Request", "Rule", "Run", "a_max", "a_min", "a_min_family", "fcfs", "h_sf",
+    "mc_sf", "simulate", "svf",
+]  # fmt: skip
