@@ -1,30 +1,40 @@
 """jaxsched: exact, batched simulation of LLM inference scheduling under a KV-cache limit."""
 
-from jaxsched import workloads
+from jaxsched import clocks, metrics, workloads
 from jaxsched._version import __version__
 from jaxsched.bounds import mean_busy_time_bound, rounds_bound
+from jaxsched.clocks import Clock, Energy
+from jaxsched.family import FamilyParams, a_min_family
 from jaxsched.instance import Instance, check_instance, stack
-from jaxsched.policies import Policy, View, a_max, a_min, fcfs, h_sf, mc_sf, policy
+from jaxsched.policies import Policy, Running, View, a_max, a_min, fcfs, h_sf, mc_sf, policy, svf
 from jaxsched.result import Result, Status
 from jaxsched.simulate import simulate
 
 __all__ = [
+    "Clock",
+    "Energy",
+    "FamilyParams",
     "Instance",
     "Policy",
     "Result",
+    "Running",
     "Status",
     "View",
     "__version__",
     "a_max",
     "a_min",
+    "a_min_family",
     "check_instance",
+    "clocks",
     "fcfs",
     "h_sf",
     "mc_sf",
     "mean_busy_time_bound",
+    "metrics",
     "policy",
     "rounds_bound",
     "simulate",
     "stack",
+    "svf",
     "workloads",
 ]

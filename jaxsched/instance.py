@@ -11,6 +11,9 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
+from jaxsched.clocks.formula import to_ticks
+from jaxsched.limbs import split, to_limbs
+
 MAX_MEMORY = 2**28
 """Largest KV cache, in tokens, for which the engine's int32 arithmetic cannot overflow."""
 
@@ -19,6 +22,9 @@ MAX_ROUND = 2**30 - 1
 
 MAX_LENGTH = 2**31 - 2
 """Largest predicted length; prompts and outputs are bounded by the memory anyway."""
+
+MAX_SECONDS = 4_611_686
+"""Largest arrival in seconds, 53 days: a clock counts picoseconds up to 2^62."""
 
 REQUEST_FIELDS = ("prompt", "output", "lower", "upper", "arrival", "point")
 
@@ -39,8 +45,9 @@ class Instance:
       upper: Predicted upper bounds, at least `lower`, of shape [..., n]. The truth may lie
         outside the interval.
       memory: KV cache in tokens, a scalar or of shape [...].
-      arrival: Rounds from which the requests are known, at least 0, of shape [..., n]; `None`
-        for a backlog that is there from round 0.
+      arrival: Rounds from which the requests are known, at least 0, of shape [..., n]; under a
+        clock seconds, in floating point, rounded to picoseconds. `None` for a backlog that is there
+        from the start.
       point: Point predictions of the output lengths, at least 1, of shape [..., n]; only
         policies that say so need them.
       num_requests: Number of real requests of each lane, of shape [...]; those at later
@@ -67,9 +74,9 @@ class Instance:
         return np.shape(self.prompt)[:-1]
 
 
-def is_traced(instance: Instance) -> bool:
+def is_traced(tree: Any) -> bool:
     """Whether any leaf is an abstract value inside someone's `jit` or `vmap`."""
-    return any(isinstance(leaf, jax.core.Tracer) for leaf in jax.tree.leaves(instance))
+    return any(isinstance(leaf, jax.core.Tracer) for leaf in jax.tree.leaves(tree))
 
 
 def stack(instances: Iterable[Instance]) -> Instance:
@@ -113,6 +120,8 @@ def stack(instances: Iterable[Instance]) -> Instance:
         if not missing:
             fill = 0 if name == "arrival" else 1
             rows = [np.asarray(value) for value in given]
+            if name == "arrival" and len({_is_seconds(name, row) for row in rows}) > 1:
+                raise TypeError("stack: arrival is in rounds in some and in seconds in others")
             fields[name] = np.stack(
                 [np.pad(row, (0, width - row.shape[-1]), constant_values=fill) for row in rows]
             )
@@ -128,19 +137,46 @@ def stack(instances: Iterable[Instance]) -> Instance:
 
 
 def canonical(instance: Instance) -> Instance:
-    """Broadcasts scalars over the lanes and brings every leaf to int32, without checking values."""
+    """Broadcasts scalars over the lanes and brings every leaf to int32, without checking values.
+
+    Arrivals in seconds become picoseconds, as uint32 limbs of shape [..., n, 2].
+    """
     lanes, module = instance.lanes, jnp if is_traced(instance) else np
     count = instance.n if instance.num_requests is None else instance.num_requests
     per_request = {
         name: _int32(value, module)
         for name in REQUEST_FIELDS
-        if (value := getattr(instance, name)) is not None
+        if (value := getattr(instance, name)) is not None and not _is_seconds(name, value)
     }
+    if instance.arrival is not None and "arrival" not in per_request:
+        per_request["arrival"] = _arrival_limbs(instance.arrival, module)
     return Instance(
         memory=module.broadcast_to(_int32(instance.memory, module), lanes),
         num_requests=module.broadcast_to(_int32(count, module), lanes),
         **per_request,
     )
+
+
+def _is_seconds(name: str, value: Any) -> bool:
+    """Whether this is a field of arrivals in floating point."""
+    if name != "arrival" or value is None:
+        return False
+    dtype = value.dtype if hasattr(value, "dtype") else np.asarray(value).dtype
+    return bool(jnp.issubdtype(dtype, np.floating))
+
+
+def in_seconds(instance: Instance) -> bool:
+    """Whether arrivals are in seconds, that is in floating point."""
+    return _is_seconds("arrival", instance.arrival)
+
+
+def _arrival_limbs(seconds: Any, module: Any) -> Any:
+    """Picoseconds in limbs; -1 for what is no time of arrival."""
+    good = (seconds >= 0) & (seconds <= MAX_SECONDS)
+    if module is np:
+        return split(np.where(good, to_ticks(np.where(good, seconds, 0)), np.int64(-1)))
+    with jax.enable_x64(True):
+        return to_limbs(jnp.where(good, to_ticks(seconds), np.int64(-1)))
 
 
 def _int32(value: Any, module: Any) -> Any:
@@ -151,11 +187,12 @@ def _int32(value: Any, module: Any) -> Any:
     return module.clip(array, array.dtype.type(low), array.dtype.type(high)).astype(np.int32)
 
 
-def check_shapes(instance: Instance, needs_point: bool) -> None:
+def check_shapes(instance: Instance, needs_point: bool, seconds: bool = False) -> None:
     """Refuses wrong shapes and dtypes; works on abstract values too.
 
     Raises:
-      TypeError: If a field does not hold integers.
+      TypeError: If a field does not hold integers, or arrivals are not in floating point though
+        they should be in seconds.
       ValueError: If a field has the wrong shape, or a needed point prediction is missing.
     """
     for name in (*REQUEST_FIELDS, "memory", "num_requests"):
@@ -173,7 +210,10 @@ def check_shapes(instance: Instance, needs_point: bool) -> None:
             if name in ("arrival", "point", "num_requests"):
                 continue
             raise ValueError(f"{name}: missing; expected integers")
-        _check_dtype(name, value)
+        if name == "arrival" and seconds:
+            _check_seconds(value)
+        else:
+            _check_dtype(name, value)
         got = np.shape(value)
         expected = (shape,) if name in REQUEST_FIELDS else ((), shape[:-1])
         if got not in expected:
@@ -181,19 +221,23 @@ def check_shapes(instance: Instance, needs_point: bool) -> None:
             raise ValueError(f"{name}: got shape {list(got)}; expected {texts}, as prompt has")
 
 
-def check_instance(instance: Instance, needs_point: bool = False) -> None:
+def check_instance(
+    instance: Instance, needs_point: bool = False, seconds: bool | None = None
+) -> None:
     """Refuses an instance that model and engine cannot simulate, naming the first fault.
 
     Args:
       instance: A concrete instance (numpy or JAX arrays, not traced).
       needs_point: Whether the policy reads `point`.
+      seconds: Whether arrivals have to be in seconds; by default they may be either.
 
     Raises:
       TypeError: If a field does not hold integers.
       ValueError: If a shape or a value is wrong; the text names lane, request, field, value and
         what was expected.
     """
-    check_shapes(instance, needs_point)
+    seconds = in_seconds(instance) if seconds is None else seconds
+    check_shapes(instance, needs_point, seconds)
     arrays = {
         name: np.asarray(value)
         for name in (*REQUEST_FIELDS, "memory", "num_requests")
@@ -207,9 +251,12 @@ def check_instance(instance: Instance, needs_point: bool = False) -> None:
     real = np.arange(n) < count[..., None]
     for name in REQUEST_FIELDS:
         if name in arrays:
-            low, high = (0, MAX_ROUND) if name == "arrival" else (1, MAX_LENGTH)
+            low, high, unit = 1, MAX_LENGTH, ""
+            if name == "arrival":
+                low, high, unit = (0, MAX_SECONDS, " seconds") if seconds else (0, MAX_ROUND, "")
             value = arrays[name]
-            _refuse(name, value, real & ((value < low) | (value > high)), f"{low} to {high}")
+            bad = real & ~((value >= low) & (value <= high))  # NaN is neither
+            _refuse(name, value, bad, f"{low} to {high}{unit}")
     _refuse("lower", arrays["lower"], real & (arrays["lower"] > arrays["upper"]),
             "at most upper = {}", arrays["upper"])  # fmt: skip
     peak = arrays["prompt"].astype(np.int64) + arrays["output"]
@@ -233,7 +280,9 @@ def valid_lanes(instance: Instance) -> jax.Array:
     good &= instance.output <= memory[..., None] - instance.prompt
     if instance.point is not None:
         good &= (instance.point >= 1) & (instance.point <= MAX_LENGTH)
-    if instance.arrival is not None:
+    if instance.arrival is not None and instance.arrival.ndim > len(shape):
+        good &= instance.arrival[..., 0] >> np.uint32(31) == 0  # the sign of what the limbs hold
+    elif instance.arrival is not None:
         good &= (instance.arrival >= 0) & (instance.arrival <= MAX_ROUND)
     lane_good = (memory >= 1) & (memory <= MAX_MEMORY) & (count >= 0) & (count <= instance.n)
     return lane_good & jnp.all(good | ~real, axis=-1)
@@ -269,6 +318,14 @@ def _check_dtype(name: str, value: Any) -> None:
     raise TypeError(f"{name}: got dtype {dtype}{detail}; expected integers")
 
 
+def _check_seconds(value: Any) -> None:
+    if not _is_seconds("arrival", value):
+        dtype = value.dtype if hasattr(value, "dtype") else np.asarray(value).dtype
+        raise TypeError(
+            f"arrival: got dtype {dtype}; expected seconds in floating point, under a clock"
+        )
+
+
 def _refuse(
     name: str,
     value: np.ndarray,
@@ -283,7 +340,7 @@ def _refuse(
     if bound is not None:
         expected = expected.format(int(bound[place]))
     where = _place(place, per_request=name not in ("memory", "num_requests"))
-    raise ValueError(f"{where}{name} is {int(value[place])}; expected {expected}")
+    raise ValueError(f"{where}{name} is {value[place].item()}; expected {expected}")
 
 
 def _place(place: Sequence[int], per_request: bool = True) -> str:

@@ -9,6 +9,10 @@ import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax import lax
+
+from jaxsched.clocks.formula import TICKS_PER_SECOND
+from jaxsched.limbs import join
 
 
 class Status(enum.IntEnum):
@@ -43,6 +47,9 @@ class Result:
       status: A `Status` per lane, of shape [...] int32.
       limbs: High and low 32 bits of the totals, of shape [..., 3, 2] uint32.
       num_requests: Real requests of each lane, of shape [...] int32.
+      times: Under a clock, what `ticks` reads, of shape [..., n, 3, 2] uint32; else `None`.
+      history: Every evicted run: request, round of admission, round of eviction, in order of
+        eviction and -1 padded, of shape [..., E, 3] int32; `None` unless it was asked for.
     """
 
     completion: chex.Array
@@ -54,16 +61,23 @@ class Result:
     status: chex.Array
     limbs: chex.Array
     num_requests: chex.Array
+    times: chex.Array | None = None
+    history: chex.Array | None = None
 
     @property
     def total_latency(self) -> Any:
-        """Sum over finished requests of completion minus arrival, in rounds, of shape [...]."""
-        return _join(self.limbs, 0)
+        """Sum over finished requests of completion minus arrival, in rounds, of shape [...].
+
+        Raises:
+          ValueError: Under a clock, where arrivals are no rounds.
+        """
+        self._expect_clock(False, "total_latency")
+        return join(self.limbs[..., 0, :])
 
     @property
     def wasted_tokens(self) -> Any:
         """Tokens lost to evictions, of shape [...]."""
-        return _join(self.limbs, 1)
+        return join(self.limbs[..., 1, :])
 
     @property
     def memory_time(self) -> Any:
@@ -71,7 +85,7 @@ class Result:
 
         Complete, evicted and cut-off runs all count.
         """
-        return _join(self.limbs, 2)
+        return join(self.limbs[..., 2, :])
 
     @property
     def mean_latency(self) -> Any:
@@ -79,31 +93,58 @@ class Result:
 
         A number for finished lanes: the total leaves out requests that the round limit cut off.
         0 for a lane without requests; float32 inside `jit`, float64 outside.
+
+        Raises:
+          ValueError: Under a clock; use `completion_seconds`, or `jaxsched.metrics`.
         """
         if isinstance(self.limbs, jax.core.Tracer):
             total = self.total_latency.astype(jnp.float32)
             return total / jnp.maximum(self.num_requests, 1).astype(jnp.float32)
         return self.total_latency / np.maximum(np.asarray(self.num_requests), 1)
 
+    @property
+    def ticks(self) -> Any:
+        """Times in picoseconds, int64 of shape [..., n, 3]; -1 where there was none.
 
-def to_limbs(total: jax.Array) -> jax.Array:
-    """Splits int64 of shape [...] into uint32 limbs of shape [..., 2], high first."""
-    with jax.enable_x64(True):
-        bits = total.astype(jnp.uint64)
-        high = (bits >> np.uint64(32)).astype(jnp.uint32)
-        return jnp.stack([high, bits.astype(jnp.uint32)], axis=-1)
+        The start of the round of the first admission, the end of the round of the first token in
+        the first run, and the end of the round of the last token.
 
+        Raises:
+          ValueError: Without a clock.
+        """
+        self._expect_clock(True, "ticks")
+        return join(self.times)
 
-def split(total: np.ndarray) -> np.ndarray:
-    """The same for a numpy array."""
-    bits = total.astype(np.uint64)
-    return np.stack([bits >> np.uint64(32), bits & np.uint64(2**32 - 1)], axis=-1).astype(np.uint32)
+    @property
+    def admission_seconds(self) -> Any:
+        """Start of the round in which each request was first admitted, of shape [..., n].
 
+        In seconds, -1 where there was none; float32 inside `jit` unless `jax_enable_x64` is on.
+        """
+        return self._seconds(0)
 
-def _join(limbs: Any, which: int) -> Any:
-    if isinstance(limbs, jax.core.Tracer):
+    @property
+    def first_token_seconds(self) -> Any:
+        """When a client has the first token of each request, as `admission_seconds`."""
+        return self._seconds(1)
+
+    @property
+    def completion_seconds(self) -> Any:
+        """When a client has the last token of each request, as `admission_seconds`."""
+        return self._seconds(2)
+
+    def _seconds(self, which: int) -> Any:
+        ticks = self.ticks[..., which]
+        if not isinstance(ticks, jax.core.Tracer):
+            return np.where(ticks < 0, -1.0, ticks / TICKS_PER_SECOND)
         with jax.enable_x64(True):
-            high, low = (limbs[..., which, i].astype(jnp.int64) for i in (0, 1))
-            return (high << np.int64(32)) | low
-    high, low = (np.asarray(limbs)[..., which, i].astype(np.int64) for i in (0, 1))
-    return (high << np.int64(32)) | low
+            exact = ticks.astype(jnp.float64) / np.float64(TICKS_PER_SECOND)
+            seconds = jnp.where(ticks < 0, np.float64(-1), exact)
+        return seconds if jax.config.jax_enable_x64 else lax.convert_element_type(
+            seconds, np.float32
+        )
+
+    def _expect_clock(self, clock: bool, name: str) -> None:
+        if (self.times is not None) != clock:
+            state = "without a clock" if clock else "under a clock"
+            raise ValueError(f"{name}: there is none {state}; see the docstring of Result")

@@ -12,8 +12,11 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh, PartitionSpec
 
-from jaxsched.engine import NO_CAP, Limits, simulate_lanes
+from jaxsched.clocks import Clock, check_clock, ticks, valid_clock
+from jaxsched.engine import NO_CAP, Limits, Numbers, simulate_lanes, valid_numbers
+from jaxsched.family import a_min_family
 from jaxsched.instance import (
+    MAX_MEMORY,
     MAX_ROUND,
     Instance,
     canonical,
@@ -22,18 +25,22 @@ from jaxsched.instance import (
     is_traced,
     valid_lanes,
 )
-from jaxsched.policies import SHIPPED, Policy, check_policy_functions
-from jaxsched.result import Result, split
+from jaxsched.limbs import join, split, to_limbs
+from jaxsched.policies import SHIPPED, Policy, check_policy_functions, fcfs
+from jaxsched.result import Result
 
 ENGINES = ("auto", "jax", "native")
+
 
 
 def simulate(
     instance: Instance,
     policy: Policy,
     *,
+    clock: Clock | None = None,
     max_rounds: int = MAX_ROUND,
     max_batch: int | None = None,
+    history: bool = False,
     engine: str = "auto",
 ) -> Result:
     """Runs a scheduler on every lane of a batch of instances, exactly (see docs/model.md).
@@ -44,11 +51,17 @@ def simulate(
 
     Args:
       instance: Instances with request arrays of shape [..., n].
-      policy: The scheduler, such as `a_min()`.
+      policy: The scheduler, such as `a_min()`. Its numbers may be traced: `jax.vmap` over a batch
+        of policies runs them as lanes.
+      clock: How long a round lasts, such as `jaxsched.clocks.llama2_70b_2xa100()`; arrivals are
+        then in seconds, and the result has times. Its coefficients may be traced. `None` counts
+        rounds.
       max_rounds: Rounds from this one on are not run; lanes that would need them get
-        `Status.ROUND_LIMIT`.
+        `Status.ROUND_LIMIT`, as do those that reach the end of the clock after 53 days.
       max_batch: Most requests that run together, as serving engines have it; `None` for no cap.
         A cap stops admission where a failed look-ahead test does, and evicts nobody.
+      history: Whether the result lists every evicted run; not inside `jit` or `vmap`. Simulates
+        twice, as the list's length has to be known first.
       engine: "jax" runs on the default JAX backend, with the lanes spread over all its local
         devices; "native" is a compiled event loop for the CPU, for shipped policies only, and
         needs numba (the extra `native`); "auto" takes "native" on a CPU if it can.
@@ -57,23 +70,30 @@ def simulate(
       A `Result` of lane shape [...]. Arrays are numpy from "native" and JAX from "jax".
 
     Raises:
-      TypeError: If a field of the instance does not hold integers, an argument has a wrong type, or
-        a choice of the policy does not give int32 of its arguments' shape.
-      ValueError: If a shape, a value, the limit or the engine is wrong, if a request can never
-        finish, or if the policy needs a point prediction that is missing.
+      TypeError: If a field of the instance does not hold integers (under a clock, arrivals that are
+        not in floating point), an argument has a wrong type, or a choice of the policy does not
+        give int32 of its arguments' shape.
+      ValueError: If a shape, a value, the limit, the clock or the engine is wrong, if a request can
+        never finish, or if the policy needs a point prediction that is missing.
       ImportError: If "native" is asked for and numba cannot be imported.
     """
     _check_arguments(instance, policy, max_rounds, max_batch, engine)
     check_policy_functions(policy)
-    if is_traced(instance):
-        check_shapes(instance, policy.needs_point)
-    else:
-        check_instance(instance, policy.needs_point)
+    traced = is_traced((instance, policy, clock))
+    _check_instance(instance, policy, clock)
     lanes = instance.lanes
     flat = _reshape(canonical(instance), len(lanes), (math.prod(lanes),))
+    numbers = _numbers(policy, clock, flat)
     limits = Limits(np.int32(max_rounds), np.int32(NO_CAP if max_batch is None else max_batch))
-    run = _runner(policy, _choose(engine, policy), max_batch is not None)
-    result = run(flat, limits)
+    chosen = _choose(engine, policy)
+    run = _runner(policy.kind, chosen, max_batch is not None, 0, traced)
+    result = run(flat, numbers, limits)
+    if history:
+        if traced:
+            raise ValueError("history: not inside jit or vmap; expected concrete instances")
+        room = _room(int(np.max(np.asarray(result.evictions))))
+        run = _runner(policy.kind, chosen, max_batch is not None, room, traced)
+        result = run(flat, numbers, limits)
     return _reshape(result, 1, lanes)
 
 
@@ -91,6 +111,43 @@ def _check_arguments(
         raise ValueError(f"engine is {engine!r}; expected one of {', '.join(ENGINES)}")
 
 
+def _check_instance(instance: Instance, policy: Policy, clock: Clock | None) -> None:
+    """Checks values where they are concrete, shapes and types always."""
+    if is_traced(instance):
+        check_shapes(instance, policy.needs_point, seconds=clock is not None)
+    else:
+        check_instance(instance, policy.needs_point, seconds=clock is not None)
+    if clock is not None and not is_traced(clock):
+        most = MAX_MEMORY if is_traced(instance) else int(np.max(np.asarray(instance.memory)))
+        check_clock(clock, most)
+
+
+def _numbers(policy: Policy, clock: Clock | None, flat: Instance) -> Numbers:
+    """The numbers of policy and clock for each lane."""
+    lanes = flat.prompt.shape[0]
+
+    def spread(leaf: Any) -> Any:
+        module = jnp if isinstance(leaf, jax.core.Tracer) else np
+        return module.broadcast_to(module.asarray(leaf), (lanes, *np.shape(leaf)))
+
+    params = jax.tree.map(spread, policy.params)
+    if clock is None:
+        return Numbers(params, None)
+    exact = ticks(clock)
+    if not is_traced((clock, flat)):
+        return Numbers(params, spread(split(np.stack(exact))))
+    with jax.enable_x64(True):
+        good = valid_clock(clock, flat.memory)
+        limbs = to_limbs(jnp.stack([jnp.asarray(tick, jnp.int64) for tick in exact]))
+    # A coefficient that `valid_clock` refuses marks its lanes as -1, which no coefficient is.
+    return Numbers(params, jnp.where(good[:, None, None], limbs, np.uint32(2**32 - 1)))
+
+
+def _room(evictions: int) -> int:
+    """Room for so many evicted runs, rounded up so that few programs are compiled."""
+    return 1 << max(evictions - 1, 0).bit_length()
+
+
 def _check_limit(name: str, value: Any, largest: int) -> None:
     if isinstance(value, bool) or not isinstance(value, (int, np.integer)):
         raise TypeError(f"{name} is {value!r}; expected an integer")
@@ -100,7 +157,7 @@ def _check_limit(name: str, value: Any, largest: int) -> None:
 
 def _choose(engine: str, policy: Policy) -> str:
     """The engine to use; native code knows the shipped policies only."""
-    known = policy.name in SHIPPED and SHIPPED[policy.name]() == policy
+    known = policy.kind == _native_kinds().get(policy.name)
     if engine == "native" and not known:
         raise ValueError(
             f'engine "native" does not know the policy {policy.name!r}; use engine="jax"'
@@ -108,6 +165,14 @@ def _choose(engine: str, policy: Policy) -> str:
     if engine != "auto":
         return engine
     return "native" if known and jax.default_backend() == "cpu" and _native_works() else "jax"
+
+
+@functools.cache
+def _native_kinds() -> dict[str, Policy]:
+    """Policies that the native engine knows; their numbers may be others."""
+    numbered = {"fcfs:watermark": fcfs(watermark=1), "a_min_family": a_min_family()}
+    shipped = {name: make() for name, make in SHIPPED.items()}
+    return {name: policy.kind for name, policy in {**shipped, **numbered}.items()}
 
 
 @functools.cache
@@ -125,31 +190,32 @@ def _reshape(tree: Any, axes: int, lanes: tuple[int, ...]) -> Any:
     return jax.tree.map(lambda leaf: leaf.reshape(lanes + leaf.shape[axes:]), tree)
 
 
-Run = Callable[[Instance, Limits], Result]
+Run = Callable[[Instance, Numbers, Limits], Result]
 """From canonical instances of lane shape [N] to results."""
 
 
 @functools.lru_cache(maxsize=256)
-def _runner(policy: Policy, engine: str, capped: bool) -> Run:
-    """Runs instances that may be traced."""
+def _runner(policy: Policy, engine: str, capped: bool, history: int, traced: bool) -> Run:
+    """Runs instances with numbers; traced if any of both is."""
     if engine == "native":
-        plain = functools.partial(_native, policy)
-        traced = _batched(functools.partial(_native_callback, policy))
-    else:
-        compiled = jax.jit(functools.partial(simulate_lanes, policy=policy, capped=capped))
-        plain, traced = _sharded(compiled), _batched(compiled)
-    return lambda flat, limits: (traced if is_traced(flat) else plain)(flat, limits)
+        if traced:
+            return _batched(functools.partial(_native_callback, policy))
+        return functools.partial(_native, policy, history=history)
+    compiled = jax.jit(
+        functools.partial(simulate_lanes, policy=policy, capped=capped, history=history)
+    )
+    return _batched(compiled) if traced else _sharded(compiled)
 
 
 def _batched(run: Run) -> Run:
     """Teaches `run` that an axis of `vmap` is just more lanes."""
 
-    def call(flat: Instance, limits: Limits) -> Result:
-        leaves, structure = jax.tree.flatten(flat)
+    def call(flat: Instance, numbers: Numbers, limits: Limits) -> Result:
+        leaves, structure = jax.tree.flatten((flat, numbers))
 
         @jax.custom_batching.custom_vmap
         def on_leaves(*leaves: jax.Array) -> Result:
-            return run(structure.unflatten(leaves), limits)
+            return run(*structure.unflatten(leaves), limits)
 
         @on_leaves.def_vmap
         def _rule(size: int, mapped: list[bool], *leaves: jax.Array) -> tuple[Result, Result]:
@@ -159,7 +225,8 @@ def _batched(run: Run) -> Run:
                 leaf if has else jnp.broadcast_to(leaf, (size, *leaf.shape))
                 for leaf, has in zip(leaves, mapped, strict=True)
             ]
-            result = call(_reshape(structure.unflatten(whole), 2, (-1,)), limits)
+            flat, numbers = _reshape(structure.unflatten(whole), 2, (-1,))
+            result = call(flat, numbers, limits)
             result = _reshape(result, 1, (size, result.status.shape[0] // size))
             return result, jax.tree.map(lambda _: True, result)
 
@@ -173,31 +240,33 @@ def _sharded(run: Run) -> Run:
 
     @functools.lru_cache(maxsize=8)
     def compiled(devices: tuple[jax.Device, ...]) -> Run:
-        spec = PartitionSpec("lanes")
+        spec, all_of_it = PartitionSpec("lanes"), PartitionSpec()
         mesh = Mesh(np.asarray(devices), ("lanes",))
+        specs = (spec, spec, all_of_it)
         return jax.jit(
-            jax.shard_map(
-                run, mesh=mesh, in_specs=(spec, PartitionSpec()), out_specs=spec, check_vma=False
-            )
+            jax.shard_map(run, mesh=mesh, in_specs=specs, out_specs=spec, check_vma=False)
         )
 
-    def sharded(flat: Instance, limits: Limits) -> Result:
+    def sharded(flat: Instance, numbers: Numbers, limits: Limits) -> Result:
         devices, lanes = tuple(jax.local_devices()), flat.prompt.shape[0]
         if len(devices) == 1 or lanes < len(devices):
-            return run(flat, limits)
+            return run(flat, numbers, limits)
         # Dealt out one by one, so that a batch sorted by cost does not load one device.
         deal = np.arange(-(-lanes // len(devices)) * len(devices)).reshape(-1, len(devices)).T
         order = deal.reshape(-1)
-        dealt = jax.tree.map(lambda leaf: leaf[np.minimum(order, lanes - 1)], flat)
+        pick = np.minimum(order, lanes - 1)
+        dealt, numbers = jax.tree.map(lambda leaf: leaf[pick], (flat, numbers))
         idle = order >= lanes
         dealt = dealt.replace(num_requests=np.where(idle, 0, dealt.num_requests).astype(np.int32))
         back = np.argsort(order)[:lanes]
-        return jax.tree.map(lambda leaf: leaf[back], compiled(devices)(dealt, limits))
+        return jax.tree.map(lambda leaf: leaf[back], compiled(devices)(dealt, numbers, limits))
 
     return sharded
 
 
-def _native(policy: Policy, flat: Instance, limits: Limits) -> Result:
+def _native(
+    policy: Policy, flat: Instance, numbers: Numbers, limits: Limits, history: int = 0
+) -> Result:
     """Runs the native engine on concrete arrays."""
     from jaxsched import native  # noqa: PLC0415 - numba is optional and slow to import
 
@@ -206,16 +275,24 @@ def _native(policy: Policy, flat: Instance, limits: Limits) -> Result:
         for name in ("prompt", "output", "lower", "upper", "point", "arrival")
         if (value := getattr(flat, name)) is not None
     }
-    count = np.asarray(flat.num_requests)
+    count, memory = np.asarray(flat.num_requests), np.asarray(flat.memory)
+    clocked = numbers.clock is not None
+    if clocked and "arrival" in fields:
+        fields["arrival"] = join(fields["arrival"])
+    kind, options = _native_kind(policy, numbers, memory)
     found = native.run(
-        policy.name,
-        memory=np.asarray(flat.memory),
+        kind,
+        memory=memory,
         num_requests=count,
         max_rounds=int(limits.max_rounds),
         max_batch=int(limits.max_batch),
+        clock=join(numbers.clock) if clocked else None,
+        history=history,
+        **options,
         **fields,
     )
-    totals = np.stack([found.total_latency, found.wasted_tokens, found.memory_time], axis=-1)
+    latency = np.zeros_like(found.total_latency) if clocked else found.total_latency
+    totals = np.stack([latency, found.wasted_tokens, found.memory_time], axis=-1)
     first = found.first_admission
     return Result(
         completion=found.completion,
@@ -227,10 +304,26 @@ def _native(policy: Policy, flat: Instance, limits: Limits) -> Result:
         status=found.status.astype(np.int32),
         limbs=split(totals),
         num_requests=count.astype(np.int32),
+        times=split(found.times) if clocked else None,
+        history=found.history if history else None,
     )
 
 
-def _native_callback(policy: Policy, flat: Instance, limits: Limits) -> Result:
+def _native_kind(
+    policy: Policy, numbers: Numbers, memory: np.ndarray
+) -> tuple[str, dict[str, np.ndarray]]:
+    """The native engine's name for a policy, and the numbers that go with it."""
+    if policy.params is None and numbers.params is None:
+        return policy.name, {}
+    params = np.asarray(numbers.params)
+    if policy.name == "fcfs:watermark":
+        return "fcfs", {"headroom": (memory.astype(np.int64) * params) >> 10}
+    return policy.name, {"params": params}
+
+
+def _native_callback(
+    policy: Policy, flat: Instance, numbers: Numbers, limits: Limits
+) -> Result:
     """Runs the native engine from inside a traced computation."""
     lanes, n = flat.prompt.shape
     shapes = {
@@ -239,11 +332,15 @@ def _native_callback(policy: Policy, flat: Instance, limits: Limits) -> Result:
         "preemptions": (lanes, n),
         **dict.fromkeys(("evictions", "peak_memory", "rounds", "status", "num_requests"), (lanes,)),
     }
+    times = jax.ShapeDtypeStruct((lanes, n, 3, 2), jnp.uint32)
     shape = Result(
         limbs=jax.ShapeDtypeStruct((lanes, 3, 2), jnp.uint32),
+        times=None if numbers.clock is None else times,
         **{name: jax.ShapeDtypeStruct(value, jnp.int32) for name, value in shapes.items()},
     )
     # It checks only what its kind of policy reads; a count below 0 makes it mark the lane.
-    marked = flat.replace(num_requests=jnp.where(valid_lanes(flat), flat.num_requests, -1))
-    result = jax.pure_callback(functools.partial(_native, policy), shape, marked, limits)
+    valid = valid_lanes(flat) & valid_numbers(numbers)
+    marked = flat.replace(num_requests=jnp.where(valid, flat.num_requests, -1))
+    run = functools.partial(_native, policy)
+    result = jax.pure_callback(run, shape, marked, numbers, limits)
     return result.replace(num_requests=flat.num_requests)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -9,21 +11,26 @@ from jax import lax
 
 from jaxsched.engine import hindsight, pool
 from jaxsched.engine.plan import make_plan
-from jaxsched.engine.source import NO_CAP, Limits, Table, make_table
+from jaxsched.engine.source import NO_CAP, Limits, Numbers, Table, make_table, valid_numbers
 from jaxsched.engine.step import step
 from jaxsched.instance import Instance, valid_lanes
+from jaxsched.limbs import to_limbs
 from jaxsched.policies import Policy
-from jaxsched.result import Result, Status, to_limbs
+from jaxsched.result import Result, Status
 
-__all__ = ["Limits", "NO_CAP", "make_plan", "simulate_lanes"]
-
+__all__ = ["Limits", "NO_CAP", "Numbers", "make_plan", "simulate_lanes", "valid_numbers"]
 
 GROUP_REQUESTS = 2**17
 """Requests of the lanes that a CPU works on at a time."""
 
 
 def simulate_lanes(
-    instance: Instance, limits: Limits, policy: Policy, capped: bool = False
+    instance: Instance,
+    numbers: Numbers,
+    limits: Limits,
+    policy: Policy,
+    capped: bool = False,
+    history: int = 0,
 ) -> Result:
     """Simulates canonical instances of lane shape [N]; traceable.
 
@@ -32,18 +39,23 @@ def simulate_lanes(
 
     Args:
       instance: Instances in canonical form, request arrays of shape [N, n].
+      numbers: Those of the policy and the clock, [N, ...].
       limits: Round limit and cap on running requests.
-      policy: The scheduler.
+      policy: The scheduler, without its numbers.
       capped: Whether there is such a cap.
+      history: Evicted runs of a lane to keep.
     """
+    run = functools.partial(
+        _simulate_group, limits=limits, policy=policy, capped=capped, history=history
+    )
     lanes = instance.lanes[0]
     group = max(1, GROUP_REQUESTS // instance.n)
     if jax.default_backend() != "cpu" or lanes <= group:
-        return _simulate_group(instance, limits, policy, capped)
+        return run(instance, numbers)
     count = -(-lanes // group)
     fill = count * group - lanes
-    grouped = jax.tree.map(lambda leaf: _in_groups(leaf, fill, count), instance)
-    result = lax.map(lambda part: _simulate_group(part, limits, policy, capped), grouped)
+    grouped = jax.tree.map(lambda leaf: _in_groups(leaf, fill, count), (instance, numbers))
+    result = lax.map(lambda part: run(*part), grouped)
     return jax.tree.map(lambda leaf: leaf.reshape(-1, *leaf.shape[2:])[:lanes], result)
 
 
@@ -53,11 +65,19 @@ def _in_groups(leaf: jax.Array, fill: int, count: int) -> jax.Array:
     return padded.reshape(count, -1, *leaf.shape[1:])
 
 
-def _simulate_group(instance: Instance, limits: Limits, policy: Policy, capped: bool) -> Result:
-    valid = valid_lanes(instance)
-    plan = make_plan(instance.n, instance.lanes[0], instance.arrival is not None)
-    in_order = policy.hindsight and instance.arrival is None and not capped
-    table = make_table(instance, limits, policy)
+def _simulate_group(
+    instance: Instance,
+    numbers: Numbers,
+    limits: Limits,
+    policy: Policy,
+    capped: bool,
+    history: int,
+) -> Result:
+    valid = valid_lanes(instance) & valid_numbers(numbers)
+    arrivals, clocked = instance.arrival is not None, numbers.clock is not None
+    plan = make_plan(instance.n, instance.lanes[0], arrivals, clocked, history)
+    in_order = policy.shortest_first and not (arrivals or clocked or capped)
+    table = make_table(instance, limits, policy, numbers)
     records = pool.run(table, policy, plan, ~valid, hindsight.step if in_order else step)
     return _summary(table, records, valid)
 
@@ -73,15 +93,16 @@ def _summary(table: Table, records: pool.Records, valid: jax.Array) -> Result:
     # A last record 2 p + 1 is odd: the final run began in round p.
     running = real & (records.last >= 0) & (records.last % 2 == 1)
     begun = records.last // 2
-    done = running & (output <= table.limits.max_rounds - begun)
+    timed, runs = records.timed, records.runs
+    last_round = table.limits.max_rounds if timed is None else timed.rounds[:, None]
+    done = running & (output <= last_round - begun)
     completion = jnp.where(done, begun + output, -1)
     with jax.enable_x64(True):
         # A run that the round limit cut off used memory too.
-        tokens = jnp.where(
-            done, output, jnp.where(running, table.limits.max_rounds - begun, np.int32(0))
-        )
+        tokens = jnp.where(done, output, jnp.where(running, last_round - begun, np.int32(0)))
         tokens, prompt = tokens.astype(jnp.int64), prompt.astype(jnp.int64)
-        latency = jnp.where(done, completion - arrival, np.int32(0)).astype(jnp.int64)
+        counts = done if timed is None else jnp.zeros_like(done)
+        latency = jnp.where(counts, completion - arrival, np.int32(0)).astype(jnp.int64)
         area = prompt * tokens + tokens * (tokens + 1) // 2
         totals = jnp.stack(
             [
@@ -103,4 +124,6 @@ def _summary(table: Table, records: pool.Records, valid: jax.Array) -> Result:
         status=jnp.where(valid, status, np.int32(Status.INVALID)),
         limbs=to_limbs(totals),
         num_requests=table.count,
+        times=None if timed is None else to_limbs(timed.times),
+        history=None if runs is None else runs.entries,
     )

@@ -16,6 +16,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
+from jaxsched.engine import journal
 from jaxsched.engine.source import Queue, Source, Table, gather, sorted_pairs, source_of
 from jaxsched.engine.state import (
     DONE,
@@ -48,6 +49,8 @@ class Records:
       preemptions: Evictions of each request, [N, n].
       lost: Tokens and token-rounds lost to evictions, [N, 2] int64.
       peak: Largest per-round memory, [N].
+      timed: What a clock adds, or `None`.
+      runs: Evicted runs, or `None` if nobody asked for them.
     """
 
     last: chex.Array
@@ -55,6 +58,8 @@ class Records:
     preemptions: chex.Array
     lost: chex.Array
     peak: chex.Array
+    timed: journal.Timed | None = None
+    runs: journal.Runs | None = None
 
 
 @chex.dataclass(frozen=True, mappable_dataclass=False)
@@ -111,8 +116,6 @@ def _start(table: Table, plan: Plan, skip: jax.Array) -> Pool:
     row = jnp.minimum(row, np.int32(total - 1))
     halt = jnp.where(idle | skip[row], DONE, RUN)
     shape = (total, plan.n)
-    with jax.enable_x64(True):
-        lost = jnp.zeros((total, 2), jnp.int64)
     return Pool(
         lanes=Lane(
             slots=empty_slots(lanes, plan.slots[-1]),
@@ -122,6 +125,8 @@ def _start(table: Table, plan: Plan, skip: jax.Array) -> Pool:
             heads=_fresh_heads(plan, lanes),
             peak=zero,
             halt=halt,
+            clock=journal.wide_zeros((lanes,)) if plan.clocked else None,
+            prefill=zero if plan.clocked else None,
         ),
         queues=_empty_queues(plan, lanes),
         row=row,
@@ -131,8 +136,10 @@ def _start(table: Table, plan: Plan, skip: jax.Array) -> Pool:
             last=jnp.full(shape, -1, jnp.int32),
             first=jnp.full(shape, NEVER),
             preemptions=jnp.zeros(shape, jnp.int32),
-            lost=lost,
+            lost=journal.wide_zeros((total, 2)),
             peak=jnp.zeros((total,), jnp.int32),
+            timed=journal.no_times(shape) if plan.clocked else None,
+            runs=journal.no_runs(total, plan.history) if plan.history else None,
         ),
     )
 
@@ -172,7 +179,8 @@ def _chunk(
 
     shape = (plan.chunk, plan.pool)
     never, zeros = jnp.full(shape, NEVER), jnp.zeros(shape, jnp.int32)
-    log = Event(admitted=never, evicted=never, time=zeros, lost=zeros)
+    clock = journal.wide_zeros(shape) if plan.clocked else None
+    log = Event(admitted=never, evicted=never, time=never, lost=zeros, clock=clock)
     _, lanes, log = lax.while_loop(unfinished, body, (jnp.int32(0), lanes, log))
     slots = jax.tree.map(
         lambda wide, part: lax.dynamic_update_slice(wide, part, (0, 0)) if count < widest else part,
@@ -196,7 +204,7 @@ def _next_level(lanes: Lane, plan: Plan, level: int) -> jax.Array:
 
 
 def _border(pool: Pool, log: Event, table: Table, plan: Plan, skip: jax.Array) -> Pool:
-    records = _record(pool, log, table)
+    records = _record(pool, log, table, plan)
     taken = jnp.sum(pool.lanes.buffer.key != NEVER, axis=-1, dtype=np.int32)
     crowded = jnp.any((taken > np.int32(plan.buffer // 2)) & (pool.lanes.halt != DONE))
     lanes, queues = lax.cond(
@@ -209,13 +217,21 @@ def _border(pool: Pool, log: Event, table: Table, plan: Plan, skip: jax.Array) -
     return lax.cond(more, lambda pool: _reload(pool, plan, skip), lambda pool: pool, pool)
 
 
-def _record(pool: Pool, log: Event, table: Table) -> Records:
+def _record(pool: Pool, log: Event, table: Table, plan: Plan) -> Records:
     """Writes a chunk's log to the results."""
     records = pool.records
     row = jnp.broadcast_to(pool.row[None, :], log.time.shape)
     drop = {"mode": "drop"}
     last = records.last.at[row, log.admitted].max(2 * log.time + 1, **drop)
     last = last.at[row, log.evicted].max(2 * log.time, **drop)
+    first = records.first.at[row, log.admitted].min(log.time, **drop)
+    timed, runs = records.timed, records.runs
+    if plan.clocked:
+        output = table.fields["output"].reshape(last.shape)[pool.row]
+        timed = journal.write_times(timed, log, pool.row, last[pool.row], first[pool.row], output)
+        timed = timed.replace(rounds=timed.rounds.at[pool.row].set(pool.lanes.time))
+    if plan.history:
+        runs = journal.write_runs(runs, log, pool.row)
     evicted = log.evicted != NEVER
     prompt = gather(table.fields["prompt"], table, row, log.evicted)
     with jax.enable_x64(True):
@@ -225,10 +241,12 @@ def _record(pool: Pool, log: Event, table: Table) -> Records:
         lost = records.lost.at[pool.row].add(lost)
     return Records(
         last=last,
-        first=records.first.at[row, log.admitted].min(log.time, **drop),
+        first=first,
         preemptions=records.preemptions.at[row, log.evicted].add(1, **drop),
         lost=lost,
         peak=records.peak.at[pool.row].max(pool.lanes.peak),
+        timed=timed,
+        runs=runs,
     )
 
 
@@ -274,6 +292,10 @@ def _reload(pool: Pool, plan: Plan, skip: jax.Array) -> Pool:
     fresh = done & (row < total)
     row = jnp.where(fresh, row, pool.row)
     clear = lambda array: jnp.where(fresh[:, None], 0, array)  # noqa: E731
+    clock, prefill = lanes.clock, lanes.prefill
+    if plan.clocked:
+        clock = journal.where_wide(fresh, np.int64(0), clock)
+        prefill = jnp.where(fresh, 0, prefill)
     return pool.replace(
         lanes=Lane(
             slots=lanes.slots.replace(end=clear(lanes.slots.end), finish=clear(lanes.slots.finish)),
@@ -286,6 +308,8 @@ def _reload(pool: Pool, plan: Plan, skip: jax.Array) -> Pool:
             heads=jnp.where(fresh[:, None], _fresh_heads(plan, plan.pool), lanes.heads),
             peak=jnp.where(fresh, 0, lanes.peak),
             halt=jnp.where(fresh & ~skip[row], RUN, lanes.halt),
+            clock=clock,
+            prefill=prefill,
         ),
         row=row,
         next_row=pool.next_row + jnp.sum(fresh, dtype=np.int32),

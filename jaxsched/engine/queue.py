@@ -9,6 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
+from jaxsched.engine.clock import LAST_TICK
 from jaxsched.engine.fold import lowest, place_of_first, put, settle, total
 from jaxsched.engine.slots import Leaver, Request
 from jaxsched.engine.source import Queue, Source, lookup, view_of
@@ -22,7 +23,7 @@ class Arrivals(NamedTuple):
     buffer: Entries
     heads: jax.Array
     more: jax.Array  # another request that has arrived still has to join
-    next_one: jax.Array  # rounds to the next arrival
+    next_one: jax.Array  # rounds to the next arrival, under a clock picoseconds; NEVER for none
 
 
 class Candidate(NamedTuple):
@@ -42,22 +43,22 @@ def arrive(
     if not plan.arrivals:
         never = jnp.full_like(time, NEVER)
         return Arrivals(lane.buffer, lane.heads, jnp.zeros_like(stepping), never)
+    name, now, never = ("due", lane.clock, LAST_TICK) if plan.clocked else ("arrival", time, NEVER)
     taken = lane.heads[0]
     index, following = (lookup(source, "order", taken + i) for i in (0, 1))
     view = view_of(source, index)
-    arrived = stepping & (taken < source.count) & (view.arrival <= time)
+    with jax.enable_x64(True):
+        known = lookup(source, name, index) <= now
+    arrived = stepping & (taken < source.count) & known
     estimate = policy.estimate(view)
     key = policy.admission_key(estimate, view)
     buffer = push(lane.buffer, arrived, key, index, estimate)
     taken = taken + arrived.astype(np.int32)
-    arrival = lookup(source, "arrival", jnp.where(arrived, following, index))
+    arrival = lookup(source, name, jnp.where(arrived, following, index))
     left = taken < source.count
-    return Arrivals(
-        buffer=buffer,
-        heads=lane.heads.at[0].set(taken),
-        more=left & (arrival <= time),
-        next_one=jnp.where(left, arrival - time, NEVER),
-    )
+    with jax.enable_x64(True):
+        next_one, more = jnp.where(left, arrival - now, never), left & (arrival <= now)
+    return Arrivals(buffer, lane.heads.at[0].set(taken), more, next_one)
 
 
 def candidate(
@@ -97,7 +98,8 @@ def request(candidate: Candidate, source: Source, policy: Policy) -> Request:
     view = view_of(source, candidate.index)
     reserve = policy.reserve(candidate.estimate, view)
     (reserve,) = settle(source.table.one, jnp.clip(reserve, 1, source.memory - view.prompt))
-    return Request(view.prompt, view.output, reserve, candidate.estimate, candidate.index)
+    free = None if policy.headroom is None else policy.headroom(view)
+    return Request(view.prompt, view.output, reserve, candidate.estimate, candidate.index, free)
 
 
 def take(

@@ -22,7 +22,7 @@ from jax import lax
 from jaxsched.engine.fold import highest, lowest, place_of_first, put, settle, total
 from jaxsched.engine.source import Source, view_of
 from jaxsched.engine.state import NEVER, Slots
-from jaxsched.policies import Policy
+from jaxsched.policies import Policy, Running
 
 FIRST = np.int32(-(2**31))
 """Key that goes before every other: a reservation left behind by an early completion."""
@@ -60,6 +60,7 @@ class Request(NamedTuple):
     reserve: jax.Array
     estimate: jax.Array
     index: jax.Array
+    headroom: jax.Array | None  # memory that its look-ahead test leaves free beside others
 
 
 class Ahead(NamedTuple):
@@ -88,7 +89,9 @@ def leaver(
     one = source.table.one
     evicts = stepping & (usage.num_late == 0) & (usage.room < 0)
     evicts, stepping = settle(one, evicts, stepping)
-    key = policy.eviction_key(slots.estimate, time - slots.admitted, slots.admitted)
+    params = (source.memory, source.params)
+    running = Running(slots.prompt, time - slots.admitted, slots.admitted, *params)
+    key = policy.eviction_key(slots.estimate, running)
     index = slots.index
     if policy.evict_largest:
         key, index = ~key, ~index
@@ -100,7 +103,7 @@ def leaver(
         for array in (slots.end, slots.prompt, slots.admitted, slots.index, slots.estimate)
     )
     generated = time - admitted
-    estimate = policy.refine(estimate, generated)
+    estimate = policy.refine(estimate, Running(prompt, generated, admitted, *params))
     found = Leaver(
         exists=(stepping & (usage.num_late > 0)) | evicts,
         evicted=evicts,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import chex
 import jax
@@ -12,6 +12,7 @@ from jax import lax
 
 from jaxsched.engine.fold import settle
 from jaxsched.instance import Instance
+from jaxsched.limbs import join_traced
 from jaxsched.policies import Policy, View
 
 NO_CAP = 2**31 - 1
@@ -23,6 +24,18 @@ class Limits(NamedTuple):
 
     max_rounds: jax.Array | np.int32
     max_batch: jax.Array | np.int32
+
+
+class Numbers(NamedTuple):
+    """Numbers of a policy and a clock that may differ from lane to lane.
+
+    Attributes:
+      params: `Policy.params`, each leaf with an axis of lanes before its own, [N, ...].
+      clock: The six of `jaxsched.clocks.Ticks` as limbs, [N, 6, 2] uint32; `None` for rounds.
+    """
+
+    params: chex.ArrayTree = None
+    clock: jax.Array | None = None
 
 
 @chex.dataclass(frozen=True, mappable_dataclass=False)
@@ -38,6 +51,9 @@ class Table:
         arrival otherwise; ties by index, padding last, [N * n].
       count: Real requests, [N].
       memory: KV cache in tokens, [N].
+      params: Numbers of the policy, [N, ...].
+      clock: Coefficients of a clock in picoseconds, [N, 6] int64, or `None`.
+      due: Arrivals in picoseconds, [N * n] int64, or `None` without a clock or in a backlog.
       limits: Round limit and cap on running requests.
       one: A 1 that the compiler cannot see through, for `settle`, [].
     """
@@ -46,17 +62,22 @@ class Table:
     order: chex.Array
     count: chex.Array
     memory: chex.Array
+    params: chex.ArrayTree
+    clock: chex.Array | None
+    due: chex.Array | None
     limits: Limits
     one: chex.Array
 
 
 class Source(NamedTuple):
-    """One lane's row of the table; scalars but for the table."""
+    """One lane's row of the table; scalars but for the table and the policy's numbers."""
 
     table: Table
     row: jax.Array
     count: jax.Array
     memory: jax.Array
+    params: chex.ArrayTree
+    clock: jax.Array | None
     limits: Limits
 
 
@@ -73,25 +94,60 @@ class Queue:
     estimate: chex.Array
 
 
-def make_table(instance: Instance, limits: Limits, policy: Policy) -> Table:
+def make_table(
+    instance: Instance, limits: Limits, policy: Policy, numbers: Numbers
+) -> Table:
     """Lays out canonical instances of lane shape [N] for one policy."""
-    fields = view_fields(instance)
-    view = View(**fields)
+    clock = due = None
     arrivals = instance.arrival is not None
-    key = view.arrival if arrivals else policy.admission_key(policy.estimate(view), view)
+    if numbers.clock is not None:
+        clock = join_traced(numbers.clock)
+        due = join_traced(instance.arrival) if arrivals else None
+        if arrivals:
+            instance = instance.replace(arrival=_turns(due, instance.num_requests))
+    fields = view_fields(instance)
+
+    def first_keys(fields: dict[str, jax.Array], memory: jax.Array, params: Any) -> jax.Array:
+        view = View(**fields, memory=memory, params=params)
+        return view.arrival if arrivals else policy.admission_key(policy.estimate(view), view)
+
+    key = jax.vmap(first_keys)(fields, instance.memory, numbers.params)
     real = lax.broadcasted_iota(np.int32, key.shape, 1) < instance.num_requests[:, None]
     return Table(
         fields={name: array.reshape(-1) for name, array in fields.items()},
         order=sorted_pairs(jnp.where(real, key, np.int32(2**31 - 1)), None)[1].reshape(-1),
         count=instance.num_requests,
         memory=instance.memory,
+        params=numbers.params,
+        clock=clock,
+        due=None if due is None else due.reshape(-1),
         limits=limits,
         one=1 + (jnp.sum(instance.memory > 0, dtype=np.int32) < 0).astype(np.int32),
     )
 
 
+def valid_numbers(numbers: Numbers) -> jax.Array | np.bool_:
+    """Whether a lane's clock is one, [N]; those that are not hold -1, see `simulate`."""
+    if numbers.clock is None:
+        return np.bool_(True)
+    return numbers.clock[:, 0, 0] >> np.uint32(31) == 0
+
+
+def _turns(due: jax.Array, count: jax.Array) -> jax.Array:
+    """Numbers arrivals from 0 as they come, equal ones alike, [N, n] int32; padding last."""
+    n = due.shape[1]
+    position = lax.broadcasted_iota(np.int32, due.shape, 1)
+    with jax.enable_x64(True):
+        key = jnp.where(position < count[:, None], due, np.int64(2**63 - 1))
+        ordered, index = lax.sort((key, position), num_keys=1, is_stable=True)
+        later = jnp.diff(ordered, axis=1) > 0
+    turn = jnp.pad(jnp.cumsum(later.astype(jnp.int32), axis=1, dtype=np.int32), ((0, 0), (1, 0)))
+    row = lax.broadcasted_iota(np.int32, (due.shape[0], n), 0)
+    return jnp.zeros_like(position).at[row, index].set(turn)
+
+
 def view_fields(instance: Instance) -> dict[str, jax.Array]:
-    """The fields of `View`; what the instance does not have is zero."""
+    """The fields of `View` by request; what the instance does not have is zero."""
     zeros = jnp.zeros_like(instance.prompt)
     return {
         "prompt": instance.prompt,
@@ -105,13 +161,15 @@ def view_fields(instance: Instance) -> dict[str, jax.Array]:
 
 def source_of(table: Table, row: jax.Array) -> Source:
     """Looks one lane's scalars up."""
-    return Source(table, row, table.count[row], table.memory[row], table.limits)
+    params, clock = jax.tree.map(lambda leaf: leaf[row], (table.params, table.clock))
+    return Source(table, row, table.count[row], table.memory[row], params, clock, table.limits)
 
 
 def lookup(source: Source, name: str, column: jax.Array) -> jax.Array:
-    """An element of a lane's row of `order` or of a field of `View`; past the end the last one."""
+    """An element of a lane's row of `order`, `due` or a field of `View`; past the end the last."""
     table = source.table
-    return gather(table.order if name == "order" else table.fields[name], table, source.row, column)
+    array = getattr(table, name) if name in ("order", "due") else table.fields[name]
+    return gather(array, table, source.row, column)
 
 
 def gather(array: jax.Array, table: Table, row: jax.Array, column: jax.Array) -> jax.Array:
@@ -123,7 +181,8 @@ def gather(array: jax.Array, table: Table, row: jax.Array, column: jax.Array) ->
 
 def view_of(source: Source, index: jax.Array) -> View:
     """What is known of one request; fields that the policy does not read are not fetched."""
-    return View(**{name: lookup(source, name, index) for name in source.table.fields})
+    fields = {name: lookup(source, name, index) for name in source.table.fields}
+    return View(**fields, memory=source.memory, params=source.params)
 
 
 def sorted_pairs(key: jax.Array, index: jax.Array | None) -> tuple[jax.Array, jax.Array]:

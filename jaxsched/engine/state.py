@@ -27,6 +27,8 @@ class Plan:
       buffer: Requests that can return to the queue between two borders.
       runs: Capacities of the sorted runs of returned requests, ascending; the last is n.
       arrivals: Whether requests arrive over time.
+      clocked: Whether rounds have lengths.
+      history: Evicted runs of a lane that there is room for in `Records.history`.
     """
 
     n: int
@@ -36,6 +38,8 @@ class Plan:
     buffer: int
     runs: tuple[int, ...]
     arrivals: bool
+    clocked: bool = False
+    history: int = 0
 
 
 @chex.dataclass(frozen=True, mappable_dataclass=False)
@@ -84,6 +88,8 @@ class Lane:
       heads: Requests taken from the fresh order and from each returned run, [1 + runs].
       peak: Largest per-round memory so far.
       halt: RUN, DONE, WANTS_SLOT or WANTS_BUFFER.
+      clock: Picoseconds at which round `time + jump` starts, int64; `None` without a clock.
+      prefill: Prompt tokens admitted in the current round; `None` without a clock.
     """
 
     slots: Slots
@@ -93,6 +99,8 @@ class Lane:
     heads: chex.Array
     peak: chex.Array
     halt: chex.Array
+    clock: chex.Array | None = None
+    prefill: chex.Array | None = None
 
 
 @chex.dataclass(frozen=True, mappable_dataclass=False)
@@ -104,12 +112,14 @@ class Event:
       evicted: Request evicted in this step.
       time: Round in which both happened.
       lost: Tokens that the evicted request lost.
+      clock: Picoseconds at the start of that round, int64; `None` without a clock.
     """
 
     admitted: chex.Array
     evicted: chex.Array
     time: chex.Array
     lost: chex.Array
+    clock: chex.Array | None = None
 
 
 def empty_slots(lanes: int, count: int) -> Slots:

@@ -77,7 +77,7 @@ def fcfs(watermark: int = 0) -> Rule:
 
 
 def svf(by: str = "output") -> Rule:
-    """Smallest volume first (arXiv 2606.22327): the memory-time s r + r (r + 1) / 2 of a request."""
+    """Smallest volume first (arXiv 2606.22327): s r + r (r + 1) / 2, the memory-time."""
 
     def volume(request: Known, estimate: int) -> int:
         r = min(estimate, request.memory)

@@ -6,11 +6,12 @@ import dataclasses
 import inspect
 from collections.abc import Iterator
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxsched.instance import MAX_ROUND
-from jaxsched.policies import Policy, View
+from jaxsched.instance import MAX_ROUND, REQUEST_FIELDS
+from jaxsched.policies import Policy, Running, View
 
 KEY_LIMIT = 2**31 - 1
 """Keys stay below this in absolute value: the engine marks empty places by the ends of int32."""
@@ -28,7 +29,7 @@ def check_choices(policy: Policy, seed: int = 0) -> None:
       AssertionError: If one breaks the contract of `Policy`.
     """
     try:
-        hash(policy)
+        hash(policy.kind)
     except TypeError as error:
         raise AssertionError(f"policy {policy.name!r} cannot be hashed: {error}") from error
     for fault in (*_unequal_functions(policy), *_wrong_values(policy, seed)):
@@ -36,7 +37,7 @@ def check_choices(policy: Policy, seed: int = 0) -> None:
 
 
 def _unequal_functions(policy: Policy) -> Iterator[str]:
-    for name, choice in vars(policy).items():
+    for name, choice in vars(policy.kind).items():
         if inspect.isfunction(choice) and "<locals>" in choice.__qualname__:
             yield (
                 f"{name} is defined inside {choice.__qualname__.split('.<locals>')[0]}; expected a "
@@ -64,10 +65,10 @@ def _broken_promises(
     policy: Policy, view: View, tokens: np.ndarray, admitted: np.ndarray, found: Values
 ) -> Iterator[str]:
     """Exchanges what the policy may not read, which must change nothing."""
-    if policy.hindsight:
+    if policy.shortest_first:
         for name in ("estimate", "admission_key", "reserve"):
             if (found[name] != view.output).any():
-                yield f"hindsight is set, but {name} is not the true output"
+                yield f"shortest_first is set, but {name} is not the true output"
     may_read = {
         "output": ("hindsight", policy.hindsight),
         "point": ("needs_point", policy.needs_point),
@@ -82,15 +83,18 @@ def _broken_promises(
 
 def _choices(policy: Policy, view: View, tokens: np.ndarray, admitted: np.ndarray) -> Values:
     """All that the policy says of some requests."""
-    seen = View(**{name: jnp.asarray(value) for name, value in vars(view).items()})
+    params = jax.tree.map(jnp.asarray, policy.params)
+    fields = {name: jnp.asarray(value) for name, value in vars(view).items() if name != "params"}
+    seen = View(**fields, params=params)
     estimate = jnp.asarray(_right_form(policy, "estimate", policy.estimate(seen), tokens.shape))
-    generated, round_ = jnp.asarray(tokens), jnp.asarray(admitted)
+    numbers = (jnp.asarray(tokens), jnp.asarray(admitted), seen.memory, params)
+    running = Running(seen.prompt, *numbers)
     found = {
         "estimate": estimate,
         "admission_key": policy.admission_key(estimate, seen),
         "reserve": policy.reserve(estimate, seen),
-        "eviction_key": policy.eviction_key(estimate, generated, round_),
-        "refine": policy.refine(estimate, generated),
+        "eviction_key": policy.eviction_key(estimate, running),
+        "refine": policy.refine(estimate, running),
     }
     return {name: _right_form(policy, name, value, tokens.shape) for name, value in found.items()}
 
@@ -111,8 +115,10 @@ def _random_values(rng: np.random.Generator) -> tuple[View, np.ndarray, np.ndarr
     prompt, output, one, other, point, tokens = lengths
     arrival, admitted = rng.integers(0, MAX_ROUND, (2, COUNT), dtype=np.int32)
     lower, upper = np.minimum(one, other), np.maximum(one, other)
-    return View(prompt, output, lower, upper, point, arrival), tokens, admitted
+    memory = np.asarray(2 * 10**6, np.int32)
+    return View(prompt, output, lower, upper, point, arrival, memory), tokens, admitted
 
 
 def _take(view: View, part: np.ndarray) -> View:
-    return View(**{name: value[part] for name, value in vars(view).items()})
+    per_request = {name: vars(view)[name][part] for name in REQUEST_FIELDS}
+    return dataclasses.replace(view, **per_request)

@@ -10,14 +10,17 @@ import jax
 import numpy as np
 
 from jaxsched import reference
-from jaxsched.instance import MAX_ROUND, REQUEST_FIELDS, Instance, canonical
+from jaxsched.clocks import Clock, ticks
+from jaxsched.instance import MAX_ROUND, REQUEST_FIELDS, Instance, canonical, in_seconds
+from jaxsched.limbs import join
 from jaxsched.reference import Outcome, Request, Rule
 from jaxsched.result import Result, Status
 
 PER_REQUEST = ("completion", "first_token", "preemptions")
-PER_LANE = (
-    "status", "total_latency", "wasted_tokens", "memory_time", "evictions", "peak_memory", "rounds",
+PER_LANE_CLOCKED = (
+    "status", "wasted_tokens", "memory_time", "evictions", "peak_memory", "rounds",
 )  # fmt: skip
+PER_LANE = (*PER_LANE_CLOCKED, "total_latency")
 
 
 def check_result(
@@ -27,6 +30,7 @@ def check_result(
     *,
     max_rounds: int = MAX_ROUND,
     max_batch: int | None = None,
+    clock: Clock | None = None,
 ) -> None:
     """Compares a simulation with the reference, lane by lane, in everything that `Result` says.
 
@@ -40,26 +44,37 @@ def check_result(
       rule: The policy in plain Python.
       max_rounds: The round limit that `simulate` was given.
       max_batch: The cap on the requests that run together that it was given.
+      clock: The clock that it was given; concrete.
 
     Raises:
       AssertionError: If they differ; the text has the field, both values, and a call to repeat it.
     """
     flat, found = flatten(instance), _flatten_result(result, instance.lanes)
+    exact = None if clock is None else reference.Clock(*(int(tick) for tick in ticks(clock)))
+    fields = (*PER_REQUEST, *(PER_LANE if clock is None else (*PER_LANE_CLOCKED, "ticks")))
+    fields += () if result.history is None else ("history",)
     for lane in range(flat.prompt.shape[0]):
         requests, memory = requests_of(flat, lane)
-        outcome = reference.simulate(requests, memory, rule, max_rounds, max_batch)
-        got = {name: getattr(found, name)[lane].tolist() for name in (*PER_REQUEST, *PER_LANE)}
+        outcome = reference.simulate(requests, memory, rule, max_rounds, max_batch, exact)
+        got = {name: getattr(found, name)[lane].tolist() for name in fields}
+        expected = _expected(outcome, requests, flat.n)
+        expected |= _expected_history(outcome, got["history"]) if "history" in got else {}
         for fault in (
-            *_faults(got, requests, memory, max_rounds),
-            *_differences(got, _expected(outcome, requests, flat.n), rule.name),
+            *_faults(got, requests, memory, max_rounds, clock is not None),
+            *_differences(got, {name: expected[name] for name in fields}, rule.name),
         ):
             call = reproduction(flat, lane, max_rounds, max_batch)
             raise AssertionError(f"lane {lane}: {fault}\n{call}")
 
 
 def requests_of(instance: Instance, lane: int | tuple[int, ...] = ()) -> tuple[list[Request], int]:
-    """One lane as the reference takes it: its requests, without padding, and its memory."""
+    """One lane as the reference takes it: its requests, without padding, and its memory.
+
+    Arrivals in seconds become whole picoseconds.
+    """
     whole = canonical(instance)
+    if in_seconds(instance):
+        whole = whole.replace(arrival=join(whole.arrival))
     count = int(np.asarray(whole.num_requests)[lane])
     table = {
         name: np.asarray(value)[lane][:count].tolist()
@@ -72,9 +87,11 @@ def requests_of(instance: Instance, lane: int | tuple[int, ...] = ()) -> tuple[l
 
 
 def flatten(instance: Instance) -> Instance:
-    """The instance in canonical form, of lane shape [N], with numpy leaves."""
+    """The instance, of lane shape [N], with numpy leaves; in canonical form but for seconds."""
     axes = len(instance.lanes)
     leaves = jax.tree.map(np.asarray, canonical(instance))
+    if in_seconds(instance):
+        leaves = leaves.replace(arrival=np.asarray(instance.arrival, np.float64))
     return jax.tree.map(lambda leaf: leaf.reshape(-1, *leaf.shape[axes:]), leaves)
 
 
@@ -99,7 +116,7 @@ def _flatten_result(result: Result, lanes: tuple[int, ...]) -> Result:
 
 
 def _faults(
-    got: dict[str, Any], requests: list[Request], memory: int, max_rounds: int
+    got: dict[str, Any], requests: list[Request], memory: int, max_rounds: int, clocked: bool
 ) -> Iterator[str]:
     """What contradicts the model whatever the scheduler, from the result alone."""
     completion = got["completion"][: len(requests)]
@@ -111,17 +128,18 @@ def _faults(
     for i, (request, c, first) in enumerate(
         zip(requests, completion, got["first_token"][: len(requests)], strict=True)
     ):
-        earliest = request.arrival + request.output
+        arrival = 0 if clocked else request.arrival
+        earliest = arrival + request.output
         if c >= 0 and not earliest <= c <= max_rounds:
             yield f"request {i}: completion is {c}; expected {earliest} to {max_rounds}"
-        if c >= 0 and not request.arrival < first <= c - request.output + 1:
+        if c >= 0 and not arrival < first <= c - request.output + 1:
             yield f"request {i}: first_token is {first}, with completion {c}"
-    latency = sum(c - r.arrival for c, r in zip(completion, requests, strict=True) if c >= 0)
-    sums = {
-        "total_latency": latency,
-        "rounds": max([0, *completion]),
-        "evictions": sum(got["preemptions"]),
-    }
+        if clocked and c >= 0 and not request.arrival <= got["ticks"][i][0] < got["ticks"][i][2]:
+            yield f"request {i}: ticks are {got['ticks'][i]}, with arrival {request.arrival}"
+    sums = {"rounds": max([0, *completion]), "evictions": sum(got["preemptions"])}
+    if not clocked:
+        latency = (c - r.arrival for c, r in zip(completion, requests, strict=True) if c >= 0)
+        sums["total_latency"] = sum(latency)
     yield from _differences(got, sums, "its parts")
     if not got["evictions"] <= got["wasted_tokens"] <= got["evictions"] * memory:
         yield f"wasted_tokens is {got['wasted_tokens']}, with {got['evictions']} evictions"
@@ -143,6 +161,7 @@ def _expected(outcome: Outcome, requests: list[Request], width: int) -> dict[str
         "completion": (outcome.completion, -1),
         "first_token": (outcome.first_token, -1),
         "preemptions": ([sum(r.how == reference.EVICTED for r in own) for own in outcome.runs], 0),
+        "ticks": (_times(outcome), [-1, -1, -1]),
     }
     return {
         "status": int(Status.ROUND_LIMIT if unfinished else Status.FINISHED),
@@ -157,6 +176,26 @@ def _expected(outcome: Outcome, requests: list[Request], width: int) -> dict[str
         "memory_time": sum(used.values()),
         "peak_memory": max(used.values(), default=0),
     }
+
+
+def _times(outcome: Outcome) -> list[list[int]]:
+    lists = (outcome.admission_time, outcome.first_token_time, outcome.completion_time)
+    return [list(times) for times in zip(*lists, strict=True)]
+
+
+def _expected_history(outcome: Outcome, got: list[list[int]]) -> dict[str, Any]:
+    """Evicted runs in order of eviction; the order within a round is the engine's to tell."""
+    evicted = sorted(
+        [i, run.admitted, run.ended]
+        for i, own in enumerate(outcome.runs)
+        for run in own
+        if run.how == reference.EVICTED
+    )
+    told = [entry for entry in got if entry[0] >= 0]
+    rounds = [entry[2] for entry in told]
+    if sorted(told) == evicted and rounds == sorted(rounds):
+        return {"history": got}
+    return {"history": evicted}
 
 
 def _memory_used(outcome: Outcome, requests: list[Request]) -> Counter[int]:

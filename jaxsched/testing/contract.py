@@ -11,9 +11,11 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
+from jaxsched import reference
+from jaxsched.family import a_min_family
 from jaxsched.instance import MAX_ROUND, Instance
-from jaxsched.policies import SHIPPED, Policy, View
-from jaxsched.reference import RULES, Request, Rule
+from jaxsched.policies import SHIPPED, Policy, Running, View, fcfs
+from jaxsched.reference import RULES, Known, Request, Rule
 from jaxsched.result import Result
 from jaxsched.simulate import simulate
 from jaxsched.testing.choices import check_choices
@@ -69,7 +71,7 @@ def check_policy(
       AssertionError: If a check fails; the text has a call of `simulate` that repeats it.
     """
     check_choices(policy, seed)
-    rule = oracle or _shipped_rule(policy) or as_rule(policy)
+    rule = oracle or shipped_rule(policy) or as_rule(policy)
     for trial in TRIALS:
         instance = draw(trial, random.Random(f"{seed} {trial.name}"), instances)
 
@@ -106,31 +108,41 @@ def batch(drawn: list[tuple[list[Request], int]], arrivals: bool) -> Instance:
 def as_rule(policy: Policy) -> Rule:
     """The policy's own functions as a rule of the reference, called one request at a time."""
 
-    def seen(request: Request) -> tuple[int, ...]:
+    params = jax.tree.map(jax.numpy.asarray, policy.params)
+
+    def seen(request: Known) -> tuple[int, ...]:
         point = 0 if request.point is None else request.point
         return tuple(point if name == "point" else getattr(request, name) for name in _FIELDS)
 
     def with_view(choice: Callable[..., Any]) -> Callable[..., int]:
-        return _on_numbers(lambda estimate, *fields: choice(estimate, View(*fields)))
+        return _on_numbers(lambda estimate, *fields: choice(estimate, View(*fields, params)))
 
-    estimate = _on_numbers(lambda *fields: policy.estimate(View(*fields)))
+    def with_running(choice: Callable[..., Any]) -> Callable[..., int]:
+        return _on_numbers(lambda estimate, *fields: choice(estimate, Running(*fields, params)))
+
+    estimate = _on_numbers(lambda *fields: policy.estimate(View(*fields, params)))
     admission_key, reserve = with_view(policy.admission_key), with_view(policy.reserve)
-    eviction_key, sign = _on_numbers(policy.eviction_key), -1 if policy.evict_largest else 1
+    eviction_key, refine = with_running(policy.eviction_key), with_running(policy.refine)
+    sign = -1 if policy.evict_largest else 1
+    free = None
+    if policy.headroom is not None:
+        free = _on_numbers(lambda *fields: policy.headroom(View(*fields, params)))
     return Rule(
         name=policy.name,
         estimate=lambda request: estimate(*seen(request)),
         admission_key=lambda request, now: admission_key(now, *seen(request)),
         reserve=lambda request, now: reserve(now, *seen(request)),
         eviction_key=lambda request, now, tokens, admitted, index: (
-            sign * eviction_key(now, tokens, admitted),
+            sign * eviction_key(now, request.prompt, tokens, admitted, request.memory),
             sign * index,
         ),
-        refine=_on_numbers(policy.refine),
+        refine=lambda request, now, tokens: refine(now, request.prompt, tokens, 0, request.memory),
         needs_point=policy.needs_point,
+        headroom=(lambda request: 0) if free is None else lambda request: free(*seen(request)),
     )
 
 
-_FIELDS = tuple(field.name for field in dataclasses.fields(View))
+_FIELDS = tuple(field.name for field in dataclasses.fields(View))[:-1]
 
 
 def _on_numbers(choice: Callable[..., Any]) -> Callable[..., int]:
@@ -138,7 +150,12 @@ def _on_numbers(choice: Callable[..., Any]) -> Callable[..., int]:
     return functools.cache(lambda *numbers: int(compiled(*map(np.int32, numbers))))
 
 
-def _shipped_rule(policy: Policy) -> Rule | None:
+def shipped_rule(policy: Policy) -> Rule | None:
+    """The rule of the reference for a shipped policy with its numbers; `None` for another."""
+    if policy.kind == a_min_family().kind:
+        return reference.a_min_family(*np.asarray(policy.params).tolist())
+    if policy.kind == fcfs(watermark=1).kind:
+        return reference.fcfs(int(policy.params))
     shipped = policy.name in SHIPPED and SHIPPED[policy.name]() == policy
     return RULES[policy.name] if shipped else None
 
@@ -168,7 +185,7 @@ def _check_neighbors(
         found = run(instance.replace(num_requests=alone))
         pairs.append((np.array([lane]), found, np.array([lane]), "alone"))
     for which, found, places, how in pairs:
-        for name in vars(result):
+        for name in (name for name, value in vars(result).items() if value is not None):
             differs = getattr(found, name)[places] != getattr(result, name)[which]
             for row in np.flatnonzero(differs.reshape(len(which), -1).any(axis=1)):
                 raise AssertionError(

@@ -1,0 +1,65 @@
+"""How long a round lasts, and what energy it takes: coefficients, and presets named by hardware.
+
+In a round let P be the prompt tokens admitted in it, D the active requests, and K the tokens of KV
+cache in use. It lasts, in seconds,
+
+    fixed + per_prompt_token·P + per_request·D + per_cache_token·K
+          + per_token_beyond·max(0, P + D - free_tokens),
+
+an iteration of a serving engine that batches whole prompts with decodes. The hinge is the knee
+between a memory-bound and a compute-bound iteration: so many tokens ride along with the weights.
+
+>>> decode = clock("llama2_70b_2xa100").seconds(prompt_tokens=0, requests=1, cache_tokens=1)
+>>> print(f"{decode:.5f} s")
+0.05979 s
+"""
+
+from jaxsched.clocks.formula import (
+    LONGEST_ROUND,
+    TICKS_PER_SECOND,
+    Clock,
+    Energy,
+    Ticks,
+    check_clock,
+    is_traced,
+    ticks,
+    to_ticks,
+    valid_clock,
+)
+from jaxsched.clocks.presets import (
+    ENERGY,
+    PRESETS,
+    clock,
+    energy,
+    llama2_7b_a100,
+    llama2_70b_2xa100,
+    llama2_70b_2xa100_affine,
+    llama2_70b_2xa100_decode,
+    llama2_70b_4xa100,
+    llama31_8b_h100,
+    llama31_70b_4xh100,
+)
+
+__all__ = [
+    "ENERGY",
+    "LONGEST_ROUND",
+    "PRESETS",
+    "TICKS_PER_SECOND",
+    "Clock",
+    "Energy",
+    "Ticks",
+    "check_clock",
+    "clock",
+    "energy",
+    "is_traced",
+    "llama2_70b_2xa100",
+    "llama2_70b_2xa100_affine",
+    "llama2_70b_2xa100_decode",
+    "llama2_70b_4xa100",
+    "llama2_7b_a100",
+    "llama31_70b_4xh100",
+    "llama31_8b_h100",
+    "ticks",
+    "to_ticks",
+    "valid_clock",
+]

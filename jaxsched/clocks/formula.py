@@ -1,0 +1,197 @@
+"""How long a round lasts and what energy it takes: the formulas, in exact picoseconds."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+import numbers
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+TICKS_PER_SECOND = 10**12
+"""Time is counted in whole picoseconds."""
+
+LONGEST_ROUND = 2.0**61 / TICKS_PER_SECOND
+"""Seconds (27 days) that a round of a full worker must stay below, so that 64 bits suffice."""
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class Clock:
+    """The coefficients of a round's duration, in seconds; a JAX pytree whose leaves are traced.
+
+    Numbers of Python or numpy are exact to the picosecond. An argument of the caller's `jax.jit` or
+    `jax.vmap` is float32 unless `jax_enable_x64` is on, so its coefficients are rounded to 24 bits.
+
+    Attributes:
+      fixed: Seconds of every round.
+      per_prompt_token: Seconds for each prompt token admitted in the round.
+      per_request: Seconds for each active request.
+      per_cache_token: Seconds for each token of KV cache in use.
+      per_token_beyond: Seconds for each token processed in the round (a prompt's, or the one
+        that an active request generates) beyond the free ones.
+      free_tokens: Tokens that a round processes before `per_token_beyond` counts.
+    """
+
+    fixed: Any = 0.0
+    per_prompt_token: Any = 0.0
+    per_request: Any = 0.0
+    per_cache_token: Any = 0.0
+    per_token_beyond: Any = 0.0
+    free_tokens: Any = 0
+
+    def seconds(self, prompt_tokens: Any, requests: Any, cache_tokens: Any) -> Any:
+        """Seconds that a round lasts, in floating point; arguments and result of one shape."""
+        beyond = np.maximum(0, prompt_tokens + requests - self.free_tokens)
+        return (
+            self.fixed
+            + self.per_prompt_token * prompt_tokens
+            + self.per_request * requests
+            + self.per_cache_token * cache_tokens
+            + self.per_token_beyond * beyond
+        )
+
+
+class Ticks(NamedTuple):
+    """A `Clock` in whole picoseconds (and tokens): int64, numpy's or under `jit` JAX's."""
+
+    fixed: Any
+    per_prompt_token: Any
+    per_request: Any
+    per_cache_token: Any
+    per_token_beyond: Any
+    free_tokens: Any
+
+
+COEFFICIENTS = Ticks._fields
+
+
+def ticks(clock: Clock) -> Ticks:
+    """Rounds the coefficients of a clock to whole picoseconds, each by rint(x·10^12).
+
+    Concrete values must have passed `check_clock`. Of traced ones, those that `valid_clock` would
+    refuse are clipped to what 64 bits can hold.
+    """
+    scales = [TICKS_PER_SECOND] * 5 + [1]
+    values = [getattr(clock, name) for name in COEFFICIENTS]
+    if is_traced(clock):
+        with jax.enable_x64(True):
+            wide = [jnp.asarray(value).astype(jnp.float64) for value in values]
+            scaled = [value * np.float64(scale) for value, scale in zip(wide, scales, strict=True)]
+            return Ticks(*(_whole(jnp, value).astype(jnp.int64) for value in scaled))
+    exact = [np.float64(value) * scale for value, scale in zip(values, scales, strict=True)]
+    return Ticks(*(np.int64(_whole(np, value)) for value in exact))
+
+
+def to_ticks(seconds: Any) -> Any:
+    """Times in seconds as whole picoseconds, rint(x·10^12): int64 of the same shape.
+
+    Numpy float64 for concrete times, JAX for traced ones (exact to 24 bits if they are float32).
+    """
+    if isinstance(seconds, jax.core.Tracer):
+        with jax.enable_x64(True):
+            wide = seconds.astype(jnp.float64) * np.float64(TICKS_PER_SECOND)
+            return _whole(jnp, wide).astype(jnp.int64)
+    return _whole(np, np.asarray(seconds, np.float64) * TICKS_PER_SECOND).astype(np.int64)
+
+
+def _whole(module: Any, value: Any) -> Any:
+    """Nearest whole number within what no sum of two overflows; NaN becomes 0."""
+    limit = np.float64(2.0**62)
+    return module.rint(module.clip(module.nan_to_num(value), -limit, limit))
+
+
+def is_traced(clock: Clock) -> bool:
+    """Whether any coefficient is an abstract value inside someone's `jit` or `vmap`."""
+    return any(isinstance(leaf, jax.core.Tracer) for leaf in jax.tree.leaves(clock))
+
+
+def check_clock(clock: Clock, memory: int) -> None:
+    """Refuses a clock that cannot be simulated on workers of at most `memory` tokens.
+
+    Raises:
+      TypeError: If it is no `Clock`, or a coefficient is no number.
+      ValueError: If a coefficient is negative or not finite, `free_tokens` is not whole, rounds
+        take no time, or one of a full worker could last 27 days.
+    """
+    if not isinstance(clock, Clock):
+        expected = "a Clock such as jaxsched.clocks.llama2_70b_2xa100()"
+        raise TypeError(f"clock is {clock!r}; expected {expected}")
+    for name in COEFFICIENTS:
+        _check_coefficient(name, getattr(clock, name))
+    if clock.free_tokens != int(clock.free_tokens):
+        raise ValueError(f"clock: free_tokens is {clock.free_tokens}; expected a whole number")
+    least = ticks(clock)
+    if least.fixed + least.per_request + least.per_cache_token < 1:
+        raise ValueError(
+            "clock: fixed + per_request + per_cache_token is 0; expected at least 1e-12 seconds, "
+            "or time would stand still"
+        )
+    if (longest := float(_longest(clock, memory))) >= LONGEST_ROUND:
+        raise ValueError(
+            f"clock: a round at memory = {memory} could last {longest:.3g} s; expected less than "
+            f"{LONGEST_ROUND:.0f} s"
+        )
+
+
+def valid_clock(clock: Clock, memory: jax.Array) -> jax.Array:
+    """The checks of `check_clock` for traced coefficients: a mask of `memory`'s shape."""
+    with jax.enable_x64(True):
+        wide = jax.tree.map(lambda leaf: jnp.asarray(leaf).astype(jnp.float64), clock)
+        leaves = jnp.stack(jax.tree.leaves(wide))
+        good = jnp.all(jnp.isfinite(leaves) & (leaves >= 0))
+        least = ticks(clock)
+        good &= least.fixed + least.per_request + least.per_cache_token >= 1
+        good &= wide.free_tokens == jnp.rint(wide.free_tokens)
+        return good & (_longest(wide, memory.astype(jnp.float64)) < LONGEST_ROUND)
+
+
+def _longest(clock: Clock, memory: Any) -> Any:
+    """Seconds that no round is longer than: neither P + D nor K is ever above the memory."""
+    per_token = clock.per_prompt_token + clock.per_request + clock.per_cache_token
+    return clock.fixed + (per_token + clock.per_token_beyond) * memory
+
+
+def _check_coefficient(name: str, value: Any) -> None:
+    if np.shape(value) != ():
+        raise ValueError(
+            f"clock: {name} has shape {list(np.shape(value))}; expected one number (use jax.vmap)"
+        )
+    if isinstance(value, (jax.Array, np.ndarray)):
+        value = np.asarray(value)[()]
+    if isinstance(value, (bool, np.bool_)) or not isinstance(value, numbers.Real):
+        raise TypeError(f"clock: {name} is {value!r}; expected a number")
+    if not 0 <= value < math.inf:
+        raise ValueError(f"clock: {name} is {value}; expected a finite number of at least 0")
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class Energy:
+    """Joules of a round, fixed + per_prompt_token·P + per_request·D + per_cache_token·K.
+
+    Energy of the GPU boards only, of busy rounds only: nothing is known of an idle worker.
+
+    Attributes:
+      fixed: Joules of every round.
+      per_prompt_token: Joules for each prompt token admitted in the round.
+      per_request: Joules for each active request.
+      per_cache_token: Joules for each token of KV cache in use.
+    """
+
+    fixed: Any = 0.0
+    per_prompt_token: Any = 0.0
+    per_request: Any = 0.0
+    per_cache_token: Any = 0.0
+
+    def joules(self, rounds: Any, prompt_tokens: Any, requests: Any, cache_tokens: Any) -> Any:
+        """Joules of several rounds, from the sums of P, D and K over them; arrays of one shape."""
+        return (
+            self.fixed * rounds
+            + self.per_prompt_token * prompt_tokens
+            + self.per_request * requests
+            + self.per_cache_token * cache_tokens
+        )
