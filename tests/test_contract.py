@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import dataclasses
 import importlib.util
+import random
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
 import jaxsched as js
 from jaxsched import reference
+from jaxsched.family import RANGES
 from jaxsched.reference import RULES
 from jaxsched.testing import as_arrays, check_policy, check_result, contract, requests_of
 from jaxsched.testing.choices import check_choices
@@ -20,9 +23,50 @@ needs_native = pytest.mark.skipif(not NATIVE, reason="numba is not installed")
 LANES = 149  # as in test_engine, which compiles for this shape
 
 
-@pytest.mark.parametrize("name", RULES)
+@pytest.mark.parametrize("name", [name for name in RULES if name not in ("svf:upper", "svf:point")])
 def test_shipped_policies_keep_it(name):
     check_policy(js.policy(name), seed=1, instances=LANES)
+
+
+def random_numbers(rng):
+    """Numbers of the family from all over their ranges, and often plain ones."""
+    def number(name):
+        low, high = RANGES[name]
+        return rng.choice((0.0, 1.0, rng.uniform(-1, 2), rng.uniform(low, high)))
+
+    return js.FamilyParams(**{name: number(name) for name in RANGES})
+
+
+def numbered_policies():
+    rng = random.Random(4)
+    return [js.a_min_family(), *(js.a_min_family(random_numbers(rng)) for _ in range(5)),
+            js.fcfs(watermark=0.05), js.fcfs(watermark=1.0)]  # fmt: skip
+
+
+@pytest.mark.parametrize("i", range(8))
+def test_policies_with_numbers_keep_it(i):
+    """Programs are shared: numbers are traced."""
+    check_policy(numbered_policies()[i], seed=3, instances=LANES)
+
+
+@needs_native
+@pytest.mark.parametrize("i", range(8))
+def test_policies_with_numbers_keep_it_on_the_native_engine(i):
+    check_policy(numbered_policies()[i], engine="native", seed=3, instances=LANES)
+
+
+def test_numbers_run_as_lanes():
+    """A policy for each lane, against one at a time."""
+    rng = random.Random(5)
+    some = [random_numbers(rng) for _ in range(4)]
+    many = jax.tree.map(lambda *leaves: jnp.asarray(leaves, jnp.float32), *some)
+    instance = contract.draw(contract.TRIALS[1], rng, LANES)
+    run = lambda params: js.simulate(instance, js.a_min_family(params), engine="jax")  # noqa: E731
+    found = jax.vmap(run)(many)
+    for i, params in enumerate(some):
+        for name, value in vars(run(params)).items():
+            if value is not None:
+                assert (getattr(found, name)[i] == value).all()
 
 
 @needs_native
@@ -50,8 +94,8 @@ def shortest_prompt(estimate, view):
     return view.prompt
 
 
-def newest(estimate, generated, admitted):
-    return admitted
+def newest(estimate, running):
+    return running.admitted
 
 
 def own():
@@ -62,7 +106,7 @@ def own():
         admission_key=shortest_prompt,
         reserve=js.a_max().reserve,
         eviction_key=newest,
-        refine=jnp.maximum,
+        refine=js.a_max().refine,
         evict_largest=True,
     )
 
@@ -73,7 +117,7 @@ OWN = reference.Rule(
     admission_key=lambda request, estimate: request.prompt,
     reserve=lambda request, estimate: estimate,
     eviction_key=lambda request, estimate, tokens, admitted, index: (-admitted, -index),
-    refine=max,
+    refine=lambda request, estimate, tokens: max(estimate, tokens),
 )
 
 
@@ -105,8 +149,8 @@ def repeat(text, policy):
     return made[0], result
 
 
-def evict_the_furthest(estimate, generated, admitted):
-    return generated
+def evict_the_furthest(estimate, running):
+    return running.generated
 
 
 def test_a_policy_that_never_ends_is_found():
@@ -156,7 +200,7 @@ BROKEN = {
     "reserve reads output, which only a policy with hindsight=True may": dict(reserve=peeks),
     "estimate reads point, which only a policy with needs_point=True may":
         dict(estimate=reads_points),
-    "hindsight is set, but estimate is not the true output": dict(hindsight=True),
+    "shortest_first is set, but estimate is not the true output": dict(shortest_first=True),
     "reserve is defined inside test_broken_choices_are_named; expected a function of a module":
         dict(reserve="local"),
     "cannot be hashed": dict(refine=np.ones(1)),

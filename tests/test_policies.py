@@ -53,6 +53,7 @@ def test_wrong_readings_list_the_right_ones(refine):
 @pytest.mark.parametrize("name", RULES)
 def test_promises(name):
     policy = js.policy(name)
-    assert policy.hindsight == (name == "h_sf")
-    assert policy.needs_point == (name == "mc_sf") == RULES[name].needs_point
+    assert policy.shortest_first == (name == "h_sf")
+    assert policy.hindsight == (name in ("h_sf", "svf:output"))
+    assert policy.needs_point == (name in ("mc_sf", "svf:point")) == RULES[name].needs_point
     check_choices(policy)
