@@ -21,17 +21,20 @@ except ImportError as error:
     ) from error
 
 from jaxsched.instance import MAX_ROUND
+from jaxsched.native.arguments import pack
 from jaxsched.native.lanes import Batch, run_lanes, scratch
 from jaxsched.native.layout import (
+    FAMILY,
     LATEST,
     NEVER,
     SMALLEST,
     SMALLEST_RUNNING,
-    STATE,
+    VOLUME,
 )
 
-# A kind is which field the estimate starts from (None: the reserve is always 1), and which active
-# request an overflow evicts. Admission goes by (estimate, index), for LATEST by (arrival, index).
+# A kind is which field the estimate starts from (None: the reserve is always 1), and how requests
+# are ordered: by estimate (an eviction by the running one, too), by arrival, by volume, or by
+# the numbers of the family.
 KINDS: dict[str, tuple[str | None, int]] = {
     "h_sf": ("output", SMALLEST),
     "a_max": ("upper", SMALLEST),
@@ -39,8 +42,12 @@ KINDS: dict[str, tuple[str | None, int]] = {
     "a_min:on_eviction": ("lower", SMALLEST),
     "a_min:every_round": ("lower", SMALLEST_RUNNING),
     "fcfs": (None, LATEST),
+    "svf:output": ("output", VOLUME),
+    "svf:point": ("point", VOLUME),
+    "svf:lower": ("lower", VOLUME),
+    "svf:upper": ("upper", VOLUME),
+    "a_min_family": ("lower", FAMILY),
 }
-
 
 class Outcome(NamedTuple):
     """What `run` found: int32 arrays of shape [lanes, n], and totals of shape [lanes]."""
@@ -52,7 +59,7 @@ class Outcome(NamedTuple):
     preemptions: NDArray[np.int32]
     """Evictions of a request."""
     total_latency: NDArray[np.int64]
-    """Sum of completion - arrival over the finished requests."""
+    """Sum of completion - arrival over the finished requests, in rounds; 0 under a clock."""
     evictions: NDArray[np.int64]
     wasted_tokens: NDArray[np.int64]
     """Tokens lost to evictions."""
@@ -62,7 +69,14 @@ class Outcome(NamedTuple):
     rounds: NDArray[np.int64]
     """The largest completion; 0 if nothing completed."""
     status: NDArray[np.int64]
-    """0 finished, 1 stopped by the round limit, 2 invalid and not simulated."""
+    """0 finished, 1 stopped by the round limit or the clock's end, 2 invalid and not simulated."""
+    times: NDArray[np.int64] | None = None
+    """Under a clock, of shape [lanes, n, 3], in picoseconds: start of the round of the first
+    admission, end of that round, end of the round of the last token; -1 where there is none."""
+    history: NDArray[np.int32] | None = None
+    """If asked for, of shape [lanes, E, 3]: request, round of admission and round of eviction of
+    every evicted run, in order of eviction; -1 after the last. Those beyond the E-th are left out.
+    """
 
 
 def run(
@@ -79,6 +93,10 @@ def run(
     max_rounds: ArrayLike = MAX_ROUND,
     max_batch: int = 0,
     threads: int | None = None,
+    params: ArrayLike | None = None,
+    headroom: ArrayLike | None = None,
+    clock: ArrayLike | None = None,
+    history: int = 0,
 ) -> Outcome:
     """Simulates every lane.
 
@@ -87,15 +105,24 @@ def run(
         prompt, output, lower, upper, point: lengths in tokens, of shape [lanes, n]; of the last
             three only the one that the kind reads is needed.
         memory: tokens of KV cache, at most 2**28; a scalar or of shape [lanes].
-        arrival: rounds, of shape [lanes, n]; or a scalar.
+        arrival: rounds, under a clock picoseconds, of shape [lanes, n]; or a scalar.
         num_requests: real requests of each lane, of shape [lanes]; the rest is padding.
         max_rounds: rounds from this one on are not run, at most 2**30 - 1; a scalar or [lanes].
         max_batch: cap on the requests that run together; 0 for none.
         threads: lanes are shared among so many threads; all that the process may use by default.
+        params: the ten numbers of "a_min_family" in units of 1/1024 (the floor in tokens), in the
+            order of `rules`, of shape [lanes, 10]; `upper` is needed if a start is above 0.
+        headroom: tokens that must stay free when a request enters beside others; a scalar or of
+            shape [lanes].
+        clock: how long rounds last, of shape [lanes, 6]: picoseconds of every round, per prompt
+            token admitted in it, per active request, per token of cache in use, and per prompt
+            token or active request beyond the free ones; and how many are free.
+        history: so many evictions of a lane are noted, the first ones.
 
     Returns:
         An `Outcome`. A lane with a value that the model refuses (a length below 1, a request that
-        needs more than the memory, a memory above 2**28) has status 2 and is not simulated.
+        needs more than the memory, a memory above 2**28, numbers out of range, a clock that stands
+        still or whose rounds could last 2**61 picoseconds) has status 2 and is not simulated.
 
     Raises:
         TypeError: for a field that does not hold integers.
@@ -103,30 +130,34 @@ def run(
     """
     if kind not in KINDS:
         raise ValueError(f"kind is {kind!r}; expected one of {list(KINDS)}")
-    if max_batch < 0:
-        raise ValueError(f"max_batch is {max_batch}; expected at least 0")
+    for name, value in (("max_batch", max_batch), ("history", history)):
+        if value < 0:
+            raise ValueError(f"{name} is {value}; expected at least 0")
     source, rule = KINDS[kind]
-    shape = np.shape(prompt)
-    if len(shape) != 2 or shape[1] == 0:
-        raise ValueError(f"prompt: got shape {list(shape)}; expected [lanes, n] with n at least 1")
-    fields = {"output": output, "lower": lower, "upper": upper, "point": point}
-    count = shape[1] if num_requests is None else num_requests
-    batch = Batch(
-        prompt=_table("prompt", prompt, shape),
-        output=_table("output", output, shape),
-        arrival=_table("arrival", arrival, shape),
-        estimate=_table(source, fields[source], shape) if source else _table("", 1, shape),
-        num_requests=_table("num_requests", count, shape[:1]),
-        memory=_table("memory", memory, shape[:1]),
-        max_rounds=_table("max_rounds", max_rounds, shape[:1], 0, MAX_ROUND),
-        completion=np.empty(shape, np.int32),
-        first_admission=np.empty(shape, np.int32),
-        preemptions=np.empty(shape, np.int32),
-        totals=np.zeros(shape[:1], STATE),
+    batch = pack(
+        fields=dict(
+            prompt=prompt, output=output, lower=lower, upper=upper, point=point, arrival=arrival
+        ),
+        limits=dict(
+            num_requests=num_requests,
+            memory=memory,
+            headroom=headroom,
+            max_rounds=max_rounds,
+        ),
+        source=source,
+        params=params if rule == FAMILY else 0,
+        clock=clock,
+        history=history,
     )
     _run_all(batch, rule, max_batch or NEVER, threads or _cores())
-    totals = {name: batch.totals[name].copy() for name in Outcome._fields[3:]}
-    return Outcome(batch.completion, batch.first_admission, batch.preemptions, **totals)
+    return Outcome(
+        batch.completion,
+        batch.first_admission,
+        batch.preemptions,
+        **{name: batch.totals[name].copy() for name in Outcome._fields[3:-2]},
+        times=None if clock is None else batch.times,
+        history=batch.history if history else None,
+    )
 
 
 def _run_all(batch: Batch, rule: int, max_batch: int, threads: int) -> None:
@@ -154,26 +185,3 @@ def _run_all(batch: Batch, rule: int, max_batch: int, threads: int) -> None:
 
 def _cores() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-
-
-def _table(
-    name: str,
-    value: ArrayLike | None,
-    shape: tuple[int, ...],
-    low: int = -NEVER,
-    high: int = NEVER,
-) -> NDArray[np.int32]:
-    """The value as int32 of this shape, refused if it is not within low and high."""
-    if value is None:
-        raise ValueError(f"{name}: missing; expected integers of shape {list(shape)}")
-    array = np.asarray(value)
-    if not np.issubdtype(array.dtype, np.integer):
-        raise TypeError(f"{name}: got dtype {array.dtype}; expected integers")
-    if array.shape not in (shape, ()):
-        raise ValueError(f"{name}: got shape {list(array.shape)}; expected {list(shape)}")
-    for extreme in (array.min(initial=high), array.max(initial=low)):
-        if not low <= extreme <= high:
-            raise ValueError(f"{name} is {extreme}; expected {low} to {high}")
-    table = np.ascontiguousarray(np.broadcast_to(array, shape), np.int32).view()
-    table.flags.writeable = False  # or numba would compile once more for inputs that are
-    return table

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from numba import int64, uint64
 
-from jaxsched.native.layout import LATEST, NEVER, ROUND_LIMIT, Lane, Record, jit
+from jaxsched.native.clock import run_rounds
+from jaxsched.native.layout import LAST_TICK, LATEST, NEVER, ROUND_LIMIT, Lane, Record, jit
 from jaxsched.native.lookahead import earliest, ends_add, ends_drop, ends_pass
 from jaxsched.native.queues import heap_pop, heap_push, ring_add, ring_drop, ring_next
-from jaxsched.native.slots import first_to_evict, slot_add, slot_drop
+from jaxsched.native.rules import admission_key, refined, reserved
+from jaxsched.native.slots import first_with, least, slot_add, slot_drop, smallest_key
 
 
 @jit
@@ -18,14 +20,19 @@ def run_events(lane: Lane, state: Record) -> None:
         state.peak_memory = max(state.peak_memory, state.level + state.active * state.now)
         if state.next_end == state.now:
             _complete(lane, state)
-        if state.finished == count or state.now >= lane.max_rounds:
+        late = state.now >= lane.max_rounds or state.time >= LAST_TICK
+        if state.finished == count or late:
             break
         _arrive(lane, state)
         ends_pass(lane.ends, state)
-        while state.level + state.active * (state.now + 1) > lane.memory:
-            _evict(lane, state)
+        if state.level + state.active * (state.now + 1) > lane.memory:
+            _make_fit(lane, state)
         wake = _admit(lane, state)
-        state.now = _next_event(lane, state, wake)
+        event, arrival = _next_event(lane, state, wake), _next_arrival(lane, state)
+        if lane.clocked:
+            run_rounds(lane, state, event, arrival)
+        else:
+            state.now = state.time = min(event, arrival)
     if state.finished < count:
         _cut(lane, state)
 
@@ -39,7 +46,8 @@ def _complete(lane: Lane, state: Record) -> None:
         after = int64(request.after)
         if request.start + request.output == state.now:
             lane.completion[uint64(i)] = state.rounds = state.now
-            state.total_latency += state.now - request.arrival
+            if lane.clocked:
+                lane.times[uint64(i), uint64(2)] = state.time
             state.finished += 1
             _leave(lane, state, i)
         i = after
@@ -56,9 +64,9 @@ def _leave(lane: Lane, state: Record, i: int) -> None:
     state.level -= prompt - start
     state.memory_time += prompt * tokens + tokens * (tokens + 1) // 2
     ring_drop(lane.ring, lane.mask, lane.requests, i, start + request.output)
-    if lane.evicts:
+    if state.evicts:
         slot_drop(lane, state, i)
-    end = start + min(int64(request.estimate), lane.memory - prompt)
+    end = start + request.reserve
     if end > state.now:
         ends_drop(lane.ends, state, end, prompt - start)
     request.start = -1
@@ -69,7 +77,7 @@ def _arrive(lane: Lane, state: Record) -> None:
     """Moves requests that are known by now to the heap of those that wait."""
     while state.arrived < lane.coming.shape[0]:
         i = int64(lane.coming[state.arrived])
-        if lane.requests[uint64(i)].arrival > state.now:
+        if lane.arrival[uint64(i)] > state.time:
             break
         _wait(lane, state, i)
         state.arrived += 1
@@ -77,33 +85,57 @@ def _arrive(lane: Lane, state: Record) -> None:
 
 @jit
 def _wait(lane: Lane, state: Record, i: int) -> None:
-    heap_push(lane.heap, state.heaped, _admission_key(lane, i))
+    heap_push(lane.heap, state.heaped, _place_in_line(lane, i))
     state.heaped += 1
 
 
 @jit
-def _admission_key(lane: Lane, i: int) -> int:
+def _place_in_line(lane: Lane, i: int) -> int:
     """Key and index in one integer; the smallest is admitted first."""
-    request = lane.requests[uint64(i)]
-    key = request.arrival if lane.rule == LATEST else request.estimate
-    return (int64(key) << 32) | i
+    return (int64(lane.key[uint64(i)]) << 32) | i
 
 
 @jit
-def _evict(lane: Lane, state: Record) -> None:
-    """Evicts one request and refines its estimate."""
-    i = first_to_evict(lane, state)
-    request = lane.requests[uint64(i)]
-    tokens, end = state.now - request.start, request.start + int64(request.output)
-    _leave(lane, state, i)
+def _make_fit(lane: Lane, state: Record) -> None:
+    """Evicts until the coming round fits."""
+    key = smallest_key(lane, state)
+    while True:
+        i = first_with(lane.slots, state.active, key, lane.rule == LATEST)
+        request = lane.requests[uint64(i)]
+        start, end = int64(request.start), request.start + int64(request.output)
+        _leave(lane, state, i)
+        _note_eviction(lane, state, i, start)
+        _refine(lane, state, i, state.now - start)
+        _wait(lane, state, i)
+        if end == state.next_end:
+            state.next_end = ring_next(lane.ring, lane.mask, state.now)
+        if state.level + state.active * (state.now + 1) <= lane.memory:
+            return
+        key = least(lane.slots, state.active)
+
+
+@jit
+def _note_eviction(lane: Lane, state: Record, i: int, start: int) -> None:
+    if state.evictions < lane.history.shape[0]:
+        run = lane.history[uint64(state.evictions)]
+        run[0], run[1], run[2] = i, start, state.now
     state.evictions += 1
-    state.wasted_tokens += tokens
+    state.wasted_tokens += state.now - start
     lane.preemptions[uint64(i)] += 1
-    if lane.rule != LATEST:
-        request.estimate = max(int64(request.estimate), tokens)
-    _wait(lane, state, i)
-    if end == state.next_end:
-        state.next_end = ring_next(lane.ring, lane.mask, state.now)
+
+
+@jit
+def _refine(lane: Lane, state: Record, i: int, tokens: int) -> None:
+    """Gives request i, evicted after so many tokens, its new estimate and what follows from it."""
+    request = lane.requests[uint64(i)]
+    prompt, estimate = int64(request.prompt), int64(request.estimate)
+    new = refined(lane, estimate, tokens)
+    if new == estimate:
+        return
+    state.largest = max(state.largest, new)
+    request.estimate = new
+    request.reserve = min(reserved(lane.rule, lane.params, new), lane.memory - prompt)
+    lane.key[uint64(i)] = admission_key(lane.rule, lane.params, lane.memory, prompt, new)
 
 
 @jit
@@ -113,12 +145,13 @@ def _admit(lane: Lane, state: Record) -> int:
         item, heaped = _next_waiting(lane, state)
         i = item & NEVER
         request = lane.requests[uint64(i)]
-        prompt = int64(request.prompt)
-        crowded = state.level + state.active * (state.now + 1) + prompt + 1 > lane.memory
-        if crowded or state.active == lane.max_batch:
+        prompt, reserve = int64(request.prompt), int64(request.reserve)
+        memory = lane.memory - (lane.headroom if state.active > 0 else 0)
+        crowded = state.level + state.active * (state.now + 1) + prompt + 1 > memory
+        if crowded or prompt + reserve > memory or state.active == lane.max_batch:
             return int64(NEVER)  # only somebody leaving can change that
-        reserve = min(int64(request.estimate), lane.memory - prompt)
-        wake, place = earliest(lane.ends, state, prompt, reserve, lane.memory)
+        wake, place = earliest(lane.ends, state, prompt, reserve, memory)
+        wake = max(wake, state.alone if state.active > 0 else 0)
         if wake > state.now:
             return wake
         if heaped:
@@ -136,7 +169,7 @@ def _next_waiting(lane: Lane, state: Record) -> tuple[int, bool]:
     """The waiting request that is first, and whether it is on the heap."""
     if state.head == state.backlog:
         return lane.heap[0], True
-    item = _admission_key(lane, int64(lane.order[uint64(state.head)]))
+    item = _place_in_line(lane, int64(lane.order[uint64(state.head)]))
     if state.heaped > 0 and lane.heap[0] < item:
         return lane.heap[0], True
     return item, False
@@ -147,26 +180,45 @@ def _enter(lane: Lane, state: Record, i: int) -> None:
     """Makes request i active."""
     request = lane.requests[uint64(i)]
     request.start = state.now
+    if state.active == 0:
+        state.alone = _alone_until(lane, state, request)
     if lane.first_admission[uint64(i)] < 0:
         lane.first_admission[uint64(i)] = state.now
+        if lane.clocked:
+            lane.times[uint64(i), uint64(0)] = state.time
+            lane.fresh[uint64(state.fresh)] = i
+            state.fresh += 1
     end = state.now + request.output
     ring_add(lane.ring, lane.mask, lane.requests, i, end)
-    if lane.evicts:
+    if state.evicts:
         slot_add(lane, state, i)
     state.level += request.prompt - state.now
+    state.prompts += request.prompt
     state.active += 1
     state.next_end = min(state.next_end, end)
 
 
 @jit
+def _alone_until(lane: Lane, state: Record, request: Record) -> int:
+    """When a request that enters an empty worker ceases to be expected to need the headroom."""
+    needs = int64(request.prompt) + request.reserve > lane.memory - lane.headroom
+    return state.now + request.reserve if needs else int64(0)
+
+
+@jit
 def _next_event(lane: Lane, state: Record, wake: int) -> int:
-    """The next round in which somebody completes, arrives, overflows or may be admitted."""
+    """The next round in which somebody completes, overflows or may be admitted."""
     event = min(state.next_end, wake, lane.max_rounds)
-    if state.arrived < lane.coming.shape[0]:
-        event = min(event, int64(lane.requests[uint64(lane.coming[state.arrived])].arrival))
-    if lane.evicts and state.active > 0:
+    if state.evicts and state.active > 0:
         event = min(event, (lane.memory - state.level) // state.active)
     return event
+
+
+@jit
+def _next_arrival(lane: Lane, state: Record) -> int:
+    if state.arrived == lane.coming.shape[0]:
+        return int64(LAST_TICK)
+    return lane.arrival[uint64(lane.coming[state.arrived])]
 
 
 @jit

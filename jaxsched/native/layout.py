@@ -30,8 +30,11 @@ BLOCK = 16
 RING = 1 << 16
 """Largest ring of rounds; later ends share a bucket with earlier ones."""
 
-# Which active request an overflow evicts; ties go to the lowest index, for LATEST to the highest.
-SMALLEST, SMALLEST_RUNNING, LATEST = 0, 1, 2
+LAST_TICK = 2**62
+"""No round starts at this tick (picosecond) of a clock or later."""
+
+# How a lane orders its requests; see `rules`.
+SMALLEST, SMALLEST_RUNNING, LATEST, VOLUME, FAMILY = range(5)
 
 FINISHED, ROUND_LIMIT, INVALID = 0, 1, 2
 
@@ -39,8 +42,8 @@ REQUEST = np.dtype(
     [
         ("prompt", np.int32),
         ("output", np.int32),
-        ("arrival", np.int32),
         ("estimate", np.int32),
+        ("reserve", np.int32),  # at most memory - prompt
         ("start", np.int32),  # round of admission if active, else -1
         ("slot", np.int32),  # place in `Slots` if active
         ("after", np.int32),  # neighbors in the ring's bucket; n stands for none
@@ -53,6 +56,7 @@ STATE = np.dtype(
         (name, np.int64)
         for name in (
             "now",  # the round
+            "time",  # its start: in ticks under a clock, else the round itself
             "active",  # number of active requests
             "level",  # sum of prompt - start over them: they use level + active * t at the end of
             # round t - 1, and would use level + active * (t + 1) in round t
@@ -64,6 +68,11 @@ STATE = np.dtype(
             "heaped",  # size of the heap of all others that wait
             "arrived",
             "finished",
+            "alone",  # nobody joins the active request before this round
+            "prompts",  # sum of the prompts admitted in this round
+            "fresh",  # requests whose first run begins in this round
+            "evicts",  # whether an eviction is possible
+            "largest",  # no estimate so far was larger
             "total_latency",  # the result, from here on
             "evictions",
             "wasted_tokens",
@@ -91,9 +100,11 @@ class Ends(NamedTuple):
 class Slots(NamedTuple):
     """The active requests, densely and in no order; kept only if an eviction is possible."""
 
-    key: Ints  # what evictions go by
-    start: Ints
+    key: Ints  # what evictions go by; of no meaning between them if the lane's keys move
     request: Ints
+    estimate: Ints  # like the next two, kept only if keys move
+    start: Ints
+    prompt: Ints
 
 
 class Ring(NamedTuple):
@@ -108,20 +119,31 @@ class Lane(NamedTuple):
 
     rule: int
     memory: int
+    headroom: int  # tokens that must stay free at an admission, unless nobody is active
     max_rounds: int
     max_batch: int
-    evicts: bool  # whether an eviction is possible
+    moving: bool  # whether eviction keys change while a request runs
+    clocked: bool  # whether rounds have lengths
     mask: int  # size of the ring - 1
+    longest: int  # output
+    widest: int  # prompt
     requests: NDArray  # REQUEST [n + 1]; the last one is no request but the end of linked lists
+    arrival: NDArray[np.int64]
+    key: Ints  # what admissions go by
     order: Ints  # the backlog in order of admission
     coming: Ints  # requests by arrival
+    fresh: Ints  # requests whose first run begins in this round
     heap: NDArray[np.int64]
     ends: Ends
     slots: Slots
     ring: Ring
+    params: NDArray[np.int64]
+    clock: NDArray[np.int64]
     completion: Ints
     first_admission: Ints
     preemptions: Ints
+    times: NDArray[np.int64]  # [n, 3]; of no requests without a clock
+    history: Ints  # [evictions that are kept, 3]
 
 
 # No reference counts: nothing is allocated in compiled code, and counting at every call of a small

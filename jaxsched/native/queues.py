@@ -14,6 +14,8 @@ _LAST = 2**63 - 1
 @jit
 def sort_by(key: NDArray, items: NDArray, count: int, spare: NDArray, counts: NDArray) -> None:
     """Sorts items[:count] by key[item], stably."""
+    if _in_order(key, items, count):
+        return
     low, high = int64(key[items[0]]), int64(key[items[0]])
     for k in range(count):
         low, high = min(low, int64(key[items[k]])), max(high, int64(key[items[k]]))
@@ -25,6 +27,14 @@ def sort_by(key: NDArray, items: NDArray, count: int, spare: NDArray, counts: ND
     if (shift // _DIGIT) & 1:
         for k in range(count):
             items[k] = spare[k]
+
+
+@jit
+def _in_order(key: NDArray, items: NDArray, count: int) -> bool:
+    for k in range(1, count):
+        if key[items[k]] < key[items[k - 1]]:
+            return False
+    return True
 
 
 @jit

@@ -44,7 +44,7 @@ def _start(ends: Ends, state: Record, request: Record, end: int, slack: int) -> 
         height = 2 * end + level
         ends_append(ends, state, end, height)
         wake = max(wake, min(end, height + slack))
-    state.total_latency += end - request.arrival
+    state.total_latency += end - state.time
     state.memory_time += request.prompt * output + output * (output + 1) // 2
     state.rounds = max(state.rounds, end)
     return wake

@@ -3,66 +3,120 @@
 from __future__ import annotations
 
 from numba import int32, int64, uint64
-from numpy.typing import NDArray
 
 from jaxsched.native.layout import (
-    LATEST,
+    FAMILY,
     NEVER,
-    SMALLEST_RUNNING,
     Lane,
     Record,
+    Slots,
     jit,
     whole_blocks,
+)
+from jaxsched.native.rules import (
+    EVICT_ESTIMATE,
+    EVICT_PROGRESS,
+    EVICT_PROMPT,
+    RUN_GROWTH,
+    keys_are_narrow,
+    narrow_key,
+    running_key,
+    standing_key,
 )
 
 
 @jit
 def slot_add(lane: Lane, state: Record, i: int) -> None:
     """Gives request i, admitted now, the next slot."""
-    request, place = lane.requests[uint64(i)], uint64(state.active)
-    lane.slots.key[place] = -state.now if lane.rule == LATEST else request.estimate
-    lane.slots.start[place] = state.now
-    lane.slots.request[place] = i
+    request, slots, place = lane.requests[uint64(i)], lane.slots, uint64(state.active)
     request.slot = state.active
+    slots.request[place] = i
+    if lane.moving:
+        slots.estimate[place] = request.estimate
+        slots.start[place] = state.now
+        slots.prompt[place] = request.prompt
+    else:
+        slots.key[place] = standing_key(lane, i, state.now)
 
 
 @jit
 def slot_drop(lane: Lane, state: Record, i: int) -> None:
     """Frees the slot of request i; the last one moves into it. `active` counts it no more."""
-    slots, place, last = lane.slots, lane.requests[uint64(i)].slot, uint64(state.active)
+    slots, place, last = lane.slots, uint64(lane.requests[uint64(i)].slot), uint64(state.active)
     moved = slots.request[last]
     lane.requests[uint64(moved)].slot = place
-    slots.request[uint64(place)], slots.request[last] = moved, NEVER
-    slots.key[uint64(place)], slots.key[last] = slots.key[last], NEVER
-    slots.start[uint64(place)], slots.start[last] = slots.start[last], 0
+    slots.request[place], slots.request[last] = moved, NEVER
+    slots.key[place], slots.key[last] = slots.key[last], NEVER
+    if lane.moving:
+        slots.estimate[place] = slots.estimate[last]
+        slots.start[place] = slots.start[last]
+        slots.prompt[place] = slots.prompt[last]
 
 
 @jit
-def first_to_evict(lane: Lane, state: Record) -> int:
-    """The active request that is first in the eviction order of the lane's rule."""
-    slots = lane.slots
-    if lane.rule == SMALLEST_RUNNING:
-        return _smallest_running(slots.key, slots.start, slots.request, state.active, state.now)
-    flip = -1 if lane.rule == LATEST else 0  # ~i falls as i grows
-    return _smallest(slots.key, slots.request, state.active, flip)
+def smallest_key(lane: Lane, state: Record) -> int:
+    """The smallest eviction key of this round; keys that move are brought up to it."""
+    slots, params = lane.slots, lane.params
+    if not lane.moving:
+        return least(slots, state.active)
+    if lane.rule != FAMILY:
+        return _move_estimates(slots, state.active, state.now)
+    numbers = (
+        params[EVICT_ESTIMATE],
+        params[EVICT_PROGRESS],
+        params[EVICT_PROMPT],
+        params[RUN_GROWTH],
+    )
+    if keys_are_narrow(lane, state.largest):
+        return _move_narrow(slots, state.active, state.now, numbers)
+    return _move_wide(slots, state.active, state.now, numbers)
 
 
 @jit
-def _smallest(key: NDArray, request: NDArray, count: int, flip: int) -> int:
-    best, tie, flip = int32(NEVER), int32(NEVER), int32(flip)
+def _move_estimates(slots: Slots, count: int, now: int) -> int:
+    best, now, count_ = int32(NEVER), int32(now), int32(count)
     for j in range(whole_blocks(count)):
-        best = min(best, key[j])
+        running = max(slots.estimate[j], int32(now - slots.start[j]))
+        slots.key[j] = key = running if int32(j) < count_ else int32(NEVER)
+        best = min(best, key)
+    return int64(best)
+
+
+@jit
+def _move_narrow(slots: Slots, count: int, now: int, numbers: tuple[int, int, int, int]) -> int:
+    a, b, c, d = numbers
+    narrow, now = (int32(a), int32(b), int32(c), int32(d)), int32(now)
+    best, count_ = int32(NEVER), int32(count)
     for j in range(whole_blocks(count)):
-        tie = min(tie, int32(request[j] ^ flip) if key[j] == best else int32(NEVER))
+        tokens = int32(now - slots.start[j])
+        running = narrow_key(narrow, slots.estimate[j], tokens, slots.prompt[j])
+        slots.key[j] = key = running if int32(j) < count_ else int32(NEVER)
+        best = min(best, key)
+    return int64(best)
+
+
+@jit
+def _move_wide(slots: Slots, count: int, now: int, numbers: tuple[int, int, int, int]) -> int:
+    best = int64(NEVER)
+    for j in range(count):
+        tokens = now - slots.start[j]
+        slots.key[j] = key = running_key(numbers, slots.estimate[j], tokens, slots.prompt[j])
+        best = min(best, key)
+    return best
+
+
+@jit
+def least(slots: Slots, count: int) -> int:
+    best = int32(NEVER)
+    for j in range(whole_blocks(count)):
+        best = min(best, slots.key[j])
+    return int64(best)
+
+
+@jit
+def first_with(slots: Slots, count: int, key: int, last: bool) -> int:
+    """Of the active requests with this key the one of the lowest index, or the highest."""
+    tie, flip, key = int32(NEVER), int32(-1 if last else 0), int32(key)  # ~i falls as i grows
+    for j in range(whole_blocks(count)):
+        tie = min(tie, int32(slots.request[j] ^ flip) if slots.key[j] == key else int32(NEVER))
     return int64(tie ^ flip)
-
-
-@jit
-def _smallest_running(key: NDArray, start: NDArray, request: NDArray, count: int, now: int) -> int:
-    best, tie, now = int32(NEVER), int32(NEVER), int32(now)
-    for j in range(whole_blocks(count)):
-        best = min(best, max(key[j], int32(now - start[j])))
-    for j in range(whole_blocks(count)):
-        running = max(key[j], int32(now - start[j]))
-        tie = min(tie, request[j] if running == best else int32(NEVER))
-    return int64(tie)
