@@ -33,6 +33,7 @@ class View:
       point: Point prediction of the output; only policies with `needs_point` may read it.
       arrival: Round of arrival. Under a clock, what it compares like: the number of different
         arrivals in the lane before its own.
+      rank: Place of the request by `Policy.rank`; 0 without.
       memory: KV cache of the worker in tokens, of shape [].
       params: `Policy.params`.
     """
@@ -43,6 +44,7 @@ class View:
     upper: Array
     point: Array
     arrival: Array
+    rank: Array
     memory: Array
     params: Any = None
 
@@ -72,6 +74,8 @@ Reserve = Callable[[Array, View], Array]
 EvictionKey = Callable[[Array, Running], Array]
 Refine = Callable[[Array, Running], Array]
 Headroom = Callable[[View], Array]
+Rank = Callable[[Array, View, Array], Array]
+Quantum = Callable[[Array, Running], Array]
 
 
 @functools.partial(
@@ -79,7 +83,7 @@ Headroom = Callable[[View], Array]
     data_fields=["params"],
     meta_fields=[
         "name", "estimate", "admission_key", "reserve", "eviction_key", "refine", "headroom",
-        "evict_largest", "hindsight", "shortest_first", "needs_point",
+        "rank", "quantum", "evict_largest", "hindsight", "shortest_first", "needs_point",
     ],
 )  # fmt: skip
 @dataclasses.dataclass(frozen=True)
@@ -87,8 +91,8 @@ class Policy:
     """A scheduler: an initial estimate and four choices, on int32 arrays of one shape.
 
     A pytree whose leaves are `params`, the numbers of the policy: `jax.vmap` runs thousands of them
-    as lanes. Everything else is static: policies that are equal but for `params` share one compiled
-    program. Define the functions of your own policy once, at module level, so that two instances of
+    as lanes. Everything else is static: policies that are equal but for `params` and name share one
+    compiled program. Define the functions of your own policy once, at module level, so that two instances of
     it compare equal.
 
     Attributes:
@@ -101,6 +105,12 @@ class Policy:
       refine: (estimate, Running) -> estimate after an eviction; it may not read `admitted`.
       headroom: View -> tokens of memory that the look-ahead test of this request leaves free,
         unless nobody is active; `None` for none.
+      rank: (estimate, View, which are requests and not padding) -> `View.rank`, of all requests of
+        a lane at once, [n], before it starts; `None` for none. `simulate` then refuses arrivals: an
+        order of all requests would know the future of a stream.
+      quantum: (estimate, Running) -> tokens, at least 1, after which an active request gives its
+        place up as if it were evicted, before any other eviction; `None` for never. It may read
+        neither `generated` nor `admitted`.
       evict_largest: Evict the largest (key, index) instead of the smallest.
       hindsight: The policy may read the true output.
       shortest_first: The policy orders by, reserves, and estimates exactly the true output; it then
@@ -116,6 +126,8 @@ class Policy:
     eviction_key: EvictionKey
     refine: Refine
     headroom: Headroom | None = None
+    rank: Rank | None = None
+    quantum: Quantum | None = None
     evict_largest: bool = False
     hindsight: bool = False
     shortest_first: bool = False
@@ -124,8 +136,8 @@ class Policy:
 
     @property
     def kind(self) -> Policy:
-        """The policy without its numbers: what is static about it."""
-        return dataclasses.replace(self, params=None)
+        """The policy without its numbers and its name: what decides which program runs."""
+        return dataclasses.replace(self, name="", params=None)
 
 
 def h_sf() -> Policy:
@@ -194,7 +206,7 @@ def a_min(refine: str = "on_eviction") -> Policy:
     )
 
 
-def fcfs(watermark: float = 0.0) -> Policy:
+def fcfs(watermark: Any = 0.0) -> Policy:
     """First come first served, as serving engines do: no prediction, evicts the latest admitted.
 
     Args:
@@ -213,15 +225,16 @@ def fcfs(watermark: float = 0.0) -> Policy:
         refine=_keep,
         evict_largest=True,
     )
-    module = jnp if isinstance(watermark, jax.core.Tracer) else np
-    if module is np:
+    module, name = jnp, "fcfs:watermark"
+    if not isinstance(watermark, jax.core.Tracer):
         if not 0 <= watermark <= 1:
             raise ValueError(f"fcfs: watermark is {watermark}; expected 0 to 1")
         if watermark == 0:
             return plain
+        module, name = np, f"{name}={watermark:g}"
     return dataclasses.replace(
         plain,
-        name="fcfs:watermark",
+        name=name,
         headroom=_share_of_memory,
         params=module.rint(module.asarray(watermark, np.float32) * np.float32(1024)).astype(
             np.int32
@@ -243,12 +256,9 @@ def svf(by: str = "output") -> Policy:
     Raises:
       ValueError: If `by` is none of them.
     """
-    estimates = {"output": _output, "point": _point, "lower": _lower, "upper": _upper}
-    if not isinstance(by, str) or by not in estimates:
-        raise ValueError(f"svf: by is {by!r}; expected one of {sorted(estimates)}")
     return Policy(
         name=f"svf:{by}",
-        estimate=estimates[by],
+        estimate=estimate_by("svf", by),
         admission_key=_by_volume,
         reserve=_by_estimate,
         eviction_key=_evict_by_volume,
@@ -256,6 +266,28 @@ def svf(by: str = "output") -> Policy:
         hindsight=by == "output",
         needs_point=by == "point",
     )
+
+
+def estimate_by(who: str, by: str) -> Estimate:
+    """The estimate that is a field of `View`, given by its name; errors say who asked."""
+    estimates = {"output": _output, "point": _point, "lower": _lower, "upper": _upper}
+    if not isinstance(by, str) or by not in estimates:
+        raise ValueError(f"{who}: by is {by!r}; expected one of {sorted(estimates)}")
+    return estimates[by]
+
+
+def _published(name: str, *arguments: str) -> Policy:
+    """A policy of `jaxsched.schedulers`."""
+    from jaxsched import schedulers  # noqa: PLC0415 - it builds on this file
+
+    return getattr(schedulers, name)(*arguments)
+
+
+def _tuned(source: str) -> Policy:
+    """A rule of `jaxsched.tuned`."""
+    from jaxsched import tuned  # noqa: PLC0415 - it builds on this file
+
+    return tuned.load_policy(source)
 
 
 SHIPPED: dict[str, Callable[[], Policy]] = {
@@ -270,19 +302,48 @@ SHIPPED: dict[str, Callable[[], Policy]] = {
     "svf:point": functools.partial(svf, "point"),
     "svf:lower": functools.partial(svf, "lower"),
     "svf:upper": functools.partial(svf, "upper"),
+    "sorted_f:output": functools.partial(_published, "sorted_f", "output"),
+    "sorted_f:point": functools.partial(_published, "sorted_f", "point"),
+    "sorted_f:lower": functools.partial(_published, "sorted_f", "lower"),
+    "sorted_f:upper": functools.partial(_published, "sorted_f", "upper"),
+    "gsa_spec": functools.partial(_published, "gsa_spec"),
 }
-"""Names that `policy` understands."""
+"""Names that `policy` understands; `NUMBERED` has those with a number."""
+
+NUMBERED: dict[str, Callable[[float], Policy]] = {
+    "fcfs:watermark": fcfs,
+    "gsa_spec:patience": functools.partial(_published, "gsa_spec"),
+}
 
 
 def policy(name: str) -> Policy:
-    """Looks a shipped policy up by name; "a_min" alone is its default reading.
+    """Looks a shipped policy up by name, such as "a_min" (its default reading) or "svf:lower".
+
+    A number may follow those in `NUMBERED`, such as "fcfs:watermark=0.01". Tuned rules are
+    "tuned:NAME", one that is shipped, and "tuned:FILE", your own (see `jaxsched.tuned`).
 
     Raises:
       ValueError: If there is no such policy; the text lists the right names.
+      OSError: If the file of a tuned rule cannot be read.
     """
-    if not isinstance(name, str) or name not in SHIPPED:
-        raise ValueError(f"policy {name!r} is unknown; expected one of {', '.join(SHIPPED)}")
-    return SHIPPED[name]()
+    if isinstance(name, str):
+        if name in SHIPPED:
+            return SHIPPED[name]()
+        if name.startswith("tuned:"):
+            return _tuned(name.removeprefix("tuned:"))
+        plain, equals, number = name.partition("=")
+        if equals and plain in NUMBERED:
+            return NUMBERED[plain](_number(name, number))
+    numbered = (f"{plain}=NUMBER" for plain in NUMBERED)
+    names = ", ".join([*SHIPPED, *numbered, "tuned:NAME", "tuned:FILE"])
+    raise ValueError(f"policy {name!r} is unknown; expected one of {names}")
+
+
+def _number(name: str, text: str) -> float:
+    try:
+        return float(text)
+    except ValueError:
+        raise ValueError(f"policy {name!r}: {text!r} is not a number") from None
 
 
 def _output(view: View) -> Array:
@@ -368,11 +429,11 @@ def check_policy_functions(policy: Policy) -> None:
     """
     leaves, structure = jax.tree.flatten(policy.params)
     shapes = tuple((np.shape(leaf), jnp.result_type(leaf)) for leaf in leaves)
-    _check_kind(policy.kind, structure, shapes)
+    _check_choices(dataclasses.replace(policy, params=None), structure, shapes)
 
 
 @functools.lru_cache(maxsize=256)
-def _check_kind(policy: Policy, structure: Any, shapes: tuple[Any, ...]) -> None:
+def _check_choices(policy: Policy, structure: Any, shapes: tuple[Any, ...]) -> None:
     """Calls the choices on made-up numbers; zeros stand for the policy's own."""
     params = structure.unflatten([np.zeros(shape, dtype) for shape, dtype in shapes])
     numbers = np.arange(1, 4, dtype=np.int32)
@@ -388,6 +449,10 @@ def _check_kind(policy: Policy, structure: Any, shapes: tuple[Any, ...]) -> None
         _choice(policy, "refine", estimate, running)
         if policy.headroom is not None:
             _check_headroom(policy, view)
+        if policy.rank is not None:
+            _choice(policy, "rank", estimate, view, jnp.ones(3, bool))
+        if policy.quantum is not None:
+            _choice(policy, "quantum", estimate, running)
         if policy.shortest_first:
             for name, value in {"estimate": estimate, **by_estimate}.items():
                 if (value != view.output).any():

@@ -85,7 +85,7 @@ def simulate(
     flat = _reshape(canonical(instance), len(lanes), (math.prod(lanes),))
     numbers = _numbers(policy, clock, flat)
     limits = Limits(np.int32(max_rounds), np.int32(NO_CAP if max_batch is None else max_batch))
-    chosen = _choose(engine, policy)
+    chosen = engine_for(engine, policy)
     run = _runner(policy.kind, chosen, max_batch is not None, 0, traced)
     result = run(flat, numbers, limits)
     if history:
@@ -113,6 +113,10 @@ def _check_arguments(
 
 def _check_instance(instance: Instance, policy: Policy, clock: Clock | None) -> None:
     """Checks values where they are concrete, shapes and types always."""
+    if policy.rank is not None and instance.arrival is not None:
+        raise ValueError(
+            f"policy {policy.name!r} orders a whole backlog; expected an instance without arrivals"
+        )
     if is_traced(instance):
         check_shapes(instance, policy.needs_point, seconds=clock is not None)
     else:
@@ -155,9 +159,9 @@ def _check_limit(name: str, value: Any, largest: int) -> None:
         raise ValueError(f"{name} is {value}; expected 1 to {largest}")
 
 
-def _choose(engine: str, policy: Policy) -> str:
+def engine_for(engine: str, policy: Policy) -> str:
     """The engine to use; native code knows the shipped policies only."""
-    known = policy.kind == _native_kinds().get(policy.name)
+    known = policy.kind in _native_names()
     if engine == "native" and not known:
         raise ValueError(
             f'engine "native" does not know the policy {policy.name!r}; use engine="jax"'
@@ -168,11 +172,12 @@ def _choose(engine: str, policy: Policy) -> str:
 
 
 @functools.cache
-def _native_kinds() -> dict[str, Policy]:
-    """Policies that the native engine knows; their numbers may be others."""
-    numbered = {"fcfs:watermark": fcfs(watermark=1), "a_min_family": a_min_family()}
-    shipped = {name: make() for name, make in SHIPPED.items()}
-    return {name: policy.kind for name, policy in {**shipped, **numbered}.items()}
+def _native_names() -> dict[Policy, str]:
+    """Kinds that the native engine knows, and what it calls them."""
+    shipped = (make() for make in SHIPPED.values())
+    simple = (policy for policy in shipped if policy.rank is None and policy.quantum is None)
+    numbered = {fcfs(watermark=1).kind: "fcfs", a_min_family().kind: "a_min_family"}
+    return {policy.kind: policy.name for policy in simple} | numbered
 
 
 @functools.cache
@@ -312,13 +317,14 @@ def _native(
 def _native_kind(
     policy: Policy, numbers: Numbers, memory: np.ndarray
 ) -> tuple[str, dict[str, np.ndarray]]:
-    """The native engine's name for a policy, and the numbers that go with it."""
+    """The native engine's name for a kind of policy, and the numbers that go with it."""
+    name = _native_names()[policy]
     if policy.params is None and numbers.params is None:
-        return policy.name, {}
-    params = np.asarray(numbers.params)
-    if policy.name == "fcfs:watermark":
-        return "fcfs", {"headroom": (memory.astype(np.int64) * params) >> 10}
-    return policy.name, {"params": params}
+        return name, {}
+    params = np.asarray(numbers.params).astype(np.int64)
+    if policy.headroom is not None:
+        return name, {"headroom": (memory.astype(np.int64) * params) >> 10}
+    return name, {"params": params}
 
 
 def _native_callback(

@@ -33,9 +33,12 @@ class Usage(NamedTuple):
 
     running: jax.Array
     late: jax.Array  # completed before the end it had reserved
+    spent: jax.Array | None  # running, with its quantum generated; `None` if there are no quanta
     count: jax.Array  # running requests
     room: jax.Array  # memory left in this round if all running requests go on
     num_late: jax.Array
+    num_spent: jax.Array | None
+    next_spent: jax.Array | None  # rounds until the next quantum is generated
 
 
 class Leaver(NamedTuple):
@@ -72,30 +75,40 @@ class Ahead(NamedTuple):
     load: jax.Array  # memory reserved at the request's own end, its own included
 
 
-def usage(slots: Slots, time: jax.Array, memory: jax.Array) -> Usage:
+def usage(slots: Slots, time: jax.Array, source: Source, policy: Policy) -> Usage:
     """Counts what is running; completing costs no write, since a slot knows when it is free."""
     running = slots.finish > time
     late = ~running & (slots.end > time)
     count = total(running.astype(np.int32))
     base = total(jnp.where(running, slots.prompt - slots.admitted, 0))
-    room = memory - (base + count * (time + 1))
-    return Usage(running, late, count, room, total(late.astype(np.int32)))
+    room = source.memory - (base + count * (time + 1))
+    num_late = total(late.astype(np.int32))
+    if policy.quantum is None:
+        return Usage(running, late, None, count, room, num_late, None, None)
+    seen = _seen(slots, time, source)
+    left = jnp.maximum(policy.quantum(slots.estimate, seen), 1) - seen.generated
+    spent = running & (left <= 0)
+    num_spent = total(spent.astype(np.int32))
+    next_spent = lowest(jnp.where(running & ~spent, left, NEVER))
+    return Usage(running, late, spent, count, room, num_late, num_spent, next_spent)
 
 
 def leaver(
     slots: Slots, usage: Usage, time: jax.Array, stepping: jax.Array, source: Source, policy: Policy
 ) -> Leaver:
-    """A late slot if there is one, else the first in eviction order if memory overflows."""
+    """A late slot, else one with its quantum generated, else on overflow the first evicted."""
     one = source.table.one
-    evicts = stepping & (usage.num_late == 0) & (usage.room < 0)
+    leaves, some = usage.running, usage.room < 0
+    if usage.spent is not None:
+        leaves = jnp.where(usage.num_spent > 0, usage.spent, leaves)
+        some |= usage.num_spent > 0
+    evicts = stepping & (usage.num_late == 0) & some
     evicts, stepping = settle(one, evicts, stepping)
-    params = (source.memory, source.params)
-    running = Running(slots.prompt, time - slots.admitted, slots.admitted, *params)
-    key = policy.eviction_key(slots.estimate, running)
+    key = policy.eviction_key(slots.estimate, _seen(slots, time, source))
     index = slots.index
     if policy.evict_largest:
         key, index = ~key, ~index
-    key = jnp.where(usage.running & evicts, key, NEVER)
+    key = jnp.where(leaves & evicts, key, NEVER)
     key = jnp.where(usage.late & stepping, FIRST, key)
     slot = place_of_first(key, index, one)
     end, prompt, admitted, index, estimate = (
@@ -103,7 +116,8 @@ def leaver(
         for array in (slots.end, slots.prompt, slots.admitted, slots.index, slots.estimate)
     )
     generated = time - admitted
-    estimate = policy.refine(estimate, Running(prompt, generated, admitted, *params))
+    seen = Running(prompt, generated, admitted, source.memory, source.params)
+    estimate = policy.refine(estimate, seen)
     found = Leaver(
         exists=(stepping & (usage.num_late > 0)) | evicts,
         evicted=evicts,
@@ -116,6 +130,12 @@ def leaver(
         key=policy.admission_key(estimate, view_of(source, index)),
     )
     return Leaver(*settle(one, *found))
+
+
+def _seen(slots: Slots, time: jax.Array, source: Source) -> Running:
+    """What a policy may know of the requests in the slots."""
+    generated = time - slots.admitted
+    return Running(slots.prompt, generated, slots.admitted, source.memory, source.params)
 
 
 def release(slots: Slots, leaver: Leaver, time: jax.Array) -> Slots:

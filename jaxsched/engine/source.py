@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from typing import Any, NamedTuple
 
 import chex
@@ -105,14 +106,19 @@ def make_table(
         due = join_traced(instance.arrival) if arrivals else None
         if arrivals:
             instance = instance.replace(arrival=_turns(due, instance.num_requests))
+    position = lax.broadcasted_iota(np.int32, instance.prompt.shape, 1)
+    real = position < instance.num_requests[:, None]
     fields = view_fields(instance)
+    if policy.rank is not None:
+        fields["rank"] = jax.vmap(functools.partial(_ranks, policy))(
+            fields, instance.memory, numbers.params, real
+        )
 
     def first_keys(fields: dict[str, jax.Array], memory: jax.Array, params: Any) -> jax.Array:
         view = View(**fields, memory=memory, params=params)
         return view.arrival if arrivals else policy.admission_key(policy.estimate(view), view)
 
     key = jax.vmap(first_keys)(fields, instance.memory, numbers.params)
-    real = lax.broadcasted_iota(np.int32, key.shape, 1) < instance.num_requests[:, None]
     return Table(
         fields={name: array.reshape(-1) for name, array in fields.items()},
         order=sorted_pairs(jnp.where(real, key, np.int32(2**31 - 1)), None)[1].reshape(-1),
@@ -124,6 +130,13 @@ def make_table(
         limits=limits,
         one=1 + (jnp.sum(instance.memory > 0, dtype=np.int32) < 0).astype(np.int32),
     )
+
+
+def _ranks(
+    policy: Policy, fields: dict[str, jax.Array], memory: jax.Array, params: Any, real: jax.Array
+) -> jax.Array:
+    view = View(**fields, memory=memory, params=params)
+    return policy.rank(policy.estimate(view), view, real)
 
 
 def valid_numbers(numbers: Numbers) -> jax.Array | np.bool_:
@@ -156,6 +169,7 @@ def view_fields(instance: Instance) -> dict[str, jax.Array]:
         "upper": instance.upper,
         "point": zeros if instance.point is None else instance.point,
         "arrival": zeros if instance.arrival is None else instance.arrival,
+        "rank": zeros,
     }
 
 

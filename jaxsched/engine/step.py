@@ -41,7 +41,7 @@ def step(
     with jax.named_scope("arrive"):
         arrivals = waiting.arrive(lane, source, time, stepping, policy, plan)
     with jax.named_scope("evict"):
-        usage = running.usage(lane.slots, time, source.memory)
+        usage = running.usage(lane.slots, time, source, policy)
         leaver = running.leaver(lane.slots, usage, time, stepping, source, policy)
         room = usage.room + jnp.where(leaver.evicted, leaver.prompt + leaver.generated + 1, 0)
         count = usage.count - leaver.evicted.astype(np.int32)
@@ -55,6 +55,8 @@ def step(
         free = _headroom(request, count)
         ahead = running.look_ahead(slots, time, request, room - free, source.memory - free, one)
         blocked = (usage.num_late > 1) | (room < 0) | arrivals.more
+        if usage.num_spent is not None:
+            blocked |= usage.num_spent > leaver.evicted.astype(np.int32)
         exists = (candidate.index != NEVER) & (count < source.limits.max_batch)
         wanted = stepping & exists & ahead.passes & ~blocked
         slot = running.first_free(slots, time)
@@ -70,6 +72,8 @@ def step(
         overflow = jnp.where(count > 0, room // jnp.maximum(count, 1) + 1, NEVER)
         change = jnp.minimum(jnp.minimum(wait, overflow), ahead.next_completion)
         change = jnp.minimum(change, source.limits.max_rounds - time)
+        if usage.next_spent is not None:
+            change = jnp.minimum(change, usage.next_spent)
         still = stepping & ~blocked & ~wanted
         silent = still & ~exists & (count == 0)
         prompt = jnp.where(admitted, request.prompt, 0)

@@ -25,9 +25,10 @@ from jaxsched.reference.rules import (
     mc_sf,
     svf,
 )
+from jaxsched.reference.schedulers import EXTENDED, gsa_spec, sorted_f
 
 __all__ = [
-    "COMPLETED", "CUT", "EVICTED", "FINISHED", "LAST_TICK", "ROUND_LIMIT", "RULES", "Clock",
-    "Known", "Outcome", "Request", "Rule", "Run", "a_max", "a_min", "a_min_family", "fcfs", "h_sf",
-    "mc_sf", "simulate", "svf",
+    "COMPLETED", "CUT", "EVICTED", "EXTENDED", "FINISHED", "LAST_TICK", "ROUND_LIMIT", "RULES",
+    "Clock", "Known", "Outcome", "Request", "Rule", "Run", "a_max", "a_min", "a_min_family",
+    "fcfs", "gsa_spec", "h_sf", "mc_sf", "simulate", "sorted_f", "svf",
 ]  # fmt: skip

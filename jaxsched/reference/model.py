@@ -6,8 +6,9 @@ after its last token on. At round t, in this order:
 
 1. complete  requests that have generated their whole output leave, with completion time t;
 2. arrive    requests with `arrival <= t` begin to wait;
-3. evict     while the coming round would not fit, the request first in the rule's eviction order
-             loses its tokens, waits again from zero, and the rule refines its estimate;
+3. evict     those that have generated their quantum, if the rule sets one, and then, while the
+             coming round would not fit, the request first in the rule's eviction order: it loses
+             its tokens, waits again from zero, and the rule refines its estimate;
 4. admit     waiting requests enter in the rule's admission order, until the first that fails the
              look-ahead test;
 5. run       every active request generates one token.
@@ -60,6 +61,7 @@ class Known(Request):
 
     memory: int = 0
     turn: int = 0  # the number of different arrivals before its own
+    rank: int = 0  # its place by `Rule.rank`
 
 
 @dataclass(frozen=True)
@@ -109,6 +111,10 @@ class Rule:
     needs_point: bool = False
     # (request) -> memory that must stay free when it enters, unless nobody is active
     headroom: Callable[[Known], int] = lambda request: 0
+    # (requests) -> their places in an order of the whole backlog; None for none
+    rank: Callable[[Sequence[Known]], list[int]] | None = None
+    # (request, estimate) -> tokens, at least 1, after which it gives its place up; None for never
+    quantum: Callable[[Known, int], int] | None = None
 
 
 class Run(NamedTuple):
@@ -166,13 +172,11 @@ class _Worker:
         self.waiting |= arrived
 
     def evict(self, t: int) -> None:
+        for i, admitted in list(self.active.items()):
+            if self.rule.quantum and t - admitted >= max(1, self.quantum(i)):
+                self.send_back(i, t)
         while self.needed(t) > self.memory:
-            victim = min(self.active, key=lambda i: self.eviction_key(i, t))
-            tokens = t - self.active[victim]
-            request, estimate = self.requests[victim], self.estimate[victim]
-            self.estimate[victim] = self.rule.refine(request, estimate, tokens)
-            self.end(victim, t, EVICTED)
-            self.waiting.add(victim)
+            self.send_back(min(self.active, key=lambda i: self.eviction_key(i, t)), t)
 
     def admit(self, t: int) -> None:
         for i in sorted(self.waiting, key=self.admission_key):
@@ -186,6 +190,12 @@ class _Worker:
 
     def end(self, i: int, t: int, how: str) -> None:
         self.runs[i].append(Run(self.active.pop(i), t, how))
+
+    def send_back(self, i: int, t: int) -> None:
+        tokens = t - self.active[i]
+        self.estimate[i] = self.rule.refine(self.requests[i], self.estimate[i], tokens)
+        self.end(i, t, EVICTED)
+        self.waiting.add(i)
 
     def needed(self, t: int) -> int:
         """Memory that round t takes if everything now active runs in it."""
@@ -210,6 +220,9 @@ class _Worker:
             raise TypeError(f"request {i}: {self.rule.name} reserves {reserve!r}; expected an int")
         # No request can use more; one that reserved more would wait for ever.
         return min(reserve, self.memory - self.requests[i].prompt)
+
+    def quantum(self, i: int) -> int:
+        return self.rule.quantum(self.requests[i], self.estimate[i])
 
     def admission_key(self, i: int) -> tuple[Any, int]:
         return self.rule.admission_key(self.requests[i], self.estimate[i]), i
@@ -245,7 +258,7 @@ def simulate(
     does not advance.
     """
     _check(requests, memory, rule, max_rounds, max_batch, clock)
-    worker = _Worker(_known(requests, memory), memory, rule, max_batch)
+    worker = _Worker(_known(requests, memory, rule), memory, rule, max_batch)
     rounds: list[tuple[int, int]] = []  # start and end of every round that ran
     t = now = 0
     while True:
@@ -270,12 +283,16 @@ def simulate(
     return _with_times(outcome, requests, rounds) if clock else outcome
 
 
-def _known(requests: Sequence[Request], memory: int) -> list[Known]:
+def _known(requests: Sequence[Request], memory: int, rule: Rule) -> list[Known]:
     arrivals = sorted({request.arrival for request in requests})
     turns = {arrival: turn for turn, arrival in enumerate(arrivals)}
-    return [
+    known = [
         Known(**vars(request), memory=memory, turn=turns[request.arrival]) for request in requests
     ]
+    if rule.rank is None:
+        return known
+    places = rule.rank(known)
+    return [replace(request, rank=place) for request, place in zip(known, places, strict=True)]
 
 
 def _outcome(requests: Sequence[Request], runs: list[list[Run]], used: list[int]) -> Outcome:
@@ -351,6 +368,10 @@ def _check_request(who: str, request: Request, memory: int, rule: Rule) -> None:
         raise ValueError(f"{who}point is None; expected an int >= 1, {rule.name} reads it")
     if request.lower > request.upper:
         raise ValueError(f"{who}lower is {request.lower}; expected <= upper = {request.upper}")
+    if rule.rank is not None and request.arrival > 0:
+        raise ValueError(
+            f"{who}arrival is {request.arrival}; expected 0, {rule.name} orders a whole backlog"
+        )
     if request.prompt + request.output > memory:
         raise ValueError(
             f"{who}prompt + output is {request.prompt} + {request.output}; "

@@ -65,6 +65,10 @@ def _broken_promises(
     policy: Policy, view: View, tokens: np.ndarray, admitted: np.ndarray, found: Values
 ) -> Iterator[str]:
     """Exchanges what the policy may not read, which must change nothing."""
+    found |= _rank(policy, view, found["estimate"])
+    again = _choices(policy, view, tokens[::-1], admitted[::-1])
+    if policy.quantum is not None and (again["quantum"] != found["quantum"]).any():
+        yield "quantum reads generated or admitted; expected it to stay the same during a run"
     if policy.shortest_first:
         for name in ("estimate", "admission_key", "reserve"):
             if (found[name] != view.output).any():
@@ -76,6 +80,7 @@ def _broken_promises(
     for field, (flag, given) in may_read.items():
         other = dataclasses.replace(view, **{field: getattr(view, field)[::-1]})
         again = found if given else _choices(policy, other, tokens, admitted)
+        again = again | _rank(policy, other, again["estimate"])
         for name, value in found.items():
             if (again[name] != value).any():
                 yield f"{name} reads {field}, which only a policy with {flag}=True may"
@@ -83,11 +88,9 @@ def _broken_promises(
 
 def _choices(policy: Policy, view: View, tokens: np.ndarray, admitted: np.ndarray) -> Values:
     """All that the policy says of some requests."""
-    params = jax.tree.map(jnp.asarray, policy.params)
-    fields = {name: jnp.asarray(value) for name, value in vars(view).items() if name != "params"}
-    seen = View(**fields, params=params)
+    seen = _as_jax(policy, view)
     estimate = jnp.asarray(_right_form(policy, "estimate", policy.estimate(seen), tokens.shape))
-    numbers = (jnp.asarray(tokens), jnp.asarray(admitted), seen.memory, params)
+    numbers = (jnp.asarray(tokens), jnp.asarray(admitted), seen.memory, seen.params)
     running = Running(seen.prompt, *numbers)
     found = {
         "estimate": estimate,
@@ -96,7 +99,24 @@ def _choices(policy: Policy, view: View, tokens: np.ndarray, admitted: np.ndarra
         "eviction_key": policy.eviction_key(estimate, running),
         "refine": policy.refine(estimate, running),
     }
+    if policy.quantum is not None:
+        found["quantum"] = policy.quantum(estimate, running)
     return {name: _right_form(policy, name, value, tokens.shape) for name, value in found.items()}
+
+
+def _rank(policy: Policy, view: View, estimate: np.ndarray) -> Values:
+    """What it says of all requests at once, if anything."""
+    if policy.rank is None:
+        return {}
+    real = jnp.ones(estimate.shape, bool)
+    value = policy.rank(jnp.asarray(estimate), _as_jax(policy, view), real)
+    return {"rank": _right_form(policy, "rank", value, estimate.shape)}
+
+
+def _as_jax(policy: Policy, view: View) -> View:
+    params = jax.tree.map(jnp.asarray, policy.params)
+    fields = {name: jnp.asarray(value) for name, value in vars(view).items() if name != "params"}
+    return View(**fields, params=params)
 
 
 def _right_form(policy: Policy, name: str, value: object, shape: tuple[int, ...]) -> np.ndarray:
@@ -116,9 +136,11 @@ def _random_values(rng: np.random.Generator) -> tuple[View, np.ndarray, np.ndarr
     arrival, admitted = rng.integers(0, MAX_ROUND, (2, COUNT), dtype=np.int32)
     lower, upper = np.minimum(one, other), np.maximum(one, other)
     memory = np.asarray(2 * 10**6, np.int32)
-    return View(prompt, output, lower, upper, point, arrival, memory), tokens, admitted
+    rank = rng.permutation(COUNT).astype(np.int32)
+    view = View(prompt, output, lower, upper, point, arrival, rank, memory)
+    return view, tokens, admitted
 
 
 def _take(view: View, part: np.ndarray) -> View:
-    per_request = {name: vars(view)[name][part] for name in REQUEST_FIELDS}
+    per_request = {name: vars(view)[name][part] for name in (*REQUEST_FIELDS, "rank")}
     return dataclasses.replace(view, **per_request)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 import random
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -15,8 +15,9 @@ from jaxsched import reference
 from jaxsched.family import a_min_family
 from jaxsched.instance import MAX_ROUND, Instance
 from jaxsched.policies import SHIPPED, Policy, Running, View, fcfs
-from jaxsched.reference import RULES, Known, Request, Rule
+from jaxsched.reference import EXTENDED, RULES, Known, Request, Rule
 from jaxsched.result import Result
+from jaxsched.schedulers import gsa_spec
 from jaxsched.simulate import simulate
 from jaxsched.testing.choices import check_choices
 from jaxsched.testing.comparison import check_result, reproduction
@@ -60,9 +61,9 @@ def check_policy(
 
     Args:
       policy: The policy.
-      oracle: The same policy in plain Python. By default the one of `reference.RULES` for a
-        shipped policy, and the policy's own functions otherwise; that tells whether the engine
-        simulates them, but not whether they are what you meant.
+      oracle: The same policy in plain Python. By default the one of `reference` for a shipped
+        policy, and the policy's own functions otherwise; that tells whether the engine simulates
+        them, but not whether they are what you meant.
       engine: As for `simulate`.
       seed: Of everything random.
       instances: Random instances of each of the four ways to run them.
@@ -73,6 +74,8 @@ def check_policy(
     check_choices(policy, seed)
     rule = oracle or shipped_rule(policy) or as_rule(policy)
     for trial in TRIALS:
+        if trial.arrivals and policy.rank is not None:
+            continue
         instance = draw(trial, random.Random(f"{seed} {trial.name}"), instances)
 
         def run(instance: Instance, limit: int = trial.max_rounds) -> Result:
@@ -124,9 +127,11 @@ def as_rule(policy: Policy) -> Rule:
     admission_key, reserve = with_view(policy.admission_key), with_view(policy.reserve)
     eviction_key, refine = with_running(policy.eviction_key), with_running(policy.refine)
     sign = -1 if policy.evict_largest else 1
-    free = None
+    free = quantum = None
     if policy.headroom is not None:
         free = _on_numbers(lambda *fields: policy.headroom(View(*fields, params)))
+    if policy.quantum is not None:
+        quantum = with_running(policy.quantum)
     return Rule(
         name=policy.name,
         estimate=lambda request: estimate(*seen(request)),
@@ -139,7 +144,19 @@ def as_rule(policy: Policy) -> Rule:
         refine=lambda request, now, tokens: refine(now, request.prompt, tokens, 0, request.memory),
         needs_point=policy.needs_point,
         headroom=(lambda request: 0) if free is None else lambda request: free(*seen(request)),
+        rank=None if policy.rank is None else functools.partial(_places, policy, params),
+        quantum=quantum
+        and (lambda request, now: quantum(now, request.prompt, 0, 0, request.memory)),
     )
+
+
+def _places(policy: Policy, params: Any, requests: Sequence[Known]) -> list[int]:
+    """`policy.rank` of a backlog."""
+    rows = [[getattr(request, name) or 0 for name in _FIELDS] for request in requests]
+    columns = np.asarray(rows, np.int32).T
+    view = View(*map(jax.numpy.asarray, columns[:-1]), jax.numpy.int32(columns[-1][0]), params)
+    real = jax.numpy.ones(len(requests), bool)
+    return np.asarray(policy.rank(policy.estimate(view), view, real)).tolist()
 
 
 _FIELDS = tuple(field.name for field in dataclasses.fields(View))[:-1]
@@ -156,8 +173,10 @@ def shipped_rule(policy: Policy) -> Rule | None:
         return reference.a_min_family(*np.asarray(policy.params).tolist())
     if policy.kind == fcfs(watermark=1).kind:
         return reference.fcfs(int(policy.params))
+    if policy.kind in (gsa_spec().kind, gsa_spec(1).kind):
+        return reference.gsa_spec(int(policy.params))
     shipped = policy.name in SHIPPED and SHIPPED[policy.name]() == policy
-    return RULES[policy.name] if shipped else None
+    return {**RULES, **EXTENDED}[policy.name] if shipped else None
 
 
 def _check_finished(instance: Instance, result: Result, max_rounds: int) -> None:
