@@ -13,6 +13,7 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from jaxsched.clocks import Clock
 from jaxsched.instance import Instance, check_instance
 
 
@@ -84,6 +85,52 @@ def rounds_bound(
     # Quotients and remainders apart: the plain sum of volumes can leave int64.
     whole, rest = np.divmod(np.where(real, volume(s, o), 0), m[..., None])
     return np.asarray(whole.sum(axis=-1) - (-rest.sum(axis=-1) // m))
+
+
+def busy_seconds_bound(
+    prompt: ArrayLike,
+    output: ArrayLike,
+    memory: ArrayLike,
+    clock: Clock,
+    num_requests: ArrayLike | None = None,
+    max_batch: int | None = None,
+) -> NDArray[np.float64]:
+    """Lower bound on the seconds that a worker is busy with these requests, under every policy.
+
+    The number of requests over it bounds the throughput, hence the rate of arrivals that any policy
+    can sustain. Over the R rounds that run, let W = sum of s + o. They last at least
+
+        fixed R + per_prompt_token sum s + per_request sum o + per_cache_token sum v
+                + per_token_beyond max(0, W - free_tokens R),
+
+    since evictions only add to the sums, and a sum of positive parts is at least the positive part
+    of the sum. R is at least `rounds_bound`, and sum o / max_batch. The expression is convex in R,
+    so it is least at that number or at the knee R = W / free_tokens.
+
+    Args:
+        prompt, output, memory, num_requests: As in `mean_busy_time_bound`.
+        clock: How long a round lasts.
+        max_batch: Most requests that run together; None for no cap.
+
+    Returns:
+        Seconds, float64 of shape [...].
+    """
+    s, o, _, real = _checked(prompt, output, memory, num_requests)
+    prompts, outputs = np.where(real, s, 0).sum(axis=-1), np.where(real, o, 0).sum(axis=-1)
+    least = rounds_bound(prompt, output, memory, num_requests).astype(np.float64)
+    if max_batch is not None:
+        least = np.maximum(least, outputs / max_batch)
+    work = prompts + outputs
+    knee = np.maximum(least, work / max(clock.free_tokens, 1))
+
+    def hinged(rounds: NDArray[np.float64]) -> NDArray[np.float64]:
+        beyond = np.maximum(0, work - clock.free_tokens * rounds)
+        return clock.fixed * rounds + clock.per_token_beyond * beyond
+
+    volumes = np.where(real, volume(s, o).astype(np.float64), 0.0).sum(axis=-1)
+    line = clock.per_prompt_token * prompts + clock.per_request * outputs
+    line = line + clock.per_cache_token * volumes
+    return np.asarray(line + np.minimum(hinged(least), hinged(knee)))
 
 
 def _end_after_mean(s: NDArray[np.int64], o: NDArray[np.int64]) -> NDArray[np.float64]:

@@ -41,8 +41,18 @@ LOOKS = {
     "a_min:every_round": Look(r"$\mathrm{A_{min}}$, refined every round", "#56B4E9", "D", DASHES),
     "mc_sf": Look("MC-SF (midpoint)", "#009E73", "v", DOTS),
     "fcfs": Look("FCFS", "#CC79A7", "P", DASH_DOTS),
+    "svf:output": Look("SVF (hindsight)", "#E69F00", "p"),
+    "svf:point": Look("SVF (midpoint)", "#7B3294", "X", DASHES),
+    "svf:lower": Look("SVF (lower bound)", "#E69F00", ">", DASHES),
+    "svf:upper": Look("SVF (upper bound)", "#E69F00", "<", DASH_DOTS),
+    "sorted_f:output": Look("Sorted-F (hindsight)", "#882255", "*"),
+    "sorted_f:point": Look("Sorted-F (midpoint)", "#882255", "X", DOTS),
+    "sorted_f:lower": Look("Sorted-F (lower bound)", "#882255", ">", DASHES),
+    "sorted_f:upper": Look("Sorted-F (upper bound)", "#882255", "<", DASH_DOTS),
+    "gsa_spec": Look("GSA-Spec", "#999933", "h"),
+    "gsa_spec:patience=1": Look("GSA, slices enforced", "#999933", "H", DASHES),
 }
-SPARE_COLORS = ("#E69F00", "#8C6BB1", "#737373", "#A6761D")
+SPARE_COLORS = ("#737373", "#A6761D", "#B2182B", "#4D9221")
 BOUND = Look("proved lower bound", "#777777", "", ":")
 
 STYLE = {
@@ -192,10 +202,10 @@ def _plain(value: float, position: int | None = None) -> str:
     return f"{value:,g}"
 
 
-def legend_above(figure: Figure, axes: Axes) -> None:
-    """One legend for all panels, above them."""
+def legend_above(figure: Figure, axes: Axes, columns: int = 4) -> None:
+    """One legend for all panels, above them, of so many columns at most."""
     handles, labels = axes.get_legend_handles_labels()
-    columns = min(4, len(labels))
+    columns = min(columns, len(labels))
     figure.legend(handles, labels, loc="outside upper center", ncols=columns, handlelength=2.6)
 
 

@@ -32,7 +32,7 @@ def job_table(frame: pd.DataFrame) -> tuple[str, Table, str]:
     chosen = frame[frame["n"] == n]
     summary = summarize(chosen, ["prediction", "policy"])
     lanes, memory = chosen["lane"].nunique(), int(chosen["memory"].iloc[0])
-    table = _table(_JOB_COLUMNS)
+    table = new_table(_JOB_COLUMNS)
     spread = summary.groupby("policy")["mean_latency"].agg(["min", "max", "count"])
     fixed = spread.index[(spread["min"] == spread["max"]) & (spread["count"] > 1)]
     alike = summary[summary["policy"].isin(fixed)].drop_duplicates("policy")
@@ -52,7 +52,7 @@ def replay_table(frame: pd.DataFrame) -> tuple[str, Table, str]:
     first = frame.iloc[0]
     title = f"[bold]{int(first['n']):,} requests, M = {int(first['memory']):,} tokens[/bold]"
     # A policy's name breaks at its colon, so that six of them fit into 80 columns.
-    table = _table([policy.replace(":", ":\n") for policy in frame["policy"]])
+    table = new_table([policy.replace(":", ":\n") for policy in frame["policy"]])
     for name, figures in _replay_figures(frame).items():
         table.add_row(name, *figures)
     return title, table, "latency in rounds; bound: proved lower bound on the mean latency"
@@ -60,19 +60,19 @@ def replay_table(frame: pd.DataFrame) -> tuple[str, Table, str]:
 
 def _replay_figures(frame: pd.DataFrame) -> dict[str, Iterable[str]]:
     percentiles = {f"  P{q}": map(_rounds, frame[f"latency_p{q}"]) for q in (50, 90, 99)}
-    unfinished = (f"[red]{_count(count)}[/red]" for count in frame["unfinished"])
+    unfinished = (f"[red]{count(number)}[/red]" for number in frame["unfinished"])
     return {
         **({"[red]unfinished[/red]": unfinished} if frame["unfinished"].any() else {}),
         "mean latency": map(_rounds, frame["mean_latency"]),
         "  / h_sf": map(_ratio, frame["ratio_to_h_sf"]),
         "  / bound": map(_ratio, frame["ratio_to_bound"]),
         **percentiles,
-        "total latency": map(_count, frame["total_latency"]),
-        "rounds": map(_count, frame["rounds"]),
-        "evictions": map(_count, frame["evictions"]),
-        "wasted tokens": map(_count, frame["wasted_tokens"]),
-        "KV use, mean": map(_percent, frame["mean_memory"] / frame["memory"]),
-        "KV use, peak": map(_percent, frame["peak_memory"] / frame["memory"]),
+        "total latency": map(count, frame["total_latency"]),
+        "rounds": map(count, frame["rounds"]),
+        "evictions": map(count, frame["evictions"]),
+        "wasted tokens": map(count, frame["wasted_tokens"]),
+        "KV use, mean": map(percent, frame["mean_memory"] / frame["memory"]),
+        "KV use, peak": map(percent, frame["peak_memory"] / frame["memory"]),
     }
 
 
@@ -83,7 +83,8 @@ latency in rounds; bound: proved lower bound; KV, peak: mean and peak use of M""
 _JOB_COLUMNS = ("latency", "/ h_sf", "/ bound", "evicted", "wasted", "KV", "peak")
 
 
-def _table(columns: Iterable[str]) -> Table:
+def new_table(columns: Iterable[str]) -> Table:
+    """An empty table whose first column names the row; the others stand on the right."""
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False, padding=0)
     table.add_column("", no_wrap=True)
     for name in columns:
@@ -102,8 +103,8 @@ def _section(table: Table, title: str, rows: pd.DataFrame, memory: int) -> None:
             f"{_rounds(row['mean_latency'])} ±{_rounds(row['mean_latency_ci']):>4}",
             f"{_ratio(row['ratio_to_h_sf'])} ±{_ratio(row['ratio_to_h_sf_ci']).lstrip('0')}",
             _ratio(row["ratio_to_bound"]),
-            *(_count(row["evictions"]), _count(row["wasted_tokens"])),
-            *(_percent(row["mean_memory"] / memory), _percent(row["peak_memory"] / memory)),
+            *(count(row["evictions"]), count(row["wasted_tokens"])),
+            *(percent(row["mean_memory"] / memory), percent(row["peak_memory"] / memory)),
         )
     table.add_section()
 
@@ -118,11 +119,12 @@ def _ratio(value: float) -> str:
     return "–" if math.isnan(value) else f"{value:.3f}"
 
 
-def _percent(value: float) -> str:
+def percent(value: float) -> str:
+    """A share as whole percent."""
     return f"{value:.0%}"
 
 
-def _count(value: float) -> str:
+def count(value: float) -> str:
     """Whole numbers up to six digits, then four digits and a unit."""
     for factor, unit in ((1e9, "G"), (1e6, "M")):
         if value >= factor:

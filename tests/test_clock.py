@@ -34,8 +34,8 @@ POLICIES = {
 
 
 def random_clock(rng: random.Random) -> js.Clock:
-    """From rounds of a few picoseconds to minutes; coefficients may be 0."""
-    unit = 10.0 ** rng.choice((-12, -9, -6, -4, -3, 0))
+    """From rounds of a few picoseconds to seconds; coefficients may be 0."""
+    unit = 10.0 ** rng.choice((-12, -9, -6, -4, -3, -1))
     few = lambda: rng.choice((0, 1, rng.randint(0, 50), rng.uniform(0, 9))) * unit  # noqa: E731
     return js.Clock(
         fixed=few() + unit, per_prompt_token=few() / 10, per_request=few() / 10,

@@ -1,7 +1,8 @@
-"""Arrival rounds of the requests.
+"""Arrivals of the requests, in rounds or in seconds.
 
-An arrival source is a function (key, shape) -> int32 rounds of shape [..., n], non-decreasing
-along the last axis. The key is one key, or one per lane (shape [...]).
+An arrival source is a function (key, shape) -> arrivals of shape [..., n], non-decreasing along the
+last axis: int32 rounds, or float64 seconds for simulations under a clock. The key is one key, or
+one per lane (shape [...]).
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ from jaxsched.workloads import draws
 from jaxsched.workloads.checks import number, whole
 
 ArrivalSource = Callable[[jax.Array, tuple[int, ...]], np.ndarray]
-"""(key, shape [..., n]) -> arrival rounds, int32 of that shape."""
+"""(key, shape [..., n]) -> arrivals of that shape: int32 rounds or float64 seconds."""
 
 
 def backlog() -> ArrivalSource:
@@ -37,11 +38,23 @@ def poisson(rate: float) -> ArrivalSource:
     Args:
       rate: Requests per round, more than 0.
     """
+    times = poisson_seconds(rate)
+    return lambda key, shape: _rounds(np.floor(times(key, shape)))
+
+
+def poisson_seconds(rate: float) -> ArrivalSource:
+    """A Poisson process of `rate` requests per second, in seconds.
+
+    a_i = E_0 + … + E_i with independent exponential E of mean 1 / rate. With the same key another
+    rate gives the same arrivals, stretched.
+
+    Args:
+      rate: Requests per second, more than 0.
+    """
     _positive("rate", rate)
 
     def source(key: jax.Array, shape: tuple[int, ...]) -> np.ndarray:
-        gaps = -np.log(draws.uniforms(key, shape)) / rate
-        return _rounds(np.floor(np.cumsum(gaps, axis=-1)))
+        return np.cumsum(-np.log(draws.uniforms(key, shape)), axis=-1) / rate
 
     return source
 
@@ -84,6 +97,24 @@ def from_trace(
         n - 1 after it) instead of the first.
     """
     _positive("rounds_per_second", rounds_per_second)
+    times = trace_seconds(seconds, random_start=random_start)
+    return lambda key, shape: to_rounds(times(key, shape), rounds_per_second)
+
+
+def trace_seconds(
+    seconds: Sequence[float] | np.ndarray, speed: float = 1.0, *, random_start: bool = False
+) -> ArrivalSource:
+    """The arrivals of a trace in seconds, n requests in a row, the first of them at 0.
+
+    a_i = (seconds_i - seconds_first) / speed.
+
+    Args:
+      seconds: Arrival times in seconds, non-decreasing, of shape [K] with K at least n.
+      speed: Factor on the rate of arrivals, more than 0.
+      random_start: Whether each lane starts at a random request of the trace (one of those with
+        n - 1 after it) instead of the first.
+    """
+    _positive("speed", speed)
     times = np.asarray(seconds, np.float64)
     if times.ndim != 1 or not np.all(np.isfinite(times)) or np.any(np.diff(times) < 0):
         raise ValueError("seconds: expected finite, non-decreasing times of shape [K]")
@@ -96,7 +127,7 @@ def from_trace(
         if random_start:
             start = draws.below(draws.uniforms(key, start.shape), spare + 1)
         window = times[start + np.arange(shape[-1])]
-        return to_rounds(window - window[..., :1], rounds_per_second)
+        return (window - window[..., :1]) / speed
 
     return source
 

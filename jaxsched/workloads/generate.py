@@ -53,7 +53,8 @@ def make(
         floor((lower + upper) / 2).
 
     Returns:
-      An `Instance` of numpy int32 arrays of shape [lanes..., n], checked.
+      An `Instance` of numpy int32 arrays of shape [lanes..., n], checked; arrivals in seconds are
+      float64.
 
     Raises:
       TypeError: If n, lanes, first_lane or memory are no integers.

@@ -9,7 +9,7 @@ import numpy as np
 
 from jaxsched.instance import Instance, check_instance
 from jaxsched.workloads import draws, generate
-from jaxsched.workloads.arrivals import to_rounds
+from jaxsched.workloads.arrivals import to_rounds, trace_seconds
 from jaxsched.workloads.checks import whole
 from jaxsched.workloads.intervals import IntervalSource
 from jaxsched.workloads.joint import Drawn, Lengths
@@ -80,6 +80,7 @@ class Trace:
         prompt: int | None = None,
         limit: int | None = None,
         rounds_per_second: float | None = None,
+        speed: float | None = None,
         point: generate.PointSource | None = None,
     ) -> Instance:
         """The trace itself as one instance, request i being row i.
@@ -92,12 +93,14 @@ class Trace:
           limit: Use the first `limit` requests only.
           rounds_per_second: Turns arrival times into rounds, ceil((t_i - t_0) · rounds_per_second);
             `None` for a backlog.
+          speed: Keeps arrival times in seconds, (t_i - t_0) / speed, for simulations under a clock;
+            1.0 for the trace's own rate of arrivals.
           point: Where point predictions come from; `None` for the interval's midpoint.
 
         Raises:
           TypeError: If memory, prompt or limit are no integers.
-          ValueError: If a request needs more than the memory, or predictions, prompts or arrivals
-            are asked for but missing.
+          ValueError: If a request needs more than the memory, predictions, prompts or arrivals are
+            asked for but missing, or arrivals are asked for in both units.
         """
         if limit is not None and whole("limit", limit) > len(self):
             raise ValueError(f"limit is {limit}; expected 1 to the trace's {len(self)} requests")
@@ -112,7 +115,7 @@ class Trace:
             lower=lower,
             upper=upper,
             memory=np.asarray(memory),
-            arrival=None if rounds_per_second is None else rows._rounds(rounds_per_second),
+            arrival=rows._arrival(rounds_per_second, speed),
             point=generate.points(keys[1], point, rows.output, lower, upper),
         )
         check_instance(instance)
@@ -128,7 +131,18 @@ class Trace:
             return given if isinstance(given, Marginal) else whole("prompt", given)
         return self.prompt
 
-    def _rounds(self, rounds_per_second: float) -> np.ndarray:
+    def _arrival(self, rounds_per_second: float | None, speed: float | None) -> np.ndarray | None:
+        """Rounds or seconds from the first request on, or None for a backlog."""
+        given = {"rounds_per_second": rounds_per_second, "speed": speed}
+        asked = [name for name, value in given.items() if value is not None]
+        if not asked:
+            return None
+        if len(asked) > 1:
+            raise ValueError("speed: expected no rounds_per_second= with it")
         if self.arrival_seconds is None:
-            raise ValueError(f"{self.source}: has no arrivals; expected no rounds_per_second=")
-        return to_rounds(self.arrival_seconds - self.arrival_seconds[0], rounds_per_second)
+            raise ValueError(f"{self.source}: has no arrivals; expected no {asked[0]}=")
+        if speed is None:
+            return to_rounds(self.arrival_seconds - self.arrival_seconds[0], rounds_per_second)
+        # Nothing is random in it, so any key will do.
+        times = trace_seconds(self.arrival_seconds, speed)
+        return times(jax.random.key(0), self.arrival_seconds.shape)
