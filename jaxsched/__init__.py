@@ -2,13 +2,15 @@
 
 from jaxsched import clocks, metrics, workloads
 from jaxsched._version import __version__
-from jaxsched.bounds import mean_busy_time_bound, rounds_bound
+from jaxsched.bounds import busy_seconds_bound, mean_busy_time_bound, rounds_bound
 from jaxsched.clocks import Clock, Energy
 from jaxsched.family import FamilyParams, a_min_family
 from jaxsched.instance import Instance, check_instance, stack
 from jaxsched.policies import Policy, Running, View, a_max, a_min, fcfs, h_sf, mc_sf, policy, svf
 from jaxsched.result import Result, Status
+from jaxsched.schedulers import gsa_spec, sorted_f
 from jaxsched.simulate import simulate
+from jaxsched.sweep import read_sweep
 
 __all__ = [
     "Clock",
@@ -24,16 +26,20 @@ __all__ = [
     "a_max",
     "a_min",
     "a_min_family",
+    "busy_seconds_bound",
     "check_instance",
     "clocks",
     "fcfs",
+    "gsa_spec",
     "h_sf",
     "mc_sf",
     "mean_busy_time_bound",
     "metrics",
     "policy",
+    "read_sweep",
     "rounds_bound",
     "simulate",
+    "sorted_f",
     "stack",
     "svf",
     "workloads",

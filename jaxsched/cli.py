@@ -20,6 +20,11 @@ Exact simulation of schedulers for LLM inference on a worker with a limited KV c
       the experiment of arXiv 2508.14544: tables, Parquet and figures
   jaxsched simulate trace.csv --memory 16492 --interval relative:0.5
       what each policy would have done with your own requests
+  jaxsched simulate trace.csv --memory 16492 --interval relative:0.5 \\
+      --clock llama2_70b_2xa100 --arrivals trace
+      the same in seconds: TTFT, TPOT, end-to-end latency
+  jaxsched sweep configs/sweep_small.toml --out out/small
+      every combination of the values of some axes; jaxsched report out/small draws it
 
 Compiled programs are kept for the next run in ~/.cache/jaxsched (in $XDG_CACHE_HOME, if that is
 set; JAX_COMPILATION_CACHE_DIR names another folder).
@@ -33,12 +38,20 @@ policies:
   a_min:on_eviction   the same, spelled out: learns from evictions alone
   a_min:every_round   its other reading: progress counts when the next is evicted
   mc_sf               shortest point prediction first (the interval's midpoint)
-  fcfs                first come first served, as serving engines do
+  fcfs                first come first served, as serving engines do;
+  fcfs:watermark=0.01 the same, with this share of the memory free when a request enters
+  svf:output          smallest volume (memory over time) first, by the true output length;
+  svf:point  svf:lower  svf:upper  the same by a prediction
+  sorted_f:output     batches of least sum(output) / size² first; for backlogs;
+  sorted_f:point  sorted_f:lower  sorted_f:upper  the same by a prediction
+  gsa_spec            slices of 1, 2, 4, … tokens, no prediction; up to 64 of them;
+  gsa_spec:patience=1 the same with every slice enforced
 """
 
 SIMULATE = """\
-Runs the requests of a trace under each policy and prints how long they took. Time is in rounds: in
-one round every running request generates one token. By default all requests are there at the start.
+Runs the requests of a trace under each policy and prints how long they took: in rounds (in one
+round every running request generates one token), or with --clock in seconds. By default all
+requests are there at the start.
 
 The format is recognized by the file's header (Vidur, Azure, BurstGPT and ServeGen CSV, Mooncake
 JSONL, the LMSYS proxy predictions), or name the columns of any CSV, JSONL or Parquet file with
@@ -53,6 +66,7 @@ predictions (--interval):
   edges:42,141,294,503     the same with these edges, or the predicted class where
                            --columns names a column `predicted` of 0, 1, 2, …
   exact                    the true length
+  real                     a class of LMSYS tokens, as wrong as a real predictor's
   columns                  the columns `lower` and `upper` of the trace
 """
 
@@ -63,6 +77,20 @@ columns (--columns output=new_tokens,prompt=input,…):
   lower, upper             predicted interval of the output
   predicted                predicted class, counted from 0; with --interval edges:…
   arrival_seconds, arrival_milliseconds, arrival_timestamp
+"""
+
+
+TIMES = """\
+arrivals (--arrivals):
+  backlog                  everything is there from the start
+  rounds:SECONDS           the trace's own times, in rounds of that length
+  trace, trace:SPEED       the trace's own times, or SPEED times as fast; with --clock
+  poisson:RATE             RATE requests per second at random; with --clock
+
+clocks (--clock):
+  llama2_70b_2xa100, llama2_70b_2xa100_affine, llama2_70b_2xa100_decode,
+  llama2_70b_4xa100, llama2_7b_a100, llama31_8b_h100, llama31_70b_4xh100
+  what they are fitted to: help(jaxsched.clocks.presets)
 """
 
 
@@ -127,9 +155,26 @@ def _parser() -> argparse.ArgumentParser:
     _add_run(run)
     simulate = commands.add_parser(
         "simulate", formatter_class=raw, help="run the requests of a trace",
-        description=SIMULATE, epilog=f"{COLUMNS}\n{INTERVALS}\n{POLICIES}",
+        description=SIMULATE, epilog=f"{COLUMNS}\n{INTERVALS}\n{TIMES}\n{POLICIES}",
     )  # fmt: skip
     _add_simulate(simulate)
+    sweep = commands.add_parser(
+        "sweep", formatter_class=raw, help="run every combination of a configuration file",
+        description="Runs every combination of the values of a configuration file. Started again "
+        "after an\ninterruption, it goes on where it stopped. docs/sweeps.md says more.",
+        epilog=POLICIES,
+    )  # fmt: skip
+    _add_sweep(sweep)
+    report = commands.add_parser("report", help="draw the results of a sweep")
+    report.set_defaults(command="report")
+    report.add_argument("folder", type=Path, metavar="DIR", help="folder of the sweep's results")
+    tune = commands.add_parser(
+        "tune", formatter_class=raw, help="search a rule of the A_min family",
+        description="Searches the ten numbers of a rule on simulated instances, beside baselines at "
+        "the same\nwork, and writes the best to a file. Started again after an interruption, it "
+        "goes on where\nit stopped. docs/tuning.md says more.",
+    )  # fmt: skip
+    _add_tune(tune)
     return parser
 
 
@@ -149,7 +194,7 @@ def _add_simulate(parser: argparse.ArgumentParser) -> None:
     add("trace", type=Path, metavar="TRACE", help="file of requests")
     add("--memory", type=int, required=True, metavar="M", help="KV cache of the worker, in tokens")
     add(
-        "--policies", type=_names, metavar="A,B,…", help="see below; default: all of them",
+        "--policies", type=_names, metavar="A,B,…", help="see below; default: up to fcfs",
         default="h_sf,a_max,a_min:on_eviction,a_min:every_round,mc_sf,fcfs",
     )  # fmt: skip
     add("--interval", metavar="KIND", help="prediction, see below; default: the trace's own")
@@ -161,10 +206,14 @@ def _add_simulate(parser: argparse.ArgumentParser) -> None:
     add("--limit", type=int, metavar="N", help="take N requests: the first, or with --seed any")
     add("--seed", type=int, metavar="S", help="shuffle the requests, which draws ties at random")
     add(
-        "--arrivals", type=_arrivals, dest="seconds_per_round", metavar="KIND",
-        help="backlog (the default: all requests are there at the start) or rounds:SECONDS (the "
-        "trace's own times, with rounds of that length)",
+        "--arrivals", metavar="KIND",
+        help="when requests arrive, see below; default: all are there at the start",
     )  # fmt: skip
+    add("--max-batch", type=int, metavar="B", help="at most B requests run together")
+    add("--clock", metavar="NAME", help="results in seconds on that hardware, see below")
+    add("--ttft-limit", type=float, metavar="S", help="with --clock: count requests that have the "
+        "first token in S seconds")  # fmt: skip
+    add("--tpot-limit", type=float, metavar="S", help="and take at most S seconds a token after it")
     add(
         "--skip-too-large", action="store_true",
         help="leave out requests that can never fit into M, instead of refusing the trace",
@@ -175,20 +224,48 @@ def _add_simulate(parser: argparse.ArgumentParser) -> None:
     )  # fmt: skip
 
 
+def _add_sweep(parser: argparse.ArgumentParser) -> None:
+    parser.set_defaults(command="sweep")
+    add = parser.add_argument
+    add("config", type=Path, metavar="CONFIG", help="such as configs/sweep_small.toml")
+    add("--out", type=Path, metavar="DIR", help="folder of results; default: out/NAME of CONFIG")
+    add("--dry-run", action="store_true", help="say what it would take, and stop there")
+    add(
+        "--engine", default="auto", choices=("auto", "jax", "native"),
+        help="what simulates; the results are the same",
+    )  # fmt: skip
+    add("--chunk", type=_positive, metavar="N", help="simulations in a file; default: 10 s of them")
+    add(
+        "--distributed", action="store_true",
+        help="one of several processes, which JAX tells apart: under SLURM, Open MPI, on TPU pods",
+    )  # fmt: skip
+    add("--coordinator", metavar="HOST:PORT", help="elsewhere: where the first process listens")
+    add("--num-processes", type=int, metavar="N", help="how many processes there are")
+    add("--process-id", type=int, metavar="I", help="which one this is, from 0")
+
+
+def _add_tune(parser: argparse.ArgumentParser) -> None:
+    parser.set_defaults(command="tune")
+    add = parser.add_argument
+    add("config", type=Path, metavar="CONFIG", help="such as configs/tune_sharegpt_one.toml")
+    add(
+        "--out", type=Path, metavar="DIR",
+        help="folder of the results; the rule is DIR/NAME.toml, NAME being that of DIR without "
+        "tune_; default: out/NAME of CONFIG",
+    )  # fmt: skip
+    add("--trace", metavar="FILE", help="tune for the requests of this trace")
+    add("--steps", type=_positive, metavar="N", help="steps of the descent")
+    add("--seed", type=int, metavar="S", help="of everything random")
+
+
+def _positive(text: str) -> int:
+    if not text.isdecimal() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"{text!r}; expected a whole number of at least 1")
+    return int(text)
+
+
 def _names(text: str) -> tuple[str, ...]:
     return tuple(part.strip() for part in text.split(","))
-
-
-def _arrivals(text: str) -> float | None:
-    kind, _, rest = text.partition(":")
-    if text == "backlog":
-        return None
-    try:
-        if kind == "rounds":
-            return float(rest)
-    except ValueError:
-        pass
-    raise argparse.ArgumentTypeError(f"{text!r}; expected backlog or rounds:SECONDS")
 
 
 def _prepare_jax() -> None:

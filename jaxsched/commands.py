@@ -4,41 +4,92 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 from rich import progress
 from rich.console import Console
 
 from jaxsched import config, frames, job, replay, store, tables
+from jaxsched.serving import config as serving_config
+from jaxsched.serving import job as serving_job
+from jaxsched.serving import tables as serving_tables
+from jaxsched.sweep import command as sweep_command
+
+
+@dataclasses.dataclass(frozen=True)
+class Job:
+    """A kind of job that a configuration file can describe.
+
+    Attributes:
+      config: Its dataclass.
+      points: configuration -> the parts that it is made of.
+      run: (configuration, folder, called before and after each point) -> its table.
+      table: table -> what is printed.
+      figures: (table, folder) -> paths of the figures written.
+    """
+
+    config: type[Any]
+    points: Callable[[Any], Sequence[Any]]
+    run: Callable[[Any, Path, Callable[[Any, bool], Any]], pd.DataFrame]
+    table: Callable[[pd.DataFrame], tuple[Any, ...]]
+    figures: Callable[[pd.DataFrame, Path], list[Path]]
+
+
+def _draw(frame: pd.DataFrame, folder: Path) -> list[Path]:
+    from jaxsched import plots  # here because other commands do not need matplotlib
+
+    return plots.write_all(frame, folder)
+
+
+def _draw_serving(frame: pd.DataFrame, folder: Path) -> list[Path]:
+    from jaxsched.serving import plots
+
+    return plots.write_all(frame, folder)
+
+
+JOBS = {
+    "backlog": Job(config.JobConfig, job.points, job.run, tables.job_table, _draw),
+    serving_config.JOB: Job(
+        serving_config.ServingConfig, serving_job.points, serving_job.run,
+        serving_tables.job_table, _draw_serving,
+    ),
+}  # fmt: skip
+"""Kinds of jobs; a file without the key `job` describes a backlog."""
 
 
 def run(args: argparse.Namespace) -> None:
-    """`jaxsched run`: the main job, then its table and figures."""
-    from jaxsched import plots  # here because no other command needs matplotlib
-
+    """`jaxsched run`: a job, then its table and figures."""
     chosen = {"lanes": args.lanes, "seed": args.seed}
     overrides = {key: value for key, value in chosen.items() if value is not None}
-    settings = config.load(args.config, config.JobConfig, overrides)
+    kind = JOBS[config.job_of(args.config, JOBS)]
+    settings = config.load(args.config, kind.config, overrides)
     folder = args.out or Path("out") / args.config.stem
     console = tables.console()
     try:
-        frame = _run_with_progress(settings, folder, console)
+        frame = _run_with_progress(kind, settings, folder, console)
     except ValueError as error:
         raise ValueError(f"{args.config}: {error}") from None
     except KeyboardInterrupt:
         _say(console, f"what is finished is kept in {folder}; run the same again to go on")
         raise
-    console.print(*tables.job_table(frame), sep="\n")
+    console.print(*kind.table(frame), sep="\n")
     _say(console, f"results: {folder / 'results.parquet'} ({len(frame):,} rows)")
-    for path in plots.write_all(frame, folder / "figures"):
+    for path in kind.figures(frame, folder / "figures"):
         _say(console, f"figure:  {path} (and .pdf)")
-    if reason := plots.why_no_ratio(frame):
+    if kind.run is job.run and (reason := _why_no_ratio(frame)):
         _say(console, f"figure:  no ratio_against_width, since {reason}")
 
 
-def _run_with_progress(settings: config.JobConfig, folder: Path, console: Console) -> pd.DataFrame:
+def _why_no_ratio(frame: pd.DataFrame) -> str | None:
+    from jaxsched import plots
+
+    return plots.why_no_ratio(frame)
+
+
+def _run_with_progress(kind: Job, settings: Any, folder: Path, console: Console) -> pd.DataFrame:
     columns = (
         progress.TextColumn("{task.description:<28}"),
         progress.BarColumn(),
@@ -48,14 +99,14 @@ def _run_with_progress(settings: config.JobConfig, folder: Path, console: Consol
         progress.TimeRemainingColumn(),
     )
     with progress.Progress(*columns, console=console) as bar:
-        total = sum(point.cost(settings) for point in job.points(settings))
+        total = sum(point.cost(settings) for point in kind.points(settings))
         task = bar.add_task("", total=total)
 
-        def on_point(point: job.Point, finished: bool) -> None:
-            bar.update(task, description=f"n = {point.n:,}  {point.policy.name}")
+        def on_point(point: Any, finished: bool) -> None:
+            bar.update(task, description=point.label)
             bar.advance(task, point.cost(settings) if finished else 0)
 
-        return job.run(settings, folder, on_point)
+        return kind.run(settings, folder, on_point)
 
 
 def simulate(args: argparse.Namespace) -> None:
@@ -70,8 +121,11 @@ def simulate(args: argparse.Namespace) -> None:
         kept = store.open_store(args.out, config.to_toml(settings)) if args.out else None
         done = list(replay.run(settings, loaded, lambda name: status.update(f"simulating {name}")))
     rows, requests = (pd.concat(parts, ignore_index=True) for parts in zip(*done, strict=True))
-    rows = frames.with_ratios(rows, ["lane"])
-    console.print(*tables.replay_table(rows), sep="\n")
+    if settings.clock is None:
+        rows = frames.with_ratios(rows, ["lane"])
+        console.print(*tables.replay_table(rows), sep="\n")
+    else:
+        console.print(*serving_tables.replay_table(rows), sep="\n")
     for note in _notes(loaded):
         _say(console, note)
     if kept is not None:
@@ -105,4 +159,17 @@ def _say(console: Console, text: str) -> None:
     console.print(text, soft_wrap=True, markup=False, highlight=False)
 
 
-COMMANDS: dict[str, Callable[[argparse.Namespace], None]] = {"run": run, "simulate": simulate}
+def tune(args: argparse.Namespace) -> None:
+    """`jaxsched tune`: searches a rule for given requests."""
+    from jaxsched.tuning import command  # here because orbax is slow to import
+
+    command.tune(args)
+
+
+COMMANDS: dict[str, Callable[[argparse.Namespace], None]] = {
+    "run": run,
+    "simulate": simulate,
+    "sweep": sweep_command.sweep,
+    "report": sweep_command.report,
+    "tune": tune,
+}

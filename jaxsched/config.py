@@ -125,19 +125,45 @@ def load(
 ) -> T:
     """Reads the TOML file at `path` into `cls`; `overrides` replace values of its keys.
 
+    A key of a table is overridden as "table.key".
+
     Raises:
       ValueError: If it is no TOML, a key is unknown or missing, or a value is refused.
       OSError: If it cannot be read.
     """
-    with open(path, "rb") as file:
-        try:
-            table = tomllib.load(file)
-        except tomllib.TOMLDecodeError as error:
-            raise ValueError(f"{path}: not valid TOML: {error}") from None
     try:
-        return from_table(cls, {**table, **(overrides or {})})
+        table = _read(path)
+        for key, value in (overrides or {}).items():
+            *inside, name = key.split(".")
+            inner = table.setdefault(inside[0], {}) if inside else table
+            inner[name] = value
+        return from_table(cls, table)
     except ValueError as error:
         raise ValueError(f"{path}: {error}") from None
+
+
+def job_of(path: str | os.PathLike[str], jobs: Iterable[str]) -> str:
+    """The key `job` of the TOML file at `path`, one of `jobs`; the first of them if it has none.
+
+    Raises:
+      ValueError: If it is no TOML, or the job is unknown.
+      OSError: If it cannot be read.
+    """
+    jobs = list(jobs)
+    try:
+        job = _read(path).get("job", jobs[0])
+        one_of("job", job, jobs)
+    except ValueError as error:
+        raise ValueError(f"{path}: {error}") from None
+    return job
+
+
+def _read(path: str | os.PathLike[str]) -> dict[str, Any]:
+    with open(path, "rb") as file:
+        try:
+            return tomllib.load(file)
+        except tomllib.TOMLDecodeError as error:
+            raise ValueError(f"not valid TOML: {error}") from None
 
 
 def from_table(cls: type[T], table: Mapping[str, Any], prefix: str = "") -> T:
@@ -169,14 +195,21 @@ def to_toml(config: Any) -> str:
     """The dataclass as TOML text that `from_table` reads back to an equal one; None is left out."""
     values = {f.name: getattr(config, f.name) for f in dataclasses.fields(config)}
     tables = {name: value for name, value in values.items() if dataclasses.is_dataclass(value)}
+    arrays = {name: value for name, value in values.items() if _is_array_of_tables(value)}
     lines = [
         f"{name} = {_toml(value)}"
         for name, value in values.items()
-        if value is not None and name not in tables
+        if value is not None and name not in tables and name not in arrays
     ]
     for name, value in tables.items():
         lines += ["", f"[{name}]", to_toml(value).rstrip("\n")]
+    for name, value in ((name, value) for name in arrays for value in arrays[name]):
+        lines += ["", f"[[{name}]]", to_toml(value).rstrip("\n")]
     return "\n".join(lines) + "\n"
+
+
+def _is_array_of_tables(value: Any) -> bool:
+    return isinstance(value, tuple) and bool(value) and dataclasses.is_dataclass(value[0])
 
 
 def _required(field: dataclasses.Field[Any]) -> bool:

@@ -60,11 +60,24 @@ def result_frame(
       bound: `bound_of(instance)`.
       **columns: Further columns, such as policy and lane.
     """
+    values = result_columns(instance, result, bound)
+    status = np.asarray([status.name for status in Status], object)[values.pop("status")]
+    lanes = pd.RangeIndex(instance.lanes[0])
+    return pd.DataFrame({**columns, **values, "status": status}, index=lanes)
+
+
+def result_columns(
+    instance: Instance, result: Result, bound: NDArray[np.float64]
+) -> dict[str, NDArray[Any]]:
+    """The measured columns of a table, arrays of shape [lanes]; `status` as a number.
+
+    Arguments as of `result_frame`.
+    """
     lanes = instance.lanes[0]
     total, rounds = np.asarray(result.total_latency), np.asarray(result.rounds)
     status = np.asarray(result.status)
     known = np.where(status == Status.FINISHED, 1.0, np.nan)
-    values = {
+    return {
         "n": np.asarray(result.num_requests),
         "memory": np.broadcast_to(np.asarray(instance.memory), (lanes,)),
         "total_latency": total,
@@ -76,9 +89,8 @@ def result_frame(
         "mean_memory": np.asarray(result.memory_time) / np.maximum(rounds, 1),
         "peak_memory": np.asarray(result.peak_memory),
         "rounds": rounds,
-        "status": [Status(int(code)).name for code in status],
+        "status": status,
     }
-    return pd.DataFrame({**columns, **values}, index=pd.RangeIndex(lanes))
 
 
 def request_frame(instance: Instance, result: Result, **columns: Any) -> pd.DataFrame:
@@ -162,7 +174,7 @@ def summarize(frame: pd.DataFrame, by: Sequence[str]) -> pd.DataFrame:
       ratio is paired: it is that of the per-instance ratios. `unfinished` counts the rows whose
       status is not FINISHED; the means of what is NaN in them are over the other rows.
     """
-    groups = frame.groupby(list(by), sort=False, dropna=False)
+    groups = frame.groupby(list(by), sort=False, dropna=False, observed=True)
     numbers = frame.columns.difference([*by, "lane", "seed"], sort=False)
     figures = [name for name in numbers if pd.api.types.is_numeric_dtype(frame[name])]
     table = groups[figures].mean()

@@ -7,6 +7,7 @@ file, so an interrupted job loses at most the point it was in; see `jaxsched.sto
 from __future__ import annotations
 
 import dataclasses
+import zlib
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -36,8 +37,15 @@ class Point:
 
     @property
     def name(self) -> str:
-        """Its name in the store."""
-        return f"n{self.n}-{self.policy.name.replace(':', '-')}"
+        """Its name in the store; a tuned rule's ends in its numbers, as its file may change."""
+        numbers = np.asarray([] if self.policy.params is None else self.policy.params)
+        end = f"-{zlib.crc32(numbers.tobytes()):08x}" if numbers.size else ""
+        return f"n{self.n}-{self.policy.name.replace(':', '-')}{end}"
+
+    @property
+    def label(self) -> str:
+        """What it is called while it runs."""
+        return f"n = {self.n:,}  {self.policy.name}"
 
     def predictions(self, config: JobConfig) -> tuple[str, ...]:
         """The predictions that it has to be run under: one, if it takes no notice of them."""
@@ -189,11 +197,11 @@ def reads_predictions(policy: Policy) -> bool:
     read: set[str] = set()
 
     class Watched:
-        def __getattr__(self, name: str) -> jax.Array:
+        def __getattr__(self, name: str) -> Any:
             if name not in names:
                 raise AttributeError(name)
             read.add(name)
-            return jax.numpy.ones((1,), jax.numpy.int32)
+            return policy.params if name == "params" else jax.numpy.ones((1,), jax.numpy.int32)
 
     view: Any = Watched()
     estimate = policy.estimate(view)

@@ -7,13 +7,22 @@ Predictions:
     edges:E1,…,EK         the class of the true length: [1, E1), [E1, E2), …, [EK, memory]
     relative:X            (1 ± X) times the true length
     exact                 the true length
+    real                  a class of LMSYS tokens, as wrong as a real predictor (for lmsys_tokens)
     columns               the trace's own columns `lower` and `upper`
+
+Arrivals of a trace:
+
+    backlog               everything is there from the start
+    rounds:SECONDS        the trace's own times, in rounds of that length
+    trace, trace:SPEED    the trace's own times in seconds, or SPEED times as fast; under a clock
+    poisson:RATE          RATE requests per second at random, in the trace's order; under a clock
 """
 
 from __future__ import annotations
 
 import dataclasses
 import difflib
+import math
 from collections.abc import Callable, Iterable, Sequence
 
 from jaxsched.workloads import embedded, intervals
@@ -119,6 +128,12 @@ def _exact(rest: str) -> Parsed:
     return "true length", 0.0, lambda memory: intervals.relative(0.0)
 
 
+def _real(rest: str) -> Parsed:
+    _nothing(rest)
+    source = embedded.real_predictions()
+    return "real predicted classes", None, lambda memory: source
+
+
 def _columns(rest: str) -> Parsed:
     _nothing(rest)
     return "the trace's own intervals", None, None
@@ -142,6 +157,7 @@ KINDS: dict[str, Callable[[str], Parsed]] = {
     "edges": _edges,
     "relative": _relative,
     "exact": _exact,
+    "real": _real,
     "columns": _columns,
 }
 USAGE = {
@@ -150,5 +166,47 @@ USAGE = {
     "edges": "edges:E1,E2,…, such as edges:42,141,294,503",
     "relative": "relative:X with X from 0 to below 1, such as relative:0.5",
     "exact": "exact, without anything after it",
+    "real": "real, without anything after it",
     "columns": "columns, without anything after it",
 }
+
+
+@dataclasses.dataclass(frozen=True)
+class Arrivals:
+    """How the requests of a trace arrive.
+
+    Attributes:
+      kind: "backlog", "rounds", "trace" or "poisson".
+      number: Seconds of a round, the speed, or requests per second; None for a backlog.
+    """
+
+    kind: str
+    number: float | None
+
+    @property
+    def in_seconds(self) -> bool:
+        """Whether the arrivals are in seconds, for simulations under a clock."""
+        return self.kind in ("trace", "poisson")
+
+
+ARRIVALS = ("backlog", "rounds:SECONDS", "trace", "trace:SPEED", "poisson:RATE")
+
+
+def arrivals(text: str) -> Arrivals:
+    """Reads the specification of a trace's arrivals.
+
+    Raises:
+      ValueError: If it is none; the text says what was expected.
+    """
+    kind, colon, rest = text.partition(":")
+    if text == "backlog":
+        return Arrivals(kind, None)
+    if text == "trace":
+        return Arrivals(kind, 1.0)
+    try:
+        number = float(rest) if colon and kind in ("rounds", "trace", "poisson") else 0.0
+    except ValueError:
+        number = 0.0
+    if not 0 < number < math.inf:
+        raise ValueError(f"{text!r}; expected one of {', '.join(ARRIVALS)}, more than 0")
+    return Arrivals(kind, number)

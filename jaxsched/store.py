@@ -16,7 +16,7 @@ import difflib
 import json
 import os
 import platform
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +30,9 @@ import pyarrow.parquet as pq
 from jaxsched._version import __version__
 
 PREFIX = "jaxsched."
+
+CHECKED: dict[str, Any] = {"write_page_checksum": True}
+"""How Parquet is written: with checksums, so that a damaged file is noticed when it is read."""
 
 
 def versions() -> dict[str, str]:
@@ -70,21 +73,30 @@ def write_atomically(path: Path, write: Callable[[Path], Any]) -> None:
 
 def write_parquet(path: Path, frame: pd.DataFrame, metadata: Mapping[str, str]) -> None:
     """Writes a data frame atomically, with texts in its schema metadata."""
+    table = to_arrow(frame, metadata)
+    write_atomically(path, lambda temporary: pq.write_table(table, temporary, **CHECKED))
+
+
+def to_arrow(frame: pd.DataFrame, metadata: Mapping[str, str]) -> pa.Table:
+    """The frame with texts in its schema metadata."""
     table = pa.Table.from_pandas(frame, preserve_index=False)
     texts = {f"{PREFIX}{key}": value for key, value in metadata.items()}
-    table = table.replace_schema_metadata({**(table.schema.metadata or {}), **texts})
-    write_atomically(path, lambda temporary: pq.write_table(table, temporary))
+    return table.replace_schema_metadata({**(table.schema.metadata or {}), **texts})
 
 
-def read_parquet(path: Path) -> tuple[pd.DataFrame, dict[str, str]]:
-    """Reads what `write_parquet` wrote: the data frame and the texts.
+def read_parquet(
+    path: Path, columns: Sequence[str] | None = None
+) -> tuple[pd.DataFrame, dict[str, str]]:
+    """Reads what `write_parquet` wrote: the data frame (or some columns of it) and the texts.
 
     Raises:
       ValueError: If the file is damaged.
     """
     try:
-        table = pq.read_table(path)
-    except pa.ArrowInvalid as error:
+        table = pq.read_table(path, columns=columns, page_checksum_verification=True)
+    except (pa.ArrowInvalid, OSError) as error:
+        if isinstance(error, FileNotFoundError) or getattr(error, "errno", None) is not None:
+            raise  # it cannot be read at all
         raise ValueError(f"{path}: not a Parquet file that can be read ({error})") from None
     metadata = {k.decode(): v.decode() for k, v in (table.schema.metadata or {}).items()}
     texts = {k.removeprefix(PREFIX): v for k, v in metadata.items() if k.startswith(PREFIX)}

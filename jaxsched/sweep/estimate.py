@@ -1,0 +1,150 @@
+"""What a sweep will take: time, memory and compilations, from a few small runs of its own kinds."""
+
+from __future__ import annotations
+
+import dataclasses
+import itertools
+import time
+from typing import Any
+
+import numpy as np
+
+from jaxsched.sweep.budget import MOST_CHUNK
+from jaxsched.sweep.config import NO_CLOCK
+from jaxsched.sweep.plan import Call, Plan, Range, Tile
+from jaxsched.sweep.rows import Simulator
+
+TRIAL_SECONDS = 5.0
+"""Time after which no further kind of simulation is tried out."""
+
+TRIAL_REQUESTS = 2**16
+"""Requests in a trial run, about."""
+
+ROW_BYTES = 600
+"""Memory of a row of a chunk while it is put together and written."""
+
+BASE_BYTES = 450 * 2**20
+"""Memory of a process that has done nothing yet but load its libraries."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Estimate:
+    """What a sweep is expected to take.
+
+    Attributes:
+      seconds: Time for the missing rows of one process; compilations are in it.
+      memory: Peak on the host, in bytes.
+      per_request: Seconds per simulated request for each (policy, n), of shape [P, N].
+      tried: How many of these were tried out; the others follow from them.
+      programs: What has to be compiled, in words; empty for the native engine.
+      compiling: Seconds of it.
+    """
+
+    seconds: float
+    memory: int
+    per_request: np.ndarray
+    tried: int
+    programs: tuple[str, ...]
+    compiling: float
+
+
+def estimate(simulator: Simulator, missing: list[Range], chunk: int | None = None) -> Estimate:
+    """Tries out the kinds of simulation of a sweep, the largest first, for some seconds."""
+    plan = simulator.plan
+    sizes = plan.sizes["policies"], plan.sizes["num_requests"]
+    costs, compiling = np.full(sizes, np.nan), []
+    started = time.perf_counter()
+    for which in np.argsort(plan.axes.values["num_requests"])[::-1]:
+        for policy in range(sizes[0]):
+            spent, total = time.perf_counter() - started, _total(plan, _filled(costs), missing)
+            # Trying out should not take longer than what it is about.
+            if compiling and spent > min(TRIAL_SECONDS, max(1.0, total)):
+                continue
+            n = plan.axes.values["num_requests"][which]
+            first, costs[policy, which] = _try(simulator, policy, n)
+            compiling.append(max(0.0, first - costs[policy, which]))
+    tried = int(np.count_nonzero(~np.isnan(costs)))
+    costs, needed = _filled(costs), programs(simulator)
+    # The kinds that were tried are compiled by now.
+    left = max(0, len(needed) - tried) * float(np.mean(compiling)) if needed else 0.0
+    seconds = left + _total(plan, costs, missing)
+    return Estimate(seconds, _memory(simulator, chunk), costs, tried, needed, left)
+
+
+def programs(simulator: Simulator) -> tuple[str, ...]:
+    """What the JAX engine compiles for a sweep: one program for each kind and shape of batch."""
+    plan = simulator.plan
+    found: dict[Any, str] = {}
+    backlogs = {np.isinf(arrival.rate) for arrival in plan.axes.arrivals}
+    for p, policy in enumerate(plan.axes.policies):
+        budget = simulator.budget(p)
+        if not budget.pads:
+            continue
+        timed = {clock != NO_CLOCK for clock in plan.axes.values["clocks"]}
+        sizes = plan.axes.values["num_requests"]
+        for n, *kind in itertools.product(sizes, backlogs, timed):
+            # Numbers of policies and clocks are traced; their kinds are not.
+            shape = f"{policy.name}, {budget.rows(n)} × {budget.width(n)} requests"
+            found[(shape, *kind)] = shape
+    return tuple(found.values())
+
+
+def seconds_per_row(plan: Plan, costs: np.ndarray, row: int) -> float:
+    """Expected time of the simulation of a row, from `Estimate.per_request`."""
+    call = next(plan.calls(row, row + 1))
+    which = plan.axes.values["num_requests"].index(call.tile.n)
+    return float(costs[call.policy, which] * call.tile.n)
+
+
+def _try(simulator: Simulator, policy: int, n: int) -> tuple[float, float]:
+    """A small run, twice: seconds of the first, compilation included, and per request of the next.
+
+    The arrivals that are tried are the first of their axis.
+    """
+    plan, budget = simulator.plan, simulator.budget(policy)
+    rows = budget.rows(n) if budget.pads else max(1, TRIAL_REQUESTS // n)
+    each = int(np.prod(plan.inner))
+    count = min(plan.instances, max(1, -(-rows // each)))
+    call = Call(Tile(0, n, 0, count, 0), policy, 0, 0, 0, min(rows, count * each))
+    spent = []
+    for _ in range(2):
+        started = time.perf_counter()
+        simulator.call(call)
+        spent.append(time.perf_counter() - started)
+    return spent[0], spent[1] / ((call.stop - call.start) * n)
+
+
+def _filled(costs: np.ndarray) -> np.ndarray:
+    """Costs per request with gaps filled: from the policy's others, or from the mean of all."""
+    known = ~np.isnan(costs)
+    mean = costs[known].mean() if known.any() else 0.0
+    sums = np.where(known, costs, 0.0).sum(axis=1)
+    each = np.where(known.any(axis=1), sums / np.maximum(1, known.sum(axis=1)), mean)
+    return np.where(known, costs, each[:, None])
+
+
+def _total(plan: Plan, costs: np.ndarray, ranges: list[Range]) -> float:
+    """Time of ranges of rows."""
+    return sum(_seconds(plan, costs, start, stop) for start, stop in ranges)
+
+
+def _seconds(plan: Plan, costs: np.ndarray, start: int, stop: int) -> float:
+    """Time of a range of rows."""
+    total = 0.0
+    for tile, low, high in plan.tiles(start, stop):
+        which = plan.axes.values["num_requests"].index(tile.n)
+        each = tile.count * plan.points // plan.sizes["policies"]
+        edges = np.clip(
+            tile.start + each * np.arange(plan.sizes["policies"] + 1), low, high
+        )  # where each policy's rows begin
+        total += float(np.diff(edges) @ costs[:, which]) * tile.n
+    return total
+
+
+def _memory(simulator: Simulator, chunk: int | None) -> int:
+    """Peak memory of a process on the host, in bytes, at most."""
+    plan, sizes = simulator.plan, simulator.plan.axes.values["num_requests"]
+    budgets = [simulator.budget(p) for p in range(plan.sizes["policies"])]
+    batch = max(budget.bytes(n) for budget in budgets for n in sizes)
+    rows = min(plan.total, chunk or MOST_CHUNK)
+    return BASE_BYTES + batch + rows * ROW_BYTES
