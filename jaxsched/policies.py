@@ -92,8 +92,8 @@ class Policy:
 
     A pytree whose leaves are `params`, the numbers of the policy: `jax.vmap` runs thousands of them
     as lanes. Everything else is static: policies that are equal but for `params` and name share one
-    compiled program. Define the functions of your own policy once, at module level, so that two instances of
-    it compare equal.
+    compiled program. Define the functions of your own policy once, at module level, so that two
+    instances of it compare equal.
 
     Attributes:
       name: Canonical name, used in tables.

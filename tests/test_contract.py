@@ -238,7 +238,8 @@ def result():
 def test_right_results_pass(result):
     check_result(INSTANCE, result, RULES["a_min:on_eviction"])
     lanes = INSTANCE.replace(**{k: v[None] for k, v in vars(INSTANCE).items()})
-    whole = result.replace(**{k: np.asarray(v)[None] for k, v in vars(result).items()})
+    given = {k: v for k, v in vars(result).items() if v is not None}
+    whole = result.replace(**{k: np.asarray(v)[None] for k, v in given.items()})
     check_result(lanes, whole, RULES["a_min:on_eviction"])
     with pytest.raises(AssertionError, match=r"status has shape \(2,\); expected \(1, 2\)"):
         check_result(lanes, result, RULES["a_min:on_eviction"])

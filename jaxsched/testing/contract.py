@@ -173,7 +173,7 @@ def shipped_rule(policy: Policy) -> Rule | None:
         return reference.a_min_family(*np.asarray(policy.params).tolist())
     if policy.kind == fcfs(watermark=1).kind:
         return reference.fcfs(int(policy.params))
-    if policy.kind in (gsa_spec().kind, gsa_spec(1).kind):
+    if policy.kind == gsa_spec().kind:
         return reference.gsa_spec(int(policy.params))
     shipped = policy.name in SHIPPED and SHIPPED[policy.name]() == policy
     return {**RULES, **EXTENDED}[policy.name] if shipped else None
