@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any
 
 import pandas as pd
-from rich import progress
 from rich.console import Console
 
 from jaxsched import config, frames, job, replay, store, tables
@@ -17,6 +16,7 @@ from jaxsched.serving import config as serving_config
 from jaxsched.serving import job as serving_job
 from jaxsched.serving import tables as serving_tables
 from jaxsched.sweep import command as sweep_command
+from jaxsched.terminal import progress_bar, say
 
 
 @dataclasses.dataclass(frozen=True)
@@ -73,14 +73,14 @@ def run(args: argparse.Namespace) -> None:
     except ValueError as error:
         raise ValueError(f"{args.config}: {error}") from None
     except KeyboardInterrupt:
-        _say(console, f"what is finished is kept in {folder}; run the same again to go on")
+        say(console, f"what is finished is kept in {folder}; run the same again to go on")
         raise
     console.print(*kind.table(frame), sep="\n")
-    _say(console, f"results: {folder / 'results.parquet'} ({len(frame):,} rows)")
+    say(console, f"results: {folder / 'results.parquet'} ({len(frame):,} rows)")
     for path in kind.figures(frame, folder / "figures"):
-        _say(console, f"figure:  {path} (and .pdf)")
+        say(console, f"figure:  {path} (and .pdf)")
     if kind.run is job.run and (reason := _why_no_ratio(frame)):
-        _say(console, f"figure:  no ratio_against_width, since {reason}")
+        say(console, f"figure:  no ratio_against_width, since {reason}")
 
 
 def _why_no_ratio(frame: pd.DataFrame) -> str | None:
@@ -90,15 +90,7 @@ def _why_no_ratio(frame: pd.DataFrame) -> str | None:
 
 
 def _run_with_progress(kind: Job, settings: Any, folder: Path, console: Console) -> pd.DataFrame:
-    columns = (
-        progress.TextColumn("{task.description:<28}"),
-        progress.BarColumn(),
-        progress.TaskProgressColumn(),
-        progress.TimeElapsedColumn(),
-        progress.TextColumn("left"),
-        progress.TimeRemainingColumn(),
-    )
-    with progress.Progress(*columns, console=console) as bar:
+    with progress_bar(console) as bar:
         total = sum(point.cost(settings) for point in kind.points(settings))
         task = bar.add_task("", total=total)
 
@@ -127,11 +119,11 @@ def simulate(args: argparse.Namespace) -> None:
     else:
         console.print(*serving_tables.replay_table(rows), sep="\n")
     for note in _notes(loaded):
-        _say(console, note)
+        say(console, note)
     if kept is not None:
-        _say(console, f"results:  {kept.finish(rows)}")
+        say(console, f"results:  {kept.finish(rows)}")
     if kept is not None and args.per_request:
-        _say(console, f"requests: {kept.finish(requests, 'requests')}")
+        say(console, f"requests: {kept.finish(requests, 'requests')}")
 
 
 def _notes(loaded: replay.Loaded) -> Iterator[str]:
@@ -154,14 +146,9 @@ def _replay_config(args: argparse.Namespace) -> replay.ReplayConfig:
     return config.from_table(replay.ReplayConfig, options)
 
 
-def _say(console: Console, text: str) -> None:
-    """Prints a line as it is: paths are not wrapped to the terminal's width."""
-    console.print(text, soft_wrap=True, markup=False, highlight=False)
-
-
 def tune(args: argparse.Namespace) -> None:
-    """`jaxsched tune`: searches a rule for given requests."""
-    from jaxsched.tuning import command  # here because orbax is slow to import
+    """`jaxsched tune`: see `jaxsched.tuning.command`."""
+    from jaxsched.tuning import command  # here because other commands do not need matplotlib
 
     command.tune(args)
 

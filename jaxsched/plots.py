@@ -15,7 +15,7 @@ import pandas as pd
 from matplotlib import rc_context
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import FixedLocator, FuncFormatter, LogLocator, NullLocator
+from matplotlib.ticker import FixedLocator, FuncFormatter, LogLocator, MaxNLocator, NullLocator
 
 from jaxsched import specs, store
 from jaxsched.frames import YARDSTICK, summarize
@@ -53,6 +53,7 @@ LOOKS = {
     "gsa_spec:patience=1": Look("GSA, slices enforced", "#999933", "H", DASHES),
 }
 SPARE_COLORS = ("#737373", "#A6761D", "#B2182B", "#4D9221")
+SPARE_MARKERS = ("X", "*", "<", "p")
 BOUND = Look("proved lower bound", "#777777", "", ":")
 
 STYLE = {
@@ -78,7 +79,8 @@ def look_of(policy: str) -> Look:
     """The look of a policy; those not drawn in the papers get a spare color."""
     if policy in LOOKS:
         return LOOKS[policy]
-    return Look(policy, SPARE_COLORS[sum(policy.encode()) % len(SPARE_COLORS)], "X", "--")
+    color, marker = divmod(sum(policy.encode()) % 16, 4)
+    return Look(policy, SPARE_COLORS[color], SPARE_MARKERS[marker], "--")
 
 
 def latency_against_n(frame: pd.DataFrame) -> Figure:
@@ -193,7 +195,7 @@ def plain_log_axis(axes: Axes) -> None:
     subs: Sequence[float] = (1, 2, 5) if high / low < 300 else (1,)
     if high / low < 4:
         subs = (1, 1.2, 1.5, 2, 2.5, 3, 4, 5, 7)
-    axes.yaxis.set_major_locator(LogLocator(subs=subs))
+    axes.yaxis.set_major_locator(LogLocator(subs=subs) if high / low > 1.5 else MaxNLocator(5))
     axes.yaxis.set_minor_locator(NullLocator())
     axes.yaxis.set_major_formatter(FuncFormatter(_plain))
 

@@ -55,6 +55,16 @@ def test_policies_with_numbers_keep_it_on_the_native_engine(i):
     check_policy(numbered_policies()[i], engine="native", seed=3, instances=LANES)
 
 
+def a_tenth(view):
+    return view.memory // np.int32(10)
+
+
+def test_headroom_with_long_reservations():
+    """One that entered alone may hold what must stay free, longer than those behind it."""
+    for shipped in (js.a_max(), js.a_min()):
+        check_policy(dataclasses.replace(shipped, name="careful", headroom=a_tenth), instances=LANES)
+
+
 def test_numbers_run_as_lanes():
     """A policy for each lane, against one at a time."""
     rng = random.Random(5)

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import dataclasses
 import tomllib
+from pathlib import Path
 from typing import Any
 
 import jax
@@ -13,10 +15,11 @@ import pytest
 import jaxsched as js
 from jaxsched import config, reference
 from jaxsched.sweep import rows as rows_module
-from jaxsched.sweep.config import AXES, Axes, RandomConfig, SweepConfig, draw
+from jaxsched.sweep.config import Axes, SweepConfig, inputs
 from jaxsched.sweep.estimate import estimate, programs
 from jaxsched.sweep.plan import Plan, without
 from jaxsched.sweep.rows import Simulator
+from jaxsched.sweep.sampling import AXES, RandomConfig, draw
 
 TEXT = """
 lanes = 3
@@ -262,6 +265,7 @@ count = 3
         ({"workloads": ["uniform:1:9,most:3"]}, "got option 'most:3'; expected prompt:LOW:HIGH"),
         ({"arrivals": ["poisson:0"]}, "expected backlog, or poisson:RATE of more than 0"),
         ({"clocks": ["sundial"]}, "clocks: unknown value 'sundial'"),
+        ({"seeds": [2**32]}, "seeds: 4294967296; expected less than 2"),
         ({"num_request": [1]}, r"num_request \(did you mean num_requests\?\)"),
         ({"random": [{"axis": "lanes", "value": "{uniform:0:1}", "count": 2}]}, "axis: .*'lanes'"),
         ({"random": [{"axis": "memory", "value": "3", "count": 2}]}, "expected a place such as"),
@@ -287,6 +291,30 @@ def test_a_trace_is_a_workload(tmp_path: Any) -> None:
     assert largest[0] > 60 > largest[1]
     with pytest.raises(ValueError, match="has requests of up to 110 tokens; expected at most"):
         load(workloads=[f"trace:{trace}"], memory=[109])
+
+
+def test_the_shipped_configurations_are_what_they_say() -> None:
+    folder = Path(__file__).parent.parent / "configs"
+    small, million = (
+        Simulator(Plan(config.load(folder / f"sweep_{name}.toml", SweepConfig)))
+        for name in ("small", "million")
+    )
+    assert small.plan.total == 11_520
+    assert million.plan.total == 1_440_000 and million.different == 1_008_000
+
+
+def test_a_tuned_rule_is_a_policy_and_its_file_part_of_the_configuration(tmp_path: Any) -> None:
+    rule = tmp_path / "rule.toml"
+    numbers = dataclasses.asdict(js.FamilyParams())
+    lines = [f"{name} = {value}\n" for name, value in numbers.items()]
+    rule.write_text("[params]\n" + "".join(lines))
+    axes = Axes.of(load(policies=[f"tuned:{rule}", "h_sf", "fcfs:watermark=0.05"]))
+    assert axes.values["policies"] == (f"tuned:{rule}", "h_sf", "fcfs:watermark=0.05")
+    assert axes.policies[0].params is not None
+    before = inputs(axes)
+    assert str(rule) in before
+    rule.write_text(rule.read_text().replace("start = 0.0", "start = 0.5"))
+    assert inputs(axes) != before
 
 
 def test_estimates_say_what_there_is_to_do(whole: Any) -> None:

@@ -149,7 +149,8 @@ def test_the_page_needs_nothing_else(tmp_path: Path, capsys: Any) -> None:
         assert text in page
     assert page.count("<table>") == page.count("</table>") == 2 and "a <sweep>" not in page
     sweep = Sweep(js.read_sweep(folder))
-    again = report.page(folder, reading.manifest(folder), sweep, list(drawings(sweep)))
+    drawn = report.laid_out(drawings(sweep))
+    again = report.page(folder, reading.manifest(folder), sweep, drawn)
     assert again == page
 
 

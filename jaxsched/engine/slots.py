@@ -157,7 +157,11 @@ def look_ahead(
     memory: jax.Array,
     one: jax.Array,
 ) -> Ahead:
-    """Tests a request against the reservations, see the head of this file."""
+    """Tests a request against the reservations, see the head of this file.
+
+    Under a headroom those that last longer than the request may themselves hold too much of
+    `memory`, which is then less than they were tested against.
+    """
     prompt, reserve = request.prompt, request.reserve
     own_end, shift = settle(one, time + reserve, prompt - memory - time)
     excess = jnp.minimum(slots.end - time, slots.load + shift)
@@ -168,6 +172,9 @@ def look_ahead(
     # The last line can only come true once the nearest end beyond the request's own has passed.
     nearest = lowest(jnp.where(beyond, slots.end, NEVER)) - own_end
     wait = jnp.where(load <= memory, wait, jnp.maximum(wait, nearest + 1))
+    if request.headroom is not None:
+        full = (slots.end > own_end) & (slots.load - slots.end > memory)
+        wait = jnp.maximum(wait, highest(jnp.where(full, slots.end - time, 0)))
     fits_next = prompt < room
     finish = lowest(jnp.where(slots.finish > time, slots.finish, NEVER))
     return Ahead(

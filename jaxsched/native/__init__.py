@@ -22,7 +22,8 @@ except ImportError as error:
 
 from jaxsched.instance import MAX_ROUND
 from jaxsched.native.arguments import pack
-from jaxsched.native.lanes import Batch, run_lanes, scratch
+from jaxsched.native.batch import Batch, scratch
+from jaxsched.native.lanes import run_lanes
 from jaxsched.native.layout import (
     FAMILY,
     LATEST,
@@ -48,6 +49,7 @@ KINDS: dict[str, tuple[str | None, int]] = {
     "svf:upper": ("upper", VOLUME),
     "a_min_family": ("lower", FAMILY),
 }
+
 
 class Outcome(NamedTuple):
     """What `run` found: int32 arrays of shape [lanes, n], and totals of shape [lanes]."""

@@ -6,8 +6,8 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from jaxsched.instance import MAX_ROUND
+from jaxsched.native.batch import Batch
 from jaxsched.native.clock import COLUMNS, FIXED, FREE_TOKENS, PER_CACHE_TOKEN, PER_REQUEST
-from jaxsched.native.lanes import Batch
 from jaxsched.native.layout import NEVER, STATE
 from jaxsched.native.rules import LEAST, MOST, START
 

@@ -48,7 +48,7 @@ def slot_drop(lane: Lane, state: Record, i: int) -> None:
     slots.request[place], slots.request[last] = moved, NEVER
     slots.key[place], slots.key[last] = slots.key[last], NEVER
     if lane.moving:
-        slots.estimate[place] = slots.estimate[last]
+        slots.estimate[place], slots.estimate[last] = slots.estimate[last], NEVER
         slots.start[place] = slots.start[last]
         slots.prompt[place] = slots.prompt[last]
 
@@ -74,10 +74,9 @@ def smallest_key(lane: Lane, state: Record) -> int:
 
 @jit
 def _move_estimates(slots: Slots, count: int, now: int) -> int:
-    best, now, count_ = int32(NEVER), int32(now), int32(count)
+    best, now = int32(NEVER), int32(now)
     for j in range(whole_blocks(count)):
-        running = max(slots.estimate[j], int32(now - slots.start[j]))
-        slots.key[j] = key = running if int32(j) < count_ else int32(NEVER)
+        slots.key[j] = key = max(slots.estimate[j], int32(now - slots.start[j]))
         best = min(best, key)
     return int64(best)
 
@@ -86,11 +85,11 @@ def _move_estimates(slots: Slots, count: int, now: int) -> int:
 def _move_narrow(slots: Slots, count: int, now: int, numbers: tuple[int, int, int, int]) -> int:
     a, b, c, d = numbers
     narrow, now = (int32(a), int32(b), int32(c), int32(d)), int32(now)
-    best, count_ = int32(NEVER), int32(count)
+    best, never = int32(NEVER), int32(NEVER)
     for j in range(whole_blocks(count)):
-        tokens = int32(now - slots.start[j])
-        running = narrow_key(narrow, slots.estimate[j], tokens, slots.prompt[j])
-        slots.key[j] = key = running if int32(j) < count_ else int32(NEVER)
+        estimate, tokens = slots.estimate[j], int32(now - slots.start[j])
+        running = narrow_key(narrow, estimate, tokens, slots.prompt[j])
+        slots.key[j] = key = running if estimate != never else never
         best = min(best, key)
     return int64(best)
 

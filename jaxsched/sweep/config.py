@@ -1,22 +1,10 @@
-"""The configuration of a sweep: its axes, and random values on them.
-
-The values of an axis are those listed in the file, then those of the `[[random]]` tables that name
-the axis. A random value is a text with places to fill in, such as "relative:{uniform:0:0.99}":
-
-    {uniform:LOW:HIGH}        equally likely in LOW … HIGH
-    {log_uniform:LOW:HIGH}    its logarithm is
-
-Several places in one text are drawn together, so a table with `count = 100` adds 100 random vectors
-of parameters rather than a grid of them.
-"""
+"""The configuration of a sweep, and its axes: values read and checked."""
 
 from __future__ import annotations
 
 import dataclasses
 import hashlib
 import itertools
-import math
-import re
 from pathlib import Path
 from typing import Any
 
@@ -27,45 +15,14 @@ from jaxsched import clocks, specs
 from jaxsched import config as checks
 from jaxsched.policies import Policy
 from jaxsched.sweep import texts
-from jaxsched.workloads import draws
+from jaxsched.sweep.sampling import AXES, RandomConfig, draw
 from jaxsched.workloads.intervals import OPEN_ENDED
 from jaxsched.workloads.joint import Lengths, TableLengths
 
-AXES = (
-    "workloads", "num_requests", "seeds", "policies", "max_batch", "clocks", "memory", "arrivals",
-    "predictions",
-)  # fmt: skip
 WHOLE = ("num_requests", "seeds", "max_batch", "memory")
 """Axes of whole numbers, to which random values are rounded; equal ones count once."""
 
-PLACE = re.compile(r"\{([^{}]*)\}")
-LAWS = ("uniform", "log_uniform")
 NO_CLOCK = "rounds"
-
-
-@dataclasses.dataclass(frozen=True)
-class RandomConfig:
-    """Random values on an axis.
-
-    Attributes:
-      axis: Name of the axis, such as "predictions".
-      value: Pattern of the values, such as "relative:{uniform:0:0.99}".
-      count: How many.
-      seed: Of these values.
-    """
-
-    axis: str
-    value: str
-    count: int = checks.at_least(1)
-    seed: int = checks.at_least(0, default=0)
-
-    def __post_init__(self) -> None:
-        checks.one_of("axis", self.axis, AXES)
-        if not PLACE.search(self.value):
-            raise ValueError(
-                f"value: got {self.value!r}; expected a place such as {{uniform:0:1}} in it"
-            )
-        checks.with_key("value", draw, self)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -151,6 +108,8 @@ class Axes:
             arrivals=_each(values, "arrivals", texts.arrival),
             intervals=_each(values, "predictions", specs.interval),
         )
+        if max(values["seeds"]) >= 2**32:
+            raise ValueError(f"seeds: {max(values['seeds'])}; expected less than 2^32")
         _check_clocks(values["clocks"])
         _check_fit(axes)
         _check_predictions(axes)
@@ -165,38 +124,6 @@ def inputs(axes: Axes) -> str:
     digests = (hashlib.sha256(Path(name).read_bytes()).hexdigest() for name in files)
     lines = zip(files, digests, strict=True)
     return "".join(f"# {name}: sha256 {digest}\n" for name, digest in lines)
-
-
-def draw(random: RandomConfig) -> list[str]:
-    """The random values of a table, as texts; numbers have six significant digits.
-
-    Raises:
-      ValueError: If a place in the pattern is none of the known laws.
-    """
-    places = [_law(text) for text in PLACE.findall(random.value)]
-    shape = (len(places), random.count)
-    columns = draws.uniforms(jax.random.key(random.seed), shape)
-    # From levels to numbers column by column, each with the law of its place.
-    columns = [law(column) for law, column in zip(places, columns, strict=True)]
-    pattern = PLACE.sub("{}", random.value)
-    return [pattern.format(*(f"{x:.6g}" for x in row)) for row in zip(*columns, strict=True)]
-
-
-def _law(text: str) -> Any:
-    """The function from uniform numbers in (0, 1) to those of a place, such as "uniform:0:1"."""
-    name, *ends = text.split(":")
-    usage = "expected {uniform:LOW:HIGH} or {log_uniform:LOW:HIGH}"
-    try:
-        low, high = map(float, ends)
-    except ValueError:
-        raise ValueError(f"got {{{text}}}; {usage}") from None
-    if name not in LAWS or not -math.inf < low < high < math.inf:
-        raise ValueError(f"got {{{text}}}; {usage} with LOW less than HIGH")
-    if name == "uniform":
-        return lambda u: low + (high - low) * u
-    if low <= 0:
-        raise ValueError(f"got {{{text}}}; expected LOW of more than 0 for log_uniform")
-    return lambda u: np.exp(math.log(low) + (math.log(high) - math.log(low)) * u)
 
 
 def _values(config: SweepConfig, name: str) -> tuple[Any, ...]:

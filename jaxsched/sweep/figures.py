@@ -17,7 +17,7 @@ from jaxsched import plots
 from jaxsched.frames import summarize
 from jaxsched.sweep.maps import heat_map
 from jaxsched.sweep.pareto import paretos
-from jaxsched.sweep.select import LABELS, Drawing, Slice, Sweep, legend_columns, said
+from jaxsched.sweep.select import LABELS, Drawing, Slice, Sweep, legend, said
 
 MOST_MAPS = 3
 """Heat maps, at most."""
@@ -102,7 +102,7 @@ def _lines(
             _plain_x(grid[0], sweep.numbers(x))
         figure.supxlabel(sweep.label(x), fontsize=9)
         figure.supylabel(label, fontsize=9)
-        plots.legend_above(figure, grid[0], legend_columns(figure))
+        legend(figure, grid[0])
     return Drawing(name, title, caption + sweep.left_out(table), figure)
 
 

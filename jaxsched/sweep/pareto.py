@@ -12,7 +12,7 @@ from matplotlib.ticker import FuncFormatter
 
 from jaxsched import plots
 from jaxsched.frames import YARDSTICK
-from jaxsched.sweep.select import Drawing, Sweep, legend_columns, said
+from jaxsched.sweep.select import Drawing, Sweep, legend, said
 
 MOST_NAMED = 9
 """Policies with a look of their own; others are grey dots."""
@@ -67,7 +67,7 @@ def pareto(sweep: Sweep, x: str, label: str, what: str, **fixed: str) -> Drawing
         figure.supxlabel(label, fontsize=9)
         clock = fixed.get("clock", sweep.typical("clock"))
         figure.supylabel(f"mean latency ({sweep.time(clock)})", fontsize=9)
-        plots.legend_above(figure, grid[0], legend_columns(figure))
+        legend(figure, grid[0])
     caption = (
         "Down and to the left is better; the line joins the policies without hindsight that no "
         f"other one beats in both. Held: {shown.held}. Means over {shown.instances:,} instances."

@@ -46,13 +46,21 @@ def write(folder: Path) -> list[Path]:
     """
     manifest = reading.manifest(folder)
     sweep = Sweep(read_sweep(folder, partial=True))
-    drawn = list(drawings(sweep))
-    # First the page: drawing a figure once moves its parts a little for the next time.
-    text = page(folder, manifest, sweep, drawn)
+    drawn = laid_out(drawings(sweep))
     paths = [plots.save(one.figure, folder / "figures" / one.name) for one in drawn]
+    text = page(folder, manifest, sweep, drawn)
     path = folder / "report.html"
     store.write_atomically(path, lambda temporary: temporary.write_text(text, encoding="utf-8"))
     return [*paths, path]
+
+
+def laid_out(drawn: Iterable[Drawing]) -> list[Drawing]:
+    """The figures laid out once and for all: every file would do it again, a little differently."""
+    drawn = list(drawn)
+    for one in drawn:
+        one.figure.draw_without_rendering()
+        one.figure.set_layout_engine("none")
+    return drawn
 
 
 def page(folder: Path, manifest: dict[str, Any], sweep: Sweep, drawn: Iterable[Drawing]) -> str:

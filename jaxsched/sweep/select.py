@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import dataclasses
+import math
+import re
 from collections.abc import Iterable
 from typing import Any
 
 import numpy as np
 import pandas as pd
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from jaxsched import specs
+from jaxsched import plots, specs
 from jaxsched.sweep import texts
 
 AXES = ("workload", "n", "memory", "arrivals", "clock", "max_batch", "prediction", "policy")
@@ -28,6 +31,9 @@ LABELS = {
 HELD = {"width": "prediction", "rate": "arrivals"}
 """The columns that hold the values of axes whose numbers have a column of their own."""
 
+
+NUMBER = re.compile(r"\d+\.\d{4,}")
+"""Numbers with more digits than a legend has room for."""
 
 MOST_LINES = 8
 """Policies drawn as lines; of more, the best."""
@@ -145,9 +151,19 @@ class Sweep:
         return LABELS[name].format(time=self.time(self.typical("clock")).removesuffix("s"))
 
 
-def legend_columns(figure: Figure) -> int:
-    """Columns of a legend that fit above a figure; an entry is about 1.75 inches wide."""
-    return max(1, min(4, int(figure.get_figwidth() / 1.75)))
+def legend(figure: Figure, axes: Axes) -> None:
+    """One legend above all panels, of as many columns as fit; numbers in names are rounded."""
+    handles, labels = axes.get_legend_handles_labels()
+    for handle, label in zip(handles, labels, strict=True):
+        handle.set_label(NUMBER.sub(lambda found: f"{float(found[0]):.3g}", label))
+    # Mathematical labels are narrower than their source.
+    longest = max(len(label) for label in labels if "$" not in label) if labels else 0
+    fit = figure.get_figwidth() / (0.55 + 0.065 * max(18, min(longest, 75)))
+    columns = max(1, min(4, int(fit)))
+    # Two rows have room; more of them should not take it from the panels.
+    more = max(0, math.ceil(len(labels) / columns) - 2)
+    figure.set_figheight(figure.get_figheight() + 0.17 * more)
+    plots.legend_above(figure, axes, columns)
 
 
 def said(name: str, value: Any) -> str:
