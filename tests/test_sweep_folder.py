@@ -334,6 +334,20 @@ def test_two_processes_with_two_devices_each_give_the_same_table(
     same(out, expected)
 
 
+def test_what_another_process_did_not_write_is_missing(
+    file: Path, tmp_path: Path, expected: Any, monkeypatch: Any, capsys: Any
+) -> None:
+    share = Plan.share
+    monkeypatch.setattr(Plan, "share", lambda plan, *_: share(plan, 1, 2))
+    assert main(command(file, tmp_path / "out")) == 1
+    error = capsys.readouterr().err
+    assert f"{TOTAL // 2} of {TOTAL} simulations are not in" in error
+    assert not (tmp_path / "out" / "results.parquet").exists()
+    monkeypatch.setattr(Plan, "share", share)
+    assert main(command(file, tmp_path / "out")) == 0
+    same(tmp_path / "out", expected)
+
+
 def test_the_simulator_is_the_one_that_runs(monkeypatch: Any, file: Path, tmp_path: Path) -> None:
     seen = []
 

@@ -117,14 +117,20 @@ def _run(
 
 
 def _finish(console: Console, parts: runs.Parts, processes: Processes) -> None:
-    """The table, or what is missing of it."""
+    """Makes the table.
+
+    Raises:
+      ValueError: If rows are missing, as another process failed or wrote elsewhere.
+    """
     with console.status("waiting for the other processes" if processes.count > 1 else "writing"):
         missing = runs.finish(parts, processes)
     if missing:
         rows = sum(stop - start for start, stop in missing)
-        say(console, f"{rows:,} simulations are not in {parts.store.folder}: run the same command "
-            "again, or put the parts/ of the other machines there first")  # fmt: skip
-    elif processes.first:
+        raise ValueError(
+            f"{rows:,} of {parts.plan.total:,} simulations are not in {parts.store.folder}: run "
+            "the same command again, or put the parts/ of the other machines there first"
+        )
+    if processes.first:
         say(console, f"results:  {parts.results} ({parts.plan.total:,} rows)")
         say(console, f"figures:  jaxsched report {parts.store.folder}")
 
