@@ -13,7 +13,7 @@ from benchmarks.scale import Scale
 from benchmarks.section import Job, Row, Section
 from benchmarks.steps import LIMITS
 from jaxsched import Instance, policy
-from jaxsched.engine import make_plan, pool
+from jaxsched.engine import Numbers, make_plan, pool
 from jaxsched.engine.source import make_table
 
 
@@ -27,7 +27,10 @@ def _jobs(scale: Scale) -> list[Job]:
 def _row(scale: Scale, n: int) -> list[Row]:
     lanes, chosen = scale.wide, policy(scale.some[-1])
     plan = make_plan(n, lanes, False)
-    table = jax.eval_shape(lambda flat: make_table(flat, LIMITS, chosen), _shapes(lanes, n))
+    lay_out = functools.partial(
+        make_table, limits=LIMITS, policy=chosen, numbers=Numbers()
+    )
+    table = jax.eval_shape(lay_out, _shapes(lanes, n))
     skip = jax.ShapeDtypeStruct((lanes,), bool)
     state = jax.eval_shape(lambda table, skip: pool._start(table, plan, skip), table, skip)
     lane, queue = _bytes(state.lanes) / plan.pool, _bytes(state.queues) / plan.pool

@@ -16,7 +16,7 @@ from benchmarks.instances import draw
 from benchmarks.scale import Scale
 from benchmarks.section import Job, Row, Section
 from jaxsched import Policy, policy
-from jaxsched.engine import NO_CAP, Limits, hindsight, make_plan, pool
+from jaxsched.engine import NO_CAP, Limits, Numbers, hindsight, make_plan, pool
 from jaxsched.engine.source import Table, make_table
 from jaxsched.engine.state import DONE, NEVER, Event, Plan
 from jaxsched.engine.step import step
@@ -113,7 +113,7 @@ def _steps(scale: Scale, name: str, setting: str) -> list[Row]:
 def _prepare(scale: Scale, name: str, setting: str) -> tuple[Policy, Plan, Table]:
     instance = canonical(draw(setting, INSTANCES, scale.n, scale.memory))
     plan, chosen = make_plan(scale.n, INSTANCES, False), policy(name)
-    table = jax.jit(lambda flat: make_table(flat, LIMITS, chosen))(instance)
+    table = jax.jit(lambda flat: make_table(flat, LIMITS, chosen, Numbers()))(instance)
     return chosen, plan, table
 
 

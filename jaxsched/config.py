@@ -52,6 +52,13 @@ def with_key(key: str, function: Any, value: Any) -> Any:
         raise ValueError(f"{key}: {error}") from None
 
 
+def no_whole_orders(names: tuple[str, ...]) -> None:
+    """Refuses policies that order a whole backlog, where requests arrive."""
+    for name in names:
+        if policies.policy(name).rank is not None:
+            raise ValueError(f"policies: {name!r} orders a whole backlog; expected no arrivals")
+
+
 def different_policies(names: tuple[str, ...]) -> None:
     """Refuses an empty list, an unknown policy, and one policy under two names."""
     several("policies", names)
@@ -203,8 +210,9 @@ def to_toml(config: Any) -> str:
     ]
     for name, value in tables.items():
         lines += ["", f"[{name}]", to_toml(value).rstrip("\n")]
-    for name, value in ((name, value) for name in arrays for value in arrays[name]):
-        lines += ["", f"[[{name}]]", to_toml(value).rstrip("\n")]
+    for name, several_tables in arrays.items():
+        for value in several_tables:
+            lines += ["", f"[[{name}]]", to_toml(value).rstrip("\n")]
     return "\n".join(lines) + "\n"
 
 

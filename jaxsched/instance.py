@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
-from jaxsched.clocks.formula import to_ticks
+from jaxsched.clocks.formula import TICKS_PER_SECOND, to_ticks
 from jaxsched.limbs import split, to_limbs
 
 MAX_MEMORY = 2**28
@@ -46,8 +46,9 @@ class Instance:
         outside the interval.
       memory: KV cache in tokens, a scalar or of shape [...].
       arrival: Rounds from which the requests are known, at least 0, of shape [..., n]; under a
-        clock seconds, in floating point, rounded to picoseconds. `None` for a backlog that is there
-        from the start.
+        clock seconds, in floating point, rounded to picoseconds (as arguments of the caller's own
+        `jit` they are float32 unless `jax_enable_x64` is on, and exact to 24 bits only). `None` for
+        a backlog that is there from the start.
       point: Point predictions of the output lengths, at least 1, of shape [..., n]; only
         policies that say so need them.
       num_requests: Number of real requests of each lane, of shape [...]; those at later
@@ -172,11 +173,15 @@ def in_seconds(instance: Instance) -> bool:
 
 def _arrival_limbs(seconds: Any, module: Any) -> Any:
     """Picoseconds in limbs; -1 for what is no time of arrival."""
-    good = (seconds >= 0) & (seconds <= MAX_SECONDS)
     if module is np:
+        seconds = np.asarray(seconds, np.float64)
+        good = (seconds >= 0) & (seconds <= MAX_SECONDS)
         return split(np.where(good, to_ticks(np.where(good, seconds, 0)), np.int64(-1)))
     with jax.enable_x64(True):
-        return to_limbs(jnp.where(good, to_ticks(seconds), np.int64(-1)))
+        seconds = jnp.asarray(seconds).astype(jnp.float64)
+        good = (seconds >= 0) & (seconds <= np.float64(MAX_SECONDS))
+        ticks = jnp.rint(jnp.where(good, seconds, np.float64(0)) * np.float64(TICKS_PER_SECOND))
+        return to_limbs(jnp.where(good, ticks.astype(jnp.int64), np.int64(-1)))
 
 
 def _int32(value: Any, module: Any) -> Any:
@@ -243,6 +248,8 @@ def check_instance(
         for name in (*REQUEST_FIELDS, "memory", "num_requests")
         if (value := getattr(instance, name)) is not None
     }
+    if seconds and "arrival" in arrays:
+        arrays["arrival"] = arrays["arrival"].astype(np.float64)
     lanes, n = instance.lanes, instance.n
     memory = np.broadcast_to(arrays["memory"], lanes)
     count = np.broadcast_to(arrays.get("num_requests", np.int32(n)), lanes)

@@ -55,7 +55,8 @@ def simulate(
         of policies runs them as lanes.
       clock: How long a round lasts, such as `jaxsched.clocks.llama2_70b_2xa100()`; arrivals are
         then in seconds, and the result has times. Its coefficients may be traced. `None` counts
-        rounds.
+        rounds. Floats that go through the caller's `jit`, coefficients and arrivals, are float32
+        unless `jax_enable_x64` is on.
       max_rounds: Rounds from this one on are not run; lanes that would need them get
         `Status.ROUND_LIMIT`, as do those that reach the end of the clock after 53 days.
       max_batch: Most requests that run together, as serving engines have it; `None` for no cap.

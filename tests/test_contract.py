@@ -62,7 +62,8 @@ def a_tenth(view):
 def test_headroom_with_long_reservations():
     """One that entered alone may hold what must stay free, longer than those behind it."""
     for shipped in (js.a_max(), js.a_min()):
-        check_policy(dataclasses.replace(shipped, name="careful", headroom=a_tenth), instances=LANES)
+        careful = dataclasses.replace(shipped, name="careful", headroom=a_tenth)
+        check_policy(careful, instances=LANES)
 
 
 def test_numbers_run_as_lanes():

@@ -285,7 +285,7 @@ def test_a_job_without_gains_to_tell(names: tuple[str, ...], tmp_path: Path) -> 
     chosen = small(policies=names, rates=(0.5,), max_batch=4, clock="llama31_8b_h100")
     table = job.run(chosen, tmp_path / "out")
     title, _, note = tables.job_table(table)
-    assert "0.5 requests/s, llama31_8b_h100" in title and "/s for any policy" in note
+    assert "0.5 requests/s, llama31_8b_h100" in title and "/s is the most, for long" in note
     written = plots.write_all(table, tmp_path / "figures")
     # Without fcfs there is nothing to gain on, and without predictions one figure for all.
     assert len(written) == (1 if names == ("fcfs",) else 2)
@@ -340,7 +340,7 @@ def error_of(capsys: Any, command: list[str]) -> str:
 def test_run_prints_the_gain_beside_the_pressure(finished: Path) -> None:
     printed = (finished.parent / "printed.txt").read_text()
     for text in ("no prediction", "real predicted classes", "true length", "gain", "KV", "sustains",
-                 "preempted", "/s for any policy", "3 streams of 40 requests"):  # fmt: skip
+                 "preempted", "/s is the most, for long", "3 streams of 40 requests"):  # fmt: skip
         assert text in printed
 
 

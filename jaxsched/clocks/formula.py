@@ -45,7 +45,8 @@ class Clock:
 
     def seconds(self, prompt_tokens: Any, requests: Any, cache_tokens: Any) -> Any:
         """Seconds that a round lasts, in floating point; arguments and result of one shape."""
-        beyond = np.maximum(0, prompt_tokens + requests - self.free_tokens)
+        over = prompt_tokens + requests - self.free_tokens
+        beyond = over * (over > 0)
         return (
             self.fixed
             + self.per_prompt_token * prompt_tokens

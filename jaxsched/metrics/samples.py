@@ -38,7 +38,7 @@ def requests(instance: Instance, result: Result) -> Requests:
     """The times of every request, from exact picoseconds.
 
     Raises:
-      ValueError: If the result has no times.
+      ValueError: If the result has no times, or the arrivals are not those that were simulated.
     """
     if result.times is None:
         raise ValueError("times: the result has none; expected simulate(…, clock=…)")
@@ -47,6 +47,11 @@ def requests(instance: Instance, result: Result) -> Requests:
     several = finished & (output > 1)
     admitted, first, last = np.moveaxis(result.ticks, -1, 0)
     arrival = arrival_ticks(instance)
+    if np.any(finished & (admitted < arrival)):
+        raise ValueError(
+            "instance: a request arrives after its admission; expected the arrivals that were "
+            "simulated (through jit they may have been float32)"
+        )
 
     def seconds(ticks: Integers, mask: NDArray[np.bool_]) -> Floats:
         return np.where(mask, ticks, 0) / TICKS_PER_SECOND

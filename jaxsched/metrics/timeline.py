@@ -77,6 +77,8 @@ def timeline(
       ValueError: If the lane did not finish, the history is missing although there were evictions,
         or the clock is another one.
     """
+    if np.shape(np.asarray(result.status)[lane]) != ():
+        raise ValueError(f"lane is {lane}; expected one of the lanes {list(instance.lanes)}")
     if np.asarray(result.status)[lane] != Status.FINISHED:
         raise ValueError(f"lane {lane}: did not finish; expected a lane whose requests completed")
     count = int(np.asarray(result.num_requests)[lane])
@@ -89,8 +91,8 @@ def timeline(
     completion = np.asarray(result.completion)[lane][:count]
     if np.any(found.end[completion - 1] != result.ticks[lane][:count, 2]):
         raise ValueError(
-            "clock: the rounds it gives do not end where the result says; expected the clock that "
-            "was simulated"
+            "clock: the rounds it gives do not end where the result says; expected the clock and "
+            "the arrivals that were simulated (through jit they may have been float32)"
         )
     return found
 

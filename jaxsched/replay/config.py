@@ -10,6 +10,7 @@ from jaxsched import clocks, specs
 from jaxsched.config import (
     at_least,
     different_policies,
+    no_whole_orders,
     one_of,
     prediction,
     several,
@@ -74,6 +75,8 @@ class ReplayConfig:
                 raise ValueError(f"columns: got {pair!r}; expected FIELD=COLUMN")
         if self.columns:
             several("columns", tuple(pair.partition("=")[0] for pair in self.columns))
+        if self.arrivals != "backlog":
+            no_whole_orders(self.policies)
         self._check_time()
 
     def _check_time(self) -> None:

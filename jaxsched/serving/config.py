@@ -11,6 +11,7 @@ from jaxsched.config import (
     LengthsConfig,
     at_least,
     different_policies,
+    no_whole_orders,
     one_of,
     prediction,
     several,
@@ -75,6 +76,7 @@ class ServingConfig:
             if not 0 < rate < float("inf"):
                 raise ValueError(f"rates: got {rate}; expected more than 0 requests per second")
         different_policies(self.policies)
+        no_whole_orders(self.policies)
         several("predictions", self.predictions)
         for text in self.predictions:
             if prediction("predictions", text, self.memory).source is None and self.trace is None:

@@ -145,4 +145,4 @@ _JOB: dict[str, tuple[str, Callable[[pd.Series], str]]] = {
 _JOB_NOTE = """\
 means over the streams; TTFT and end to end in seconds; gain: mean end to end of fcfs over the
 policy's, ± half a paired 95 % confidence interval; KV, peak: use of M; preempted: per request;
-sustains: largest rate of the job kept up with (proved: at most {bound}/s for any policy)"""
+sustains: largest rate of the job kept up with (proved: {bound}/s is the most, for long)"""

@@ -63,7 +63,7 @@ def check_result(
             *_faults(got, requests, memory, max_rounds, clock is not None),
             *_differences(got, {name: expected[name] for name in fields}, rule.name),
         ):
-            call = reproduction(flat, lane, max_rounds, max_batch)
+            call = reproduction(flat, lane, max_rounds, max_batch, clock)
             raise AssertionError(f"lane {lane}: {fault}\n{call}")
 
 
@@ -95,7 +95,13 @@ def flatten(instance: Instance) -> Instance:
     return jax.tree.map(lambda leaf: leaf.reshape(-1, *leaf.shape[axes:]), leaves)
 
 
-def reproduction(flat: Instance, lane: int, max_rounds: int, max_batch: int | None = None) -> str:
+def reproduction(
+    flat: Instance,
+    lane: int,
+    max_rounds: int,
+    max_batch: int | None = None,
+    clock: Clock | None = None,
+) -> str:
     """The call that repeats one lane of an instance of lane shape [N], as text to paste."""
     count = int(flat.num_requests[lane])
     fields = [
@@ -105,6 +111,7 @@ def reproduction(flat: Instance, lane: int, max_rounds: int, max_batch: int | No
     ]
     arguments = "".join(f"    {text},\n" for text in [*fields, f"memory={flat.memory[lane]}"])
     options = f"max_rounds={max_rounds}" + (f", max_batch={max_batch}" if max_batch else "")
+    options += "" if clock is None else f", clock={clock}"
     return f"simulate(Instance(\n{arguments}), policy, {options})"
 
 
