@@ -11,6 +11,7 @@ from jaxsched.result import Result, Status
 from jaxsched.schedulers import gsa_spec, sorted_f
 from jaxsched.simulate import simulate
 from jaxsched.sweep import read_sweep
+from jaxsched.tuned import load_policy
 
 __all__ = [
     "Clock",
@@ -32,6 +33,7 @@ __all__ = [
     "fcfs",
     "gsa_spec",
     "h_sf",
+    "load_policy",
     "mc_sf",
     "mean_busy_time_bound",
     "metrics",

@@ -213,7 +213,7 @@ def test_notes_about_the_file(capsys: Any, tmp_path: Path) -> None:
 
 
 def test_a_refused_command_leaves_no_folder(capsys: Any, vidur: Path, tmp_path: Path) -> None:
-    out = ["--policies", "h_sf", "--out", str(tmp_path / "out")]
+    out = ["--policies", "a_max", "--out", str(tmp_path / "out")]
     assert "has no predictions" in error_of(capsys, simulate(vidur, *out))
     assert not (tmp_path / "out").exists()
     output_of(capsys, simulate(vidur, *out, "--interval", "exact"))

@@ -1,0 +1,12 @@
+"""Tuning the A_min family on simulated instances: `jaxsched tune` (see docs/tuning.md).
+
+    config.py       what a configuration file may say
+    space.py        the coordinates that are searched: ten numbers on a bounded, bent scale
+    problem.py      fresh instances, and the score of candidates on them, with the hard simulator
+    estimators.py   gradients of the score: evolution strategies, the relaxation, both
+    descent.py      an optax optimizer that follows an estimator
+    baselines.py    random search, a grid, CMA-ES
+    loop.py         runs a method: validation, the best kept, checkpoints
+    rules.py        from the best coordinates to a readable rule in a file
+    report.py       table and figure
+"""

@@ -1,0 +1,148 @@
+"""What is tuned for: instances drawn afresh, and scores of candidates on them.
+
+The score of a rule on an instance is ln(mean latency / mean latency of h_sf), by the hard
+simulator. All candidates of a step meet the same instances, so that their differences are paired.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+from collections.abc import Callable
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from numpy.typing import NDArray
+
+from jaxsched import job, policies, replay, specs, workloads
+from jaxsched.family import FamilyParams, a_min_family
+from jaxsched.instance import REQUEST_FIELDS, Instance
+from jaxsched.replay.config import ReplayConfig
+from jaxsched.simulate import simulate
+from jaxsched.tuning.config import TuneConfig
+from jaxsched.workloads import Lengths
+
+TUNING, VALIDATION, TEST = range(3)
+"""What instances are for; each draws with a key of its own."""
+
+SHARES = (0.5, 0.25, 0.25)
+"""Of the rows of a trace, in the same order."""
+
+PATIENCE = 2
+"""A candidate is stopped after this many times the rounds of h_sf."""
+
+
+class Batch(NamedTuple):
+    """Instances to score candidates on.
+
+    Attributes:
+      instance: Of lane shape [L], the lanes of the first prediction first.
+      yardstick: Total latency of h_sf, of shape [L].
+    """
+
+    instance: Instance
+    yardstick: NDArray[np.float64]
+
+
+class Problem:
+    """The instances and scores of a configuration.
+
+    Args:
+      config: Its requests, memory and predictions.
+
+    Raises:
+      ValueError: If the trace or an instance is refused.
+    """
+
+    def __init__(self, config: TuneConfig) -> None:
+        self.config = config
+        self._lengths = _laws(config)
+        self.validation = self._batch(VALIDATION, config.validation_lanes)
+        rounds = simulate(self.validation.instance, policies.h_sf()).rounds
+        # A power of two, so that few programs are compiled.
+        self._max_rounds = 1 << int(PATIENCE * np.max(rounds)).bit_length()
+
+    def fresh(self, step: int) -> Batch:
+        """The instances of a step."""
+        return self._batch(TUNING, self.config.lanes, first_lane=step * self.config.lanes)
+
+    @functools.cached_property
+    def test(self) -> Batch:
+        """Instances that nothing is chosen on."""
+        return self._batch(TEST, self.config.test_lanes)
+
+    def work(self, candidates: int) -> int:
+        """Requests simulated when so many candidates are scored on the instances of a step."""
+        lanes = self.config.lanes * len(self.config.predictions)
+        return candidates * lanes * self.config.num_requests
+
+    def scores(self, batch: Batch, params: FamilyParams) -> NDArray[np.float64]:
+        """Scores of rules with fields of shape [P], of shape [P, L]; smaller is better."""
+        return np.log(self.latencies(batch, params) / batch.yardstick)
+
+    def latencies(self, batch: Batch, params: FamilyParams) -> NDArray[np.float64]:
+        """Total latencies, in rounds, of rules with fields of shape [P], of shape [P, L].
+
+        Requests of a rule that is stopped early count as if they ended there, which is too good
+        for them and bad enough.
+        """
+        total, unfinished = _latencies(self._max_rounds)(batch.instance, params)
+        return np.asarray(total) + np.asarray(unfinished, float) * self._max_rounds
+
+    def _batch(self, purpose: int, lanes: int, first_lane: int = 0) -> Batch:
+        config = self.config
+        drawn = [
+            workloads.make(
+                jax.random.fold_in(jax.random.key(config.seed), purpose),
+                lengths=self._lengths[purpose],
+                intervals=None if source is None else source(config.memory),
+                n=config.num_requests,
+                memory=config.memory,
+                lanes=lanes,
+                first_lane=first_lane,
+            )
+            for source in (specs.interval(text).source for text in config.predictions)
+        ]
+        instance = _concatenate(drawn)
+        yardstick = simulate(instance, policies.h_sf()).total_latency.astype(float)
+        return Batch(instance, yardstick)
+
+
+def _laws(config: TuneConfig) -> list[Lengths]:
+    """Lengths for tuning, validation and test; of a trace each has rows of its own."""
+    if config.trace is None:
+        return [job.lengths_of(config.lengths)] * 3
+    given = dataclasses.asdict(config.trace)
+    own = "columns" if "columns" in config.predictions else config.predictions[0]
+    options = ReplayConfig(
+        trace=given.pop("path"), memory=config.memory, policies=("a_min",), interval=own, **given
+    )
+    trace = replay.load(options).trace
+    rows = np.asarray(jax.random.permutation(jax.random.key(config.seed), len(trace)))
+    ends = np.rint(np.cumsum(SHARES) * len(trace)).astype(int)
+    parts = np.split(rows, ends[:-1])
+    return [trace.select(np.sort(part)).lengths(config.trace.prompt) for part in parts]
+
+
+def _concatenate(instances: list[Instance]) -> Instance:
+    """Instances of one width, one after another."""
+    fields = {
+        name: np.concatenate([np.asarray(getattr(one, name)) for one in instances])
+        for name in REQUEST_FIELDS
+        if getattr(instances[0], name) is not None
+    }
+    memory = np.concatenate([np.broadcast_to(one.memory, one.lanes) for one in instances])
+    return Instance(**fields, memory=memory)
+
+
+@functools.cache
+def _latencies(max_rounds: int) -> Callable[..., tuple[jax.Array, jax.Array]]:
+    """Total latency and unfinished requests of rules of shape [P] on L instances: [P, L] each."""
+
+    def of_one(instance: Instance, params: FamilyParams) -> tuple[jax.Array, jax.Array]:
+        result = simulate(instance, a_min_family(params), max_rounds=max_rounds)
+        return result.total_latency, jnp.sum(result.completion < 0, axis=-1, dtype=jnp.int32)
+
+    return jax.jit(jax.vmap(of_one, in_axes=(None, 0)))

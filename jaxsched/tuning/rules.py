@@ -1,0 +1,98 @@
+"""From the best point to a rule: numbers a reader can remember, in a file with their provenance."""
+
+from __future__ import annotations
+
+import dataclasses
+import importlib.metadata
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from jaxsched import config as toml
+from jaxsched import store
+from jaxsched.family import FIELDS, FamilyParams, quantize
+from jaxsched.tuned import Numbers, Origin, RuleFile, Score
+from jaxsched.tuning.config import TuneConfig
+from jaxsched.tuning.problem import Problem
+from jaxsched.tuning.space import lanes_of
+
+TOLERANCE = 0.001
+"""Mean score on the validation instances that a rule may lose by being made readable."""
+
+HEADER = """\
+# A rule of the A_min family, found by `jaxsched tune`; docs/tuning.md says what the numbers mean.
+# Use it as --policies tuned:FILE, or jaxsched.load_policy(FILE).
+
+"""
+
+
+def readable(problem: Problem, rule: FamilyParams) -> FamilyParams:
+    """The rule with as many numbers as in A_min, and the rest as round, as the tolerance allows.
+
+    One number after another takes the first value that does not lose too much: A_min's own, 0, and
+    the present value with one, two and three digits.
+    """
+
+    def score(rules: Sequence[FamilyParams]) -> NDArray[np.float64]:
+        return problem.scores(problem.validation, lanes_of(rules)).mean(axis=1)
+
+    limit = score([rule])[0] + TOLERANCE
+    for name in FIELDS:
+        value = float(getattr(rule, name))
+        rules = [dataclasses.replace(rule, **{name: v}) for v in _simpler(name, value)]
+        rule = rules[int(np.argmax(score(rules) <= limit))]
+    return rule
+
+
+def _simpler(name: str, value: float) -> list[float]:
+    """Values to try, the simplest first and the present one last."""
+    rounded = [float(f"{value:.{digits}g}") for digits in (1, 2, 3)]
+    return [getattr(FamilyParams(), name), 0.0, *rounded, value]
+
+
+def numbers(params: FamilyParams) -> Numbers:
+    """The ten numbers as short as they can be written without changing the rule."""
+    fixed = np.asarray(quantize(params))
+    values = {name: float(getattr(params, name)) for name in FIELDS}
+    for i, name in enumerate(FIELDS):
+        for digits in range(8):
+            # `+ 0.0` turns -0.0 into 0.0.
+            short = round(values[name], digits) + 0.0
+            trial = dataclasses.replace(params, **{name: short})
+            if np.asarray(quantize(trial))[i] == fixed[i]:
+                values[name] = short
+                break
+    return Numbers(**values)
+
+
+def origin(config: TuneConfig, method: str, work: int) -> Origin:
+    """What the file says about how the rule came about."""
+    versions = {**store.versions(), "optax": importlib.metadata.version("optax")}
+    return Origin(
+        lengths=lengths_text(config),
+        predictions=config.predictions,
+        num_requests=config.num_requests,
+        memory=config.memory,
+        method=method,
+        simulated_requests=work,
+        seed=config.seed,
+        versions=tuple(f"{name} {version}" for name, version in versions.items()),
+    )
+
+
+def lengths_text(config: TuneConfig) -> str:
+    """Where the requests come from, in words."""
+    if config.trace is not None:
+        return f"{Path(config.trace.path).name}, SHA-256 {config.trace.sha256}"
+    longest = config.lengths.max_output
+    return config.lengths.source + ("" if longest is None else f", outputs up to {longest}")
+
+
+def write_rule(
+    path: Path, params: FamilyParams, origin: Origin, scores: tuple[Score, ...]
+) -> None:
+    """Writes the file of a rule, whole or not at all."""
+    text = HEADER + toml.to_toml(RuleFile(numbers(params), origin, scores))
+    store.write_atomically(path, lambda temporary: temporary.write_text(text))
