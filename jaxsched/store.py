@@ -16,6 +16,7 @@ import difflib
 import json
 import os
 import platform
+import secrets
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -59,7 +60,8 @@ def provenance(config: str) -> dict[str, str]:
 
 def write_atomically(path: Path, write: Callable[[Path], Any]) -> None:
     """Calls `write` with a temporary path beside `path`, then renames: all of the file or none."""
-    temporary = path.with_name(f".{os.getpid()}.{path.name}")
+    # Not the process alone: two hosts that share a folder may have equal ones.
+    temporary = path.with_name(f".{os.getpid()}-{secrets.token_hex(4)}.{path.name}")
     path.parent.mkdir(parents=True, exist_ok=True)
     try:
         write(temporary)

@@ -288,7 +288,9 @@ def test_files_say_where_they_come_from(file: Path, tmp_path: Path, monkeypatch:
     metadata = store.read_parquet(part)[1]
     assert metadata["config"] == manifest["config"]
     again = config.from_table(SweepConfig, tomllib.loads(metadata["config"]))
-    assert config.load(file, SweepConfig) == again
+    # What the file leaves out is there as it was taken.
+    assert Plan(config.load(file, SweepConfig)).axes.values == Plan(again).axes.values
+    assert again.seeds
     assert json.loads(metadata["versions"]) == store.versions()
     assert "cpu" in metadata["device"] and "seeds = [0, 1]" in metadata["config"]
 

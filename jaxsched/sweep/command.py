@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import argparse
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from rich import progress
@@ -34,12 +36,26 @@ def sweep(args: argparse.Namespace) -> None:
         _announce(console, plan, simulator, share, share, processes, args.chunk)
         return
     parts = runs.open_parts(plan, folder)
-    with runs.alone(folder, processes):
+    with runs.alone(folder, processes), _kept(console, folder):
         ranges = parts.missing(share)
         if ranges:
             guess = _announce(console, plan, simulator, share, ranges, processes, args.chunk)
             _run(console, simulator, parts, ranges, guess, args.chunk)
         _finish(console, parts, processes)
+
+
+@contextmanager
+def _kept(console: Console, folder: Path) -> Iterator[None]:
+    """Says how to go on after an interruption, and of a full disk where."""
+    kept = f"finished chunks are kept in {folder}; run the same command again to go on"
+    try:
+        yield
+    except KeyboardInterrupt:
+        say(console, f"the current chunk is dropped, {kept}")
+        raise
+    except OSError as error:
+        where = "" if str(folder) in str(error) else f"{folder}: "
+        raise OSError(f"{where}{error}; {kept}") from None
 
 
 def _announce(
@@ -64,7 +80,8 @@ def _announce(
     say(console, f"to do:    {rows:,}{whose}" + (f"; {there:,} are there" if there else ""))
     kinds = guess.per_request.size
     say(console, f"time:     about {duration(guess.seconds)} on {store.device()} "
-        f"(from {guess.tried} of {kinds} kinds of simulation)")  # fmt: skip
+        f"({'' if 2 * guess.tried >= kinds else 'rough: '}from {guess.tried} of {kinds} kinds of "
+        "simulation)")  # fmt: skip
     say(console, f"memory:   about {size(guess.memory)} at most")
     programs = f"{len(guess.programs)} programs" if guess.programs else "none; native engine"
     more = f", about {duration(guess.compiling)}" if guess.compiling else ""
@@ -89,29 +106,19 @@ def _run(
     guess: Estimate,
     chunk: int | None,
 ) -> None:
-    """Simulates with a progress bar; says how to go on after an interruption."""
+    """Simulates with a progress bar."""
     rows = sum(stop - start for start, stop in ranges)
     began = time.perf_counter()
     rate = progress.TextColumn("{task.fields[rate]}/s")
-    try:
-        with progress_bar(console, rate) as bar:
-            task = bar.add_task(f"{rows:,} simulations", total=rows, rate="–")
+    with progress_bar(console, rate) as bar:
+        task = bar.add_task(f"{rows:,} simulations", total=rows, rate="–")
 
-            def on_rows(count: int) -> None:
-                bar.advance(task, count)
-                done = bar.tasks[0].completed
-                bar.update(task, rate=f"{done / (time.perf_counter() - began):,.0f}")
+        def on_rows(count: int) -> None:
+            bar.advance(task, count)
+            done = bar.tasks[0].completed
+            bar.update(task, rate=f"{done / (time.perf_counter() - began):,.0f}")
 
-            runs.run(simulator, parts, ranges, guess, chunk=chunk, on_rows=on_rows)
-    except KeyboardInterrupt:
-        say(console, f"the current chunk is dropped, finished ones are kept in "
-            f"{parts.store.folder}; run the same command again to go on")  # fmt: skip
-        raise
-    except OSError as error:
-        raise OSError(
-            f"{error}; finished chunks are kept in {parts.store.folder}; "
-            "run the same command again to go on"
-        ) from None
+        runs.run(simulator, parts, ranges, guess, chunk=chunk, on_rows=on_rows)
     spent = time.perf_counter() - began
     say(console, f"{rows:,} simulations in {duration(spent)}, {rows / spent:,.0f} a second")
 

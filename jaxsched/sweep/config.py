@@ -13,6 +13,7 @@ import numpy as np
 
 from jaxsched import clocks, specs
 from jaxsched import config as checks
+from jaxsched.instance import MAX_MEMORY
 from jaxsched.policies import Policy
 from jaxsched.sweep import texts
 from jaxsched.sweep.sampling import AXES, RandomConfig, draw
@@ -111,6 +112,7 @@ class Axes:
         if max(values["seeds"]) >= 2**32:
             raise ValueError(f"seeds: {max(values['seeds'])}; expected less than 2^32")
         _check_clocks(values["clocks"])
+        _check_sizes(values)
         _check_fit(axes)
         _check_predictions(axes)
         return axes
@@ -154,6 +156,12 @@ def _each(values: dict[str, tuple[Any, ...]], name: str, read: Any) -> tuple[Any
 def _check_clocks(names: tuple[str, ...]) -> None:
     for name in names:
         checks.one_of("clocks", name, (NO_CLOCK, *clocks.PRESETS))
+
+
+def _check_sizes(values: dict[str, tuple[Any, ...]]) -> None:
+    for name, most in (("memory", MAX_MEMORY), ("max_batch", 2**31 - 1)):
+        if max(values[name]) > most:
+            raise ValueError(f"{name}: got {max(values[name])}; expected at most {most}")
 
 
 def _check_fit(axes: Axes) -> None:

@@ -49,24 +49,31 @@ class Estimate:
 
 
 def estimate(simulator: Simulator, missing: list[Range], chunk: int | None = None) -> Estimate:
-    """Tries out the kinds of simulation of a sweep, the largest first, for some seconds."""
+    """Tries out the kinds of simulation of a sweep, the largest first, for some seconds.
+
+    At least one on each engine: what compiles costs something else.
+    """
     plan = simulator.plan
+    pads = np.asarray([simulator.budget(p).pads for p in range(plan.sizes["policies"])])
     sizes = plan.sizes["policies"], plan.sizes["num_requests"]
     costs, compiling = np.full(sizes, np.nan), []
     started = time.perf_counter()
     for which in np.argsort(plan.axes.values["num_requests"])[::-1]:
         for policy in range(sizes[0]):
-            spent, total = time.perf_counter() - started, _total(plan, _filled(costs), missing)
+            spent = time.perf_counter() - started
+            total = _total(plan, _filled(costs, pads), missing)
+            known = not np.isnan(costs[pads == pads[policy]]).all()
             # Trying out should not take longer than what it is about.
-            if compiling and spent > min(TRIAL_SECONDS, max(1.0, total)):
+            if known and spent > min(TRIAL_SECONDS, max(1.0, total)):
                 continue
             n = plan.axes.values["num_requests"][which]
             first, costs[policy, which] = _try(simulator, policy, n)
-            compiling.append(max(0.0, first - costs[policy, which]))
+            if pads[policy]:
+                compiling.append(max(0.0, first - costs[policy, which]))
     tried = int(np.count_nonzero(~np.isnan(costs)))
-    costs, needed = _filled(costs), programs(simulator)
+    costs, needed = _filled(costs, pads), programs(simulator)
     # The kinds that were tried are compiled by now.
-    left = max(0, len(needed) - tried) * float(np.mean(compiling)) if needed else 0.0
+    left = max(0, len(needed) - len(compiling)) * float(np.mean(compiling)) if needed else 0.0
     seconds = left + _total(plan, costs, missing)
     return Estimate(seconds, _memory(simulator, chunk), costs, tried, needed, left)
 
@@ -99,13 +106,14 @@ def seconds_per_row(plan: Plan, costs: np.ndarray, row: int) -> float:
 def _try(simulator: Simulator, policy: int, n: int) -> tuple[float, float]:
     """A small run, twice: seconds of the first, compilation included, and per request of the next.
 
-    The arrivals that are tried are the first of their axis.
+    The arrivals that are tried are the first of their axis; the clock is one if there is any.
     """
     plan, budget = simulator.plan, simulator.budget(policy)
     rows = budget.rows(n) if budget.pads else max(1, TRIAL_REQUESTS // n)
     each = int(np.prod(plan.inner))
     count = min(plan.instances, max(1, -(-rows // each)))
-    call = Call(Tile(0, n, 0, count, 0), policy, 0, 0, 0, min(rows, count * each))
+    clock = int(np.argmax([name != NO_CLOCK for name in plan.axes.values["clocks"]]))
+    call = Call(Tile(0, n, 0, count, 0), policy, 0, clock, 0, min(rows, count * each))
     spent = []
     for _ in range(2):
         started = time.perf_counter()
@@ -114,13 +122,21 @@ def _try(simulator: Simulator, policy: int, n: int) -> tuple[float, float]:
     return spent[0], spent[1] / ((call.stop - call.start) * n)
 
 
-def _filled(costs: np.ndarray) -> np.ndarray:
-    """Costs per request with gaps filled: from the policy's others, or from the mean of all."""
+def _filled(costs: np.ndarray, group: np.ndarray) -> np.ndarray:
+    """Costs per request [P, N] with gaps filled, from a policy's others or from its group's mean.
+
+    Args:
+      costs: NaN where not known.
+      group: What a policy has in common with others, [P].
+    """
     known = ~np.isnan(costs)
-    mean = costs[known].mean() if known.any() else 0.0
-    sums = np.where(known, costs, 0.0).sum(axis=1)
-    each = np.where(known.any(axis=1), sums / np.maximum(1, known.sum(axis=1)), mean)
-    return np.where(known, costs, each[:, None])
+    filled = np.where(known, costs, 0.0)
+    for policy in range(len(costs)):
+        alike = known & ((group == group[policy])[:, None])
+        from_ = known[policy] if known[policy].any() else alike
+        values = costs[policy][from_] if known[policy].any() else costs[from_]
+        filled[policy, ~known[policy]] = values.mean() if values.size else 0.0
+    return filled
 
 
 def _total(plan: Plan, costs: np.ndarray, ranges: list[Range]) -> float:

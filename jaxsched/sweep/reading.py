@@ -14,7 +14,7 @@ import pandas as pd
 from jaxsched import config, store
 from jaxsched.sweep.config import SweepConfig
 from jaxsched.sweep.plan import Plan
-from jaxsched.sweep.storage import Parts
+from jaxsched.sweep.storage import ALL_AGAIN, Parts
 
 
 def manifest(folder: str | os.PathLike[str]) -> dict[str, Any]:
@@ -48,7 +48,10 @@ def read(
     """See `jaxsched.read_sweep`."""
     path = Path(folder) / "results.parquet"
     if path.exists():
-        return store.read_parquet(path, columns)[0]
+        try:
+            return store.read_parquet(path, columns)[0]
+        except ValueError as error:
+            raise ValueError(f"{error}; {ALL_AGAIN}") from None
     parts = open_parts(folder)
     missing = sum(stop - start for start, stop in parts.missing())
     if missing and not (partial and missing < parts.plan.total):

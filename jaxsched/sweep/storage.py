@@ -74,7 +74,7 @@ class Parts:
 
     def missing(self, ranges: Sequence[Range] | None = None) -> list[Range]:
         """What is not there yet, of all rows or of the given ascending ranges."""
-        return without(ranges or [(0, self.plan.total)], self.done())
+        return without([(0, self.plan.total)] if ranges is None else ranges, self.done())
 
     def write(self, start: int, stop: int, frame: pd.DataFrame) -> None:
         """Adds a part, whole or not at all."""
@@ -133,18 +133,20 @@ class Parts:
 
     def _check(self, path: Path, start: int, stop: int) -> None:
         """Refuses a part whose footer does not fit its name and this sweep."""
+        again = ALL_AGAIN if path == self.results else AGAIN
         try:
             footer = pq.read_metadata(path)
         except (pa.ArrowInvalid, OSError) as error:
-            raise ValueError(f"{path}: cannot be read ({error}); {AGAIN}") from None
+            raise ValueError(f"{path}: cannot be read ({error}); {again}") from None
         config = (footer.metadata or {}).get(f"{store.PREFIX}config".encode(), b"").decode()
         if config != self.store.metadata["config"]:
             raise ValueError(f"{path}: belongs to another configuration; move it away")
         if footer.num_rows != stop - start or not 0 <= start < stop <= self.plan.total:
-            raise ValueError(f"{path}: has {footer.num_rows} rows, which its name denies; {AGAIN}")
+            raise ValueError(f"{path}: has {footer.num_rows} rows, which its name denies; {again}")
 
 
 AGAIN = "delete it, and the same command simulates it again; nothing else is lost"
+ALL_AGAIN = "delete it, and the same command makes the whole table again"
 
 
 class Ratios:

@@ -1,0 +1,115 @@
+"""The files of tuned rules: shipped ones and one's own, anywhere a policy goes."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+
+import jax
+import numpy as np
+import pytest
+
+import jaxsched as js
+from jaxsched import cli, config, job, specs, tuned
+from jaxsched.testing import check_policy
+
+NAMES = (
+    "lmsys_classes", "lmsys_one", "lmsys_real", "lmsys_relative",
+    "sharegpt_classes", "sharegpt_one", "sharegpt_relative",
+)  # fmt: skip
+ROOT = Path(__file__).parent.parent
+RULE = (ROOT / "configs" / "tuned" / "sharegpt_one.toml").read_text()
+
+
+def test_these_rules_are_shipped() -> None:
+    assert tuned.names() == list(NAMES)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_shipped_rule_beats_a_min_where_it_was_tuned(name: str) -> None:
+    rule = tuned.read_rule(ROOT / "configs" / "tuned" / f"{name}.toml")
+    lengths = rule.origin.lengths.split(",")[0]
+    longest = 1000 if "up to 1000" in rule.origin.lengths else None
+    (prediction,) = rule.origin.predictions
+    instance = js.workloads.make(
+        jax.random.key(77), lengths=specs.LENGTHS[lengths]().truncated(max_output=longest),
+        intervals=specs.interval(prediction).source(16_492), n=1000, memory=16_492, lanes=4,
+    )  # fmt: skip
+
+    def latency(policy: js.Policy, given: js.Instance = instance) -> float:
+        return float(js.simulate(given, policy).mean_latency.mean())
+
+    policy = js.policy(f"tuned:{name}")
+    against = {score.against: score.ratio for score in rule.scores}
+    for other, ratio in against.items():
+        assert latency(policy) / latency(js.policy(other)) == pytest.approx(ratio, rel=0.12)
+    assert rule.params.start == 0
+    wide = instance.replace(upper=np.full_like(instance.upper, 2**20))
+    assert latency(policy, wide) == latency(policy)
+
+
+def test_a_tuned_rule_keeps_the_contract() -> None:
+    check_policy(js.policy("tuned:lmsys_real"), instances=16)
+
+
+def test_the_same_rule_under_two_names_is_the_same_program() -> None:
+    one, other = js.policy("tuned:sharegpt_one"), js.policy("tuned:lmsys_one")
+    assert one.name != other.name
+    assert one.kind == other.kind == js.a_min_family().kind
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (("start = 0.0\n", ""), "missing params.start: expected a number"),
+        (("start = 0.0", "start = 1.5"), "params.start: got 1.5; expected 0 to 1"),
+        (("start = 0.0", "start = nan"), "params.start: got nan; expected 0 to 1"),
+        (("[params]", "[param]"), r"unknown key param \(did you mean params\?\)"),
+        (("seed = 0", "sed = 0"), "unknown key origin.sed"),
+    ],
+    ids=["missing", "out_of_range", "nan", "table", "key"],
+)
+def test_a_file_that_is_no_rule_is_refused(
+    tmp_path: Path, change: tuple[str, str], message: str
+) -> None:
+    path = tmp_path / "mine.toml"
+    path.write_text(RULE.replace(*change))
+    with pytest.raises(ValueError, match=f"mine.toml: {message}"):
+        js.load_policy(path)
+
+
+def test_wrong_names_are_answered_with_the_right_ones(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="'sharegpt' .* ends in .toml, or one of lmsys_classes, "):
+        js.policy("tuned:sharegpt")
+    with pytest.raises(FileNotFoundError, match="none.toml"):
+        js.policy(f"tuned:{tmp_path / 'none.toml'}")
+
+
+def test_a_hand_written_rule_needs_only_its_numbers(tmp_path: Path) -> None:
+    numbers = {name: 0.0 for name in dataclasses.asdict(tuned.read_rule(
+        ROOT / "configs" / "tuned" / "lmsys_one.toml").params)}  # fmt: skip
+    text = config.to_toml(tuned.RuleFile(tuned.Numbers(**numbers | {"admit_prompt": 1.0})))
+    (tmp_path / "plain.toml").write_text(text)
+    policy = js.load_policy(tmp_path / "plain.toml")
+    expected = js.FamilyParams(**numbers | {"admit_prompt": 1.0})
+    assert np.array_equal(policy.params, js.a_min_family(expected).params)
+
+
+def test_a_changed_file_is_simulated_again(tmp_path: Path) -> None:
+    path, names = tmp_path / "mine.toml", []
+    for text in (RULE, RULE.replace("reserve_floor = 1.0", "reserve_floor = 9.0")):
+        path.write_text(text)
+        names.append(job.Point(10, js.load_policy(path)).name)
+    assert names[0].startswith("n10-tuned-mine-")
+    assert names[0] != names[1]
+
+
+def test_the_command_line_takes_rules(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    rows = "".join(f"{i},{1 + 37 * i % 101},{1 + 53 * i % 97}\n" for i in range(80))
+    trace = tmp_path / "trace.csv"
+    trace.write_text("arrived_at,num_prefill_tokens,num_decode_tokens\n" + rows)
+    (tmp_path / "mine.toml").write_text(RULE)
+    policies = f"h_sf,tuned:lmsys_one,tuned:{tmp_path / 'mine.toml'}"
+    words = ["simulate", str(trace), "--memory", "500", "--interval", "one:1:100"]
+    assert cli.main([*words, "--policies", policies]) == 0
+    assert "mine" in capsys.readouterr().out
