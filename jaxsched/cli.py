@@ -170,8 +170,8 @@ def _parser() -> argparse.ArgumentParser:
     report.add_argument("folder", type=Path, metavar="DIR", help="folder of the sweep's results")
     tune = commands.add_parser(
         "tune", formatter_class=raw, help="search a rule of the A_min family",
-        description="Searches the ten numbers of a rule on simulated instances, beside baselines at "
-        "the same\nwork, and writes the best to a file. Started again after an interruption, it "
+        description="Searches the ten numbers of a rule on simulated instances, beside baselines at"
+        " the same\nwork, and writes the best to a file. Started again after an interruption, it "
         "goes on where\nit stopped. docs/tuning.md says more.",
     )  # fmt: skip
     _add_tune(tune)

@@ -3,7 +3,7 @@
     config.py       what a configuration file may say
     space.py        the coordinates that are searched: ten numbers on a bounded, bent scale
     problem.py      fresh instances, and the score of candidates on them, with the hard simulator
-    estimators.py   gradients of the score: evolution strategies, the relaxation, both
+    estimators.py   gradients of the score: evolution strategies
     descent.py      an optax optimizer that follows an estimator
     baselines.py    random search, a grid, CMA-ES
     loop.py         runs a method: validation, the best kept, checkpoints

@@ -1,8 +1,6 @@
 """Gradients of the score at points of the space, by name.
 
-An estimator is (z of shape [chains, d], batch, step, rng) -> `Gradient`. "es" needs the hard
-simulator only; "relaxation" differentiates the soft one; "combined" spreads the candidates of "es"
-more along the gradient of the relaxation (guided evolution strategies, arXiv 1806.10230).
+An estimator is (z of shape [chains, d], batch, step, rng) -> `Gradient`.
 """
 
 from __future__ import annotations
