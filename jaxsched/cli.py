@@ -25,6 +25,8 @@ Exact simulation of schedulers for LLM inference on a worker with a limited KV c
       the same in seconds: TTFT, TPOT, end-to-end latency
   jaxsched sweep configs/sweep_small.toml --out out/small
       every combination of the values of some axes; jaxsched report out/small draws it
+  jaxsched tune configs/tune_trace.toml --trace trace.csv --out out/mine
+      a rule for such requests; use it as --policies tuned:out/mine/mine.toml
 
 Compiled programs are kept for the next run in ~/.cache/jaxsched (in $XDG_CACHE_HOME, if that is
 set; JAX_COMPILATION_CACHE_DIR names another folder).
@@ -46,6 +48,8 @@ policies:
   sorted_f:point  sorted_f:lower  sorted_f:upper  the same by a prediction
   gsa_spec            slices of 1, 2, 4, … tokens, no prediction; up to 64 of them;
   gsa_spec:patience=1 the same with every slice enforced
+  tuned:lmsys         a rule that is shipped, see configs/tuned;
+  tuned:FILE.toml     your own, from jaxsched tune
 """
 
 SIMULATE = """\
