@@ -89,8 +89,24 @@ def test_the_origin_is_a_min_and_the_box_its_ranges(space: Space) -> None:
     assert np.array_equal(quantize(space.params(space.origin)), quantize(js.FamilyParams()))
     low, high = (space.params(corner) for corner in space.box)
     for name in space.free:
-        np.testing.assert_allclose((getattr(low, name), getattr(high, name)), RANGES[name])
+        least, most = RANGES[name]
+        least = 0 if name in ("evict_progress", "evict_estimate") else least
+        np.testing.assert_allclose((getattr(low, name), getattr(high, name)), (least, most))
     assert np.all(space.clip(space.box[1] + 1) == space.box[1])
+
+
+@pytest.mark.parametrize("free", [FIELDS, TuneConfig.free], ids=["all", "default"])
+def test_every_rule_of_the_space_finishes(free: tuple[str, ...]) -> None:
+    space, rng = Space(free), np.random.default_rng(8)
+    prompt, output = rng.integers(1, 7, (6, 40)), rng.integers(1, 21, (6, 40))
+    lower = rng.integers(1, 21, (6, 40))
+    tight = js.Instance(prompt=prompt, output=output, lower=lower, upper=lower + 5, memory=40)
+    rules = space.params(space.random(rng, 400))
+    result = jax.vmap(lambda rule: js.simulate(tight, js.a_min_family(rule), max_rounds=200_000))
+    assert np.all(result(rules).status == js.Status.FINISHED)
+    # Outside, where keys may fall, some do not.
+    falling = rules.replace(evict_progress=-rules.evict_progress)
+    assert not np.all(result(falling).status == js.Status.FINISHED)
 
 
 def test_numbers_that_are_not_free_stay(space: Space) -> None:

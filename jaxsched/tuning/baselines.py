@@ -18,7 +18,7 @@ GRID = {
     "admit_prompt": (0, 0.25, 1, 4),
     "admit_area": (0, 32, 1024),
     "reserve_factor": (0, 0.5, 1, 2),
-    "evict_progress": (-1, 0, 1, 8),
+    "evict_progress": (0, 1, 8, 64),
     "evict_prompt": (-0.25, 0, 0.25),
 }
 """Values that are combined, 576 rules if all five are free; the other numbers stay as in A_min."""

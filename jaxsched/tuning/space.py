@@ -2,6 +2,12 @@
 
 Linear where |x| is below the scale c, logarithmic beyond, so that a weight can be 0, change its
 sign, and reach 64 in a few steps. One point of the space is a vector z of shape [d].
+
+The family has rules that evict one another's requests for ever; the space has none. Its eviction
+keys never fall while a request runs: `evict_progress` is at least 0, and so is `evict_estimate`
+where `run_growth` is searched. Of the active requests the one with the largest (key, index) is then
+evicted only after one with a larger has entered. So the largest rises from overflow to overflow
+until its request completes, and it is bounded: some request completes, and in the end all do.
 """
 
 from __future__ import annotations
@@ -54,7 +60,9 @@ class Space:
     @property
     def box(self) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
         """Least and largest z, each of shape [d]."""
+        rising = {"evict_progress", "evict_estimate" if "run_growth" in self.free else ""}
         low, high = np.array([RANGES[name] for name in self.free], float).T
+        low = np.where([name in rising for name in self.free], 0, low)
         return np.arcsinh(low / self.scale), np.arcsinh(high / self.scale)
 
     @property
