@@ -25,7 +25,8 @@ from jaxsched.tuning.baselines import Screen
 from jaxsched.tuning.cma_es import CmaEs
 from jaxsched.tuning.config import METHODS, OPTIMIZERS, DescentConfig, TuneConfig
 from jaxsched.tuning.descent import Descent
-from jaxsched.tuning.estimators import ranked
+from jaxsched.tuning.estimators import estimator
+from jaxsched.tuning.gradient import ranked
 from jaxsched.tuning.problem import Problem
 from jaxsched.tuning.space import Space, lanes_of
 
@@ -127,7 +128,7 @@ def test_scores_are_those_of_simulate(problem: Problem) -> None:
 
 
 def test_a_rule_that_stands_still_is_stopped_and_scores_badly(problem: Problem) -> None:
-    # It evicts whoever ran longest, and an estimate of 0 tokens lets everybody in again.
+    # It evicts whoever ran longest, and reserves nothing, so that everybody is let in again.
     still = js.FamilyParams(reserve_factor=0.0, evict_estimate=0.0, evict_progress=-1.0)
     plain, stopped = problem.scores(problem.validation, lanes_of([js.FamilyParams(), still]))
     assert np.all(np.isfinite(stopped))
@@ -156,6 +157,20 @@ def test_every_optimizer_takes_a_step(problem: Problem, space: Space, optimizer:
     assert np.array_equal(first.incumbent, space.origin)
     assert not np.array_equal(second.incumbent, first.incumbent)
     assert second.work == 4 * 4 * 60
+
+
+@pytest.mark.parametrize("name", ["relaxation", "combined"])
+def test_the_relaxation_points_downhill(problem: Problem, name: str) -> None:
+    space = Space(("admit_prompt",))
+    descent = DescentConfig(estimator=name, chains=1, starts=0, pairs=8, soft_steps=64)
+    gradient = estimator(descent, problem, space)
+    batch = problem.fresh(1)
+    start = space.point(js.FamilyParams(admit_prompt=-2.0))[None]
+    found = gradient(start, batch, 0, np.random.default_rng(0))
+    assert found.value.shape == (1, 1)
+    step = space.clip(start - 1.0 * np.sign(found.value))
+    before, after = problem.scores(batch, space.params(np.concatenate([start, step]))).mean(axis=1)
+    assert after < before
 
 
 class Valley(Problem):

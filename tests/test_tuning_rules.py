@@ -14,11 +14,13 @@ from jaxsched import cli, config, job, specs, tuned
 from jaxsched.testing import check_policy
 
 NAMES = (
-    "lmsys_classes", "lmsys_one", "lmsys_real", "lmsys_relative",
-    "sharegpt_classes", "sharegpt_one", "sharegpt_relative",
-)  # fmt: skip
+    "lmsys_classes",
+    "lmsys_one",
+    "lmsys_real",
+    "lmsys_relative",
+)
 ROOT = Path(__file__).parent.parent
-RULE = (ROOT / "configs" / "tuned" / "sharegpt_one.toml").read_text()
+RULE = (ROOT / "configs" / "tuned" / "lmsys_classes.toml").read_text()
 
 
 def test_these_rules_are_shipped() -> None:
@@ -53,7 +55,7 @@ def test_a_tuned_rule_keeps_the_contract() -> None:
 
 
 def test_the_same_rule_under_two_names_is_the_same_program() -> None:
-    one, other = js.policy("tuned:sharegpt_one"), js.policy("tuned:lmsys_one")
+    one, other = js.policy("tuned:lmsys_classes"), js.policy("tuned:lmsys_one")
     assert one.name != other.name
     assert one.kind == other.kind == js.a_min_family().kind
 
@@ -79,7 +81,9 @@ def test_a_file_that_is_no_rule_is_refused(
 
 
 def test_wrong_names_are_answered_with_the_right_ones(tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match="'sharegpt' .* ends in .toml, or one of lmsys_classes, "):
+    with pytest.raises(
+        ValueError, match="'sharegpt'; expected a path that ends in .toml, or one of lmsys_"
+    ):
         js.policy("tuned:sharegpt")
     with pytest.raises(FileNotFoundError, match="none.toml"):
         js.policy(f"tuned:{tmp_path / 'none.toml'}")

@@ -3,7 +3,9 @@
     config.py       what a configuration file may say
     space.py        the coordinates that are searched: ten numbers on a bounded, bent scale
     problem.py      fresh instances, and the score of candidates on them, with the hard simulator
-    estimators.py   gradients of the score: evolution strategies
+    gradient.py     what an estimator is, and the gradient from antithetic pairs of candidates
+    estimators.py   gradients of the score: evolution strategies and, by name, those of relaxed.py
+    relaxed.py      estimators that differentiate the relaxation
     descent.py      an optax optimizer that follows an estimator
     baselines.py    random search, a grid, CMA-ES
     loop.py         runs a method: validation, the best kept, checkpoints

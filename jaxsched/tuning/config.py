@@ -12,7 +12,7 @@ from jaxsched.family import FIELDS
 from jaxsched.replay.config import FORMATS
 
 METHODS = ("descent", "cma_es", "random", "grid")
-ESTIMATORS = ("es",)
+ESTIMATORS = ("es", "relaxation", "combined")
 OPTIMIZERS = (
     "adabelief", "adam", "adamw", "amsgrad", "lion", "nadam", "rmsprop", "sgd", "yogi",
 )  # fmt: skip
@@ -68,8 +68,11 @@ class DescentConfig:
       starts: Random candidates beside A_min itself that are tried first.
       chains: Descents side by side, from the best of them; the score has several valleys.
       learning_rate, schedule: Its first and last value, and one of `SCHEDULES`.
-      pairs: Antithetic pairs of candidates around a chain in a step.
+      pairs: Antithetic pairs of candidates around a chain in a step, for "es" and "combined".
       sigma, sigma_schedule: Spread of the candidates around the current one.
+      temperature, temperature_schedule: Of the relaxation, for "relaxation" and "combined".
+      soft_steps: Steps of time that the relaxation takes, for the same two.
+      guidance: Share of the spread that "combined" puts along the gradient of the relaxation.
     """
 
     estimator: str = "es"
@@ -82,16 +85,22 @@ class DescentConfig:
     pairs: int = at_least(1, default=12)
     sigma: tuple[float, ...] = at_least(0, default=(0.5, 0.2))
     sigma_schedule: str = "exponential"
+    temperature: tuple[float, ...] = at_least(0, default=(1.0, 0.1))
+    temperature_schedule: str = "exponential"
+    soft_steps: int = at_least(2, default=128)
+    guidance: float = at_least(0, default=0.5)
 
     def __post_init__(self) -> None:
         one_of("estimator", self.estimator, ESTIMATORS)
         one_of("optimizer", self.optimizer, OPTIMIZERS)
-        for name in ("schedule", "sigma_schedule"):
+        for name in ("schedule", "sigma_schedule", "temperature_schedule"):
             one_of(name, getattr(self, name), SCHEDULES)
-        for name in ("learning_rate", "sigma"):
+        for name in ("learning_rate", "sigma", "temperature"):
             pair = getattr(self, name)
             if len(pair) != 2 or min(pair) <= 0:
                 raise ValueError(f"{name}: got {list(pair)}; expected two numbers above 0")
+        if self.guidance > 1:
+            raise ValueError(f"guidance: got {self.guidance}; expected at most 1")
         if self.chains > self.starts + 1:
             raise ValueError(f"chains: got {self.chains}; expected at most starts + 1")
 
@@ -101,7 +110,7 @@ class DescentConfig:
         return 2 * self.pairs * self.chains
 
     def scheduled(self, name: str) -> Schedule:
-        """The schedule of "learning_rate" or "sigma"."""
+        """The schedule of "learning_rate", "sigma" or "temperature"."""
         kind = self.schedule if name == "learning_rate" else getattr(self, f"{name}_schedule")
         return SCHEDULES[kind](*getattr(self, name), self.steps)
 

@@ -1,43 +1,27 @@
 """Gradients of the score at points of the space, by name.
 
-An estimator is (z of shape [chains, d], batch, step, rng) -> `Gradient`.
+"es" needs the exact simulator only; "relaxation" differentiates the soft one; "combined" spreads
+the candidates of "es" more along the gradient of the relaxation.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import NamedTuple
-
 import numpy as np
 from numpy.typing import NDArray
-from scipy import stats
 
 from jaxsched.tuning.config import DescentConfig
+from jaxsched.tuning.gradient import Estimator, Gradient, from_pairs
 from jaxsched.tuning.problem import Batch, Problem
 from jaxsched.tuning.space import Space
 
 
-class Gradient(NamedTuple):
-    """Estimated gradients.
-
-    Attributes:
-      value: Of shape [chains, d].
-      scores: How good each chain is, of shape [chains]; smaller is better.
-      work: Requests that were simulated for it.
-    """
-
-    value: NDArray[np.float64]
-    scores: NDArray[np.float64]
-    work: int
-
-
-Estimator = Callable[[NDArray[np.float64], Batch, int, np.random.Generator], Gradient]
-
-
 def estimator(settings: DescentConfig, problem: Problem, space: Space) -> Estimator:
     """The estimator that `settings` names."""
-    make = {"es": evolution}[settings.estimator]
-    return make(settings, problem, space)
+    if settings.estimator == "es":
+        return evolution(settings, problem, space)
+    from jaxsched.tuning import relaxed  # noqa: PLC0415 - of no use to the others
+
+    return getattr(relaxed, settings.estimator)(settings, problem, space)
 
 
 def evolution(settings: DescentConfig, problem: Problem, space: Space) -> Estimator:
@@ -55,29 +39,3 @@ def evolution(settings: DescentConfig, problem: Problem, space: Space) -> Estima
         return from_pairs(problem, space, batch, z, noise, float(sigma(step)))
 
     return gradient
-
-
-def from_pairs(
-    problem: Problem,
-    space: Space,
-    batch: Batch,
-    z: NDArray[np.float64],
-    noise: NDArray[np.float64],
-    sigma: float,
-) -> Gradient:
-    """Gradients from antithetic pairs z ± sigma noise, with noise of shape [pairs, chains, d]."""
-    around = space.clip(np.concatenate([z + sigma * noise, z - sigma * noise]))
-    flat = problem.scores(batch, space.params(around.reshape(-1, z.shape[1])))
-    scores = flat.reshape(*around.shape[:2], -1)
-    up, down = np.split(ranked(scores).mean(axis=2), 2)
-    value = ((up - down)[..., None] * noise).mean(axis=0) / (2 * sigma)
-    return Gradient(value, scores.mean(axis=(0, 2)), problem.work(len(flat)))
-
-
-def ranked(scores: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Ranks along the first axis, of length P, from -1/2 to 1/2.
-
-    Those that tie, as candidates do whose numbers round to the same, share the mean of their ranks.
-    """
-    ranks = stats.rankdata(scores, axis=0, method="average") - 1
-    return ranks / max(len(scores) - 1, 1) - 0.5

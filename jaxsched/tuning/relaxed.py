@@ -1,0 +1,83 @@
+"""Estimators that differentiate the relaxed simulator (see docs/relaxation.md)."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from numpy.typing import NDArray
+
+from jaxsched.family import a_min_family
+from jaxsched.instance import Instance
+from jaxsched.relaxation import Timeline, event_timeline, soft_simulate
+from jaxsched.simulate import simulate
+from jaxsched.tuning.config import DescentConfig
+from jaxsched.tuning.gradient import Estimator, Gradient, from_pairs
+from jaxsched.tuning.problem import Batch, Problem
+from jaxsched.tuning.space import Space
+
+
+def relaxation(settings: DescentConfig, problem: Problem, space: Space) -> Estimator:
+    """The gradient of the mean of ln(soft latency) over the instances.
+
+    Every chain is simulated exactly as well: the steps of the relaxation follow its events, and
+    that is how good it is.
+    """
+    temperature = settings.scheduled("temperature")
+
+    def gradient(
+        z: NDArray[np.float64], batch: Batch, step: int, rng: np.random.Generator
+    ) -> Gradient:
+        soft = _soft_gradient(space)
+        values, scores = [], []
+        for point in z:
+            rule = jax.tree.map(float, space.params(point))
+            result = simulate(batch.instance, a_min_family(rule))
+            timeline = event_timeline(result, settings.soft_steps)
+            at = point.astype(np.float32), np.float32(temperature(step))
+            values.append(np.asarray(soft(*at, batch.instance, timeline), float))
+            scores.append(np.log(result.total_latency / batch.yardstick).mean())
+        # One exact and one soft simulation of every instance.
+        return Gradient(np.array(values), np.array(scores), problem.work(2 * len(z)))
+
+    return gradient
+
+
+def combined(settings: DescentConfig, problem: Problem, space: Space) -> Estimator:
+    """Pairs as in "es", spread more along the gradient of the relaxation.
+
+    Guided evolution strategies, arXiv 1806.10230: noise = sqrt(1 - a) e + sqrt(a d) u g / |g| with
+    a the guidance, e and u standard normal. Where g is poor it costs variance, never the sign.
+    """
+    soft, sigma = relaxation(settings, problem, space), settings.scheduled("sigma")
+
+    def gradient(
+        z: NDArray[np.float64], batch: Batch, step: int, rng: np.random.Generator
+    ) -> Gradient:
+        guide = soft(z, batch, step, rng)
+        norm = np.linalg.norm(guide.value, axis=1, keepdims=True)
+        direction = guide.value / np.where(norm > 0, norm, 1.0)
+        noise = rng.standard_normal((settings.pairs, *z.shape))
+        along = rng.standard_normal((settings.pairs, len(z), 1)) * direction
+        share, d = settings.guidance, z.shape[1]
+        noise = np.sqrt(1 - share) * noise + np.sqrt(share * d) * along
+        found = from_pairs(problem, space, batch, z, noise, float(sigma(step)))
+        return found._replace(work=found.work + guide.work)
+
+    return gradient
+
+
+@functools.cache
+def _soft_gradient(space: Space) -> Callable[..., jax.Array]:
+    """(z, temperature, instance, timeline) -> gradient of shape [d]."""
+
+    def score(
+        z: jax.Array, temperature: jax.Array, instance: Instance, timeline: Timeline
+    ) -> jax.Array:
+        result = soft_simulate(instance, space.params(z, jnp), temperature, timeline)
+        return jnp.mean(jnp.log(result.mean_latency))
+
+    return jax.jit(jax.grad(score))
