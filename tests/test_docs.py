@@ -18,6 +18,9 @@ TRACE = "arrived_at,num_prefill_tokens,num_decode_tokens\n" + "".join(
     f"{0.25 * i},{10 + 7 * i % 50},{1 + 13 * i % 90}\n" for i in range(60)
 )
 
+FEW = {"run": ["--lanes", "2"], "tune": ["--steps", "1"]}
+"""Command -> options that make it short."""
+
 
 def blocks(page: Path, language: str) -> list[str]:
     return re.findall(rf"^```{language}\n(.*?)^```", page.read_text(), re.DOTALL | re.MULTILINE)
@@ -50,7 +53,7 @@ def test_snippets_run(page: Path, folder: Path) -> None:
 def test_commands_run(page: Path, folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     for words in commands(page):
         if words[0] == "jaxsched":
-            few = ["--lanes", "2"] if words[1:2] == ["run"] else []
+            few = FEW.get(words[1], [])
             try:
                 assert cli.main([*words[1:], *few]) == 0, words
             except SystemExit as leave:  # argparse leaves after --help

@@ -14,11 +14,9 @@ from jaxsched import cli, config, job, specs, tuned
 from jaxsched.testing import check_policy
 
 NAMES = (
-    "lmsys_classes",
-    "lmsys_one",
-    "lmsys_real",
-    "lmsys_relative",
-)
+    "lmsys", "lmsys_classes", "lmsys_one", "lmsys_real", "lmsys_relative",
+    "sharegpt_classes", "sharegpt_one", "sharegpt_relative",
+)  # fmt: skip
 ROOT = Path(__file__).parent.parent
 RULE = (ROOT / "configs" / "tuned" / "lmsys_classes.toml").read_text()
 
@@ -30,24 +28,29 @@ def test_these_rules_are_shipped() -> None:
 @pytest.mark.parametrize("name", NAMES)
 def test_a_shipped_rule_beats_a_min_where_it_was_tuned(name: str) -> None:
     rule = tuned.read_rule(ROOT / "configs" / "tuned" / f"{name}.toml")
-    lengths = rule.origin.lengths.split(",")[0]
-    longest = 1000 if "up to 1000" in rule.origin.lengths else None
-    (prediction,) = rule.origin.predictions
-    instance = js.workloads.make(
-        jax.random.key(77), lengths=specs.LENGTHS[lengths]().truncated(max_output=longest),
-        intervals=specs.interval(prediction).source(16_492), n=1000, memory=16_492, lanes=4,
+    policy = js.policy(f"tuned:{name}")
+    assert rule.params.start == 0
+    for score in rule.scores:
+        instance = home(rule, score.prediction)
+        ratio = latency(instance, policy) / latency(instance, js.policy(score.against))
+        assert ratio == pytest.approx(score.ratio, rel=0.12)
+        assert score.against == "h_sf" or score.ratio < 0.85
+        wide = instance.replace(upper=np.full_like(instance.upper, 2**20))
+        assert latency(wide, policy) == latency(instance, policy)
+
+
+def home(rule: tuned.RuleFile, prediction: str) -> js.Instance:
+    """Instances like those that a rule was tuned on."""
+    lengths, _, longest = rule.origin.lengths.partition(", outputs up to ")
+    law = specs.LENGTHS[lengths]().truncated(max_output=int(longest) if longest else None)
+    return js.workloads.make(
+        jax.random.key(77), lengths=law, intervals=specs.interval(prediction).source(16_492),
+        n=1000, memory=16_492, lanes=4,
     )  # fmt: skip
 
-    def latency(policy: js.Policy, given: js.Instance = instance) -> float:
-        return float(js.simulate(given, policy).mean_latency.mean())
 
-    policy = js.policy(f"tuned:{name}")
-    against = {score.against: score.ratio for score in rule.scores}
-    for other, ratio in against.items():
-        assert latency(policy) / latency(js.policy(other)) == pytest.approx(ratio, rel=0.12)
-    assert rule.params.start == 0
-    wide = instance.replace(upper=np.full_like(instance.upper, 2**20))
-    assert latency(policy, wide) == latency(policy)
+def latency(instance: js.Instance, policy: js.Policy) -> float:
+    return float(js.simulate(instance, policy).mean_latency.mean())
 
 
 def test_a_tuned_rule_keeps_the_contract() -> None:
