@@ -122,7 +122,8 @@ def _evict(lane: Lane, state: State, step: Timeline, present: Array) -> State:
         return view.memory - jnp.sum(used * jax.nn.sigmoid((key - z) / temperature))
 
     z = root(spare, bracket(key, state.active, temperature), key, used)
-    lost = jnp.where(jnp.sum(used) > view.memory, 1 - share(key - z, temperature), 0.0) * present
+    kept = share(key - z, state.active, temperature)
+    lost = jnp.where(jnp.sum(used) > view.memory, 1 - kept, 0.0) * present
     lost = _through(step.evicted, lost, state.active)
     mass = lost * state.active
     estimate = lane.policy.refine(state.active_estimate, running)
@@ -142,7 +143,7 @@ def _admit(lane: Lane, state: State, step: Timeline, present: Array) -> State:
     key = lane.policy.admission_key(state.waiting_estimate, view) + lane.tie
     key = standardize(key, _held(lane, known))
     z = _admission_threshold(lane, state, step, present, known, key)
-    entering = known * _through(step.admitted, share(z - key, temperature), known)
+    entering = known * _through(step.admitted, share(z - key, known, temperature), known)
     part = _part(entering, state.active, known)
     estimate = state.active_estimate
     return state.replace(

@@ -88,14 +88,17 @@ def root(
     return jnp.where(none, -_FAR, jnp.where(all_, _FAR, z))
 
 
-def share(distance: Array, temperature: Array) -> Array:
+def share(distance: Array, mass: Array, temperature: Array) -> Array:
     """sigmoid(distance / temperature), sharpened to a power as the temperature falls.
 
     A request at the threshold fits in part. The hard simulator takes it whole or not at all, and
     it is the latter, since it did not fit: the power 1 / hardness tends to that, slower than the
-    temperature, so that requests of nearly equal keys are told apart before.
+    temperature, so that requests of nearly equal keys are told apart before. While many lie at the
+    threshold, a part of each stands for some of them, and there is no power.
     """
-    hardness = jnp.minimum(1.0, 10 * jnp.sqrt(temperature))
+    part = jax.nn.sigmoid(distance / temperature)
+    many = jnp.maximum(1.0, jnp.sum(4 * mass * part * (1 - part)))
+    hardness = 1 - (1 - jnp.minimum(1.0, 10 * jnp.sqrt(temperature))) / many
     return jnp.exp(-jax.nn.softplus(-distance / temperature) / hardness)
 
 
