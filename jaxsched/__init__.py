@@ -6,6 +6,7 @@ from jaxsched.bounds import busy_seconds_bound, mean_busy_time_bound, rounds_bou
 from jaxsched.clocks import Clock, Energy
 from jaxsched.family import FamilyParams, a_min_family
 from jaxsched.instance import Instance, check_instance, stack
+from jaxsched.network import NetworkParams, a_min_network
 from jaxsched.policies import Policy, Running, View, a_max, a_min, fcfs, h_sf, mc_sf, policy, svf
 from jaxsched.result import Result, Status
 from jaxsched.schedulers import gsa_spec, sorted_f
@@ -18,6 +19,7 @@ __all__ = [
     "Energy",
     "FamilyParams",
     "Instance",
+    "NetworkParams",
     "Policy",
     "Result",
     "Running",
@@ -27,6 +29,7 @@ __all__ = [
     "a_max",
     "a_min",
     "a_min_family",
+    "a_min_network",
     "busy_seconds_bound",
     "check_instance",
     "clocks",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import math
+import os
 from collections.abc import Callable
 from typing import Any
 
@@ -26,6 +27,7 @@ from jaxsched.instance import (
     valid_lanes,
 )
 from jaxsched.limbs import join, split, to_limbs
+from jaxsched.network import a_min_network
 from jaxsched.policies import SHIPPED, Policy, check_policy_functions, fcfs
 from jaxsched.result import Result
 
@@ -177,7 +179,11 @@ def _native_names() -> dict[Policy, str]:
     """Kinds that the native engine knows, and what it calls them."""
     shipped = (make() for make in SHIPPED.values())
     simple = (policy for policy in shipped if policy.rank is None and policy.quantum is None)
-    numbered = {fcfs(watermark=1).kind: "fcfs", a_min_family().kind: "a_min_family"}
+    numbered = {
+        fcfs(watermark=1).kind: "fcfs",
+        a_min_family().kind: "a_min_family",
+        a_min_network().kind: "a_min_network",
+    }
     return {policy.kind: policy.name for policy in simple} | numbered
 
 
@@ -326,6 +332,19 @@ def _native_kind(
     if policy.headroom is not None:
         return name, {"headroom": (memory.astype(np.int64) * params) >> 10}
     return name, {"params": params}
+
+
+def _give_callbacks_a_thread() -> None:
+    """On a single core XLA has one thread, and a callback on it can wait for itself for ever.
+
+    Two threads on one core are enough; XLA reads the variable when JAX first touches a device.
+    """
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    if cores == 1:
+        os.environ.setdefault("PJRT_NPROC", "2")
+
+
+_give_callbacks_a_thread()
 
 
 def _native_callback(

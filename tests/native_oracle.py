@@ -10,10 +10,22 @@ import pytest
 
 from jaxsched import reference
 from jaxsched.instance import MAX_ROUND
+from jaxsched.network import SHAPES, NetworkParams, quantize
 from jaxsched.reference import EVICTED, FINISHED
 from jaxsched.testing import as_arrays, random_requests
 
 native = pytest.importorskip("jaxsched.native", exc_type=ImportError)
+
+_WEIGHTS = np.random.default_rng(0)
+NUMBERS = {
+    "a_min_family": (100, 200, 300, 1100, 3, 1024, -512, 30, 700, 100),
+    "a_min_network": tuple(
+        quantize(
+            NetworkParams(**{name: _WEIGHTS.normal(0, 0.5, SHAPES[name]) for name in SHAPES})
+        ).tolist()
+    ),
+}
+"""Kind -> numbers, of those that have them."""
 
 TOTALS = ("evictions", "wasted_tokens", "memory_time", "peak_memory", "rounds")
 
@@ -34,8 +46,12 @@ def run(kind, instances, **options):
 
 def rule_of(kind, params=None, headroom=0):
     """The reference's rule for a lane."""
-    known = kind == "a_min_family"
-    rule = reference.a_min_family(*map(int, params)) if known else reference.RULES[kind]
+    if kind == "a_min_family":
+        rule = reference.a_min_family(*map(int, params))
+    elif kind == "a_min_network":
+        rule = reference.a_min_network(list(map(int, params)))
+    else:
+        rule = reference.RULES[kind]
     return replace(rule, headroom=lambda request: int(headroom))
 
 

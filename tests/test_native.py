@@ -12,9 +12,9 @@ import pytest
 
 from jaxsched.reference import Request
 from jaxsched.testing import KINDS as INSTANCES
-from tests.native_oracle import draw, expect_equal, large, native, run
+from tests.native_oracle import NUMBERS, draw, expect_equal, large, native, run
 
-PLAIN = [kind for kind in native.KINDS if kind != "a_min_family"]  # those without numbers
+PLAIN = [kind for kind in native.KINDS if kind not in NUMBERS]  # those without numbers
 
 
 @pytest.mark.parametrize("kind", PLAIN)
@@ -160,8 +160,8 @@ def test_one_program_serves_every_kind_and_kind_of_array():
     one = np.ones((1, 1), np.int64)
     for kind in native.KINDS:
         native.run(kind, prompt=one, output=one, lower=1, upper=one, point=[[1]], memory=[2],
-                   params=np.zeros((1, 10), np.int32), headroom=[1], history=3,
-                   clock=np.ones((1, 6), np.int32))  # fmt: skip
+                   params=np.zeros((1, len(NUMBERS.get(kind, [0] * 10))), np.int32),
+                   headroom=[1], history=3, clock=np.ones((1, 6), np.int32))  # fmt: skip
         native.run(kind, prompt=one, output=one, lower=one, upper=1, point=1, memory=2, params=0)
     read_only = np.broadcast_to(np.int32(1), (1, 1))
     native.run("h_sf", prompt=read_only, output=np.asfortranarray(read_only), memory=2)

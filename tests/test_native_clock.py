@@ -10,12 +10,11 @@ import pytest
 
 from jaxsched import reference
 from jaxsched.testing import KINDS as INSTANCES
-from tests.native_oracle import draw, expect_equal, large, native, rule_of
+from tests.native_oracle import NUMBERS, draw, expect_equal, large, native, rule_of
 
 END = reference.LAST_TICK
 LLAMA = (59_790_000_000, 0, 0, 127_000, 340_100_000, 56)  # 59.79 ms, ..., a hinge at 56 tokens
 AFFINE = (53_580_000_000, 316_800_000, 172_600_000, 96_000, 0, 0)
-FAMILY = (100, 200, 300, 1100, 3, 1024, -512, 30, 700, 100)
 
 
 def random_clock(rng, memory):
@@ -37,7 +36,7 @@ def random_clock(rng, memory):
 def live(rng, requests, memory, kind, clock):
     """The requests with arrivals around the starts of rounds, in bursts, and after silence."""
     backlog = [replace(request, arrival=0) for request in requests]
-    rule = rule_of(kind, FAMILY)
+    rule = rule_of(kind, NUMBERS.get(kind))
     starts = reference.simulate(backlog, memory, rule, 300, clock=reference.Clock(*clock)).starts
     end = starts[-1]
     burst = rng.randint(0, end)
@@ -62,7 +61,7 @@ def test_equals_the_reference(instances):
             (live(rng, requests, memory, kind, clock), memory)
             for (requests, memory), clock in zip(batch, clocks, strict=True)
         ]
-        numbers = {"params": [FAMILY] * len(batch)} if kind == "a_min_family" else {}
+        numbers = {"params": [NUMBERS[kind]] * len(batch)} if kind in NUMBERS else {}
         limit = rng.choice((2_000, 400, rng.randint(0, 60)))
         cap = rng.choice((0, 0, rng.randint(1, 5)))
         expect_equal(kind, batch, max_rounds=limit, max_batch=cap, clock=clocks, **numbers)
@@ -118,7 +117,7 @@ def test_no_round_starts_once_the_clock_has_ended():
 @pytest.mark.parametrize("kind", native.KINDS)
 def test_ticks_of_one_round_are_rounds(kind):
     batch = large(n=1_000, span=5_000)
-    params = [FAMILY] * 3
+    params = [NUMBERS.get(kind, 0)] * 3
     plain = native.run(kind, **batch, params=params)
     timed = native.run(kind, **batch, params=params, clock=[[1, 0, 0, 0, 0, 0]] * 3)
     assert (timed.times[:, :, 2] == plain.completion).all()
@@ -159,7 +158,7 @@ def test_runs_and_arrivals_say_when_every_round_was(kind, clock):
     """At full size: the history is complete, and the clock is what its rounds add up to."""
     batch = large(n=1_500, lanes=2, span=4_000)
     batch["arrival"] = batch["arrival"] * 10**11 + 12_345
-    numbers = dict(params=[FAMILY] * 2, clock=[clock] * 2)
+    numbers = dict(params=[NUMBERS.get(kind, 0)] * 2, clock=[clock] * 2)
     most = max(1, int(native.run(kind, **batch, **numbers).evictions.max()))
     got = native.run(kind, **batch, **numbers, history=most)
     for lane in range(2):

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from jaxsched.testing import KINDS as INSTANCES
-from tests.native_oracle import draw, expect_equal, large, native
+from tests.native_oracle import NUMBERS, draw, expect_equal, large, native
 
 MEMBERS = {
     "a_min:on_eviction": (0, 0, 0, 1024, 1, 1024, 0, 0, 0, 0),
@@ -52,6 +52,8 @@ def test_equals_the_reference_with_headroom(kind):
         batch = draw(kind + instances, instances, 20)
         rng = random.Random(kind + instances)
         numbers = {"headroom": [rng.randint(0, memory + 5) for _, memory in batch]}
+        if kind in NUMBERS:
+            numbers["params"] = [NUMBERS[kind] for _ in batch]
         if kind == "a_min_family":
             numbers["params"] = [random_params(rng) for _ in batch]
         expect_equal(kind, batch, **numbers, max_rounds=[rng.randint(50, 400) for _ in batch])

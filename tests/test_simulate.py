@@ -8,7 +8,10 @@ import functools
 import importlib
 import importlib.util
 import logging
+import os
 import random
+import subprocess
+import sys
 
 import chex
 import jax
@@ -504,3 +507,21 @@ def test_results_are_values():
     assert fields >= {"completion", "evictions", "peak_memory", "rounds", "status"}
     with pytest.raises(dataclasses.FrozenInstanceError):
         js.Instance(prompt=1, output=1, lower=1, upper=1, memory=2).memory = 3
+
+
+@needs_native
+@pytest.mark.skipif(not hasattr(os, "sched_setaffinity"), reason="needs Linux's affinity")
+def test_the_native_engine_under_jit_does_not_wait_for_itself_on_one_core() -> None:
+    # Arguments of more than 100 KiB are copied by XLA's own threads.
+    program = """if True:
+        import os
+        os.sched_setaffinity(0, {min(os.sched_getaffinity(0))})
+        import jax, numpy as np, jaxsched as js
+        fives = np.full((64, 2000), 5)
+        instance = js.Instance(prompt=fives, output=fives, lower=fives, upper=fives, memory=16_492)
+        total = jax.jit(lambda instance: js.simulate(instance, js.h_sf()).rounds)
+        for _ in range(10):
+            jax.block_until_ready(total(instance))
+    """
+    environment = {name: v for name, v in os.environ.items() if name != "PJRT_NPROC"}
+    subprocess.run([sys.executable, "-c", program], env=environment, timeout=120, check=True)

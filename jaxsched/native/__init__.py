@@ -27,6 +27,7 @@ from jaxsched.native.lanes import run_lanes
 from jaxsched.native.layout import (
     FAMILY,
     LATEST,
+    NETWORK,
     NEVER,
     SMALLEST,
     SMALLEST_RUNNING,
@@ -35,7 +36,7 @@ from jaxsched.native.layout import (
 
 # A kind is which field the estimate starts from (None: the reserve is always 1), and how requests
 # are ordered: by estimate (an eviction by the running one, too), by arrival, by volume, or by
-# the numbers of the family.
+# the numbers of the family or of the network.
 KINDS: dict[str, tuple[str | None, int]] = {
     "h_sf": ("output", SMALLEST),
     "a_max": ("upper", SMALLEST),
@@ -48,6 +49,7 @@ KINDS: dict[str, tuple[str | None, int]] = {
     "svf:lower": ("lower", VOLUME),
     "svf:upper": ("upper", VOLUME),
     "a_min_family": ("lower", FAMILY),
+    "a_min_network": ("lower", NETWORK),
 }
 
 
@@ -113,7 +115,8 @@ def run(
         max_batch: cap on the requests that run together; 0 for none.
         threads: lanes are shared among so many threads; all that the process may use by default.
         params: the ten numbers of "a_min_family" in units of 1/1024 (the floor in tokens), in the
-            order of `rules`, of shape [lanes, 10]; `upper` is needed if a start is above 0.
+            order of `rules`, of shape [lanes, 10]; `upper` is needed if a start is above 0. The
+            weights of "a_min_network", in units of 1/1024, of shape [lanes, 360].
         headroom: tokens that must stay free when a request enters beside others; a scalar or of
             shape [lanes].
         clock: how long rounds last, of shape [lanes, 6]: picoseconds of every round, per prompt
@@ -147,7 +150,8 @@ def run(
             max_rounds=max_rounds,
         ),
         source=source,
-        params=params if rule == FAMILY else 0,
+        rule=rule,
+        params=params,
         clock=clock,
         history=history,
     )

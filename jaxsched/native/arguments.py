@@ -8,7 +8,8 @@ from numpy.typing import ArrayLike, NDArray
 from jaxsched.instance import MAX_ROUND
 from jaxsched.native.batch import Batch
 from jaxsched.native.clock import COLUMNS, FIXED, FREE_TOKENS, PER_CACHE_TOKEN, PER_REQUEST
-from jaxsched.native.layout import NEVER, STATE
+from jaxsched.native.layout import FAMILY, NETWORK, NEVER, STATE
+from jaxsched.native.network import WEIGHTS, WIDEST
 from jaxsched.native.rules import LEAST, MOST, START
 
 _LONGEST_ROUND = 1.01 * 2.0**61
@@ -19,6 +20,7 @@ def pack(
     fields: dict[str, ArrayLike | None],
     limits: dict[str, ArrayLike | None],
     source: str | None,
+    rule: int,
     params: ArrayLike,
     clock: ArrayLike | None,
     history: int,
@@ -29,22 +31,27 @@ def pack(
         fields: `prompt`, `output`, `lower`, `upper`, `point`, `arrival`.
         limits: `memory`, `max_rounds`, and, None if there is none, `num_requests`, `headroom`.
         source: the field that the estimate starts from; None if there is no estimate.
+        rule: how requests are ordered; see `layout`.
         params, clock, history: as in `run`.
     """
     shape = _shape(fields["prompt"])
     lanes, n = shape
-    numbers = _table("params", params, (lanes, len(LEAST)), dtype=np.int64)
+    least, most = (LEAST, MOST) if rule != NETWORK else ((-WIDEST,) * WEIGHTS, (WIDEST,) * WEIGHTS)
+    params = params if rule in (FAMILY, NETWORK) else 0
+    numbers = _table("params", params, (lanes, len(least)), dtype=np.int64)
+    upper = rule == FAMILY and numbers[:, START].any()
     ticks = np.empty((lanes, 0), np.int64) if clock is None else clock
     ticks = _table("clock", ticks, (lanes, 0 if clock is None else COLUMNS), dtype=np.int64)
     lower = _table(source, fields[source], shape) if source else _table("", 1, shape)
     memory = _table("memory", limits["memory"], (lanes,))
     count = _table("num_requests", _or(n, limits["num_requests"]), (lanes,))
-    count = np.where(_in_range(numbers) & _advances(ticks, memory), count, -1)
+    known = ((numbers >= np.array(least)) & (numbers <= np.array(most))).all(axis=1)
+    count = np.where(known & _advances(ticks, memory), count, -1)
     return Batch(
         prompt=_table("prompt", fields["prompt"], shape),
         output=_table("output", fields["output"], shape),
         lower=lower,
-        upper=_table("upper", fields["upper"], shape) if numbers[:, START].any() else lower,
+        upper=_table("upper", fields["upper"], shape) if upper else lower,
         arrival=_arrivals(fields["arrival"], shape, clock is not None),
         num_requests=_table("num_requests", count, (lanes,)),
         memory=memory,
@@ -76,11 +83,6 @@ def _arrivals(value: ArrayLike | None, shape: tuple[int, int], ticks: bool) -> N
     """Rounds within 32 bits, or ticks."""
     low, high = (-(2**63), 2**63 - 1) if ticks else (-NEVER, NEVER)
     return _table("arrival", value, shape, low, high, np.int64)
-
-
-def _in_range(params: NDArray) -> NDArray[np.bool_]:
-    """Which lanes have numbers that the family knows."""
-    return ((params >= np.array(LEAST)) & (params <= np.array(MOST))).all(axis=1)
 
 
 def _advances(clock: NDArray, memory: NDArray) -> NDArray[np.bool_]:

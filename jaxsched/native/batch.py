@@ -22,7 +22,7 @@ class Batch(NamedTuple):
     memory: Ints
     headroom: Ints
     max_rounds: Ints
-    params: NDArray[np.int64]  # [lanes, 10]
+    params: NDArray[np.int64]  # [lanes, 10], of the network [lanes, 360]
     clock: NDArray[np.int64]  # [lanes, 6]; [lanes, 0] if rounds have no lengths
     completion: Ints  # [lanes, n], like the next two
     first_admission: Ints

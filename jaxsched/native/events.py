@@ -129,12 +129,13 @@ def _refine(lane: Lane, state: Record, i: int, tokens: int) -> None:
     """Gives request i, evicted after so many tokens, its new estimate and what follows from it."""
     request = lane.requests[uint64(i)]
     prompt, estimate = int64(request.prompt), int64(request.estimate)
-    new = refined(lane, estimate, tokens)
+    new = refined(lane, prompt, estimate, tokens)
     if new == estimate:
         return
     state.largest = max(state.largest, new)
     request.estimate = new
-    request.reserve = min(reserved(lane.rule, lane.params, new), lane.memory - prompt)
+    reserve = reserved(lane.rule, lane.params, lane.memory, prompt, new)
+    request.reserve = min(reserve, lane.memory - prompt)
     lane.key[uint64(i)] = admission_key(lane.rule, lane.params, lane.memory, prompt, new)
 
 

@@ -41,7 +41,7 @@ def _run_lane(batch: Batch, row: int, rule: int, max_batch: int, scratch: Scratc
     state.status = INVALID
     if not 0 <= count <= batch.prompt.shape[1]:
         return
-    survey = survey_lane(batch, row, count)
+    survey = survey_lane(batch, row, count, rule)
     if not survey.valid:
         return
     state.status = FINISHED

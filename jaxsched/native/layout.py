@@ -34,7 +34,7 @@ LAST_TICK = 2**62
 """No round starts at this tick (picosecond) of a clock or later."""
 
 # How a lane orders its requests; see `rules`.
-SMALLEST, SMALLEST_RUNNING, LATEST, VOLUME, FAMILY = range(5)
+SMALLEST, SMALLEST_RUNNING, LATEST, VOLUME, FAMILY, NETWORK = range(6)
 
 FINISHED, ROUND_LIMIT, INVALID = 0, 1, 2
 
@@ -158,6 +158,16 @@ def trailing_zeros(typingctx, bits):
 
     def code(context, builder, signature, args):
         return builder.cttz(args[0], ir.Constant(ir.IntType(1), 1))
+
+    return types.uint64(types.uint64), code
+
+
+@intrinsic
+def leading_zeros(typingctx, bits):
+    """Number of zeros above the highest one of a uint64 that is not 0."""
+
+    def code(context, builder, signature, args):
+        return builder.ctlz(args[0], ir.Constant(ir.IntType(1), 1))
 
     return types.uint64(types.uint64), code
 

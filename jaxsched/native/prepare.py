@@ -11,6 +11,7 @@ from jaxsched.native.batch import Batch, Scratch
 from jaxsched.native.layout import (
     FAMILY,
     LATEST,
+    NETWORK,
     NEVER,
     RING,
     VOLUME,
@@ -37,7 +38,7 @@ class Survey(NamedTuple):
 
 
 @jit
-def survey_lane(batch: Batch, row: int, count: int) -> Survey:
+def survey_lane(batch: Batch, row: int, count: int, rule: int) -> Survey:
     """Looks once at all that the lane consists of."""
     memory = batch.memory[row]
     valid, exact, evicts, longest, widest = 1 <= memory <= MAX_MEMORY, True, False, 1, 1
@@ -47,7 +48,7 @@ def survey_lane(batch: Batch, row: int, count: int) -> Survey:
         exact &= output == lower
         evicts |= output > lower
         longest, widest = max(longest, output), max(widest, prompt)
-    if batch.params[row, START] != 0:
+    if rule == FAMILY and batch.params[row, START] != 0:
         for i in range(count):
             valid &= batch.lower[row, i] <= batch.upper[row, i]
     signs = differ = int64(0)
@@ -111,7 +112,7 @@ def prepare(
     _clear(lane, state)
     _load(lane, batch, row)
     state.evicts = survey.evicts
-    if lane.rule == VOLUME or lane.rule == FAMILY:
+    if lane.rule == VOLUME or lane.rule == FAMILY or lane.rule == NETWORK:
         _choose(lane, state, batch, row)
     if state.evicts:
         lane.slots.key[:] = NEVER
@@ -152,8 +153,8 @@ def _choose(lane: Lane, state: Record, batch: Batch, row: int) -> None:
     evicts, largest = False, int64(0)
     for i in range(lane.coming.shape[0]):
         request, prompt = lane.requests[i], int64(batch.prompt[row, i])
-        estimate = first_estimate(params, int64(batch.lower[row, i]), batch.upper[row, i])
-        reserve = reserved(rule, params, estimate)
+        estimate = first_estimate(rule, params, int64(batch.lower[row, i]), batch.upper[row, i])
+        reserve = reserved(rule, params, memory, prompt, estimate)
         evicts |= batch.output[row, i] > reserve
         largest = max(largest, estimate)
         request.estimate, request.reserve = estimate, min(reserve, memory - prompt)

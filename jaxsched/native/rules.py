@@ -9,9 +9,24 @@ from __future__ import annotations
 from numba import int32, int64, uint64
 from numpy.typing import NDArray
 
-from jaxsched.native.layout import FAMILY, LATEST, SMALLEST_RUNNING, VOLUME, Lane, jit
+from jaxsched.native.layout import (
+    FAMILY,
+    LATEST,
+    NETWORK,
+    SMALLEST_RUNNING,
+    VOLUME,
+    Lane,
+    jit,
+)
+from jaxsched.native.network import (
+    ADMIT,
+    network_first,
+    network_key,
+    network_refined,
+    network_reserve,
+)
 
-# Columns of `params`, and what they range over.
+# Columns of the family's `params`, and what they range over.
 (
     START,
     ADMIT_PROMPT,
@@ -31,8 +46,10 @@ _LARGEST = 2**31 - 2
 
 
 @jit
-def first_estimate(params: NDArray, lower: int, upper: int) -> int:
+def first_estimate(rule: int, params: NDArray, lower: int, upper: int) -> int:
     """The estimate of a request that has not run; `lower` itself for all but the family."""
+    if rule == NETWORK:
+        return network_first(lower)
     return lower + ((params[START] * (int64(upper) - lower)) >> 10)
 
 
@@ -45,6 +62,8 @@ def admission_key(rule: int, params: NDArray, memory: int, prompt: int, estimate
         return _key(key + ((params[ADMIT_AREA] * area) >> 10))
     if rule == VOLUME:
         return min(_volume(prompt, estimate, memory), int64(_LARGEST))
+    if rule == NETWORK:
+        return network_key(ADMIT, params, memory, prompt, int64(estimate), int64(0))
     return int64(estimate)
 
 
@@ -72,18 +91,22 @@ def _key(key: int) -> int:
 
 
 @jit
-def reserved(rule: int, params: NDArray, estimate: int) -> int:
+def reserved(rule: int, params: NDArray, memory: int, prompt: int, estimate: int) -> int:
     """Tokens that are reserved for a request, if it can use so many."""
+    if rule == NETWORK:
+        return network_reserve(params, memory, prompt, int64(estimate))
     if rule != FAMILY:
         return int64(estimate)
     return max(int64(1), params[RESERVE_FLOOR], (params[RESERVE_FACTOR] * estimate) >> 10)
 
 
 @jit
-def refined(lane: Lane, estimate: int, tokens: int) -> int:
+def refined(lane: Lane, prompt: int, estimate: int, tokens: int) -> int:
     """The estimate after an eviction."""
     if lane.rule == LATEST:
         return estimate
+    if lane.rule == NETWORK:
+        return network_refined(lane.params, lane.memory, prompt, estimate, tokens)
     seen = max(estimate, tokens)
     if lane.rule == FAMILY:
         seen = min(seen + ((lane.params[EVICT_GROWTH] * seen) >> 10), int64(_LARGEST))
@@ -94,7 +117,7 @@ def refined(lane: Lane, estimate: int, tokens: int) -> int:
 def keys_move(rule: int, params: NDArray) -> bool:
     """Whether eviction keys depend on how long a request has run."""
     if rule != FAMILY:
-        return rule == SMALLEST_RUNNING
+        return rule == SMALLEST_RUNNING or rule == NETWORK
     grows = params[RUN_GROWTH] != 0 and params[EVICT_ESTIMATE] != 0
     return grows or params[EVICT_PROGRESS] != 0
 

@@ -6,6 +6,7 @@ from numba import int32, int64, uint64
 
 from jaxsched.native.layout import (
     FAMILY,
+    NETWORK,
     NEVER,
     Lane,
     Record,
@@ -13,6 +14,7 @@ from jaxsched.native.layout import (
     jit,
     whole_blocks,
 )
+from jaxsched.native.network import EVICT, network_key
 from jaxsched.native.rules import (
     EVICT_ESTIMATE,
     EVICT_PROGRESS,
@@ -59,6 +61,8 @@ def smallest_key(lane: Lane, state: Record) -> int:
     slots, params = lane.slots, lane.params
     if not lane.moving:
         return least(slots, state.active)
+    if lane.rule == NETWORK:
+        return _move_network(lane, state.active, state.now)
     if lane.rule != FAMILY:
         return _move_estimates(slots, state.active, state.now)
     numbers = (
@@ -100,6 +104,18 @@ def _move_wide(slots: Slots, count: int, now: int, numbers: tuple[int, int, int,
     for j in range(count):
         tokens = now - slots.start[j]
         slots.key[j] = key = running_key(numbers, slots.estimate[j], tokens, slots.prompt[j])
+        best = min(best, key)
+    return best
+
+
+@jit
+def _move_network(lane: Lane, count: int, now: int) -> int:
+    best, slots = int64(NEVER), lane.slots
+    for j in range(count):
+        prompt, state = int64(slots.prompt[j]), int64(slots.estimate[j])
+        tokens = now - slots.start[j]
+        key = network_key(EVICT, lane.params, lane.memory, prompt, state, tokens)
+        slots.key[j] = key
         best = min(best, key)
     return best
 

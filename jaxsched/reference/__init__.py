@@ -15,6 +15,7 @@ from jaxsched.reference.model import (
     Run,
     simulate,
 )
+from jaxsched.reference.network import a_min_network
 from jaxsched.reference.rules import (
     RULES,
     a_max,
@@ -30,5 +31,5 @@ from jaxsched.reference.schedulers import EXTENDED, gsa_spec, sorted_f
 __all__ = [
     "COMPLETED", "CUT", "EVICTED", "EXTENDED", "FINISHED", "LAST_TICK", "ROUND_LIMIT", "RULES",
     "Clock", "Known", "Outcome", "Request", "Rule", "Run", "a_max", "a_min", "a_min_family",
-    "fcfs", "gsa_spec", "h_sf", "mc_sf", "simulate", "sorted_f", "svf",
+    "a_min_network", "fcfs", "gsa_spec", "h_sf", "mc_sf", "simulate", "sorted_f", "svf",
 ]  # fmt: skip

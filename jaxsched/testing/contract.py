@@ -14,6 +14,7 @@ import numpy as np
 from jaxsched import reference
 from jaxsched.family import a_min_family
 from jaxsched.instance import MAX_ROUND, Instance
+from jaxsched.network import a_min_network
 from jaxsched.policies import SHIPPED, Policy, Running, View, fcfs
 from jaxsched.reference import EXTENDED, RULES, Known, Request, Rule
 from jaxsched.result import Result
@@ -171,6 +172,8 @@ def shipped_rule(policy: Policy) -> Rule | None:
     """The rule of the reference for a shipped policy with its numbers; `None` for another."""
     if policy.kind == a_min_family().kind:
         return reference.a_min_family(*np.asarray(policy.params).tolist())
+    if policy.kind == a_min_network().kind:
+        return reference.a_min_network(np.asarray(policy.params).tolist())
     if policy.kind == fcfs(watermark=1).kind:
         return reference.fcfs(int(policy.params))
     if policy.kind == gsa_spec().kind:

@@ -1,7 +1,8 @@
-"""Tuned rules: members of the A_min family in small TOML files, shipped ones and your own.
+"""Tuned rules: members of the A_min family, or networks, in TOML files; shipped and your own.
 
-A file is what `jaxsched tune` writes: the ten numbers, what they were tuned on, what they score on
-instances that the tuning never saw, and the versions. Only the numbers matter to the rule.
+A file is what `jaxsched tune` writes: the ten numbers or the weights, what they were tuned on, what
+they score on instances that the tuning never saw, and the versions. Only the numbers matter to the
+rule.
 """
 
 from __future__ import annotations
@@ -10,8 +11,11 @@ import dataclasses
 import os
 from pathlib import Path
 
+import numpy as np
+
 from jaxsched import config
 from jaxsched.family import RANGES, FamilyParams, a_min_family
+from jaxsched.network import SHAPES, WIDEST, NetworkParams, a_min_network
 from jaxsched.policies import Policy
 
 RULES = Path(__file__).parent / "rules"
@@ -38,6 +42,24 @@ class Numbers:
             value = getattr(self, name)
             if not low <= value <= high:
                 raise ValueError(f"{name}: got {value!r}; expected {low} to {high}")
+
+
+@dataclasses.dataclass(frozen=True)
+class Weights:
+    """The table [network] of a file: the fields of `NetworkParams`, row after row."""
+
+    linear: tuple[float, ...]
+    hidden: tuple[float, ...]
+    output: tuple[float, ...]
+
+    def __post_init__(self) -> None:
+        for name, shape in SHAPES.items():
+            values, count = getattr(self, name), int(np.prod(shape))
+            if len(values) != count:
+                raise ValueError(f"{name}: got {len(values)} numbers; expected {count}")
+            for value in values:
+                if not -WIDEST <= value <= WIDEST:
+                    raise ValueError(f"{name}: got {value!r}; expected {-WIDEST} to {WIDEST}")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -86,11 +108,33 @@ class Score:
 
 @dataclasses.dataclass(frozen=True)
 class RuleFile:
-    """A tuned rule as it stands in its file; a rule written by hand needs only [params]."""
+    """A tuned rule as it stands in its file; a rule written by hand needs only [params].
 
-    params: Numbers
+    Attributes:
+      params: Of a member of the family.
+      network: Of a network instead.
+      origin: How it came about.
+      scores: How good it is.
+    """
+
+    params: Numbers | None = None
+    network: Weights | None = None
     origin: Origin | None = None
     scores: tuple[Score, ...] = ()
+
+    def __post_init__(self) -> None:
+        if (self.params is None) == (self.network is None):
+            raise ValueError("params, network: expected one of the tables [params] and [network]")
+
+    @property
+    def policy(self) -> Policy:
+        """The rule as a policy."""
+        if self.params is not None:
+            return a_min_family(FamilyParams(**dataclasses.asdict(self.params)))
+        shaped = {
+            name: np.reshape(getattr(self.network, name), shape) for name, shape in SHAPES.items()
+        }
+        return a_min_network(NetworkParams(**shaped))
 
 
 def names() -> list[str]:
@@ -123,8 +167,7 @@ def load_policy(source: str | os.PathLike[str]) -> Policy:
                 f"or one of {', '.join(names())}"
             )
         path = RULES / f"{source}.toml"
-    params = FamilyParams(**dataclasses.asdict(read_rule(path).params))
-    return dataclasses.replace(a_min_family(params), name=f"tuned:{path.stem}")
+    return dataclasses.replace(read_rule(path).policy, name=f"tuned:{path.stem}")
 
 
 def read_rule(path: str | os.PathLike[str]) -> RuleFile:

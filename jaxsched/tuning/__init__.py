@@ -1,7 +1,8 @@
-"""Tuning the A_min family on simulated instances: `jaxsched tune` (see docs/tuning.md).
+"""Tuning on simulated instances: `jaxsched tune` (see docs/tuning.md).
 
     config.py       what a configuration file may say
     space.py        the coordinates that are searched: ten numbers on a bounded, bent scale
+    network_space.py  the same for the weights of a network
     problem.py      fresh instances, and the score of candidates on them, with the hard simulator
     gradient.py     what an estimator is, and the gradient from antithetic pairs of candidates
     estimators.py   gradients of the score: evolution strategies and, by name, those of relaxed.py

@@ -12,7 +12,7 @@ from jaxsched.family import FamilyParams
 from jaxsched.tuning.config import TuneConfig
 from jaxsched.tuning.method import State, Step, generator, steps_for
 from jaxsched.tuning.problem import Problem
-from jaxsched.tuning.space import Space
+from jaxsched.tuning.space import Coordinates, Space
 
 GRID = {
     "admit_prompt": (0, 0.25, 1, 4),
@@ -32,7 +32,7 @@ class Screen:
     """
 
     def __init__(
-        self, config: TuneConfig, problem: Problem, space: Space, name: str, work: float
+        self, config: TuneConfig, problem: Problem, space: Coordinates, name: str, work: float
     ) -> None:
         self.name = name
         self.label = {"random": "random search", "grid": "grid"}[name]

@@ -14,7 +14,7 @@ from jaxsched.tuning.config import TuneConfig
 from jaxsched.tuning.descent import best_starts
 from jaxsched.tuning.method import State, Step, generator, steps_for
 from jaxsched.tuning.problem import Problem
-from jaxsched.tuning.space import Space
+from jaxsched.tuning.space import Coordinates
 
 WIDEST = 2.0
 """Largest spread of the candidates."""
@@ -30,8 +30,10 @@ class CmaEs:
     name = "cma_es"
     label = "CMA-ES"
 
-    def __init__(self, config: TuneConfig, problem: Problem, space: Space, work: float) -> None:
-        d, count = len(space.free), config.descent.candidates
+    def __init__(
+        self, config: TuneConfig, problem: Problem, space: Coordinates, work: float
+    ) -> None:
+        d, count = space.size, config.descent.candidates
         self._seed, self._starts = config.seed, config.descent.starts
         self._sigma, self._count = config.descent.sigma[0], count
         self._problem, self._space = problem, space
@@ -57,7 +59,7 @@ class CmaEs:
 
     def init(self) -> State:
         """Mean, spread, covariance, and the two evolution paths."""
-        d = len(self._space.free)
+        d = self._space.size
         return self._space.origin, np.array(self._sigma), np.eye(d), np.zeros(d), np.zeros(d)
 
     def step(self, state: State, step: int) -> Step:

@@ -19,7 +19,6 @@ from jaxsched.tuning.loop import Progress
 from jaxsched.tuning.method import Method
 from jaxsched.tuning.problem import Problem
 from jaxsched.tuning.rules import lengths_text
-from jaxsched.tuning.space import Space
 
 
 def tune(args: argparse.Namespace) -> None:
@@ -58,7 +57,7 @@ def _settings(args: argparse.Namespace) -> TuneConfig:
 def _run_with_progress(
     settings: TuneConfig, problem: Problem, folder: Path, console: Console
 ) -> search.Outcome:
-    chosen = search.methods(settings, problem, Space(settings.free))
+    chosen = search.methods(settings, problem, search.space_of(settings))
     score = progress.TextColumn("{task.fields[score]}")
     with progress_bar(console, score) as bar:
         tasks = {

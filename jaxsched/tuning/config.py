@@ -11,6 +11,7 @@ from jaxsched.config import LengthsConfig, at_least, one_of, prediction, several
 from jaxsched.family import FIELDS
 from jaxsched.replay.config import FORMATS
 
+MEMBERS = ("family", "network")
 METHODS = ("descent", "cma_es", "random", "grid")
 ESTIMATORS = ("es", "relaxation", "combined")
 OPTIMIZERS = (
@@ -79,11 +80,11 @@ class DescentConfig:
     optimizer: str = "adam"
     steps: int = at_least(1, default=100)
     starts: int = at_least(0, default=95)
-    chains: int = at_least(1, default=4)
-    learning_rate: tuple[float, ...] = at_least(0, default=(0.3, 0.03))
+    chains: int = at_least(1, default=2)
+    learning_rate: tuple[float, ...] = at_least(0, default=(0.6, 0.03))
     schedule: str = "cosine"
-    pairs: int = at_least(1, default=12)
-    sigma: tuple[float, ...] = at_least(0, default=(0.5, 0.2))
+    pairs: int = at_least(1, default=24)
+    sigma: tuple[float, ...] = at_least(0, default=(1.0, 0.1))
     sigma_schedule: str = "exponential"
     temperature: tuple[float, ...] = at_least(0, default=(1.0, 0.1))
     temperature_schedule: str = "exponential"
@@ -129,7 +130,8 @@ class TuneConfig:
       validate_every: Steps between validations (and checkpoints).
       methods: What searches: "descent" and baselines, each with the same work.
       baseline_work: Work of a baseline over that of the descent.
-      free: Numbers of the rule that are searched; the others stay as in A_min. By default all but
+      member: What a rule is: "family", ten numbers, or "network" (see `jaxsched.network`).
+      free: Numbers of the family that are searched; the others stay as in A_min. By default all but
         `start`, so that no upper bound is read, and `run_growth`, which `evict_progress` makes up
         for.
       seed: Of everything random.
@@ -148,6 +150,7 @@ class TuneConfig:
     validate_every: int = at_least(1, default=10)
     methods: tuple[str, ...] = METHODS
     baseline_work: float = at_least(0.01, default=1.0)
+    member: str = "family"
     free: tuple[str, ...] = tuple(name for name in FIELDS if name not in ("start", "run_growth"))
     seed: int = at_least(0, default=0)
     lengths: LengthsConfig | None = None
@@ -155,6 +158,12 @@ class TuneConfig:
     descent: DescentConfig = DescentConfig()
 
     def __post_init__(self) -> None:
+        one_of("member", self.member, MEMBERS)
+        if self.member == "network":
+            if "grid" in self.methods:
+                raise ValueError('methods: "grid" is for the family; expected others')
+            if self.free != type(self).free:
+                raise ValueError("free: is for the family; of the network all weights are searched")
         for name, known in (("methods", METHODS), ("free", FIELDS)):
             several(name, getattr(self, name))
             for value in getattr(self, name):

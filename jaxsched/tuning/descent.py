@@ -11,7 +11,7 @@ from jaxsched.tuning.config import TuneConfig
 from jaxsched.tuning.estimators import estimator
 from jaxsched.tuning.method import State, Step, generator
 from jaxsched.tuning.problem import Batch, Problem
-from jaxsched.tuning.space import Space
+from jaxsched.tuning.space import Coordinates
 
 
 class Descent:
@@ -25,7 +25,7 @@ class Descent:
 
     name = "descent"
 
-    def __init__(self, config: TuneConfig, problem: Problem, space: Space) -> None:
+    def __init__(self, config: TuneConfig, problem: Problem, space: Coordinates) -> None:
         settings = config.descent
         self.label = f"{settings.optimizer} on {settings.estimator}"
         self.steps = 1 + settings.steps
@@ -60,7 +60,7 @@ class Descent:
 
 
 def best_starts(
-    problem: Problem, space: Space, batch: Batch, count: int, rng: np.random.Generator
+    problem: Problem, space: Coordinates, batch: Batch, count: int, rng: np.random.Generator
 ) -> tuple[NDArray[np.float64], int]:
     """A_min and `count` points anywhere, the best first, and the requests simulated for it."""
     points = np.concatenate([space.origin[None], space.random(rng, count)])

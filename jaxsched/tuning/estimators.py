@@ -12,10 +12,10 @@ from numpy.typing import NDArray
 from jaxsched.tuning.config import DescentConfig
 from jaxsched.tuning.gradient import Estimator, Gradient, from_pairs
 from jaxsched.tuning.problem import Batch, Problem
-from jaxsched.tuning.space import Space
+from jaxsched.tuning.space import Coordinates
 
 
-def estimator(settings: DescentConfig, problem: Problem, space: Space) -> Estimator:
+def estimator(settings: DescentConfig, problem: Problem, space: Coordinates) -> Estimator:
     """The estimator that `settings` names."""
     if settings.estimator == "es":
         return evolution(settings, problem, space)
@@ -24,7 +24,7 @@ def estimator(settings: DescentConfig, problem: Problem, space: Space) -> Estima
     return getattr(relaxed, settings.estimator)(settings, problem, space)
 
 
-def evolution(settings: DescentConfig, problem: Problem, space: Space) -> Estimator:
+def evolution(settings: DescentConfig, problem: Problem, space: Coordinates) -> Estimator:
     """Antithetic evolution strategies: the mean of (rank(z + s e) - rank(z - s e)) e / (2 s).
 
     Ranks among the candidates on each instance, from -1/2 to 1/2, rather than scores: a candidate

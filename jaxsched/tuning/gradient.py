@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from scipy import stats
 
 from jaxsched.tuning.problem import Batch, Problem
-from jaxsched.tuning.space import Space
+from jaxsched.tuning.space import Coordinates
 
 
 class Gradient(NamedTuple):
@@ -32,7 +32,7 @@ Estimator = Callable[[NDArray[np.float64], Batch, int, np.random.Generator], Gra
 
 def from_pairs(
     problem: Problem,
-    space: Space,
+    space: Coordinates,
     batch: Batch,
     z: NDArray[np.float64],
     noise: NDArray[np.float64],

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from jaxsched.tuning.config import TuneConfig
 from jaxsched.tuning.method import Method, State
 from jaxsched.tuning.problem import Problem
-from jaxsched.tuning.space import Space
+from jaxsched.tuning.space import Coordinates
 
 
 class Progress(NamedTuple):
@@ -49,7 +49,7 @@ OnStep = Callable[[Method, Progress], Any]
 def run(
     config: TuneConfig,
     problem: Problem,
-    space: Space,
+    space: Coordinates,
     method: Method,
     folder: Path,
     on_step: OnStep = lambda *_: None,
@@ -83,7 +83,7 @@ def run(
     return progress
 
 
-def _start(method: Method, space: Space, every: int) -> Progress:
+def _start(method: Method, space: Coordinates, every: int) -> Progress:
     zero, room = np.array(0), -(-method.steps // every)
     return Progress(
         state=method.init(),
@@ -120,7 +120,7 @@ def _validated(
     progress: Progress,
     incumbent: NDArray[np.float64],
     problem: Problem,
-    space: Space,
+    space: Coordinates,
     every: int,
 ) -> Progress:
     """The progress with one more row in the curve, and the better of best and incumbent."""

@@ -9,7 +9,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -17,8 +17,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from jaxsched import job, policies, replay, specs, workloads
-from jaxsched.family import FamilyParams, a_min_family
+from jaxsched.family import a_min_family
 from jaxsched.instance import REQUEST_FIELDS, Instance
+from jaxsched.network import a_min_network
 from jaxsched.replay.config import ReplayConfig
 from jaxsched.simulate import simulate
 from jaxsched.tuning.config import TuneConfig
@@ -29,6 +30,9 @@ TUNING, VALIDATION, TEST = range(3)
 
 SHARES = (0.5, 0.25, 0.25)
 """Of the rows of a trace, in the same order."""
+
+POLICIES = {"family": a_min_family, "network": a_min_network}
+"""`TuneConfig.member` -> from the numbers of a rule to its policy."""
 
 PATIENCE = 2
 """A candidate is stopped after this many times the rounds of h_sf."""
@@ -52,6 +56,9 @@ class Problem:
     Args:
       config: Its requests, memory and predictions.
 
+    Attributes:
+      policy: From the numbers of a rule to its policy.
+
     Raises:
       ValueError: If the trace or an instance is refused.
     """
@@ -63,6 +70,8 @@ class Problem:
         rounds = simulate(self.validation.instance, policies.h_sf()).rounds
         # A power of two, so that few programs are compiled.
         self._max_rounds = 1 << int(PATIENCE * np.max(rounds)).bit_length()
+        self.policy = POLICIES[config.member]
+        self._latencies = _latencies(self.policy, self._max_rounds)
 
     def fresh(self, step: int) -> Batch:
         """The instances of a step."""
@@ -78,17 +87,18 @@ class Problem:
         lanes = self.config.lanes * len(self.config.predictions)
         return candidates * lanes * self.config.num_requests
 
-    def scores(self, batch: Batch, params: FamilyParams) -> NDArray[np.float64]:
-        """Scores of rules with fields of shape [P], of shape [P, L]; smaller is better."""
+    def scores(self, batch: Batch, params: Any) -> NDArray[np.float64]:
+        """Scores of rules with fields of shape [P, ...], of shape [P, L]; smaller is better."""
         return np.log(self.latencies(batch, params) / batch.yardstick)
 
-    def latencies(self, batch: Batch, params: FamilyParams) -> NDArray[np.float64]:
-        """Total latencies, in rounds, of rules with fields of shape [P], of shape [P, L].
+    def latencies(self, batch: Batch, params: Any) -> NDArray[np.float64]:
+        """Total latencies, in rounds, of rules with fields of shape [P, ...], of shape
+        [P, L].
 
         Requests of a rule that is stopped early count as if they ended there, which is too good
         for them and bad enough.
         """
-        total, unfinished = _latencies(self._max_rounds)(batch.instance, params)
+        total, unfinished = self._latencies(batch.instance, params)
         return np.asarray(total) + np.asarray(unfinished, float) * self._max_rounds
 
     def _batch(self, purpose: int, lanes: int, first_lane: int = 0) -> Batch:
@@ -138,11 +148,13 @@ def _concatenate(instances: list[Instance]) -> Instance:
 
 
 @functools.cache
-def _latencies(max_rounds: int) -> Callable[..., tuple[jax.Array, jax.Array]]:
+def _latencies(
+    policy: Callable[[Any], policies.Policy], max_rounds: int
+) -> Callable[..., tuple[jax.Array, jax.Array]]:
     """Total latency and unfinished requests of rules of shape [P] on L instances: [P, L] each."""
 
-    def of_one(instance: Instance, params: FamilyParams) -> tuple[jax.Array, jax.Array]:
-        result = simulate(instance, a_min_family(params), max_rounds=max_rounds)
+    def of_one(instance: Instance, params: Any) -> tuple[jax.Array, jax.Array]:
+        result = simulate(instance, policy(params), max_rounds=max_rounds)
         return result.total_latency, jnp.sum(result.completion < 0, axis=-1, dtype=jnp.int32)
 
     return jax.jit(jax.vmap(of_one, in_axes=(None, 0)))

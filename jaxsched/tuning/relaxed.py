@@ -10,32 +10,40 @@ import jax.numpy as jnp
 import numpy as np
 from numpy.typing import NDArray
 
-from jaxsched.family import a_min_family
 from jaxsched.instance import Instance
-from jaxsched.relaxation import Timeline, event_timeline, soft_simulate
+from jaxsched.relaxation import (
+    A_MIN_FAMILY,
+    SoftPolicy,
+    Timeline,
+    event_timeline,
+    soft_simulate,
+)
 from jaxsched.simulate import simulate
+from jaxsched.soft_network import A_MIN_NETWORK
 from jaxsched.tuning.config import DescentConfig
 from jaxsched.tuning.gradient import Estimator, Gradient, from_pairs
 from jaxsched.tuning.problem import Batch, Problem
-from jaxsched.tuning.space import Space
+from jaxsched.tuning.space import Coordinates
+
+SOFT = {"family": A_MIN_FAMILY, "network": A_MIN_NETWORK}
+"""`TuneConfig.member` -> the relaxed policy."""
 
 
-def relaxation(settings: DescentConfig, problem: Problem, space: Space) -> Estimator:
+def relaxation(settings: DescentConfig, problem: Problem, space: Coordinates) -> Estimator:
     """The gradient of the mean of ln(soft latency) over the instances.
 
     Every chain is simulated exactly as well: the steps of the relaxation follow its events, and
     that is how good it is.
     """
     temperature = settings.scheduled("temperature")
+    soft = _soft_gradient(space, SOFT[problem.config.member])
 
     def gradient(
         z: NDArray[np.float64], batch: Batch, step: int, rng: np.random.Generator
     ) -> Gradient:
-        soft = _soft_gradient(space)
         values, scores = [], []
         for point in z:
-            rule = jax.tree.map(float, space.params(point))
-            result = simulate(batch.instance, a_min_family(rule))
+            result = simulate(batch.instance, problem.policy(space.params(point)))
             timeline = event_timeline(result, settings.soft_steps)
             at = point.astype(np.float32), np.float32(temperature(step))
             values.append(np.asarray(soft(*at, batch.instance, timeline), float))
@@ -46,7 +54,7 @@ def relaxation(settings: DescentConfig, problem: Problem, space: Space) -> Estim
     return gradient
 
 
-def combined(settings: DescentConfig, problem: Problem, space: Space) -> Estimator:
+def combined(settings: DescentConfig, problem: Problem, space: Coordinates) -> Estimator:
     """Pairs as in "es", spread more along the gradient of the relaxation.
 
     Guided evolution strategies, arXiv 1806.10230: noise = sqrt(1 - a) e + sqrt(a d) u g / |g| with
@@ -71,13 +79,13 @@ def combined(settings: DescentConfig, problem: Problem, space: Space) -> Estimat
 
 
 @functools.cache
-def _soft_gradient(space: Space) -> Callable[..., jax.Array]:
+def _soft_gradient(space: Coordinates, policy: SoftPolicy) -> Callable[..., jax.Array]:
     """(z, temperature, instance, timeline) -> gradient of shape [d]."""
 
     def score(
         z: jax.Array, temperature: jax.Array, instance: Instance, timeline: Timeline
     ) -> jax.Array:
-        result = soft_simulate(instance, space.params(z, jnp), temperature, timeline)
+        result = soft_simulate(instance, space.params(z, jnp), temperature, timeline, policy=policy)
         return jnp.mean(jnp.log(result.mean_latency))
 
     return jax.jit(jax.grad(score))

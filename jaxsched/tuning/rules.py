@@ -13,7 +13,8 @@ from numpy.typing import NDArray
 from jaxsched import config as toml
 from jaxsched import store
 from jaxsched.family import FIELDS, FamilyParams, quantize
-from jaxsched.tuned import Numbers, Origin, RuleFile, Score
+from jaxsched.network import SHAPES, UNIT, WIDEST, NetworkParams
+from jaxsched.tuned import Numbers, Origin, RuleFile, Score, Weights
 from jaxsched.tuning.config import TuneConfig
 from jaxsched.tuning.problem import Problem
 from jaxsched.tuning.space import lanes_of
@@ -22,7 +23,7 @@ TOLERANCE = 0.001
 """Mean score on the validation instances that a rule may lose by being made readable."""
 
 HEADER = """\
-# A rule of the A_min family, found by `jaxsched tune`; docs/tuning.md says what the numbers mean.
+# {kind}, found by `jaxsched tune`; {where} says what the numbers mean.
 # Use it as --policies tuned:FILE, or jaxsched.load_policy(FILE).
 
 """
@@ -67,6 +68,18 @@ def numbers(params: FamilyParams) -> Numbers:
     return Numbers(**values)
 
 
+def weights(params: NetworkParams) -> Weights:
+    """The weights in units of 1/1024, of which four decimals are enough."""
+
+    def short(values: NDArray[np.float64]) -> tuple[float, ...]:
+        within = np.clip(values.ravel(), -WIDEST, WIDEST).astype(np.float32)
+        units = np.rint(within * np.float32(UNIT)).astype(float)
+        # `+ 0.0` turns -0.0 into 0.0.
+        return tuple((np.round(units / UNIT, 4) + 0.0).tolist())
+
+    return Weights(**{name: short(getattr(params, name)) for name in SHAPES})
+
+
 def origin(config: TuneConfig, method: str, work: int) -> Origin:
     """What the file says about how the rule came about."""
     versions = {**store.versions(), "optax": importlib.metadata.version("optax")}
@@ -91,8 +104,14 @@ def lengths_text(config: TuneConfig) -> str:
 
 
 def write_rule(
-    path: Path, params: FamilyParams, origin: Origin, scores: tuple[Score, ...]
+    path: Path, params: FamilyParams | NetworkParams, origin: Origin, scores: tuple[Score, ...]
 ) -> None:
     """Writes the file of a rule, whole or not at all."""
-    text = HEADER + toml.to_toml(RuleFile(numbers(params), origin, scores))
+    if isinstance(params, NetworkParams):
+        file = RuleFile(network=weights(params), origin=origin, scores=scores)
+        header = HEADER.format(kind="A network around A_min", where="jaxsched/network.py")
+    else:
+        file = RuleFile(numbers(params), origin=origin, scores=scores)
+        header = HEADER.format(kind="A rule of the A_min family", where="docs/tuning.md")
+    text = header + toml.to_toml(file)
     store.write_atomically(path, lambda temporary: temporary.write_text(text))

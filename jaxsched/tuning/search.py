@@ -6,6 +6,7 @@ import dataclasses
 import zlib
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import jax
 import numpy as np
@@ -14,7 +15,6 @@ import pandas as pd
 from jaxsched import config as toml
 from jaxsched import policies, store
 from jaxsched._version import __version__
-from jaxsched.family import FamilyParams
 from jaxsched.frames import half_width
 from jaxsched.simulate import simulate
 from jaxsched.tuned import Score
@@ -25,8 +25,9 @@ from jaxsched.tuning.config import TuneConfig
 from jaxsched.tuning.descent import Descent
 from jaxsched.tuning.loop import OnStep, Progress
 from jaxsched.tuning.method import Method
+from jaxsched.tuning.network_space import NetworkSpace
 from jaxsched.tuning.problem import Problem
-from jaxsched.tuning.space import Space, lanes_of
+from jaxsched.tuning.space import Coordinates, Space, lanes_of
 
 AGAINST = ("h_sf", "a_min:on_eviction", "a_min:every_round")
 """Policies that a rule is compared with."""
@@ -54,7 +55,12 @@ class Outcome:
     curves: pd.DataFrame
 
 
-def methods(config: TuneConfig, problem: Problem, space: Space) -> list[Method]:
+def space_of(config: TuneConfig) -> Coordinates:
+    """Where a configuration searches."""
+    return NetworkSpace(config.seed) if config.member == "network" else Space(config.free)
+
+
+def methods(config: TuneConfig, problem: Problem, space: Coordinates) -> list[Method]:
     """The methods that a configuration names, the descent first."""
     descent = Descent(config, problem, space)
     each = problem.work(config.descent.candidates)
@@ -81,7 +87,7 @@ def run(
       folder: Where everything goes; checkpoints of the same configuration are taken up.
       on_step: Called as (method, progress) after every step.
     """
-    space = Space(config.free)
+    space = space_of(config)
     text = toml.to_toml(config)
     kept = store.open_store(folder, text)
     # A folder may hold checkpoints of another configuration or version as well.
@@ -93,7 +99,9 @@ def run(
         for method in chosen
     }
     best = min(chosen, key=lambda method: float(found[method.name].score))
-    written = rules.readable(problem, _rule(space, found[best.name]))
+    written = _rule(space, found[best.name])
+    if config.member == "family":
+        written = rules.readable(problem, written)
     tried = {name: _rule(space, progress) for name, progress in found.items()}
     tried[WRITTEN] = written
     rows, tests = _method_rows(problem, chosen, found, written), _test_rows(problem, tried)
@@ -106,13 +114,13 @@ def run(
     return Outcome(folder / f"{name}.toml", rows, tests, curves)
 
 
-def _rule(space: Space, progress: Progress) -> FamilyParams:
-    """The best rule of a method."""
-    return jax.tree.map(float, space.params(progress.best))
+def _rule(space: Coordinates, progress: Progress) -> Any:
+    """The numbers of the best rule of a method."""
+    return jax.tree.map(np.asarray, space.params(progress.best))
 
 
 def _method_rows(
-    problem: Problem, chosen: list[Method], found: dict[str, Progress], written: FamilyParams
+    problem: Problem, chosen: list[Method], found: dict[str, Progress], written: Any
 ) -> pd.DataFrame:
     rows = [
         {
@@ -130,7 +138,7 @@ def _method_rows(
     return pd.DataFrame([*rows, last])
 
 
-def _test_rows(problem: Problem, tried: dict[str, FamilyParams]) -> pd.DataFrame:
+def _test_rows(problem: Problem, tried: dict[str, Any]) -> pd.DataFrame:
     """One row per rule, prediction and test instance, in this order."""
     batch, config = problem.test, problem.config
     total = problem.latencies(batch, lanes_of(list(tried.values())))

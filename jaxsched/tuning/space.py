@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, Protocol
 
 import jax
 import numpy as np
@@ -37,9 +37,30 @@ SCALES = {
 """Field of `FamilyParams` -> c."""
 
 
-def lanes_of(rules: Sequence[FamilyParams]) -> FamilyParams:
-    """P rules as one with fields of shape [P]."""
+def lanes_of(rules: Sequence[Any]) -> Any:
+    """P rules as one with fields of shape [P, ...]."""
     return jax.tree.map(lambda *values: np.array(values, float), *rules)
+
+
+class Coordinates(Protocol):
+    """What a search asks of a space; one point is a vector z of shape [d].
+
+    Attributes:
+      size: d.
+      origin: The point that is A_min, of shape [d].
+    """
+
+    size: int
+    origin: NDArray[np.float64]
+
+    def clip(self, z: NDArray[np.float64]) -> NDArray[np.float64]:
+        """Brings points of shape [..., d] into the box."""
+
+    def params(self, z: Any, module: Any = np) -> Any:
+        """The rules of points of shape [..., d], with leading axes [...] in every field."""
+
+    def random(self, rng: np.random.Generator, count: int) -> NDArray[np.float64]:
+        """Points to start from, of shape [count, d]."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -51,6 +72,11 @@ class Space:
     """
 
     free: tuple[str, ...]
+
+    @property
+    def size(self) -> int:
+        """Coordinates of a point."""
+        return len(self.free)
 
     @property
     def scale(self) -> NDArray[np.float64]:
