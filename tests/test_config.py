@@ -57,7 +57,8 @@ def test_the_shipped_file_is_the_papers_experiment() -> None:
     assert min(paper.num_requests) == 200 and max(paper.num_requests) == 2000
     kinds = {specs.interval(text).kind for text in paper.predictions}
     assert kinds == {"one", "classes", "relative"}
-    assert len(paper.policies) == 6
+    untuned = [name for name in paper.policies if not name.startswith("tuned:")]
+    assert len(untuned) == 6 and len(paper.policies) == 9
 
 
 def test_toml_round_trip(file: Path) -> None:
