@@ -4,6 +4,7 @@ Usage:
 
     python -m experiments.tuned_rules OUT
     python -m experiments.tuned_rules OUT --trace NAME:MEMORY=FILE --trace …
+    python -m experiments.tuned_rules OUT --rule lmsys_one=FILE    instead of the shipped rule
 
 Every cell is a mean ratio of mean latencies on the same random instances, backlogs that no tuning
 has seen. The formats of traces are recognized; requests that can never fit are left out, and said
@@ -96,10 +97,14 @@ def main(argv: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("out", type=Path, metavar="OUT")
     parser.add_argument("--trace", action="append", default=[], metavar="NAME:MEMORY=FILE")
+    parser.add_argument("--rule", action="append", default=[], metavar="NAME=FILE")
     parser.add_argument("--lanes", type=int, default=128, metavar="N")
     args = parser.parse_args(argv)
     cases = [*home_and_sizes(), *(case for text in args.trace for case in on_trace(text))]
-    frame = pd.concat([compare(case, args.lanes) for case in track(cases, "simulating")])
+    files = {name: name for name in PREDICTIONS} | dict(text.split("=", 1) for text in args.rule)
+    frame = pd.concat(
+        [compare(case, files[case.rule], args.lanes) for case in track(cases, "simulating")]
+    )
     args.out.mkdir(parents=True, exist_ok=True)
     store.write_atomically(
         args.out / "results.parquet", lambda path: frame.to_parquet(path, index=False)
@@ -156,15 +161,15 @@ def on_trace(text: str) -> Iterator[Case]:
         yield Case(column, rule, lengths, predictions[kind], 1000, int(memory))
 
 
-def compare(case: Case, lanes: int) -> pd.DataFrame:
-    """Mean latency, in rounds, of every policy on fresh instances: one row each."""
+def compare(case: Case, rule: str, lanes: int) -> pd.DataFrame:
+    """Mean latency, in rounds, of a rule and other policies on fresh instances: one row each."""
     source = specs.interval(case.prediction).source
     instance = workloads.make(
         jax.random.key(KEY), lengths=case.lengths, n=case.n, memory=case.memory, lanes=lanes,
         intervals=source and source(case.memory),
     )  # fmt: skip
     chosen = {name: js.policy(name) for name in ("h_sf", HINDSIGHT, *READINGS)}
-    frame = {"rule": latency(instance, js.load_policy(case.rule))} | {
+    frame = {"rule": latency(instance, js.load_policy(rule))} | {
         name: latency(instance, policy) for name, policy in chosen.items()
     }
     bound = bounds.mean_busy_time_bound(instance.prompt, instance.output, instance.memory)

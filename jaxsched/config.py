@@ -86,10 +86,12 @@ class LengthsConfig:
     Attributes:
       source: An embedded distribution: "lmsys", "lmsys_tokens" or "sharegpt".
       max_output: Longest output in tokens; longer draws are drawn again. None: no limit.
+      max_total: Most tokens of prompt and output together, likewise: what fits into the memory.
     """
 
     source: str = "lmsys"
     max_output: int | None = at_least(1, default=None)
+    max_total: int | None = at_least(2, default=None)
 
     def __post_init__(self) -> None:
         one_of("source", self.source, specs.LENGTHS)

@@ -138,9 +138,7 @@ def draw_instances(config: JobConfig, n: int, prediction: str) -> Instance:
 def lengths_of(config: LengthsConfig) -> Lengths:
     """The length distribution that a configuration names."""
     lengths = specs.LENGTHS[config.source]()
-    if config.max_output is None:
-        return lengths
-    return lengths.truncated(max_output=config.max_output)
+    return lengths.truncated(max_output=config.max_output, max_total=config.max_total)
 
 
 def simulate_point(

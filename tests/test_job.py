@@ -6,6 +6,7 @@ import json
 from pathlib import Path
 from typing import Any
 
+import jax
 import numpy as np
 import pandas as pd
 import pyarrow.parquet as pq
@@ -234,6 +235,9 @@ def test_a_job_that_cannot_run_is_refused_before_it_has_a_folder(
     error = capsys.readouterr().err
     assert f"{file}: n = 40, prediction 'one:1:1000': lane " in error and "memory = 900," in error
     assert not out.exists()
+    fitting = config.load(file, config.JobConfig, {"lengths.max_total": 900})
+    prompt, output = job.lengths_of(fitting.lengths).sample(jax.random.key(0), (8, 40))
+    assert np.max(prompt + output) <= 900
     file.write_text(TEXT.replace("one:1:1000", "classes:100:3"))
     assert main(["run", str(file), "--out", str(out)]) == 1
     assert "1 to 300 (lengths.max_output leaves longer ones out)" in capsys.readouterr().err

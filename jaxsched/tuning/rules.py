@@ -99,8 +99,9 @@ def lengths_text(config: TuneConfig) -> str:
     """Where the requests come from, in words."""
     if config.trace is not None:
         return f"{Path(config.trace.path).name}, SHA-256 {config.trace.sha256}"
-    longest = config.lengths.max_output
-    return config.lengths.source + ("" if longest is None else f", outputs up to {longest}")
+    limits = {"outputs": config.lengths.max_output, "prompt + output": config.lengths.max_total}
+    given = [f", {name} up to {limit}" for name, limit in limits.items() if limit is not None]
+    return config.lengths.source + "".join(given)
 
 
 def write_rule(
