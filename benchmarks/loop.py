@@ -27,9 +27,7 @@ def _jobs(scale: Scale) -> list[Job]:
 def _row(scale: Scale, n: int) -> list[Row]:
     lanes, chosen = scale.wide, policy(scale.some[-1])
     plan = make_plan(n, lanes, False)
-    lay_out = functools.partial(
-        make_table, limits=LIMITS, policy=chosen, numbers=Numbers()
-    )
+    lay_out = functools.partial(make_table, limits=LIMITS, policy=chosen, numbers=Numbers())
     table = jax.eval_shape(lay_out, _shapes(lanes, n))
     skip = jax.ShapeDtypeStruct((lanes,), bool)
     state = jax.eval_shape(lambda table, skip: pool._start(table, plan, skip), table, skip)

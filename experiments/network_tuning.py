@@ -243,9 +243,7 @@ def figure(curves: pd.DataFrame) -> Figure:
         for axes, column in ((by_work, "work"), (by_time, "seconds")):
             for name, own in curves.groupby("name", sort=False):
                 label, color, line = LOOKS[name]
-                axes.step(
-                    own[column], own["best"], where="post", color=color, ls=line, label=label
-                )
+                axes.step(own[column], own["best"], where="post", color=color, ls=line, label=label)
             axes.set_xscale("log")
             axes.xaxis.set_minor_formatter(NullFormatter())
         es = curves[curves["name"] == "es"]

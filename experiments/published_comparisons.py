@@ -145,6 +145,7 @@ def known_lengths(lanes: int) -> pd.DataFrame:
 
 def markdown(table: pd.DataFrame, digits: int) -> str:
     """The table with its numbers rounded, in Markdown."""
+
     def text(value: object) -> str:
         return f"{value:,.{digits}f}" if isinstance(value, float) else str(value)
 

@@ -39,7 +39,7 @@ KINDS = {
     "one": "one interval",
     "classes": "classes of 100",
     "relative": "(1 ± 0.5)o",
-    "real": "real classes",
+    "real": "classes, real errors",
 }
 
 PREDICTIONS = {
@@ -229,8 +229,6 @@ def figure(home: pd.DataFrame) -> Figure:
         axes.grid(axis="y", visible=False)
         plots.legend_above(drawn, axes, columns=2)
     return drawn
-
-
 
 
 def _label(rule: str) -> str:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import math
 import os
 import tomllib
 import types
@@ -67,7 +68,8 @@ def different_policies(names: tuple[str, ...]) -> None:
         first = canonical.index(name)
         if first < i:
             raise ValueError(
-                f"policies: {names[first]!r} and {names[i]!r} are the same; expected different ones"
+                f"policies: {names[first]!r} and {names[i]!r} are both called {canonical[i]!r}; "
+                "expected different ones (files of rules: different file names)"
             )
 
 
@@ -244,6 +246,7 @@ def _value(key: str, hint: Any, value: Any, minimum: float | None) -> Any:
     _expect(key, value, right, NAMES[hint])
     if minimum is not None:
         _expect(key, value, value >= minimum, f"at least {minimum}")
+        _expect(key, value, value < math.inf, "a finite number")
     return value
 
 

@@ -140,8 +140,8 @@ class Result:
         with jax.enable_x64(True):
             exact = ticks.astype(jnp.float64) / np.float64(TICKS_PER_SECOND)
             seconds = jnp.where(ticks < 0, np.float64(-1), exact)
-        return seconds if jax.config.jax_enable_x64 else lax.convert_element_type(
-            seconds, np.float32
+        return (
+            seconds if jax.config.jax_enable_x64 else lax.convert_element_type(seconds, np.float32)
         )
 
     def _expect_clock(self, clock: bool, name: str) -> None:

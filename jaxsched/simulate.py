@@ -34,6 +34,18 @@ from jaxsched.result import Result
 ENGINES = ("auto", "jax", "native")
 
 
+def _give_callbacks_a_thread() -> None:
+    """On a single core XLA has one thread, and a callback on it can wait for itself for ever.
+
+    Two threads are enough for one caller; XLA reads the variable when JAX first touches a device.
+    """
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    if cores == 1:
+        os.environ.setdefault("PJRT_NPROC", "2")
+
+
+_give_callbacks_a_thread()
+
 
 def simulate(
     instance: Instance,
@@ -334,22 +346,7 @@ def _native_kind(
     return name, {"params": params}
 
 
-def _give_callbacks_a_thread() -> None:
-    """On a single core XLA has one thread, and a callback on it can wait for itself for ever.
-
-    Two threads on one core are enough; XLA reads the variable when JAX first touches a device.
-    """
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-    if cores == 1:
-        os.environ.setdefault("PJRT_NPROC", "2")
-
-
-_give_callbacks_a_thread()
-
-
-def _native_callback(
-    policy: Policy, flat: Instance, numbers: Numbers, limits: Limits
-) -> Result:
+def _native_callback(policy: Policy, flat: Instance, numbers: Numbers, limits: Limits) -> Result:
     """Runs the native engine from inside a traced computation."""
     lanes, n = flat.prompt.shape
     shapes = {

@@ -30,6 +30,7 @@ def test_shipped_policies_keep_it(name):
 
 def random_numbers(rng):
     """Numbers of the family from all over their ranges, and often plain ones."""
+
     def number(name):
         low, high = RANGES[name]
         return rng.choice((0.0, 1.0, rng.uniform(-1, 2), rng.uniform(low, high)))

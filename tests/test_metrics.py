@@ -154,16 +154,12 @@ def watch_one(
     return tokens
 
 
-def lasts(
-    t: int, outcome: reference.Outcome, clock: js.Clock, requests: list[Request]
-) -> int:
+def lasts(t: int, outcome: reference.Outcome, clock: js.Clock, requests: list[Request]) -> int:
     prompt, active, used = in_round(t, requests, outcome)
     return reference.Clock(*map(int, js.clocks.ticks(clock))).lasts(prompt, active, used)
 
 
-def in_round(
-    t: int, requests: list[Request], outcome: reference.Outcome
-) -> tuple[int, int, int]:
+def in_round(t: int, requests: list[Request], outcome: reference.Outcome) -> tuple[int, int, int]:
     """Prompt tokens admitted in a round, active requests, and tokens of cache."""
     prompt = active = used = 0
     for request, runs in zip(requests, outcome.runs, strict=True):

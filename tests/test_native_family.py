@@ -30,8 +30,7 @@ def random_params(rng):
         lambda: [rng.choice((a, b, 0)) for a, b in zip(LEAST, MOST, strict=True)],
         lambda: [rng.randint(a, b) for a, b in zip(USUAL_LEAST, USUAL_MOST, strict=True)],
         lambda: [
-            rng.choice((0, rng.randint(a, b)))
-            for a, b in zip(USUAL_LEAST, USUAL_MOST, strict=True)
+            rng.choice((0, rng.randint(a, b))) for a, b in zip(USUAL_LEAST, USUAL_MOST, strict=True)
         ],
     )
     return rng.choice(draws)()

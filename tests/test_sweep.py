@@ -226,7 +226,9 @@ def test_random_values_are_reproducible_and_within_their_ranges() -> None:
 
 
 def test_random_values_join_their_axes() -> None:
-    text = TEXT + """
+    text = (
+        TEXT
+        + """
 [[random]]
 axis = "memory"
 value = "{uniform:200:210}"
@@ -236,6 +238,7 @@ axis = "policies"
 value = "a_min_family:start={uniform:0:1},run_growth={uniform:0:2}"
 count = 3
 """
+    )
     settings = load(text)
     values = Axes.of(settings).values
     assert set(AXES) == set(values)

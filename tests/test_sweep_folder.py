@@ -325,7 +325,9 @@ def test_two_processes_with_two_devices_each_give_the_same_table(
     running = [
         subprocess.Popen(
             [sys.executable, "-m", "jaxsched", *command(file, out, *more, "--process-id", str(i))],
-            env={**environment(), **flags}, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
+            env={**environment(), **flags},
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
             text=True,
         )  # fmt: skip
         for i in range(2)

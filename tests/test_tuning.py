@@ -9,6 +9,7 @@ import signal
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import jax
 import numpy as np
@@ -20,13 +21,13 @@ from jaxsched import cli
 from jaxsched import config as toml
 from jaxsched.family import FIELDS, RANGES, quantize
 from jaxsched.tuned import read_rule
-from jaxsched.tuning import loop, rules, search
+from jaxsched.tuning import loop, relaxed, rules, search
 from jaxsched.tuning.baselines import Screen
 from jaxsched.tuning.cma_es import CmaEs
 from jaxsched.tuning.config import METHODS, OPTIMIZERS, DescentConfig, TuneConfig
 from jaxsched.tuning.descent import Descent
 from jaxsched.tuning.estimators import estimator
-from jaxsched.tuning.gradient import ranked
+from jaxsched.tuning.gradient import Gradient, ranked
 from jaxsched.tuning.problem import Problem
 from jaxsched.tuning.space import Space, lanes_of
 
@@ -173,6 +174,30 @@ def test_the_relaxation_points_downhill(problem: Problem, name: str) -> None:
     assert after < before
 
 
+def test_pairs_of_combined_spread_along_the_relaxation(
+    problem: Problem, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    guide = np.array([[0.0, -3.0, 4.0]])
+    seen: list[np.ndarray] = []
+
+    def from_pairs(*args: Any) -> Gradient:
+        seen.append(args[4])
+        return Gradient(guide, np.zeros(1), 1000)
+
+    monkeypatch.setattr(relaxed, "relaxation", lambda *_: lambda *_: Gradient(guide, guide[0], 10))
+    monkeypatch.setattr(relaxed, "from_pairs", from_pairs)
+    space = Space(("admit_prompt", "admit_area", "evict_prompt"))
+    settings = DescentConfig(estimator="combined", pairs=40_000, guidance=0.25)
+    found = estimator(settings, problem, space)(
+        np.zeros((1, 3)), problem.fresh(1), 0, np.random.default_rng(0)
+    )
+    assert found.work == 1010
+    along = np.array([0.0, -0.6, 0.8])
+    # A quarter of the whole variance, which is 3 as without a guide.
+    expected = 0.75 * np.eye(3) + 0.25 * 3 * np.outer(along, along)
+    np.testing.assert_allclose(np.cov(seen[0][:, 0].T), expected, atol=0.03)
+
+
 class Valley(Problem):
     """Scores that are a narrow valley with its lowest point at 1, …, 1; no simulation."""
 
@@ -310,3 +335,36 @@ def test_killed_and_resumed_gives_the_same_bits(folder: Path) -> None:
     for table in ("curves", "results"):
         one, other = (pd.read_parquet(folder / name / f"{table}.parquet") for name in "ab")
         pd.testing.assert_frame_equal(one, other, check_exact=True)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (("lanes = 4", "lane = 4"), "unknown key lane (did you mean lanes?)"),
+        (("steps = 8", "steps = 0"), "descent.steps: got 0; expected at least 1"),
+        (
+            ("steps = 8", "sigma = [inf, 0.1]"),
+            "descent.sigma[0]: got inf; expected a finite number",
+        ),
+        (("steps = 8", 'estimator = "guess"'), "descent.estimator: unknown value 'guess'"),
+        (("chains = 2", "chains = 20"), "descent.chains: got 20; expected at most starts + 1"),
+        (('["one:1:100"]', "[]"), "predictions: got an empty list"),
+        (("seed = 0", ""), "lengths, trace: expected one of the tables"),
+        (('.csv"', '.csv"\nsha256 = "0"'), "trace.sha256: got '0'; expected '"),
+    ],
+    ids=lambda value: value if isinstance(value, str) else "",
+)
+def test_a_configuration_that_makes_no_sense_is_refused(
+    folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str],
+    change: tuple[str, str], message: str, monkeypatch: pytest.MonkeyPatch,
+) -> None:  # fmt: skip
+    monkeypatch.chdir(folder)
+    text = (
+        SMALL.replace(*change) if change[0] in SMALL else SMALL + '\n[lengths]\nsource = "lmsys"\n'
+    )
+    (tmp_path / "bad.toml").write_text(text)
+    out = tmp_path / "out"
+    assert cli.main(["tune", str(tmp_path / "bad.toml"), "--out", str(out)]) == 1
+    error = capsys.readouterr().err
+    assert "bad.toml: " in error and message in error
+    assert not out.exists()

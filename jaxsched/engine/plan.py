@@ -26,9 +26,7 @@ SHORT_RUN = 4096
 """Returned requests that are merged at once; beyond, a short run is merged into a long one."""
 
 
-def make_plan(
-    n: int, lanes: int, arrivals: bool, clocked: bool = False, history: int = 0
-) -> Plan:
+def make_plan(n: int, lanes: int, arrivals: bool, clocked: bool = False, history: int = 0) -> Plan:
     """Sizes for `lanes` instances of n requests each.
 
     The numbers are measured on a CPU, see docs/performance.md. They depend on shapes only, so that

@@ -95,9 +95,7 @@ class Queue:
     estimate: chex.Array
 
 
-def make_table(
-    instance: Instance, limits: Limits, policy: Policy, numbers: Numbers
-) -> Table:
+def make_table(instance: Instance, limits: Limits, policy: Policy, numbers: Numbers) -> Table:
     """Lays out canonical instances of lane shape [N] for one policy."""
     clock = due = None
     arrivals = instance.arrival is not None

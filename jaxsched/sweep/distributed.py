@@ -54,9 +54,7 @@ def start(
     # Nothing is computed across processes; else CPUs would be connected for it, and say so.
     jax.config.update("jax_cpu_collectives_implementation", None)
     try:
-        jax.distributed.initialize(
-            coordinator, processes, process, shutdown_timeout_seconds=WEEKS
-        )
+        jax.distributed.initialize(coordinator, processes, process, shutdown_timeout_seconds=WEEKS)
     except (ValueError, RuntimeError) as error:
         raise ValueError(
             f"the processes could not be joined: {error}; outside of SLURM, Open MPI and TPU pods "

@@ -152,4 +152,3 @@ def finish(parts: Parts, processes: Processes) -> list[Range]:
     if not missing:
         parts.finish()
     return missing
-

@@ -51,6 +51,11 @@ def _settings(args: argparse.Namespace) -> TuneConfig:
     if settings.trace is None:
         return settings
     digest = replay.digest(Path(settings.trace.path))
+    if settings.trace.sha256 not in ("", digest):
+        raise ValueError(
+            f"{args.config}: trace.sha256: got {settings.trace.sha256!r}; expected {digest!r}, "
+            f"that of {settings.trace.path}"
+        )
     return dataclasses.replace(settings, trace=dataclasses.replace(settings.trace, sha256=digest))
 
 

@@ -67,10 +67,12 @@ class NetworkSpace:
         """
         ends = np.cumsum([np.prod(shape, dtype=int) for shape in SHAPES.values()])
         parts = module.split(z, ends[:-1].tolist(), axis=-1)
-        return NetworkParams(**{
-            name: (SCALES[name] * part).reshape(*z.shape[:-1], *shape)
-            for (name, shape), part in zip(SHAPES.items(), parts, strict=True)
-        })
+        return NetworkParams(
+            **{
+                name: (SCALES[name] * part).reshape(*z.shape[:-1], *shape)
+                for (name, shape), part in zip(SHAPES.items(), parts, strict=True)
+            }
+        )
 
     def random(self, rng: np.random.Generator, count: int) -> NDArray[np.float64]:
         """Points around the origin, of shape [count, d], with its hidden units."""

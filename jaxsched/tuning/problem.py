@@ -130,6 +130,11 @@ def _laws(config: TuneConfig) -> list[Lengths]:
         trace=given.pop("path"), memory=config.memory, policies=("a_min",), interval=own, **given
     )
     trace = replay.load(options).trace
+    if len(trace) < len(SHARES) + 1:
+        raise ValueError(
+            f"{trace.source}: got {len(trace)} requests; expected at least {len(SHARES) + 1}, for "
+            "tuning, validation and test have rows of their own"
+        )
     rows = np.asarray(jax.random.permutation(jax.random.key(config.seed), len(trace)))
     ends = np.rint(np.cumsum(SHARES) * len(trace)).astype(int)
     parts = np.split(rows, ends[:-1])

@@ -106,7 +106,7 @@ def run(
     tried[WRITTEN] = written
     rows, tests = _method_rows(problem, chosen, found, written), _test_rows(problem, tried)
     curves = pd.concat([_curve(method, found[method.name]) for method in chosen])
-    name = folder.resolve().name.removeprefix("tune_")
+    name = folder.resolve().name.removeprefix("tune_") or "rule"
     origin = rules.origin(config, best.label, int(found[best.name].work))
     rules.write_rule(folder / f"{name}.toml", written, origin, tuple(_scores(tests)))
     for table, title in ((rows, "methods"), (tests, "results"), (curves, "curves")):

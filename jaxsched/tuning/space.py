@@ -123,8 +123,7 @@ class Space:
         return FamilyParams(**filled, **rest)
 
     def random(self, rng: np.random.Generator, count: int) -> NDArray[np.float64]:
-        """Points anywhere in the box, of shape [count, d]; a quarter of their numbers as in A_min.
-        """
+        """Points anywhere in the box, of shape [count, d]; a quarter of the numbers as in A_min."""
         low, high = self.box
         drawn = low + (high - low) * rng.random((count, len(self.free)))
         return np.where(rng.random(drawn.shape) < 0.25, self.origin, drawn)
