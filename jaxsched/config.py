@@ -67,9 +67,10 @@ def different_policies(names: tuple[str, ...]) -> None:
     for i, name in enumerate(canonical):
         first = canonical.index(name)
         if first < i:
+            files = all(names[j].startswith("tuned:") for j in (first, i))
+            what = f"both called {canonical[i]!r}" if files else "the same"
             raise ValueError(
-                f"policies: {names[first]!r} and {names[i]!r} are both called {canonical[i]!r}; "
-                "expected different ones (files of rules: different file names)"
+                f"policies: {names[first]!r} and {names[i]!r} are {what}; expected different ones"
             )
 
 

@@ -120,3 +120,12 @@ def test_the_command_line_takes_rules(tmp_path: Path, capsys: pytest.CaptureFixt
     words = ["simulate", str(trace), "--memory", "500", "--interval", "one:1:100"]
     assert cli.main([*words, "--policies", policies]) == 0
     assert "mine" in capsys.readouterr().out
+
+
+def test_two_files_of_one_name_are_told_apart_from_one_file(tmp_path: Path) -> None:
+    for folder in ("a", "b"):
+        (tmp_path / folder).mkdir()
+        (tmp_path / folder / "mine.toml").write_text(RULE)
+    names = tuple(f"tuned:{tmp_path / folder / 'mine.toml'}" for folder in ("a", "b"))
+    with pytest.raises(ValueError, match="are both called 'tuned:mine'; expected different ones"):
+        config.different_policies(names)
