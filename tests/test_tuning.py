@@ -368,3 +368,19 @@ def test_a_configuration_that_makes_no_sense_is_refused(
     error = capsys.readouterr().err
     assert "bad.toml: " in error and message in error
     assert not out.exists()
+
+
+@pytest.mark.parametrize("kind", [KeyboardInterrupt, ValueError, RuntimeError])
+def test_ctrl_c_says_how_to_go_on_even_from_within_a_callback(
+    folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch, kind: type[BaseException],
+) -> None:  # fmt: skip
+    def run(*_: Any) -> None:
+        raise kind("INTERNAL: CpuCallback error calling callback: KeyboardInterrupt")
+
+    monkeypatch.chdir(folder)
+    monkeypatch.setattr(search, "run", run)
+    code = cli.main(["tune", "tune_small.toml", "--out", str(tmp_path / "out")])
+    captured = capsys.readouterr()
+    assert code == 130 and "stopped" in captured.err and "INTERNAL" not in captured.err
+    assert "run the same again to go on" in captured.out

@@ -30,10 +30,13 @@ def tune(args: argparse.Namespace) -> None:
         with console.status("drawing the instances"):
             problem = Problem(settings)
         outcome = _run_with_progress(settings, problem, folder, console)
-    except ValueError as error:
-        raise ValueError(f"{args.config}: {error}") from None
-    except KeyboardInterrupt:
-        say(console, f"what is done is kept in {folder}; run the same again to go on")
+    except (KeyboardInterrupt, RuntimeError, ValueError) as error:
+        # Where Ctrl-C falls into a callback, XLA makes an error of its own of it.
+        if isinstance(error, KeyboardInterrupt) or "KeyboardInterrupt" in str(error):
+            say(console, f"what is done is kept in {folder}; run the same again to go on")
+            raise KeyboardInterrupt from None
+        if isinstance(error, ValueError):
+            raise ValueError(f"{args.config}: {error}") from None
         raise
     console.print(*report.table(settings, outcome), sep="\n")
     say(console, f"rule:    {outcome.rule}; use it as --policies tuned:{outcome.rule}")
