@@ -34,6 +34,7 @@ from numpy.typing import NDArray
 from rich.progress import Progress as Bar
 
 import jaxsched as js
+from experiments.tables import markdown
 from jaxsched import plots, specs, store, workloads
 from jaxsched.config import LengthsConfig
 from jaxsched.frames import half_width
@@ -134,12 +135,12 @@ def main(argv: list[str] | None = None) -> None:
         for name in RUNS:
             found[name] = tune(name, args.seed, out, bar, found.get("relaxation"))
     curves = pd.concat([run.curve for run in found.values()], ignore_index=True)
-    save(curves, out / "curves.parquet")
+    store.write_parquet(out / "curves.parquet", curves, {})
     print(f"\n{work_table(curves)}")
-    policies = {f"`{name}`": run.policy for name, run in found.items()}
+    policies = {name: run.policy for name, run in found.items()}
     policies[f"shipped `{SHIPPED}`"] = js.load_policy(SHIPPED)
     frame = pd.concat([transfer(place, policies) for place in PLACES], ignore_index=True)
-    save(frame, out / "transfer.parquet")
+    store.write_parquet(out / "transfer.parquet", frame, {})
     print(f"\n{transfer_table(frame)}\n")
     print(plots.save(figure(curves), out / "figures" / "network_tuning"))
 
@@ -176,31 +177,32 @@ def tune(name: str, seed: int, out: Path, bar: Bar, before: Run | None) -> Run:
     return Run(frame, done.best, js.load_policy(path))
 
 
-def save(frame: pd.DataFrame, path: Path) -> None:
-    store.write_atomically(path, lambda temporary: frame.to_parquet(temporary, index=False))
-
-
 def work_table(curves: pd.DataFrame) -> str:
     """Last scores, and what it took to come to that of "es" and to its score at a fifth of it."""
     es = curves[curves["name"] == "es"]
-    last, total = es["best"].min(), es["work"].max()
-    rows = [
-        f"| gradient | work | CPU time | best | best at {total / FIFTH / 1e6:.2f} M requests "
-        f"| work to {last:.4f} | CPU time to it |",
-        "|---|---|---|---|---|---|---|",
-    ]
+    last, fifth = es["best"].min(), es["work"].max() / FIFTH
+    rows = []
     for name, own in curves.groupby("name", sort=False):
-        within = own.loc[own["work"] <= total / FIFTH, "best"]
         there = own[own["best"] <= last]
-        reached = (
-            f"{there['work'].iloc[0] / 1e6:.2f} M | {there['seconds'].iloc[0]:.0f} s"
-            if len(there) else "not reached | –"
-        )  # fmt: skip
+        reached = ("not reached", "–")
+        if len(there):
+            reached = _millions(there["work"].iloc[0]), f"{there['seconds'].iloc[0]:.0f} s"
         rows.append(
-            f"| {LOOKS[name][0]} | {own['work'].max() / 1e6:.2f} M | {own['seconds'].max():.0f} s "
-            f"| {own['best'].min():.4f} | {within.min():.4f} | {reached} |"
+            {
+                "gradient": LOOKS[name][0],
+                "work": _millions(own["work"].max()),
+                "CPU time": f"{own['seconds'].max():.0f} s",
+                "best": own["best"].min(),
+                f"best at {_millions(fifth)}": own.loc[own["work"] <= fifth, "best"].min(),
+                f"work to {last:.4f}": reached[0],
+                "CPU time to it": reached[1],
+            }
         )
-    return "\n".join(rows)
+    return markdown(pd.DataFrame(rows), 4)
+
+
+def _millions(requests: float) -> str:
+    return f"{requests / 1e6:.2f} M"
 
 
 def transfer(place: str, policies: dict[str, js.Policy]) -> pd.DataFrame:
@@ -228,11 +230,9 @@ def transfer_table(frame: pd.DataFrame) -> str:
     cells = frame.groupby(["name", "place"], sort=False)["ratio"].agg(
         lambda ratio: f"{ratio.mean():.3f} ± {half_width(ratio):.3f}"
     )
-    rows = ["| rule | " + " | ".join(PLACES) + " |", "|---" * (1 + len(PLACES)) + "|"]
-    for name in dict.fromkeys(frame["name"]):
-        label = LOOKS[name.strip("`")][0] if name.strip("`") in LOOKS else name
-        rows.append(f"| {label} | " + " | ".join(cells[name, place] for place in PLACES) + " |")
-    return "\n".join(rows)
+    table = cells.unstack("place")[list(PLACES)].loc[list(dict.fromkeys(frame["name"]))]
+    table.insert(0, "rule", [LOOKS[name][0] if name in LOOKS else name for name in table.index])
+    return markdown(table)
 
 
 def figure(curves: pd.DataFrame) -> Figure:

@@ -23,6 +23,7 @@ from matplotlib import rc_context
 from matplotlib.figure import Figure
 
 import jaxsched as js
+from experiments.tables import markdown
 from jaxsched import plots
 from jaxsched.frames import half_width
 from jaxsched.workloads import draws, embedded, intervals
@@ -141,16 +142,6 @@ def known_lengths(lanes: int) -> pd.DataFrame:
             row[name] = float(np.mean(total / np.asarray(bound)))
         rows.append(row)
     return pd.DataFrame(rows)
-
-
-def markdown(table: pd.DataFrame, digits: int) -> str:
-    """The table with its numbers rounded, in Markdown."""
-
-    def text(value: object) -> str:
-        return f"{value:,.{digits}f}" if isinstance(value, float) else str(value)
-
-    rows = [list(table.columns), ["---"] * table.shape[1], *table.itertuples(index=False)]
-    return "\n".join("| " + " | ".join(map(text, row)) + " |" for row in rows)
 
 
 def main(folder: Path, lanes: int) -> None:

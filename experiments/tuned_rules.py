@@ -26,6 +26,7 @@ from matplotlib.figure import Figure
 from rich.progress import track
 
 import jaxsched as js
+from experiments.tables import markdown
 from jaxsched import bounds, plots, specs, store, workloads
 from jaxsched.frames import half_width
 from jaxsched.workloads import Lengths
@@ -105,10 +106,7 @@ def main(argv: list[str] | None = None) -> None:
     frame = pd.concat(
         [compare(case, files[case.rule], args.lanes) for case in track(cases, "simulating")]
     )
-    args.out.mkdir(parents=True, exist_ok=True)
-    store.write_atomically(
-        args.out / "results.parquet", lambda path: frame.to_parquet(path, index=False)
-    )
+    store.write_parquet(args.out / "results.parquet", frame, {})
     sizes = frame["where"].isin({where(*size) for size in SIZES})
     for part in (frame[sizes], frame[~sizes]):
         for against in ("a_min", "h_sf") if len(part) else ():
@@ -195,14 +193,9 @@ def ratios(frame: pd.DataFrame, against: str) -> pd.DataFrame:
         lambda values: f"{values.mean(skipna=False):.3f} ± {half_width(values):.3f}"
     )
     names, places = (list(dict.fromkeys(frame[column])) for column in ("name", "where"))
-    return cells.unstack("where").loc[names, places].fillna("")
-
-
-def markdown(table: pd.DataFrame) -> str:
-    """The table as Markdown."""
-    rows = [["rule", *table.columns], ["---"] * (1 + len(table.columns))]
-    rows += [[f"`{name}`", *cells] for name, *cells in table.itertuples()]
-    return "\n".join(f"| {' | '.join(row)} |" for row in rows)
+    table = cells.unstack("where").loc[names, places].fillna("")
+    table.insert(0, "rule", [f"`{name}`" for name in names])
+    return table
 
 
 def figure(home: pd.DataFrame) -> Figure:

@@ -174,19 +174,25 @@ def _labelled(tables: Sequence[pd.DataFrame], predictions: Sequence[str]) -> Ite
 
 def join(instances: Sequence[Instance], width: int) -> Instance:
     """Puts instances of lane shape [lanes] one after another and pads them to `width` requests."""
-    n = instances[0].n
+    joined = concatenate(instances)
+    n = joined.n
+    padded = {
+        field: np.pad(values, ((0, 0), (0, width - n)), mode="edge")
+        for field in REQUEST_FIELDS
+        if (values := getattr(joined, field)) is not None
+    }
+    return joined.replace(**padded, num_requests=np.full(joined.lanes, n, np.int32))
+
+
+def concatenate(instances: Sequence[Instance]) -> Instance:
+    """Puts instances of lane shape [lanes] and one number of requests one after another."""
     columns = {
         field: np.concatenate([np.asarray(getattr(instance, field)) for instance in instances])
         for field in REQUEST_FIELDS
         if getattr(instances[0], field) is not None
     }
-    padded = {
-        field: np.pad(values, ((0, 0), (0, width - n)), mode="edge")
-        for field, values in columns.items()
-    }
-    lanes = len(padded["prompt"])
     memory = np.concatenate([np.broadcast_to(i.memory, i.lanes) for i in instances])
-    return Instance(**padded, memory=memory, num_requests=np.full(lanes, n, np.int32))
+    return Instance(**columns, memory=memory)
 
 
 def reads_predictions(policy: Policy) -> bool:

@@ -19,6 +19,7 @@ from jaxsched.tuning.config import DescentConfig, TuneConfig
 from jaxsched.tuning.estimators import estimator
 from jaxsched.tuning.network_space import NetworkSpace
 from jaxsched.tuning.problem import Problem
+from tests.small_tuning import fill
 
 SMALL = """\
 memory = 500
@@ -42,17 +43,9 @@ chains = 1
 """
 
 
-TRACE = "arrived_at,num_prefill_tokens,num_decode_tokens\n" + "".join(
-    f"{i},{1 + 37 * i % 101},{1 + 53 * i % 97}\n" for i in range(400)
-)
-
-
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    path = tmp_path_factory.mktemp("network")
-    (path / "requests.csv").write_text(TRACE)
-    (path / "tune_small.toml").write_text(SMALL)
-    return path
+    return fill(tmp_path_factory.mktemp("network"), SMALL)
 
 
 @pytest.fixture(scope="module")

@@ -30,6 +30,7 @@ from jaxsched.tuning.estimators import estimator
 from jaxsched.tuning.gradient import Gradient, ranked
 from jaxsched.tuning.problem import Problem
 from jaxsched.tuning.space import Space, lanes_of
+from tests.small_tuning import TRACE, fill
 
 ROOT = Path(__file__).parent.parent
 
@@ -52,17 +53,10 @@ pairs = 2
 chains = 2
 """
 
-TRACE = "arrived_at,num_prefill_tokens,num_decode_tokens\n" + "".join(
-    f"{i},{1 + 37 * i % 101},{1 + 53 * i % 97}\n" for i in range(400)
-)
-
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    path = tmp_path_factory.mktemp("tuning")
-    (path / "requests.csv").write_text(TRACE)
-    (path / "tune_small.toml").write_text(SMALL)
-    return path
+    return fill(tmp_path_factory.mktemp("tuning"), SMALL)
 
 
 @pytest.fixture(scope="module")

@@ -12,6 +12,7 @@ import pytest
 import jaxsched as js
 from jaxsched import cli, config, job, specs, tuned
 from jaxsched.testing import check_policy
+from tests.small_tuning import TRACE
 
 NAMES = (
     "lmsys", "lmsys_classes", "lmsys_one", "lmsys_real", "lmsys_relative",
@@ -112,9 +113,8 @@ def test_a_changed_file_is_simulated_again(tmp_path: Path) -> None:
 
 
 def test_the_command_line_takes_rules(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    rows = "".join(f"{i},{1 + 37 * i % 101},{1 + 53 * i % 97}\n" for i in range(80))
     trace = tmp_path / "trace.csv"
-    trace.write_text("arrived_at,num_prefill_tokens,num_decode_tokens\n" + rows)
+    trace.write_text("".join(TRACE.splitlines(keepends=True)[:81]))
     (tmp_path / "mine.toml").write_text(RULE)
     policies = f"h_sf,tuned:lmsys_one,tuned:{tmp_path / 'mine.toml'}"
     words = ["simulate", str(trace), "--memory", "500", "--interval", "one:1:100"]

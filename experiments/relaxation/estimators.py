@@ -20,6 +20,8 @@ from numpy.typing import NDArray
 import jaxsched as js
 from experiments.relaxation.cases import SPACE
 from jaxsched import relaxation
+from jaxsched.tuning.config import DescentConfig
+from jaxsched.tuning.gradient import along_guide
 
 SIGMA = 0.2
 """Deviation of the noise, in z; the tuning ends with as much."""
@@ -30,8 +32,8 @@ STEPS = 128
 DRAWS = 4
 """Perturbations of an instance by optax."""
 
-GUIDANCE = 0.5
-"""Share of the noise along the guide, the tuning's default."""
+GUIDANCE = DescentConfig.guidance
+"""Share of the noise along the guide."""
 
 BATCHES = 4
 """Samples are taken in so many batches; the fastest one says what a sample takes."""
@@ -115,11 +117,8 @@ def slopes(z: Vectors, noise: Vectors, instance: js.Instance) -> Vectors:
 
 
 def guided(z: Vectors, guide: Vectors, instance: js.Instance, rng: np.random.Generator) -> Vectors:
-    """Samples of `evolution` with noise that leans along a guide (arXiv 1806.10230)."""
-    lanes, d = len(instance.prompt), len(z)
-    direction = guide / max(np.linalg.norm(guide), 1e-30)
-    noise = np.sqrt(1 - GUIDANCE) * rng.standard_normal((lanes, d))
-    noise += np.sqrt(GUIDANCE * d) * rng.standard_normal((lanes, 1)) * direction
+    """Samples of `evolution` with the noise of `combined` in the tuning."""
+    noise = along_guide(rng, guide[None], len(instance.prompt), GUIDANCE)[:, 0]
     return slopes(z, noise, instance)
 
 
@@ -225,21 +224,6 @@ def _relaxed(
     return taken(sample, len(instance.prompt), 2)
 
 
-def soft_score(
-    z: jax.Array,
-    temperature: jax.Array,
-    instance: js.Instance,
-    timeline: relaxation.Timeline,
-    exact_gradient: bool = False,
-) -> jax.Array:
-    """ln(relaxed mean latency), of the lanes' shape."""
-    params = SPACE.params(z, jnp)
-    soft = relaxation.soft_simulate(
-        instance, params, temperature, timeline, exact_gradient=exact_gradient
-    )
-    return jnp.log(soft.mean_latency)
-
-
 @jax.jit(static_argnames="exact_gradient")
 def soft_gradients(
     z: jax.Array,
@@ -248,9 +232,13 @@ def soft_gradients(
     timeline: relaxation.Timeline,
     exact_gradient: bool = False,
 ) -> jax.Array:
-    """Gradients of `soft_score` at one point, lane by lane: of shape [lanes, d]."""
+    """Gradients of ln(relaxed mean latency) at one point, lane by lane: of shape [lanes, d]."""
 
-    def one(instance: js.Instance, timeline: relaxation.Timeline) -> jax.Array:
-        return jax.grad(soft_score)(z, temperature, instance, timeline, exact_gradient)
+    def score(z: jax.Array, instance: js.Instance, timeline: relaxation.Timeline) -> jax.Array:
+        params = SPACE.params(z, jnp)
+        soft = relaxation.soft_simulate(
+            instance, params, temperature, timeline, exact_gradient=exact_gradient
+        )
+        return jnp.log(soft.mean_latency)
 
-    return jax.vmap(one)(instance, timeline)
+    return jax.vmap(jax.grad(score), in_axes=(None, 0, 0))(z, instance, timeline)

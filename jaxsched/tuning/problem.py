@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 
 from jaxsched import job, policies, replay, specs, workloads
 from jaxsched.family import a_min_family
-from jaxsched.instance import REQUEST_FIELDS, Instance
+from jaxsched.instance import Instance
 from jaxsched.network import a_min_network
 from jaxsched.replay.config import ReplayConfig
 from jaxsched.simulate import simulate
@@ -115,7 +115,7 @@ class Problem:
             )
             for source in (specs.interval(text).source for text in config.predictions)
         ]
-        instance = _concatenate(drawn)
+        instance = job.concatenate(drawn)
         yardstick = simulate(instance, policies.h_sf()).total_latency.astype(float)
         return Batch(instance, yardstick)
 
@@ -139,17 +139,6 @@ def _laws(config: TuneConfig) -> list[Lengths]:
     ends = np.rint(np.cumsum(SHARES) * len(trace)).astype(int)
     parts = np.split(rows, ends[:-1])
     return [trace.select(np.sort(part)).lengths(config.trace.prompt) for part in parts]
-
-
-def _concatenate(instances: list[Instance]) -> Instance:
-    """Instances of one width, one after another."""
-    fields = {
-        name: np.concatenate([np.asarray(getattr(one, name)) for one in instances])
-        for name in REQUEST_FIELDS
-        if getattr(instances[0], name) is not None
-    }
-    memory = np.concatenate([np.broadcast_to(one.memory, one.lanes) for one in instances])
-    return Instance(**fields, memory=memory)
 
 
 @functools.cache

@@ -21,7 +21,7 @@ from jaxsched.relaxation import (
 from jaxsched.simulate import simulate
 from jaxsched.soft_network import A_MIN_NETWORK
 from jaxsched.tuning.config import DescentConfig
-from jaxsched.tuning.gradient import Estimator, Gradient, from_pairs
+from jaxsched.tuning.gradient import Estimator, Gradient, along_guide, from_pairs
 from jaxsched.tuning.problem import Batch, Problem
 from jaxsched.tuning.space import Coordinates
 
@@ -55,23 +55,14 @@ def relaxation(settings: DescentConfig, problem: Problem, space: Coordinates) ->
 
 
 def combined(settings: DescentConfig, problem: Problem, space: Coordinates) -> Estimator:
-    """Pairs as in "es", spread more along the gradient of the relaxation.
-
-    Guided evolution strategies, arXiv 1806.10230: noise = sqrt(1 - a) e + sqrt(a d) u g / |g| with
-    a the guidance, e and u standard normal. Where g is poor it costs variance, never the sign.
-    """
+    """Pairs as in "es", spread more along the gradient of the relaxation."""
     soft, sigma = relaxation(settings, problem, space), settings.scheduled("sigma")
 
     def gradient(
         z: NDArray[np.float64], batch: Batch, step: int, rng: np.random.Generator
     ) -> Gradient:
         guide = soft(z, batch, step, rng)
-        norm = np.linalg.norm(guide.value, axis=1, keepdims=True)
-        direction = guide.value / np.where(norm > 0, norm, 1.0)
-        noise = rng.standard_normal((settings.pairs, *z.shape))
-        along = rng.standard_normal((settings.pairs, len(z), 1)) * direction
-        share, d = settings.guidance, z.shape[1]
-        noise = np.sqrt(1 - share) * noise + np.sqrt(share * d) * along
+        noise = along_guide(rng, guide.value, settings.pairs, settings.guidance)
         found = from_pairs(problem, space, batch, z, noise, float(sigma(step)))
         return found._replace(work=found.work + guide.work)
 
