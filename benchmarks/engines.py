@@ -13,7 +13,8 @@ from benchmarks.instances import draw, first
 from benchmarks.scale import Scale
 from benchmarks.section import Job, Row, Section
 from benchmarks.timing import Timing, interleave, on_one_core, simulation
-from jaxsched import Instance, Result, reference
+from jaxsched import Instance, Result
+from jaxsched.engines import reference
 
 COLUMNS = {
     "policy": ("policy", "s"),

@@ -13,8 +13,8 @@ from benchmarks.scale import Scale
 from benchmarks.section import Job, Row, Section
 from benchmarks.steps import LIMITS
 from jaxsched import Instance, policy
-from jaxsched.engine import Numbers, make_plan, pool
-from jaxsched.engine.source import make_table
+from jaxsched.engines.xla import Numbers, make_plan, pool
+from jaxsched.engines.xla.source import make_table
 
 
 def _jobs(scale: Scale) -> list[Job]:

@@ -16,10 +16,10 @@ from benchmarks.instances import draw
 from benchmarks.scale import Scale
 from benchmarks.section import Job, Row, Section
 from jaxsched import Policy, policy
-from jaxsched.engine import NO_CAP, Limits, Numbers, hindsight, make_plan, pool
-from jaxsched.engine.source import Table, make_table
-from jaxsched.engine.state import DONE, NEVER, Event, Plan
-from jaxsched.engine.step import step
+from jaxsched.engines.xla import NO_CAP, Limits, Numbers, hindsight, make_plan, pool
+from jaxsched.engines.xla.source import Table, make_table
+from jaxsched.engines.xla.state import DONE, NEVER, Event, Plan
+from jaxsched.engines.xla.step import step
 from jaxsched.instance import MAX_ROUND, canonical
 
 INSTANCES = 64

@@ -13,8 +13,8 @@ from jax import lax
 from benchmarks.scale import Scale
 from benchmarks.section import Job, Row, Section
 from benchmarks.timing import interleave
-from jaxsched.engine.fold import lowest, put
-from jaxsched.engine.source import sorted_pairs
+from jaxsched.engines.xla.fold import lowest, put
+from jaxsched.engines.xla.source import sorted_pairs
 
 LANES, SLOTS, KEYS, TIMES = 16, 256, 2048, 1000
 

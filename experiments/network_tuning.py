@@ -4,7 +4,7 @@ Usage:
 
     python -m experiments.network_tuning OUT [--seed N]
 
-Tunes the network of `jaxsched.network` for ShareGPT with classes of 100 tokens by gradients of each
+Tunes the network of `jaxsched.policies.network` for ShareGPT with classes of 100 tokens by gradients of each
 kind, and the ten numbers of the family beside it, at n = 512. Prints when each first reaches the
 last score of the evolution strategies (validation instances, the best so far), in requests
 simulated and in CPU time, and what the best networks do at n = 2,000, with another memory, and on

@@ -4,15 +4,17 @@ from jaxsched import clocks, metrics, workloads
 from jaxsched._version import __version__
 from jaxsched.bounds import busy_seconds_bound, mean_busy_time_bound, rounds_bound
 from jaxsched.clocks import Clock, Energy
-from jaxsched.family import FamilyParams, a_min_family
+from jaxsched.engines import reference
+from jaxsched.engines import soft as relaxation
 from jaxsched.instance import Instance, check_instance, stack
-from jaxsched.network import NetworkParams, a_min_network
 from jaxsched.policies import Policy, Running, View, a_max, a_min, fcfs, h_sf, mc_sf, policy, svf
+from jaxsched.policies.family import FamilyParams, a_min_family
+from jaxsched.policies.files import load_policy
+from jaxsched.policies.network import NetworkParams, a_min_network
+from jaxsched.policies.published import gsa_spec, sorted_f
 from jaxsched.result import Result, Status
-from jaxsched.schedulers import gsa_spec, sorted_f
 from jaxsched.simulate import simulate
 from jaxsched.sweep import read_sweep
-from jaxsched.tuned import load_policy
 
 __all__ = [
     "Clock",
@@ -42,6 +44,8 @@ __all__ = [
     "metrics",
     "policy",
     "read_sweep",
+    "reference",
+    "relaxation",
     "rounds_bound",
     "simulate",
     "sorted_f",

@@ -19,14 +19,10 @@ import pandas as pd
 from jaxsched import frames, policies, specs, store, workloads
 from jaxsched.config import JobConfig, LengthsConfig, to_toml
 from jaxsched.instance import REQUEST_FIELDS, Instance
-from jaxsched.policies import Policy, View
+from jaxsched.policies import Policy
 from jaxsched.simulate import simulate
 from jaxsched.workloads import intervals
 from jaxsched.workloads.lengths import Lengths
-
-PREDICTED = ("lower", "upper", "point")
-"""The fields of a request that a prediction makes up."""
-
 
 @dataclasses.dataclass(frozen=True)
 class Point:
@@ -49,7 +45,7 @@ class Point:
 
     def predictions(self, config: JobConfig) -> tuple[str, ...]:
         """The predictions that it has to be run under: one, if it takes no notice of them."""
-        return config.predictions if reads_predictions(self.policy) else config.predictions[:1]
+        return config.predictions if self.policy.reads_predictions else config.predictions[:1]
 
     def cost(self, config: JobConfig) -> int:
         """Requests that it simulates."""
@@ -193,22 +189,3 @@ def concatenate(instances: Sequence[Instance]) -> Instance:
     }
     memory = np.concatenate([np.broadcast_to(i.memory, i.lanes) for i in instances])
     return Instance(**columns, memory=memory)
-
-
-def reads_predictions(policy: Policy) -> bool:
-    """Whether a policy looks at the predicted interval or point at all."""
-    names = [field.name for field in dataclasses.fields(View)]
-    read: set[str] = set()
-
-    class Watched:
-        def __getattr__(self, name: str) -> Any:
-            if name not in names:
-                raise AttributeError(name)
-            read.add(name)
-            return policy.params if name == "params" else jax.numpy.ones((1,), jax.numpy.int32)
-
-    view: Any = Watched()
-    estimate = policy.estimate(view)
-    policy.admission_key(estimate, view)
-    policy.reserve(estimate, view)
-    return not read.isdisjoint(PREDICTED)

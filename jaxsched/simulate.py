@@ -14,8 +14,7 @@ import numpy as np
 from jax.sharding import Mesh, PartitionSpec
 
 from jaxsched.clocks import Clock, check_clock, ticks, valid_clock
-from jaxsched.engine import NO_CAP, Limits, Numbers, simulate_lanes, valid_numbers
-from jaxsched.family import a_min_family
+from jaxsched.engines.xla import NO_CAP, Limits, Numbers, simulate_lanes, valid_numbers
 from jaxsched.instance import (
     MAX_MEMORY,
     MAX_ROUND,
@@ -27,8 +26,9 @@ from jaxsched.instance import (
     valid_lanes,
 )
 from jaxsched.limbs import join, split, to_limbs
-from jaxsched.network import a_min_network
 from jaxsched.policies import SHIPPED, Policy, check_policy_functions, fcfs
+from jaxsched.policies.family import a_min_family
+from jaxsched.policies.network import a_min_network
 from jaxsched.result import Result
 
 ENGINES = ("auto", "jax", "native")
@@ -203,7 +203,7 @@ def _native_names() -> dict[Policy, str]:
 def _native_works() -> bool:
     """Whether numba is there and can be imported."""
     try:
-        from jaxsched import native  # noqa: F401, PLC0415 - numba is optional and slow to import
+        from jaxsched.engines import cpu as native  # noqa: F401, PLC0415 - numba is optional and slow to import
     except Exception:  # a numba that does not fit the numpy at hand raises what it likes
         return False
     return True
@@ -292,7 +292,7 @@ def _native(
     policy: Policy, flat: Instance, numbers: Numbers, limits: Limits, history: int = 0
 ) -> Result:
     """Runs the native engine on concrete arrays."""
-    from jaxsched import native  # noqa: PLC0415 - numba is optional and slow to import
+    from jaxsched.engines import cpu as native  # noqa: PLC0415 - numba is optional and slow to import
 
     fields = {
         name: np.asarray(value)

@@ -8,13 +8,13 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from jaxsched import reference
+from jaxsched.engines import reference
+from jaxsched.engines.reference import EVICTED, FINISHED
 from jaxsched.instance import MAX_ROUND
-from jaxsched.network import SHAPES, NetworkParams, quantize
-from jaxsched.reference import EVICTED, FINISHED
+from jaxsched.policies.network import SHAPES, NetworkParams, quantize
 from jaxsched.testing import as_arrays, random_requests
 
-native = pytest.importorskip("jaxsched.native", exc_type=ImportError)
+native = pytest.importorskip("jaxsched.engines.cpu", exc_type=ImportError)
 
 _WEIGHTS = np.random.default_rng(0)
 NUMBERS = {

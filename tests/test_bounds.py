@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 
 from jaxsched.bounds import mean_busy_time_bound, rounds_bound, volume
+from jaxsched.engines.reference import RULES, Request, simulate
 from jaxsched.instance import MAX_MEMORY
-from jaxsched.reference import RULES, Request, simulate
 from jaxsched.testing import KINDS, as_arrays, random_requests
 
 

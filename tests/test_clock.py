@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 
 import jaxsched as js
-from jaxsched import reference
 from jaxsched.clocks import ticks
+from jaxsched.engines import reference
 from jaxsched.instance import MAX_ROUND
 from jaxsched.simulate import _native_works
 from jaxsched.testing import KINDS, as_arrays, check_result, random_requests, requests_of

@@ -12,9 +12,9 @@ import numpy as np
 import pytest
 
 import jaxsched as js
-from jaxsched import reference
-from jaxsched.family import RANGES
-from jaxsched.reference import RULES
+from jaxsched.engines import reference
+from jaxsched.engines.reference import RULES
+from jaxsched.policies.family import RANGES
 from jaxsched.testing import as_arrays, check_policy, check_result, contract, requests_of
 from jaxsched.testing.choices import check_choices
 

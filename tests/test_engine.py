@@ -13,9 +13,9 @@ from hypothesis import Phase, given, settings
 from hypothesis import strategies as st
 
 import jaxsched as js
-from jaxsched import engine as jax_engine
+from jaxsched.engines import xla as jax_engine
+from jaxsched.engines.reference import RULES, Request
 from jaxsched.instance import MAX_ROUND
-from jaxsched.reference import RULES, Request
 from jaxsched.testing import KINDS, as_arrays, check_result, random_requests, requests_of
 from jaxsched.testing.contract import TRIALS, WIDTH, batch, draw
 

@@ -14,8 +14,9 @@ import pytest
 
 import jaxsched as js
 from experiments import latency_against_n, ratio_against_width
-from jaxsched import config, frames, job, plots, policies, reference, store
+from jaxsched import config, frames, job, plots, policies, store
 from jaxsched.cli import main
+from jaxsched.engines import reference
 
 TEXT = """
 lanes = 2

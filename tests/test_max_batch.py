@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 import jaxsched as js
-from jaxsched import reference
+from jaxsched.engines import reference
 from jaxsched.testing import KINDS, as_arrays, random_requests
 
 ENGINES = ["jax", "native"]

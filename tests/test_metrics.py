@@ -11,10 +11,11 @@ import numpy as np
 import pytest
 
 import jaxsched as js
-from jaxsched import metrics, reference
+from jaxsched import metrics
+from jaxsched.engines import reference
+from jaxsched.engines.reference import Request
 from jaxsched.limbs import split
 from jaxsched.metrics import distribution
-from jaxsched.reference import Request
 from jaxsched.testing.instances import random_requests
 
 CLOCKS = {

@@ -10,7 +10,7 @@ from concurrent.futures import ThreadPoolExecutor
 import numpy as np
 import pytest
 
-from jaxsched.reference import Request
+from jaxsched.engines.reference import Request
 from jaxsched.testing import KINDS as INSTANCES
 from tests.native_oracle import NUMBERS, draw, expect_equal, large, native, run
 
@@ -170,6 +170,6 @@ def test_one_program_serves_every_kind_and_kind_of_array():
 
 def test_says_what_to_install(monkeypatch):
     monkeypatch.setitem(sys.modules, "numba", None)
-    monkeypatch.delitem(sys.modules, "jaxsched.native")
+    monkeypatch.delitem(sys.modules, "jaxsched.engines.cpu")
     with pytest.raises(ImportError, match=r"needs numba.*pip install numba"):
-        importlib.import_module("jaxsched.native")
+        importlib.import_module("jaxsched.engines.cpu")

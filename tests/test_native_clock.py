@@ -8,7 +8,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from jaxsched import reference
+from jaxsched.engines import reference
 from jaxsched.testing import KINDS as INSTANCES
 from tests.native_oracle import NUMBERS, draw, expect_equal, large, native, rule_of
 

@@ -11,9 +11,9 @@ import numpy as np
 import pytest
 
 import jaxsched as js
-from jaxsched import reference
-from jaxsched.network import EVICT, PROGRESS, SHAPES, WEIGHTS, WIDEST, quantize
-from jaxsched.soft_network import A_MIN_NETWORK
+from jaxsched.engines import reference
+from jaxsched.engines.soft.network import A_MIN_NETWORK
+from jaxsched.policies.network import EVICT, PROGRESS, SHAPES, WEIGHTS, WIDEST, quantize
 from jaxsched.testing import KINDS, check_result, contract
 from jaxsched.testing.choices import check_choices
 
@@ -197,7 +197,7 @@ def test_wrong_weights_are_refused(name):
 
 @pytest.mark.skipif(not NATIVE, reason="numba is not installed")
 def test_weights_out_of_range_mark_the_lane():
-    from jaxsched import native  # noqa: PLC0415
+    from jaxsched.engines import cpu as native  # noqa: PLC0415
 
     one, weights = np.ones((3, 1), np.int32), np.zeros((3, WEIGHTS), np.int64)
     weights[0, 7], weights[1, 359], weights[2, 0] = 2**13, -(2**13) - 1, 2**13 + 1

@@ -10,10 +10,11 @@ import numpy as np
 import pytest
 
 import jaxsched as js
-from jaxsched import cli, tuned
+from jaxsched import cli
 from jaxsched import config as toml
 from jaxsched.config import LengthsConfig
-from jaxsched.network import EVICT, PROGRESS, SHAPES, WIDEST, quantize
+from jaxsched.policies import files as tuned
+from jaxsched.policies.network import EVICT, PROGRESS, SHAPES, WIDEST, quantize
 from jaxsched.tuning import rules, search
 from jaxsched.tuning.config import DescentConfig, TuneConfig
 from jaxsched.tuning.estimators import estimator

@@ -8,8 +8,8 @@ import re
 import pytest
 
 import jaxsched as js
+from jaxsched.engines.reference import EXTENDED, RULES
 from jaxsched.policies import NUMBERED, SHIPPED
-from jaxsched.reference import EXTENDED, RULES
 from jaxsched.testing.choices import check_choices
 
 ALL = {**RULES, **EXTENDED}

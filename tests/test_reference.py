@@ -8,8 +8,8 @@ from collections import Counter
 import numpy as np
 import pytest
 
-from jaxsched import reference
-from jaxsched.reference import (
+from jaxsched.engines import reference
+from jaxsched.engines.reference import (
     RULES,
     Outcome,
     Request,

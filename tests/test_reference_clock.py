@@ -7,7 +7,15 @@ from dataclasses import replace
 
 import pytest
 
-from jaxsched.reference import LAST_TICK, RULES, Clock, Request, a_min, a_min_family, simulate
+from jaxsched.engines.reference import (
+    LAST_TICK,
+    RULES,
+    Clock,
+    Request,
+    a_min,
+    a_min_family,
+    simulate,
+)
 from jaxsched.testing import KINDS, random_requests
 
 CLOCK = Clock(

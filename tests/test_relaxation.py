@@ -12,8 +12,7 @@ import pytest
 
 import jaxsched as js
 from jaxsched import workloads
-from jaxsched.family import FIELDS
-from jaxsched.relaxation import (
+from jaxsched.engines.soft import (
     SoftPolicy,
     SoftResult,
     Timeline,
@@ -22,7 +21,8 @@ from jaxsched.relaxation import (
     soft_simulate,
     uniform_timeline,
 )
-from jaxsched.relaxation.threshold import cumulative, root, share
+from jaxsched.engines.soft.threshold import cumulative, root, share
+from jaxsched.policies.family import FIELDS
 
 INSIDE = js.FamilyParams(
     start=0.2, admit_prompt=0.2, admit_area=0.2, reserve_factor=1.2, reserve_floor=20.0,

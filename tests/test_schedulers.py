@@ -15,10 +15,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import jaxsched as js
-from jaxsched import reference
 from jaxsched.clocks import Clock
+from jaxsched.engines import reference
+from jaxsched.engines.reference import EXTENDED, Request
 from jaxsched.instance import MAX_ROUND
-from jaxsched.reference import EXTENDED, Request
 from jaxsched.testing import check_policy, check_result, contract, random_requests
 from jaxsched.testing.contract import TRIALS, shipped_rule
 

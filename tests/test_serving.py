@@ -16,9 +16,10 @@ import pytest
 
 import jaxsched as js
 from experiments import fidelity, gain_from_prediction, latency_against_rate
-from jaxsched import config, metrics, reference, store
+from jaxsched import config, metrics, store
 from jaxsched.cli import main
-from jaxsched.reference import Request
+from jaxsched.engines import reference
+from jaxsched.engines.reference import Request
 from jaxsched.serving import frames, job, plots, streams, tables
 from jaxsched.serving.config import ServingConfig
 from jaxsched.testing.instances import random_requests

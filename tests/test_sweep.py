@@ -13,7 +13,8 @@ import pandas as pd
 import pytest
 
 import jaxsched as js
-from jaxsched import config, reference
+from jaxsched import config
+from jaxsched.engines import reference
 from jaxsched.sweep import rows as rows_module
 from jaxsched.sweep.config import Axes, SweepConfig, inputs
 from jaxsched.sweep.estimate import estimate, programs

@@ -10,7 +10,8 @@ import numpy as np
 import pytest
 
 import jaxsched as js
-from jaxsched import cli, config, job, specs, tuned
+from jaxsched import cli, config, job, specs
+from jaxsched.policies import files as tuned
 from jaxsched.testing import check_policy
 from tests.small_tuning import TRACE
 

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 import jaxsched as js
 from jaxsched import specs, workloads
-from jaxsched.tuned import RULES, read_rule
+from jaxsched.policies.files import RULES, read_rule
 from jaxsched.tuning.config import TuneConfig
 from jaxsched.tuning.space import Space
 

@@ -13,7 +13,7 @@ import pandas as pd
 import jaxsched as js
 from experiments.relaxation import estimators as by
 from experiments.relaxation.cases import SPACE, WORKLOADS
-from jaxsched import relaxation
+from jaxsched.engines import soft as relaxation
 
 SIZES, STEPS = (128, 256, 512), (128, 256)
 LANES, EXACT_LANES, REPEATS = 4, 256, 3

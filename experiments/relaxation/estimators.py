@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 
 import jaxsched as js
 from experiments.relaxation.cases import SPACE
-from jaxsched import relaxation
+from jaxsched.engines import soft as relaxation
 from jaxsched.tuning.config import DescentConfig
 from jaxsched.tuning.gradient import along_guide
 

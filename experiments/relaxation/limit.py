@@ -11,8 +11,9 @@ import pandas as pd
 
 import jaxsched as js
 from experiments.relaxation.cases import WORKLOADS
-from jaxsched import relaxation, workloads
-from jaxsched.tuned import RULES, read_rule
+from jaxsched import workloads
+from jaxsched.engines import soft as relaxation
+from jaxsched.policies.files import RULES, read_rule
 
 RULE_FILE = read_rule(RULES / "sharegpt_classes.toml").params
 

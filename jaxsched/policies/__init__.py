@@ -4,7 +4,7 @@ from jaxsched.policies.checks import check_policy_functions
 from jaxsched.policies.choices import estimate_by, volume
 from jaxsched.policies.interface import LARGEST, Policy, Running, View
 from jaxsched.policies.names import NUMBERED, SHIPPED, policy
-from jaxsched.policies.shipped import a_max, a_min, fcfs, h_sf, mc_sf, svf
+from jaxsched.policies.paper import a_max, a_min, fcfs, h_sf, mc_sf, svf
 
 __all__ = [
     "LARGEST", "NUMBERED", "SHIPPED", "Policy", "Running", "View", "a_max", "a_min",

@@ -132,3 +132,23 @@ class Policy:
     def kind(self) -> Policy:
         """The policy without its numbers and its name: what decides which program runs."""
         return dataclasses.replace(self, name="", params=None)
+
+    @property
+    def reads_predictions(self) -> bool:
+        """Whether a policy looks at the predicted interval or point at all."""
+        read: set[str] = set()
+        fields = [field.name for field in dataclasses.fields(View)]
+        params = self.params
+
+        class Watched:
+            def __getattr__(self, name: str) -> Any:
+                if name not in fields:
+                    raise AttributeError(name)
+                read.add(name)
+                return params if name == "params" else jax.numpy.ones((1,), jax.numpy.int32)
+
+        view: Any = Watched()
+        estimate = self.estimate(view)
+        self.admission_key(estimate, view)
+        self.reserve(estimate, view)
+        return not read.isdisjoint(("lower", "upper", "point"))

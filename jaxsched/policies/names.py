@@ -6,19 +6,19 @@ import functools
 from collections.abc import Callable
 
 from jaxsched.policies.interface import Policy
-from jaxsched.policies.shipped import a_max, a_min, fcfs, h_sf, mc_sf, svf
+from jaxsched.policies.paper import a_max, a_min, fcfs, h_sf, mc_sf, svf
 
 
 def _published(name: str, *arguments: str) -> Policy:
-    """A policy of `jaxsched.schedulers`."""
-    from jaxsched import schedulers  # noqa: PLC0415 - it builds on this file
+    """A policy of `jaxsched.policies.published`."""
+    from jaxsched.policies import published as schedulers  # noqa: PLC0415 - it builds on this file
 
     return getattr(schedulers, name)(*arguments)
 
 
 def _tuned(source: str) -> Policy:
-    """A rule of `jaxsched.tuned`."""
-    from jaxsched import tuned  # noqa: PLC0415 - it builds on this file
+    """A rule of `jaxsched.policies.files`."""
+    from jaxsched.policies import files as tuned  # noqa: PLC0415 - it builds on this file
 
     return tuned.load_policy(source)
 
@@ -53,7 +53,7 @@ def policy(name: str) -> Policy:
     """Looks a shipped policy up by name, such as "a_min" (its default reading) or "svf:lower".
 
     A number may follow those in `NUMBERED`, such as "fcfs:watermark=0.01". Tuned rules are
-    "tuned:NAME", one that is shipped, and "tuned:FILE", your own (see `jaxsched.tuned`).
+    "tuned:NAME", one that is shipped, and "tuned:FILE", your own (see `jaxsched.policies.files`).
 
     Raises:
       ValueError: If there is no such policy; the text lists the right names.

@@ -9,7 +9,6 @@ import numpy as np
 
 from jaxsched import policies, specs
 from jaxsched.instance import Instance, check_instance
-from jaxsched.job import reads_predictions
 from jaxsched.replay.config import ReplayConfig
 from jaxsched.workloads import arrivals, draws, generate, intervals, traces
 from jaxsched.workloads.traces import Trace
@@ -126,7 +125,7 @@ def _refuse_too_large(trace: Trace, rows: np.ndarray, config: ReplayConfig) -> N
 def _instance(trace: Trace, config: ReplayConfig) -> Instance:
     predicted = any(pair.startswith("predicted=") for pair in config.columns)
     own = config.interval in (None, "columns") or predicted
-    reads = any(reads_predictions(policies.policy(name)) for name in config.policies)
+    reads = any(policies.policy(name).reads_predictions for name in config.policies)
     if config.interval is None and trace.lower is None and not reads:
         config, own = dataclasses.replace(config, interval="exact"), False
     if own and trace.lower is None:

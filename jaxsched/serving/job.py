@@ -17,7 +17,6 @@ from jaxsched import clocks, metrics, policies, store
 from jaxsched.bounds import busy_seconds_bound
 from jaxsched.config import to_toml
 from jaxsched.instance import Instance
-from jaxsched.job import reads_predictions
 from jaxsched.policies import Policy
 from jaxsched.serving import frames, streams
 from jaxsched.serving.config import ServingConfig, with_digest
@@ -37,7 +36,7 @@ class Point:
     @property
     def name(self) -> str:
         """Its name in the store."""
-        prediction = self.prediction if reads_predictions(self.policy) else ANY
+        prediction = self.prediction if self.policy.reads_predictions else ANY
         return f"{self.policy.name}-{prediction}".replace(":", "-").replace(",", "-")
 
     @property
@@ -56,7 +55,7 @@ def points(config: ServingConfig) -> list[Point]:
     return [
         Point(policy, prediction)
         for policy in chosen
-        for prediction in (config.predictions if reads_predictions(policy) else [ANY])
+        for prediction in (config.predictions if policy.reads_predictions else [ANY])
     ]
 
 

@@ -12,8 +12,7 @@ import numpy as np
 import pandas as pd
 
 from jaxsched import clocks
-from jaxsched.engine import NO_CAP
-from jaxsched.job import reads_predictions
+from jaxsched.engines.xla import NO_CAP
 from jaxsched.result import Status
 from jaxsched.simulate import engine_for, simulate
 from jaxsched.sweep import measure
@@ -52,7 +51,7 @@ class Simulator:
         self.engine = engine
         most = plan.largest_call if largest is None else min(largest, plan.largest_call)
         self._budgets = {pads: Budget(pads, most) for pads in (False, True)}
-        self._reads = [reads_predictions(policy) for policy in plan.axes.policies]
+        self._reads = [policy.reads_predictions for policy in plan.axes.policies]
         self._drawn: Drawn | None = None
 
     def budget(self, policy: int) -> Budget:

@@ -20,8 +20,8 @@ from __future__ import annotations
 import dataclasses
 import math
 
-from jaxsched import family, policies, specs
-from jaxsched.policies import Policy
+from jaxsched import policies, specs
+from jaxsched.policies import Policy, family
 from jaxsched.workloads import arrivals, lengths, traces
 from jaxsched.workloads.arrivals import ArrivalSource
 from jaxsched.workloads.lengths import Lengths

@@ -9,11 +9,11 @@ from typing import Any
 import jax
 import numpy as np
 
-from jaxsched import reference
 from jaxsched.clocks import Clock, ticks
+from jaxsched.engines import reference
+from jaxsched.engines.reference import Outcome, Request, Rule
 from jaxsched.instance import MAX_ROUND, REQUEST_FIELDS, Instance, canonical, in_seconds
 from jaxsched.limbs import join
-from jaxsched.reference import Outcome, Request, Rule
 from jaxsched.result import Result, Status
 
 PER_REQUEST = ("completion", "first_token", "preemptions")

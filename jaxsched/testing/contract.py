@@ -11,14 +11,14 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
-from jaxsched import reference
-from jaxsched.family import a_min_family
+from jaxsched.engines import reference
+from jaxsched.engines.reference import EXTENDED, RULES, Known, Request, Rule
 from jaxsched.instance import MAX_ROUND, Instance
-from jaxsched.network import a_min_network
 from jaxsched.policies import SHIPPED, Policy, Running, View, fcfs
-from jaxsched.reference import EXTENDED, RULES, Known, Request, Rule
+from jaxsched.policies.family import a_min_family
+from jaxsched.policies.network import a_min_network
+from jaxsched.policies.published import gsa_spec
 from jaxsched.result import Result
-from jaxsched.schedulers import gsa_spec
 from jaxsched.simulate import simulate
 from jaxsched.testing.choices import check_choices
 from jaxsched.testing.comparison import check_result, reproduction
@@ -57,7 +57,7 @@ def check_policy(
     Its choices are called on random values: each must give int32 of its arguments' shape, element
     by element, and keep what `hindsight` and `needs_point` promise. Then random instances of every
     kind in `KINDS` are simulated, as a backlog and with arrivals, to the end and under a round
-    limit. `check_result` compares them with `jaxsched.reference`, and lanes must not change when
+    limit. `check_result` compares them with `jaxsched.engines.reference`, and lanes must not change when
     they run in another order or alone.
 
     Args:

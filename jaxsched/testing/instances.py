@@ -9,7 +9,7 @@ from dataclasses import astuple, fields
 import numpy as np
 from numpy.typing import NDArray
 
-from jaxsched.reference import Request
+from jaxsched.engines.reference import Request
 
 _INT32_MAX = 2**31 - 2
 

@@ -8,7 +8,7 @@ import math
 import numpy as np
 from numpy.typing import NDArray
 
-from jaxsched.family import FamilyParams
+from jaxsched.policies.family import FamilyParams
 from jaxsched.tuning.config import TuneConfig
 from jaxsched.tuning.method import State, Step, generator, steps_for
 from jaxsched.tuning.problem import Problem

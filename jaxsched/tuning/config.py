@@ -8,7 +8,7 @@ from collections.abc import Callable
 import optax
 
 from jaxsched.config import LengthsConfig, at_least, one_of, prediction, several
-from jaxsched.family import FIELDS
+from jaxsched.policies.family import FIELDS
 from jaxsched.replay.config import FORMATS
 
 MEMBERS = ("family", "network")
@@ -130,7 +130,7 @@ class TuneConfig:
       validate_every: Steps between validations (and checkpoints).
       methods: What searches: "descent" and baselines, each with the same work.
       baseline_work: Work of a baseline over that of the descent.
-      member: What a rule is: "family", ten numbers, or "network" (see `jaxsched.network`).
+      member: What a rule is: "family", ten numbers, or "network" (see `jaxsched.policies.network`).
       free: Numbers of the family that are searched; the others stay as in A_min. By default all but
         `start`, so that no upper bound is read, and `run_growth`, which `evict_progress` makes up
         for.

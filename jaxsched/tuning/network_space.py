@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from jaxsched.network import EVICT, PROGRESS, SHAPES, WIDEST, NetworkParams
+from jaxsched.policies.network import EVICT, PROGRESS, SHAPES, WIDEST, NetworkParams
 
 SCALES = {"linear": 0.5, "hidden": 0.25, "output": 0.25}
 """Field of `NetworkParams` -> c: a weight is c z."""

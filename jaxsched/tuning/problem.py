@@ -17,9 +17,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from jaxsched import job, policies, replay, specs, workloads
-from jaxsched.family import a_min_family
 from jaxsched.instance import Instance
-from jaxsched.network import a_min_network
+from jaxsched.policies.family import a_min_family
+from jaxsched.policies.network import a_min_network
 from jaxsched.replay.config import ReplayConfig
 from jaxsched.simulate import simulate
 from jaxsched.tuning.config import TuneConfig

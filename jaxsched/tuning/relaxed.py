@@ -10,16 +10,16 @@ import jax.numpy as jnp
 import numpy as np
 from numpy.typing import NDArray
 
-from jaxsched.instance import Instance
-from jaxsched.relaxation import (
+from jaxsched.engines.soft import (
     A_MIN_FAMILY,
     SoftPolicy,
     Timeline,
     event_timeline,
     soft_simulate,
 )
+from jaxsched.engines.soft.network import A_MIN_NETWORK
+from jaxsched.instance import Instance
 from jaxsched.simulate import simulate
-from jaxsched.soft_network import A_MIN_NETWORK
 from jaxsched.tuning.config import DescentConfig
 from jaxsched.tuning.gradient import Estimator, Gradient, along_guide, from_pairs
 from jaxsched.tuning.problem import Batch, Problem

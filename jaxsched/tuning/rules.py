@@ -12,9 +12,9 @@ from numpy.typing import NDArray
 
 from jaxsched import config as toml
 from jaxsched import store
-from jaxsched.family import FIELDS, FamilyParams, quantize
-from jaxsched.network import SHAPES, UNIT, WIDEST, NetworkParams
-from jaxsched.tuned import Numbers, Origin, RuleFile, Score, Weights
+from jaxsched.policies.family import FIELDS, FamilyParams, quantize
+from jaxsched.policies.files import Numbers, Origin, RuleFile, Score, Weights
+from jaxsched.policies.network import SHAPES, UNIT, WIDEST, NetworkParams
 from jaxsched.tuning.config import TuneConfig
 from jaxsched.tuning.problem import Problem
 from jaxsched.tuning.space import lanes_of

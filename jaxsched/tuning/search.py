@@ -16,8 +16,8 @@ from jaxsched import config as toml
 from jaxsched import policies, store
 from jaxsched._version import __version__
 from jaxsched.frames import half_width
+from jaxsched.policies.files import Score
 from jaxsched.simulate import simulate
-from jaxsched.tuned import Score
 from jaxsched.tuning import loop, rules
 from jaxsched.tuning.baselines import Screen
 from jaxsched.tuning.cma_es import CmaEs

@@ -20,7 +20,7 @@ import jax
 import numpy as np
 from numpy.typing import NDArray
 
-from jaxsched.family import RANGES, FamilyParams
+from jaxsched.policies.family import RANGES, FamilyParams
 
 SCALES = {
     "start": 0.25,

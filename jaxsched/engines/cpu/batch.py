@@ -1,0 +1,66 @@
+"""What a call of the compiled program works on: lanes, results, and memory to work in."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from jaxsched.engines.cpu.layout import BLOCK, REQUEST, RING, Ints
+
+
+class Batch(NamedTuple):
+    """Lanes to simulate, and where their results go."""
+
+    prompt: Ints  # [lanes, n], like the next four
+    output: Ints
+    lower: Ints  # where estimates start; the family's may start anywhere up to the upper
+    upper: Ints
+    arrival: NDArray[np.int64]
+    num_requests: Ints  # [lanes], like the next three; -1 marks a lane that is not to be simulated
+    memory: Ints
+    headroom: Ints
+    max_rounds: Ints
+    params: NDArray[np.int64]  # [lanes, 10], of the network [lanes, 360]
+    clock: NDArray[np.int64]  # [lanes, 6]; [lanes, 0] if rounds have no lengths
+    completion: Ints  # [lanes, n], like the next two
+    first_admission: Ints
+    preemptions: Ints
+    times: NDArray[np.int64]  # [lanes, n, 3], all -1; [lanes, 0, 3] without a clock
+    history: Ints  # [lanes, evictions that are kept, 3], all -1
+    totals: NDArray  # STATE [lanes]
+
+
+class Scratch(NamedTuple):
+    """Memory that one thread uses for lane after lane."""
+
+    requests: NDArray
+    key: Ints
+    order: Ints
+    coming: Ints
+    spare: Ints
+    counts: Ints
+    heap: NDArray[np.int64]
+    ends: Ints  # [3, places]
+    slots: Ints  # [5, places]
+    bucket: Ints
+    bits: NDArray[np.uint64]
+
+
+def scratch(n: int, longest: int) -> Scratch:
+    """Memory for lanes of up to n requests with outputs of up to `longest` tokens."""
+    ring = min(RING, max(64, 1 << int(longest).bit_length()))
+    return Scratch(
+        requests=np.zeros(n + 1, REQUEST),
+        key=np.zeros(n, np.int32),
+        order=np.zeros(n, np.int32),
+        coming=np.zeros(n, np.int32),
+        spare=np.zeros(n, np.int32),
+        counts=np.zeros(1 << 11, np.int32),
+        heap=np.zeros(n + 2, np.int64),
+        ends=np.zeros((3, 2 * n + 512 + BLOCK), np.int32),
+        slots=np.zeros((5, n + BLOCK), np.int32),
+        bucket=np.zeros(ring, np.int32),
+        bits=np.zeros(ring // 64, np.uint64),
+    )

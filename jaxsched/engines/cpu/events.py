@@ -1,0 +1,233 @@
+"""The event loop: from one round in which something can happen to the next."""
+
+from __future__ import annotations
+
+from numba import int64, uint64
+
+from jaxsched.engines.cpu.clock import run_rounds
+from jaxsched.engines.cpu.layout import LAST_TICK, LATEST, NEVER, ROUND_LIMIT, Lane, Record, jit
+from jaxsched.engines.cpu.lookahead import earliest, ends_add, ends_drop, ends_pass
+from jaxsched.engines.cpu.queues import heap_pop, heap_push, ring_add, ring_drop, ring_next
+from jaxsched.engines.cpu.rules import admission_key, refined, reserved
+from jaxsched.engines.cpu.slots import first_with, least, slot_add, slot_drop, smallest_key
+
+
+@jit
+def run_events(lane: Lane, state: Record) -> None:
+    """Simulates a lane whose queues are filled and whose state is that before its first round."""
+    count = lane.completion.shape[0]
+    while True:
+        state.peak_memory = max(state.peak_memory, state.level + state.active * state.now)
+        if state.next_end == state.now:
+            _complete(lane, state)
+        late = state.now >= lane.max_rounds or state.time >= LAST_TICK
+        if state.finished == count or late:
+            break
+        _arrive(lane, state)
+        ends_pass(lane.ends, state)
+        if state.level + state.active * (state.now + 1) > lane.memory:
+            _make_fit(lane, state)
+        wake = _admit(lane, state)
+        event, arrival = _next_event(lane, state, wake), _next_arrival(lane, state)
+        if lane.clocked:
+            run_rounds(lane, state, event, arrival)
+        else:
+            state.now = state.time = min(event, arrival)
+    if state.finished < count:
+        _cut(lane, state)
+
+
+@jit
+def _complete(lane: Lane, state: Record) -> None:
+    """Lets the requests that end now leave; others in the bucket end a lap of the ring later."""
+    i = int64(lane.ring.bucket[uint64(state.now & lane.mask)])
+    while i < lane.completion.shape[0]:
+        request = lane.requests[uint64(i)]
+        after = int64(request.after)
+        if request.start + request.output == state.now:
+            lane.completion[uint64(i)] = state.rounds = state.now
+            if lane.clocked:
+                lane.times[uint64(i), uint64(2)] = state.time
+            state.finished += 1
+            _leave(lane, state, i)
+        i = after
+    state.next_end = ring_next(lane.ring, lane.mask, state.now)
+
+
+@jit
+def _leave(lane: Lane, state: Record, i: int) -> None:
+    """Frees the place of request i and books its run."""
+    request = lane.requests[uint64(i)]
+    start, prompt = int64(request.start), int64(request.prompt)
+    tokens = state.now - start
+    state.active -= 1
+    state.level -= prompt - start
+    state.memory_time += prompt * tokens + tokens * (tokens + 1) // 2
+    ring_drop(lane.ring, lane.mask, lane.requests, i, start + request.output)
+    if state.evicts:
+        slot_drop(lane, state, i)
+    end = start + request.reserve
+    if end > state.now:
+        ends_drop(lane.ends, state, end, prompt - start)
+    request.start = -1
+
+
+@jit
+def _arrive(lane: Lane, state: Record) -> None:
+    """Moves requests that are known by now to the heap of those that wait."""
+    while state.arrived < lane.coming.shape[0]:
+        i = int64(lane.coming[state.arrived])
+        if lane.arrival[uint64(i)] > state.time:
+            break
+        _wait(lane, state, i)
+        state.arrived += 1
+
+
+@jit
+def _wait(lane: Lane, state: Record, i: int) -> None:
+    heap_push(lane.heap, state.heaped, _place_in_line(lane, i))
+    state.heaped += 1
+
+
+@jit
+def _place_in_line(lane: Lane, i: int) -> int:
+    """Key and index in one integer; the smallest is admitted first."""
+    return (int64(lane.key[uint64(i)]) << 32) | i
+
+
+@jit
+def _make_fit(lane: Lane, state: Record) -> None:
+    """Evicts until the coming round fits."""
+    key = smallest_key(lane, state)
+    while True:
+        i = first_with(lane.slots, state.active, key, lane.rule == LATEST)
+        request = lane.requests[uint64(i)]
+        start, end = int64(request.start), request.start + int64(request.output)
+        _leave(lane, state, i)
+        _note_eviction(lane, state, i, start)
+        _refine(lane, state, i, state.now - start)
+        _wait(lane, state, i)
+        if end == state.next_end:
+            state.next_end = ring_next(lane.ring, lane.mask, state.now)
+        if state.level + state.active * (state.now + 1) <= lane.memory:
+            return
+        key = least(lane.slots, state.active)
+
+
+@jit
+def _note_eviction(lane: Lane, state: Record, i: int, start: int) -> None:
+    if state.evictions < lane.history.shape[0]:
+        run = lane.history[uint64(state.evictions)]
+        run[0], run[1], run[2] = i, start, state.now
+    state.evictions += 1
+    state.wasted_tokens += state.now - start
+    lane.preemptions[uint64(i)] += 1
+
+
+@jit
+def _refine(lane: Lane, state: Record, i: int, tokens: int) -> None:
+    """Gives request i, evicted after so many tokens, its new estimate and what follows from it."""
+    request = lane.requests[uint64(i)]
+    prompt, estimate = int64(request.prompt), int64(request.estimate)
+    new = refined(lane, prompt, estimate, tokens)
+    if new == estimate:
+        return
+    state.largest = max(state.largest, new)
+    request.estimate = new
+    reserve = reserved(lane.rule, lane.params, lane.memory, prompt, new)
+    request.reserve = min(reserve, lane.memory - prompt)
+    lane.key[uint64(i)] = admission_key(lane.rule, lane.params, lane.memory, prompt, new)
+
+
+@jit
+def _admit(lane: Lane, state: Record) -> int:
+    """Admits those that wait, in order, while they fit; returns when the next one may."""
+    while state.heaped > 0 or state.head < state.backlog:
+        item, heaped = _next_waiting(lane, state)
+        i = item & NEVER
+        request = lane.requests[uint64(i)]
+        prompt, reserve = int64(request.prompt), int64(request.reserve)
+        memory = lane.memory - (lane.headroom if state.active > 0 else 0)
+        crowded = state.level + state.active * (state.now + 1) + prompt + 1 > memory
+        if crowded or prompt + reserve > memory or state.active == lane.max_batch:
+            return int64(NEVER)  # only somebody leaving can change that
+        wake, place = earliest(lane.ends, state, prompt, reserve, memory)
+        wake = max(wake, state.alone if state.active > 0 else 0)
+        if wake > state.now:
+            return wake
+        if heaped:
+            heap_pop(lane.heap, state.heaped)
+            state.heaped -= 1
+        else:
+            state.head += 1
+        ends_add(lane.ends, state, place, state.now + reserve, prompt - state.now)
+        _enter(lane, state, i)
+    return int64(NEVER)
+
+
+@jit
+def _next_waiting(lane: Lane, state: Record) -> tuple[int, bool]:
+    """The waiting request that is first, and whether it is on the heap."""
+    if state.head == state.backlog:
+        return lane.heap[0], True
+    item = _place_in_line(lane, int64(lane.order[uint64(state.head)]))
+    if state.heaped > 0 and lane.heap[0] < item:
+        return lane.heap[0], True
+    return item, False
+
+
+@jit
+def _enter(lane: Lane, state: Record, i: int) -> None:
+    """Makes request i active."""
+    request = lane.requests[uint64(i)]
+    request.start = state.now
+    if state.active == 0:
+        state.alone = _alone_until(lane, state, request)
+    if lane.first_admission[uint64(i)] < 0:
+        lane.first_admission[uint64(i)] = state.now
+        if lane.clocked:
+            lane.times[uint64(i), uint64(0)] = state.time
+            lane.fresh[uint64(state.fresh)] = i
+            state.fresh += 1
+    end = state.now + request.output
+    ring_add(lane.ring, lane.mask, lane.requests, i, end)
+    if state.evicts:
+        slot_add(lane, state, i)
+    state.level += request.prompt - state.now
+    state.prompts += request.prompt
+    state.active += 1
+    state.next_end = min(state.next_end, end)
+
+
+@jit
+def _alone_until(lane: Lane, state: Record, request: Record) -> int:
+    """When a request that enters an empty worker ceases to be expected to need the headroom."""
+    needs = int64(request.prompt) + request.reserve > lane.memory - lane.headroom
+    return state.now + request.reserve if needs else int64(0)
+
+
+@jit
+def _next_event(lane: Lane, state: Record, wake: int) -> int:
+    """The next round in which somebody completes, overflows or may be admitted."""
+    event = min(state.next_end, wake, lane.max_rounds)
+    if state.evicts and state.active > 0:
+        event = min(event, (lane.memory - state.level) // state.active)
+    return event
+
+
+@jit
+def _next_arrival(lane: Lane, state: Record) -> int:
+    if state.arrived == lane.coming.shape[0]:
+        return int64(LAST_TICK)
+    return lane.arrival[uint64(lane.coming[state.arrived])]
+
+
+@jit
+def _cut(lane: Lane, state: Record) -> None:
+    """Books the runs that the round limit cuts short."""
+    state.status = ROUND_LIMIT
+    for i in range(lane.completion.shape[0]):
+        request = lane.requests[i]
+        if request.start >= 0:
+            tokens = state.now - request.start
+            state.memory_time += request.prompt * tokens + tokens * (tokens + 1) // 2

@@ -1,0 +1,183 @@
+"""`soft_simulate`: a simulation that can be differentiated."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import chex
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import Array, lax
+
+from jaxsched.engines.soft.choices import A_MIN_FAMILY, SoftPolicy
+from jaxsched.engines.soft.step import Lane, State, advance
+from jaxsched.engines.soft.threshold import SAVED
+from jaxsched.engines.soft.timeline import Timeline
+from jaxsched.instance import REQUEST_FIELDS, Instance, check_shapes
+from jaxsched.policies import View
+
+KEY_STEP = 1 / 32
+"""Keys of the family have four bits of fraction; what settles ties stays below that."""
+
+
+@chex.dataclass(frozen=True, mappable_dataclass=False)
+class SoftResult:
+    """What the relaxation found; leading axes are lanes.
+
+    Attributes:
+      latency: Mean over the shares of each request of completion minus arrival, in rounds, of shape
+        [..., n]; 0 for padding. What the timeline cut off counts as completed at its end.
+      unfinished: Mass of the requests that the timeline cut off, of shape [...].
+      evictions: Mass evicted, of shape [...].
+      num_requests: Requests of each lane, of shape [...].
+    """
+
+    latency: Array
+    unfinished: Array
+    evictions: Array
+    num_requests: Array
+
+    @property
+    def total_latency(self) -> Array:
+        """Sum over the requests, of shape [...]."""
+        return jnp.sum(self.latency, axis=-1)
+
+    @property
+    def mean_latency(self) -> Array:
+        """Total latency over the number of requests, of shape [...]."""
+        return self.total_latency / jnp.maximum(self.num_requests, 1)
+
+
+def soft_simulate(
+    instance: Instance,
+    params: Any,
+    temperature: Any,
+    timeline: Timeline,
+    *,
+    policy: SoftPolicy = A_MIN_FAMILY,
+    exact_gradient: bool = False,
+) -> SoftResult:
+    """Simulates a scheduler softly, differentiable in `params` (see docs/relaxation.md).
+
+    Requests are taken in shares: sigmoid((threshold - key) / temperature), with keys in standard
+    deviations of those that wait (or run), and the threshold where memory is full by the look-ahead
+    test. As the temperature falls and every round is a step, it tends to `simulate`. Works under
+    `jax.jit`, `jax.grad` and `jax.vmap`; computes in float64 if `jax_enable_x64` is on.
+
+    Args:
+      instance: Instances of lane shape [...]. Values are not checked, `simulate` does that.
+      params: Numbers of the policy, without lane axes; for the family a `FamilyParams`.
+      temperature: Larger than 0; between 0.1 and 1 gradients are of use.
+      timeline: The steps, of the instance's lane shape. From `exact_timeline`, the decisions are
+        those of an exact simulation and only their derivatives are soft (straight-through).
+      policy: What the scheduler decides.
+      exact_gradient: Whether the gradient is exactly that of the soft latency, which is chaotic
+        on long instances. Without, it is damped in two places: progress does not move the round
+        in which memory is freed, and who is admitted displaces no more memory than was freed.
+
+    Returns:
+      A `SoftResult`.
+
+    Raises:
+      TypeError: If a field of the instance does not hold integers.
+      ValueError: If a shape is wrong.
+    """
+    check_shapes(instance, needs_point=False)
+    lanes, n = instance.lanes, instance.n
+    if jnp.shape(timeline.start)[:-1] != lanes:
+        raise ValueError(
+            f"timeline has lanes {jnp.shape(timeline.start)[:-1]}; expected {lanes} as the instance"
+        )
+    dtype = jnp.result_type(float)
+    params = jax.tree.map(lambda leaf: jnp.asarray(leaf, dtype), params)
+    temperature = jnp.asarray(temperature, dtype)
+    count = n if instance.num_requests is None else instance.num_requests
+    fields = {
+        name: jnp.zeros((*lanes, n), dtype) if value is None else jnp.asarray(value, dtype)
+        for name in REQUEST_FIELDS
+        for value in [getattr(instance, name)]
+    }
+    fields |= {
+        "memory": jnp.broadcast_to(jnp.asarray(instance.memory, dtype), lanes),
+        "count": jnp.broadcast_to(jnp.asarray(count, dtype), lanes),
+    }
+    steps = timeline.replace(
+        start=jnp.asarray(timeline.start, dtype), length=jnp.asarray(timeline.length, dtype)
+    )
+
+    def one(fields: dict[str, Array], steps: Timeline) -> SoftResult:
+        lane = _lane(fields, params, temperature, policy, exact_gradient)
+        return _result(lane, _scan(lane, steps), steps, fields["count"])
+
+    for _ in lanes:
+        one = jax.vmap(one)
+    return one(fields, steps)
+
+
+def _lane(
+    fields: dict[str, Array],
+    params: Any,
+    temperature: Array,
+    policy: SoftPolicy,
+    exact_gradient: bool,
+) -> Lane:
+    names = {name: fields[name] for name in REQUEST_FIELDS}
+    prompt = fields["prompt"]
+    n, dtype = prompt.shape[0], prompt.dtype
+    place = np.arange(n, dtype=dtype)
+    view = View(rank=jnp.zeros_like(prompt), memory=fields["memory"], params=params, **names)
+    return Lane(
+        view=view,
+        real=place < fields["count"],
+        tie=jnp.asarray(KEY_STEP * place / n, dtype),
+        policy=policy,
+        temperature=temperature,
+        exact_gradient=exact_gradient,
+    )
+
+
+def _scan(lane: Lane, steps: Timeline) -> State:
+    """All steps, in blocks: between blocks the state is kept, within them only thresholds are."""
+    zero = jnp.zeros_like(lane.view.prompt)
+    estimate = lane.policy.estimate(lane.view)
+    state = State(
+        waiting=lane.real.astype(zero.dtype),
+        active=zero,
+        tokens=zero,
+        waiting_estimate=estimate,
+        active_estimate=estimate,
+        completion=zero,
+        evictions=jnp.sum(zero),
+    )
+    keep = jax.checkpoint_policies.save_only_these_names(SAVED)
+
+    def step(state: State, step: Timeline) -> tuple[State, None]:
+        return advance(lane, state, step), None
+
+    def block(state: State, steps: Timeline) -> tuple[State, None]:
+        return lax.scan(jax.checkpoint(step, policy=keep, prevent_cse=False), state, steps)
+
+    count = steps.start.shape[0]
+    size = _block_size(count)
+    blocks = jax.tree.map(lambda leaf: leaf.reshape(count // size, size, *leaf.shape[1:]), steps)
+    whole = jax.checkpoint(block, policy=keep, prevent_cse=False)
+    return lax.scan(whole, state, blocks)[0]
+
+
+def _block_size(count: int) -> int:
+    """The divisor nearest to the root, where what is kept is least."""
+    divisors = [size for size in range(1, count + 1) if count % size == 0]
+    return min(divisors, key=lambda size: abs(size - count**0.5))
+
+
+def _result(lane: Lane, state: State, steps: Timeline, count: Array) -> SoftResult:
+    left = jnp.where(lane.real, state.waiting + state.active, 0.0)
+    end = steps.start[-1] + steps.length[-1]
+    total = state.completion + left * end
+    return SoftResult(
+        latency=jnp.where(lane.real, total - lane.view.arrival, 0.0),
+        unfinished=jnp.sum(left),
+        evictions=state.evictions,
+        num_requests=count,
+    )

@@ -1,0 +1,91 @@
+"""One step of a lane under hindsight shortest first, for a backlog: one request a step.
+
+The estimate is the output, so nobody is evicted, every reservation ends with its request, and
+requests enter in a fixed order with no end beyond the newcomer's. The wait for the look-ahead test
+is then exact,
+
+    max over the ends e_j > t of min(e_j - t, reserved_j + s + (e_j - t) - M), and 0,
+
+and completions need no step of their own.
+"""
+
+from __future__ import annotations
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import lax
+
+from jaxsched.engines.xla.fold import highest, lowest, put, settle, total
+from jaxsched.engines.xla.source import Queue, Source, lookup
+from jaxsched.engines.xla.state import DONE, NEVER, RUN, WANTS_SLOT, Event, Lane, Plan, Slots
+from jaxsched.policies import Policy
+
+
+def step(
+    lane: Lane, queue: Queue, source: Source, policy: Policy, plan: Plan
+) -> tuple[Lane, Event]:
+    """Admits the next request of one lane; arguments and results as in `jaxsched.engines.xla.step`."""
+    one, slots, time = source.table.one, lane.slots, lane.time
+    index = lookup(source, "order", lane.heads[0])
+    prompt, output = (lookup(source, name, index) for name in ("prompt", "output"))
+    shift, prompt, output = settle(one, prompt - source.memory - time, prompt, output)
+    wait = highest(jnp.minimum(slots.end - time, slots.load + shift))
+    (start,) = settle(one, time + jnp.maximum(wait, 0))
+    more = (lane.heads[0] < source.count) & (start < source.limits.max_rounds)
+    count = slots.end.shape[-1]
+    slot = lowest(jnp.where(slots.end <= start, lax.iota(np.int32, count), np.int32(count)))
+    active = lane.halt == RUN
+    admitted, slot = settle(one, active & more & (slot < np.int32(count)), slot)
+    # The use of memory peaks where a request ends; that of an end that has passed is final.
+    passed = _peak_until(slots, jnp.minimum(start, source.limits.max_rounds))
+    last = jnp.maximum(passed, _last_peak(slots, source.limits.max_rounds))
+    peak = jnp.maximum(lane.peak, jnp.where(admitted, passed, jnp.where(more, 0, last)))
+    halt = jnp.where(more, jnp.where(admitted, RUN, WANTS_SLOT), DONE)
+    after = lane.replace(
+        slots=_insert(slots, slot, admitted, prompt, output, start),
+        time=jnp.where(admitted, start, time),
+        heads=lane.heads.at[0].add(admitted.astype(np.int32)),
+        peak=jnp.where(active, peak, lane.peak),
+        halt=jnp.where(active, halt, lane.halt),
+    )
+    never = jnp.full_like(index, NEVER)
+    event = Event(
+        admitted=jnp.where(admitted, index, never),
+        evicted=never,
+        time=start,
+        lost=jnp.zeros_like(index),
+    )
+    return after, event
+
+
+def _insert(
+    slots: Slots,
+    slot: jax.Array,
+    admitted: jax.Array,
+    prompt: jax.Array,
+    output: jax.Array,
+    start: jax.Array,
+) -> Slots:
+    end = start + output
+    held = prompt + (slots.end - start)
+    load = slots.load + jnp.where(admitted & (slots.end > start), held, 0)
+    own = jnp.maximum(highest(jnp.where(slots.end == end, load, 0)), end + prompt + output)
+    return slots.replace(
+        end=put(slots.end, admitted, slot, end),
+        load=put(load, admitted, slot, own),
+        admitted=put(slots.admitted, admitted, slot, start),
+        prompt=put(slots.prompt, admitted, slot, prompt),
+    )
+
+
+def _last_peak(slots: Slots, limit: jax.Array) -> jax.Array:
+    """Largest memory still to come when nobody else is admitted before the round limit."""
+    held = jnp.where(slots.end > limit, slots.prompt - slots.admitted + limit, 0)
+    return jnp.maximum(_peak_until(slots, limit), total(held))
+
+
+def _peak_until(slots: Slots, time: jax.Array) -> jax.Array:
+    """Largest memory at the ends up to a round; slots never used, or of an older lane, end at 0."""
+    ended = (slots.end > 0) & (slots.end <= time)
+    return highest(jnp.where(ended, slots.load - slots.end, 0))

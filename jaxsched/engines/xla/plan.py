@@ -1,0 +1,56 @@
+"""Sizes of the fixed-shape state, chosen from the shape of the problem alone."""
+
+from __future__ import annotations
+
+import jax
+
+from jaxsched.engines.xla.fold import PARTS
+from jaxsched.engines.xla.state import Plan
+
+NARROWEST = 128
+"""Slots of the cheapest step; fewer cost as much."""
+
+CPU_POOL = 16
+"""Lanes side by side on a CPU: enough to share the cost of calling kernels, and few enough that
+the busiest lane, which decides the slots of all, is not much busier than the others. From 8 to 32
+it makes little difference; with more, XLA hands kernels to several threads at ten times their cost.
+"""
+
+ACCELERATOR_POOL = 2**14
+"""Lanes side by side elsewhere, where a kernel costs the same for one lane and for thousands."""
+
+CHUNK = 128
+"""Steps between two borders, and room for those that return to the queue meanwhile."""
+
+SHORT_RUN = 4096
+"""Returned requests that are merged at once; beyond, a short run is merged into a long one."""
+
+
+def make_plan(n: int, lanes: int, arrivals: bool, clocked: bool = False, history: int = 0) -> Plan:
+    """Sizes for `lanes` instances of n requests each.
+
+    The numbers are measured on a CPU, see docs/performance.md. They depend on shapes only, so that
+    instances of one shape share a compiled program whatever their values.
+    """
+    pool = CPU_POOL if jax.default_backend() == "cpu" else ACCELERATOR_POOL
+    return Plan(
+        n=n,
+        pool=min(lanes, pool),
+        slots=_slot_counts(n),
+        chunk=CHUNK,
+        buffer=CHUNK,
+        runs=(n,) if n <= SHORT_RUN else (SHORT_RUN, n),
+        arrivals=arrivals,
+        clocked=clocked,
+        history=history,
+    )
+
+
+def _slot_counts(n: int) -> tuple[int, ...]:
+    """Doubling, up to one slot for every request."""
+    if n <= NARROWEST:
+        return (-(-n // PARTS) * PARTS,)
+    counts = [NARROWEST]
+    while counts[-1] < n:
+        counts.append(2 * counts[-1])
+    return tuple(counts)

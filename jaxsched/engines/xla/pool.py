@@ -1,0 +1,316 @@
+"""A pool of lanes stepped side by side until every instance is done.
+
+Steps run in chunks. At the border between two chunks the log of events goes to the results, full
+buffers are sorted into the returned runs, finished lanes take the next instance, and the number of
+slots follows the busiest lane.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable
+
+import chex
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import lax
+
+from jaxsched.engines.xla import journal
+from jaxsched.engines.xla.source import Queue, Source, Table, gather, sorted_pairs, source_of
+from jaxsched.engines.xla.state import (
+    DONE,
+    NEVER,
+    RUN,
+    WANTS_BUFFER,
+    WANTS_SLOT,
+    Event,
+    Lane,
+    Plan,
+    empty_buffer,
+    empty_slots,
+)
+from jaxsched.policies import Policy
+
+Step = Callable[[Lane, Queue, Source, Policy, Plan], tuple[Lane, Event]]
+Run = tuple[jax.Array, jax.Array]
+Runs = tuple[Run, ...]
+Merged = tuple[Runs, jax.Array]
+
+
+@chex.dataclass(frozen=True, mappable_dataclass=False)
+class Records:
+    """What the log has told so far, by instance.
+
+    Attributes:
+      last: 2 p + 1 for a request last admitted in round p, 2 t if last evicted in round t, -1
+        if never admitted, [N, n].
+      first: Round of the first admission, NEVER if none, [N, n].
+      preemptions: Evictions of each request, [N, n].
+      lost: Tokens and token-rounds lost to evictions, [N, 2] int64.
+      peak: Largest per-round memory, [N].
+      timed: What a clock adds, or `None`.
+      runs: Evicted runs, or `None` if nobody asked for them.
+    """
+
+    last: chex.Array
+    first: chex.Array
+    preemptions: chex.Array
+    lost: chex.Array
+    peak: chex.Array
+    timed: journal.Timed | None = None
+    runs: journal.Runs | None = None
+
+
+@chex.dataclass(frozen=True, mappable_dataclass=False)
+class Pool:
+    """W lanes at work.
+
+    Attributes:
+      lanes: Their small state, [W, ...].
+      queues: Their returned requests, [W, ...].
+      row: Instance that each works on, [W].
+      next_row: First instance not yet started, [].
+      level: Position in `Plan.slots` of the slot count in use, [].
+      records: Results so far.
+    """
+
+    lanes: Lane
+    queues: Queue
+    row: chex.Array
+    next_row: chex.Array
+    level: chex.Array
+    records: Records
+
+
+def run(table: Table, policy: Policy, plan: Plan, skip: jax.Array, advance: Step) -> Records:
+    """Simulates every instance of a table.
+
+    Args:
+      table: N instances.
+      policy: The scheduler.
+      plan: Static sizes.
+      skip: Instances that must not be simulated, [N] bool.
+      advance: A step of one lane.
+    """
+    pool = _start(table, plan, skip)
+    branches = [
+        functools.partial(_chunk, table, policy, plan, advance, i) for i in range(len(plan.slots))
+    ]
+
+    def body(pool: Pool) -> Pool:
+        pool, log = lax.switch(pool.level, branches, pool)
+        return _border(pool, log, table, plan, skip)
+
+    def unfinished(pool: Pool) -> jax.Array:
+        return jnp.any(pool.lanes.halt != DONE) | (pool.next_row < np.int32(skip.shape[0]))
+
+    return lax.while_loop(unfinished, body, pool).records
+
+
+def _start(table: Table, plan: Plan, skip: jax.Array) -> Pool:
+    lanes, total = plan.pool, table.memory.shape[0]
+    zero = jnp.zeros((lanes,), jnp.int32)
+    row = lax.iota(np.int32, lanes)
+    idle = row >= np.int32(total)
+    row = jnp.minimum(row, np.int32(total - 1))
+    halt = jnp.where(idle | skip[row], DONE, RUN)
+    shape = (total, plan.n)
+    return Pool(
+        lanes=Lane(
+            slots=empty_slots(lanes, plan.slots[-1]),
+            buffer=empty_buffer(lanes, plan.buffer),
+            time=zero,
+            jump=zero,
+            heads=_fresh_heads(plan, lanes),
+            peak=zero,
+            halt=halt,
+            clock=journal.wide_zeros((lanes,)) if plan.clocked else None,
+            prefill=zero if plan.clocked else None,
+        ),
+        queues=_empty_queues(plan, lanes),
+        row=row,
+        next_row=jnp.int32(min(lanes, total)),
+        level=jnp.int32(0),
+        records=Records(
+            last=jnp.full(shape, -1, jnp.int32),
+            first=jnp.full(shape, NEVER),
+            preemptions=jnp.zeros(shape, jnp.int32),
+            lost=journal.wide_zeros((total, 2)),
+            peak=jnp.zeros((total,), jnp.int32),
+            timed=journal.no_times(shape) if plan.clocked else None,
+            runs=journal.no_runs(total, plan.history) if plan.history else None,
+        ),
+    )
+
+
+def _fresh_heads(plan: Plan, lanes: int) -> jax.Array:
+    """Nothing taken from the fresh order; the returned runs are empty, that is all taken."""
+    return jnp.broadcast_to(jnp.asarray((0, *plan.runs), jnp.int32), (lanes, 1 + len(plan.runs)))
+
+
+def _empty_queues(plan: Plan, lanes: int) -> Queue:
+    never = [jnp.full((lanes, capacity), NEVER) for capacity in plan.runs]
+    return Queue(
+        runs=tuple((run, run) for run in never), estimate=jnp.zeros((lanes, plan.n), jnp.int32)
+    )
+
+
+def _chunk(
+    table: Table, policy: Policy, plan: Plan, advance: Step, level: int, pool: Pool
+) -> tuple[Pool, Event]:
+    """Steps all lanes until each stands still, `plan.chunk` times at most."""
+    count, widest = plan.slots[level], plan.slots[-1]
+    narrow = jax.tree.map(lambda array: array[:, :count], pool.lanes.slots)
+    lanes = pool.lanes.replace(slots=narrow)
+
+    def one(lane: Lane, queue: Queue, row: jax.Array) -> tuple[Lane, Event]:
+        return advance(lane, queue, source_of(table, row), policy, plan)
+
+    def body(carry: tuple[jax.Array, Lane, Event]) -> tuple[jax.Array, Lane, Event]:
+        i, lanes, log = carry
+        lanes, event = jax.vmap(one)(lanes, pool.queues, pool.row)
+        log = jax.tree.map(lambda rows, row: rows.at[i].set(row), log, event)
+        return i + 1, lanes, log
+
+    def unfinished(carry: tuple[jax.Array, Lane, Event]) -> jax.Array:
+        i, lanes, _ = carry
+        return (i < plan.chunk) & jnp.any(lanes.halt == RUN)
+
+    shape = (plan.chunk, plan.pool)
+    never, zeros = jnp.full(shape, NEVER), jnp.zeros(shape, jnp.int32)
+    clock = journal.wide_zeros(shape) if plan.clocked else None
+    log = Event(admitted=never, evicted=never, time=never, lost=zeros, clock=clock)
+    _, lanes, log = lax.while_loop(unfinished, body, (jnp.int32(0), lanes, log))
+    slots = jax.tree.map(
+        lambda wide, part: lax.dynamic_update_slice(wide, part, (0, 0)) if count < widest else part,
+        pool.lanes.slots,
+        lanes.slots,
+    )
+    level = _next_level(lanes, plan, level)
+    return pool.replace(lanes=lanes.replace(slots=slots), level=level), log
+
+
+def _next_level(lanes: Lane, plan: Plan, level: int) -> jax.Array:
+    """Wider if a lane lacks a slot, narrower if the slots in use leave a quarter of that free."""
+    slots, time = lanes.slots, lanes.time[:, None]
+    position = lax.broadcasted_iota(np.int32, slots.end.shape, 1)
+    occupied = ((slots.end > time) | (slots.finish > time)) & (lanes.halt != DONE)[:, None]
+    highest = jnp.max(jnp.where(occupied, position + 1, 0), keepdims=True)[0]
+    wider = jnp.int32(min(level + 1, len(plan.slots) - 1))
+    fitting = jnp.sum(highest > 3 * np.asarray(plan.slots, np.int32) // 4, dtype=np.int32)
+    narrower = jnp.minimum(fitting, np.int32(level))
+    return jnp.where(jnp.any(lanes.halt == WANTS_SLOT), wider, narrower)
+
+
+def _border(pool: Pool, log: Event, table: Table, plan: Plan, skip: jax.Array) -> Pool:
+    records = _record(pool, log, table, plan)
+    taken = jnp.sum(pool.lanes.buffer.key != NEVER, axis=-1, dtype=np.int32)
+    crowded = jnp.any((taken > np.int32(plan.buffer // 2)) & (pool.lanes.halt != DONE))
+    lanes, queues = lax.cond(
+        crowded, functools.partial(_flush, plan), lambda *args: args, pool.lanes, pool.queues
+    )
+    waits = (lanes.halt == WANTS_SLOT) | (lanes.halt == WANTS_BUFFER)
+    lanes = lanes.replace(halt=jnp.where(waits, RUN, lanes.halt))
+    pool = pool.replace(lanes=lanes, queues=queues, records=records)
+    more = jnp.any(lanes.halt == DONE) & (pool.next_row < np.int32(skip.shape[0]))
+    return lax.cond(more, lambda pool: _reload(pool, plan, skip), lambda pool: pool, pool)
+
+
+def _record(pool: Pool, log: Event, table: Table, plan: Plan) -> Records:
+    """Writes a chunk's log to the results."""
+    records = pool.records
+    row = jnp.broadcast_to(pool.row[None, :], log.time.shape)
+    drop = {"mode": "drop"}
+    last = records.last.at[row, log.admitted].max(2 * log.time + 1, **drop)
+    last = last.at[row, log.evicted].max(2 * log.time, **drop)
+    first = records.first.at[row, log.admitted].min(log.time, **drop)
+    timed, runs = records.timed, records.runs
+    if plan.clocked:
+        output = table.fields["output"].reshape(last.shape)[pool.row]
+        timed = journal.write_times(timed, log, pool.row, last[pool.row], first[pool.row], output)
+        timed = timed.replace(rounds=timed.rounds.at[pool.row].set(pool.lanes.time))
+    if plan.history:
+        runs = journal.write_runs(runs, log, pool.row)
+    evicted = log.evicted != NEVER
+    prompt = gather(table.fields["prompt"], table, row, log.evicted)
+    with jax.enable_x64(True):
+        tokens = jnp.where(evicted, log.lost, np.int32(0)).astype(jnp.int64)
+        area = tokens * prompt.astype(jnp.int64) + tokens * (tokens + 1) // 2
+        lost = jnp.stack([jnp.sum(tokens, axis=0), jnp.sum(area, axis=0)], axis=-1)
+        lost = records.lost.at[pool.row].add(lost)
+    return Records(
+        last=last,
+        first=first,
+        preemptions=records.preemptions.at[row, log.evicted].add(1, **drop),
+        lost=lost,
+        peak=records.peak.at[pool.row].max(pool.lanes.peak),
+        timed=timed,
+        runs=runs,
+    )
+
+
+def _flush(plan: Plan, lanes: Lane, queues: Queue) -> tuple[Lane, Queue]:
+    """Empties the buffers into the returned runs."""
+    buffer = lanes.buffer
+    row = lax.broadcasted_iota(np.int32, buffer.key.shape, 0)
+    estimate = queues.estimate.at[row, buffer.index].set(buffer.estimate, mode="drop")
+    runs, heads = _insert_from(0, plan, queues.runs, lanes.heads, (buffer.key, buffer.index))
+    lanes = lanes.replace(buffer=empty_buffer(*buffer.key.shape), heads=heads)
+    return lanes, Queue(runs=runs, estimate=estimate)
+
+
+def _insert_from(i: int, plan: Plan, runs: Runs, heads: jax.Array, incoming: Run) -> Merged:
+    """Merges pairs into run i, or with all of run i into the next if they might not fit."""
+    position = lax.broadcasted_iota(np.int32, runs[i][0].shape, 1)
+    taken = position < heads[:, i + 1, None]
+    left = tuple(jnp.where(taken, NEVER, array) for array in runs[i])
+    pairs = tuple(jnp.concatenate(both, axis=1) for both in zip(left, incoming, strict=True))
+    merged_heads = heads.at[:, i + 1].set(0)
+
+    def merge() -> Merged:
+        run = tuple(array[:, : plan.runs[i]] for array in sorted_pairs(*pairs))
+        return (*runs[:i], run, *runs[i + 1 :]), merged_heads
+
+    def pass_on() -> Merged:
+        never = jnp.full_like(left[0], NEVER)
+        rest = (*runs[:i], (never, never), *runs[i + 1 :])
+        return _insert_from(i + 1, plan, rest, merged_heads, pairs)
+
+    if i + 1 == len(plan.runs):
+        return merge()
+    count = jnp.sum(pairs[0] != NEVER, axis=1, dtype=np.int32)
+    return lax.cond(jnp.any(count > np.int32(plan.runs[i])), pass_on, merge)
+
+
+def _reload(pool: Pool, plan: Plan, skip: jax.Array) -> Pool:
+    """Gives finished lanes the next instances."""
+    total = np.int32(skip.shape[0])
+    lanes = pool.lanes
+    done = lanes.halt == DONE
+    row = pool.next_row + jnp.cumsum(done, dtype=np.int32) - 1
+    fresh = done & (row < total)
+    row = jnp.where(fresh, row, pool.row)
+    clear = lambda array: jnp.where(fresh[:, None], 0, array)  # noqa: E731
+    clock, prefill = lanes.clock, lanes.prefill
+    if plan.clocked:
+        clock = journal.where_wide(fresh, np.int64(0), clock)
+        prefill = jnp.where(fresh, 0, prefill)
+    return pool.replace(
+        lanes=Lane(
+            slots=lanes.slots.replace(end=clear(lanes.slots.end), finish=clear(lanes.slots.finish)),
+            buffer=lanes.buffer.replace(
+                key=jnp.where(fresh[:, None], NEVER, lanes.buffer.key),
+                index=jnp.where(fresh[:, None], NEVER, lanes.buffer.index),
+            ),
+            time=jnp.where(fresh, 0, lanes.time),
+            jump=jnp.where(fresh, 0, lanes.jump),
+            heads=jnp.where(fresh[:, None], _fresh_heads(plan, plan.pool), lanes.heads),
+            peak=jnp.where(fresh, 0, lanes.peak),
+            halt=jnp.where(fresh & ~skip[row], RUN, lanes.halt),
+            clock=clock,
+            prefill=prefill,
+        ),
+        row=row,
+        next_row=pool.next_row + jnp.sum(fresh, dtype=np.int32),
+    )

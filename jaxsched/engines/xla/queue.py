@@ -1,0 +1,143 @@
+"""A lane's queue: fresh requests, those that returned before the last border, the buffer since."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import lax
+
+from jaxsched.engines.xla.clock import LAST_TICK
+from jaxsched.engines.xla.fold import lowest, place_of_first, put, settle, total
+from jaxsched.engines.xla.slots import Leaver, Request
+from jaxsched.engines.xla.source import Queue, Source, lookup, view_of
+from jaxsched.engines.xla.state import NEVER, Entries, Lane, Plan
+from jaxsched.policies import Policy
+
+
+class Arrivals(NamedTuple):
+    """The queue after a step's arrival; scalars but for the first two."""
+
+    buffer: Entries
+    heads: jax.Array
+    more: jax.Array  # another request that has arrived still has to join
+    next_one: jax.Array  # rounds to the next arrival, under a clock picoseconds; NEVER for none
+
+
+class Candidate(NamedTuple):
+    """The first waiting request in admission order; scalars."""
+
+    key: jax.Array
+    index: jax.Array
+    estimate: jax.Array
+    origin: jax.Array  # 0 the fresh order, then the returned runs, the buffer, the evicted one
+    place: jax.Array  # in the buffer
+
+
+def arrive(
+    lane: Lane, source: Source, time: jax.Array, stepping: jax.Array, policy: Policy, plan: Plan
+) -> Arrivals:
+    """Moves one request that has arrived to the buffer."""
+    if not plan.arrivals:
+        never = jnp.full_like(time, NEVER)
+        return Arrivals(lane.buffer, lane.heads, jnp.zeros_like(stepping), never)
+    name, now, never = ("due", lane.clock, LAST_TICK) if plan.clocked else ("arrival", time, NEVER)
+    taken = lane.heads[0]
+    index, following = (lookup(source, "order", taken + i) for i in (0, 1))
+    view = view_of(source, index)
+    with jax.enable_x64(True):
+        known = lookup(source, name, index) <= now
+    arrived = stepping & (taken < source.count) & known
+    estimate = policy.estimate(view)
+    key = policy.admission_key(estimate, view)
+    buffer = push(lane.buffer, arrived, key, index, estimate)
+    taken = taken + arrived.astype(np.int32)
+    arrival = lookup(source, name, jnp.where(arrived, following, index))
+    left = taken < source.count
+    with jax.enable_x64(True):
+        next_one, more = jnp.where(left, arrival - now, never), left & (arrival <= now)
+    return Arrivals(buffer, lane.heads.at[0].set(taken), more, next_one)
+
+
+def candidate(
+    buffer: Entries,
+    heads: jax.Array,
+    queue: Queue,
+    source: Source,
+    leaver: Leaver,
+    policy: Policy,
+    plan: Plan,
+) -> Candidate:
+    """The smallest (key, index) of the fresh order, returned runs, buffer and the evicted one."""
+    zero = jnp.zeros_like(leaver.slot)
+    place = place_of_first(buffer.key, buffer.index, source.table.one)
+    key, index, estimate = (_at(a, place) for a in (buffer.key, buffer.index, buffer.estimate))
+    origin = zero + np.int32(1 + len(queue.runs))
+    best = Candidate(key, index, estimate, origin, place)
+    key, index = (jnp.where(leaver.evicted, a, NEVER) for a in (leaver.key, leaver.index))
+    best = _earlier(best, Candidate(key, index, leaver.estimate, origin + 1, zero))
+    for i, run in enumerate(queue.runs, start=1):
+        left = heads[i] < np.int32(run[0].shape[-1])
+        key, index = (jnp.where(left, _at(array, heads[i]), NEVER) for array in run)
+        estimate = _at(queue.estimate, index)
+        best = _earlier(best, Candidate(key, index, estimate, zero + np.int32(i), zero))
+    if not plan.arrivals:
+        left = heads[0] < source.count
+        index = jnp.where(left, lookup(source, "order", heads[0]), NEVER)
+        view = view_of(source, index)
+        estimate = policy.estimate(view)
+        key = jnp.where(left, policy.admission_key(estimate, view), NEVER)
+        best = _earlier(best, Candidate(key, index, estimate, zero, zero))
+    return Candidate(*settle(source.table.one, *best))
+
+
+def request(candidate: Candidate, source: Source, policy: Policy) -> Request:
+    """What a slot needs to know of the candidate; its reserve is capped here, for every policy."""
+    view = view_of(source, candidate.index)
+    reserve = policy.reserve(candidate.estimate, view)
+    (reserve,) = settle(source.table.one, jnp.clip(reserve, 1, source.memory - view.prompt))
+    free = None if policy.headroom is None else policy.headroom(view)
+    return Request(view.prompt, view.output, reserve, candidate.estimate, candidate.index, free)
+
+
+def take(
+    buffer: Entries, heads: jax.Array, candidate: Candidate, admitted: jax.Array
+) -> tuple[Entries, jax.Array]:
+    """Takes an admitted candidate from where it waited."""
+    buffered = admitted & (candidate.origin == np.int32(heads.shape[-1]))
+    key, index = (put(a, buffered, candidate.place, NEVER) for a in (buffer.key, buffer.index))
+    taken = admitted & (lax.iota(np.int32, heads.shape[-1]) == candidate.origin)
+    return buffer.replace(key=key, index=index), heads + taken.astype(np.int32)
+
+
+def push(
+    buffer: Entries, condition: jax.Array, key: jax.Array, index: jax.Array, estimate: jax.Array
+) -> Entries:
+    """Puts one request into the first free place of the buffer; there always is one."""
+    count = buffer.key.shape[-1]
+    places = lax.iota(np.int32, count)
+    place = lowest(jnp.where(buffer.key == NEVER, places, np.int32(count)))
+    return Entries(
+        key=put(buffer.key, condition, place, key),
+        index=put(buffer.index, condition, place, index),
+        estimate=put(buffer.estimate, condition, place, estimate),
+    )
+
+
+def crowded(buffer: Entries) -> jax.Array:
+    """Whether a step that lets one request arrive and evicts another could lack a place."""
+    taken = total((buffer.key != NEVER).astype(np.int32))
+    return taken > np.int32(buffer.key.shape[-1] - 2)
+
+
+def _earlier(a: Candidate, b: Candidate) -> Candidate:
+    first = (a.key < b.key) | ((a.key == b.key) & (a.index < b.index))
+    return Candidate(*(jnp.where(first, x, y) for x, y in zip(a, b, strict=True)))
+
+
+def _at(array: jax.Array, place: jax.Array) -> jax.Array:
+    """One element; past the end the last."""
+    place = jnp.minimum(place, np.int32(array.shape[-1] - 1))
+    return array.at[place].get(mode="promise_in_bounds")

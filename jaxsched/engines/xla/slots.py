@@ -1,0 +1,215 @@
+"""The slots of the active requests: what they hold, who leaves, the look-ahead test, who enters.
+
+With the slots' `end` e_j and the memory reserved in round e_j by all that reserved so far, a
+waiting request of prompt s and reserve r passes the test of arXiv 2502.07115 at round t if
+
+    the next round has room for s + 1 more tokens,
+    reserved_j + s + (e_j - t) <= M for every end e_j in (t, t + r], and
+    s + r + (what those with e_j >= t + r hold in round t + r) <= M.
+
+Each line that is violated says for how many rounds it stays violated at least, so a lane can jump.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import lax
+
+from jaxsched.engines.xla.fold import highest, lowest, place_of_first, put, settle, total
+from jaxsched.engines.xla.source import Source, view_of
+from jaxsched.engines.xla.state import NEVER, Slots
+from jaxsched.policies import Policy, Running
+
+FIRST = np.int32(-(2**31))
+"""Key that goes before every other: a reservation left behind by an early completion."""
+
+
+class Usage(NamedTuple):
+    """A lane's slots in a round, after completions; scalars but for the masks of shape [S]."""
+
+    running: jax.Array
+    late: jax.Array  # completed before the end it had reserved
+    spent: jax.Array | None  # running, with its quantum generated; `None` if there are no quanta
+    count: jax.Array  # running requests
+    room: jax.Array  # memory left in this round if all running requests go on
+    num_late: jax.Array
+    num_spent: jax.Array | None
+    next_spent: jax.Array | None  # rounds until the next quantum is generated
+
+
+class Leaver(NamedTuple):
+    """The request that gives up its slot in a step, if there is one; scalars."""
+
+    exists: jax.Array
+    evicted: jax.Array
+    slot: jax.Array
+    end: jax.Array
+    prompt: jax.Array
+    generated: jax.Array
+    index: jax.Array
+    estimate: jax.Array  # refined
+    key: jax.Array  # admission key
+
+
+class Request(NamedTuple):
+    """A request that may enter; scalars."""
+
+    prompt: jax.Array
+    output: jax.Array
+    reserve: jax.Array
+    estimate: jax.Array
+    index: jax.Array
+    headroom: jax.Array | None  # memory that its look-ahead test leaves free beside others
+
+
+class Ahead(NamedTuple):
+    """Outcome of the look-ahead test; scalars."""
+
+    passes: jax.Array
+    wait: jax.Array  # rounds that it fails for at least
+    next_completion: jax.Array  # rounds to it
+    load: jax.Array  # memory reserved at the request's own end, its own included
+
+
+def usage(slots: Slots, time: jax.Array, source: Source, policy: Policy) -> Usage:
+    """Counts what is running; completing costs no write, since a slot knows when it is free."""
+    running = slots.finish > time
+    late = ~running & (slots.end > time)
+    count = total(running.astype(np.int32))
+    base = total(jnp.where(running, slots.prompt - slots.admitted, 0))
+    room = source.memory - (base + count * (time + 1))
+    num_late = total(late.astype(np.int32))
+    if policy.quantum is None:
+        return Usage(running, late, None, count, room, num_late, None, None)
+    seen = _seen(slots, time, source)
+    left = jnp.maximum(policy.quantum(slots.estimate, seen), 1) - seen.generated
+    spent = running & (left <= 0)
+    num_spent = total(spent.astype(np.int32))
+    next_spent = lowest(jnp.where(running & ~spent, left, NEVER))
+    return Usage(running, late, spent, count, room, num_late, num_spent, next_spent)
+
+
+def leaver(
+    slots: Slots, usage: Usage, time: jax.Array, stepping: jax.Array, source: Source, policy: Policy
+) -> Leaver:
+    """A late slot, else one with its quantum generated, else on overflow the first evicted."""
+    one = source.table.one
+    leaves, some = usage.running, usage.room < 0
+    if usage.spent is not None:
+        leaves = jnp.where(usage.num_spent > 0, usage.spent, leaves)
+        some |= usage.num_spent > 0
+    evicts = stepping & (usage.num_late == 0) & some
+    evicts, stepping = settle(one, evicts, stepping)
+    key = policy.eviction_key(slots.estimate, _seen(slots, time, source))
+    index = slots.index
+    if policy.evict_largest:
+        key, index = ~key, ~index
+    key = jnp.where(leaves & evicts, key, NEVER)
+    key = jnp.where(usage.late & stepping, FIRST, key)
+    slot = place_of_first(key, index, one)
+    end, prompt, admitted, index, estimate = (
+        array.at[slot].get(mode="promise_in_bounds")
+        for array in (slots.end, slots.prompt, slots.admitted, slots.index, slots.estimate)
+    )
+    generated = time - admitted
+    seen = Running(prompt, generated, admitted, source.memory, source.params)
+    estimate = policy.refine(estimate, seen)
+    found = Leaver(
+        exists=(stepping & (usage.num_late > 0)) | evicts,
+        evicted=evicts,
+        slot=slot,
+        end=end,
+        prompt=prompt,
+        generated=generated,
+        index=index,
+        estimate=estimate,
+        key=policy.admission_key(estimate, view_of(source, index)),
+    )
+    return Leaver(*settle(one, *found))
+
+
+def _seen(slots: Slots, time: jax.Array, source: Source) -> Running:
+    """What a policy may know of the requests in the slots."""
+    generated = time - slots.admitted
+    return Running(slots.prompt, generated, slots.admitted, source.memory, source.params)
+
+
+def release(slots: Slots, leaver: Leaver, time: jax.Array) -> Slots:
+    """Takes the leaver out of its slot and of the loads of the ends that it had reserved."""
+    shared = leaver.exists & (slots.end <= leaver.end)
+    held = leaver.prompt + leaver.generated + (slots.end - time)
+    return slots.replace(
+        end=put(slots.end, leaver.exists, leaver.slot, np.int32(0)),
+        finish=put(slots.finish, leaver.exists, leaver.slot, np.int32(0)),
+        load=slots.load - jnp.where(shared, held, 0),
+    )
+
+
+def look_ahead(
+    slots: Slots,
+    time: jax.Array,
+    request: Request,
+    room: jax.Array,
+    memory: jax.Array,
+    one: jax.Array,
+) -> Ahead:
+    """Tests a request against the reservations, see the head of this file.
+
+    Under a headroom those that last longer than the request may themselves hold too much of
+    `memory`, which is then less than they were tested against.
+    """
+    prompt, reserve = request.prompt, request.reserve
+    own_end, shift = settle(one, time + reserve, prompt - memory - time)
+    excess = jnp.minimum(slots.end - time, slots.load + shift)
+    wait = jnp.maximum(highest(jnp.where(slots.end <= own_end, excess, 0)), 0)
+    beyond = slots.end >= own_end
+    held = slots.prompt - slots.admitted + own_end
+    load = total(jnp.where(beyond, held, 0)) + prompt + reserve
+    # The last line can only come true once the nearest end beyond the request's own has passed.
+    nearest = lowest(jnp.where(beyond, slots.end, NEVER)) - own_end
+    wait = jnp.where(load <= memory, wait, jnp.maximum(wait, nearest + 1))
+    if request.headroom is not None:
+        full = (slots.end > own_end) & (slots.load - slots.end > memory)
+        wait = jnp.maximum(wait, highest(jnp.where(full, slots.end - time, 0)))
+    fits_next = prompt < room
+    finish = lowest(jnp.where(slots.finish > time, slots.finish, NEVER))
+    return Ahead(
+        passes=fits_next & (wait <= 0),
+        wait=jnp.where(fits_next, wait, NEVER),
+        next_completion=jnp.where(finish == NEVER, NEVER, finish - time),
+        load=load,
+    )
+
+
+def first_free(slots: Slots, time: jax.Array) -> jax.Array:
+    """Lowest free slot, or their number if all are taken."""
+    count = slots.end.shape[-1]
+    free = (slots.finish <= time) & (slots.end <= time)
+    return lowest(jnp.where(free, lax.iota(np.int32, count), np.int32(count)))
+
+
+def insert(
+    slots: Slots,
+    slot: jax.Array,
+    admitted: jax.Array,
+    request: Request,
+    load: jax.Array,
+    time: jax.Array,
+) -> Slots:
+    """Puts an admitted request into a slot and its memory into the loads of the ends it reaches."""
+    end = time + request.reserve
+    held = request.prompt + (slots.end - time)
+    loads = slots.load + jnp.where(admitted & (slots.end <= end), held, 0)
+    return Slots(
+        end=put(slots.end, admitted, slot, end),
+        load=put(loads, admitted, slot, end + load),
+        finish=put(slots.finish, admitted, slot, time + request.output),
+        admitted=put(slots.admitted, admitted, slot, time),
+        prompt=put(slots.prompt, admitted, slot, request.prompt),
+        estimate=put(slots.estimate, admitted, slot, request.estimate),
+        index=put(slots.index, admitted, slot, request.index),
+    )
