@@ -9,8 +9,9 @@ Usage:
 import sys
 from pathlib import Path
 
-from jaxsched import plots, store
+from jaxsched import plots
 from jaxsched.serving.plots import latency_against_rate
+from jaxsched.studies import store
 
 
 def main(folder: str) -> None:

@@ -11,7 +11,8 @@ Usage:
 import sys
 from pathlib import Path
 
-from jaxsched import plots, store
+from jaxsched import plots
+from jaxsched.studies import store
 
 
 def main(folder: str) -> None:

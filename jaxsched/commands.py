@@ -4,17 +4,19 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 from rich.console import Console
 
-from jaxsched import config, frames, job, replay, store, tables
-from jaxsched.serving import config as serving_config
-from jaxsched.serving import job as serving_job
+from jaxsched import tables
 from jaxsched.serving import tables as serving_tables
+from jaxsched.studies import frames, replay, serving, store, toml
+from jaxsched.studies.backlog import BacklogConfig
+from jaxsched.studies.config import digest
+from jaxsched.studies.run import Point
 from jaxsched.sweep import command as sweep_command
 from jaxsched.terminal import progress_bar, say
 
@@ -25,15 +27,11 @@ class Job:
 
     Attributes:
       config: Its dataclass.
-      points: configuration -> the parts that it is made of.
-      run: (configuration, folder, called before and after each point) -> its table.
       table: table -> what is printed.
       figures: (table, folder) -> paths of the figures written.
     """
 
     config: type[Any]
-    points: Callable[[Any], Sequence[Any]]
-    run: Callable[[Any, Path, Callable[[Any, bool], Any]], pd.DataFrame]
     table: Callable[[pd.DataFrame], tuple[Any, ...]]
     figures: Callable[[pd.DataFrame, Path], list[Path]]
 
@@ -51,11 +49,8 @@ def _draw_serving(frame: pd.DataFrame, folder: Path) -> list[Path]:
 
 
 JOBS = {
-    "backlog": Job(config.JobConfig, job.points, job.run, tables.job_table, _draw),
-    serving_config.JOB: Job(
-        serving_config.ServingConfig, serving_job.points, serving_job.run,
-        serving_tables.job_table, _draw_serving,
-    ),
+    "backlog": Job(BacklogConfig, tables.job_table, _draw),
+    serving.JOB: Job(serving.ServingConfig, serving_tables.job_table, _draw_serving),
 }  # fmt: skip
 """Kinds of jobs; a file without the key `job` describes a backlog."""
 
@@ -64,12 +59,12 @@ def run(args: argparse.Namespace) -> None:
     """`jaxsched run`: a job, then its table and figures."""
     chosen = {"lanes": args.lanes, "seed": args.seed}
     overrides = {key: value for key, value in chosen.items() if value is not None}
-    kind = JOBS[config.job_of(args.config, JOBS)]
-    settings = config.load(args.config, kind.config, overrides)
+    kind = JOBS[toml.job_of(args.config, JOBS)]
+    settings = toml.load(args.config, kind.config, overrides)
     folder = args.out or Path("out") / args.config.stem
     console = tables.console()
     try:
-        frame = _run_with_progress(kind, settings, folder, console)
+        frame = _run_with_progress(settings, folder, console)
     except ValueError as error:
         raise ValueError(f"{args.config}: {error}") from None
     except KeyboardInterrupt:
@@ -79,7 +74,7 @@ def run(args: argparse.Namespace) -> None:
     say(console, f"results: {folder / 'results.parquet'} ({len(frame):,} rows)")
     for path in kind.figures(frame, folder / "figures"):
         say(console, f"figure:  {path} (and .pdf)")
-    if kind.run is job.run and (reason := _why_no_ratio(frame)):
+    if kind.config is BacklogConfig and (reason := _why_no_ratio(frame)):
         say(console, f"figure:  no ratio_against_width, since {reason}")
 
 
@@ -89,16 +84,16 @@ def _why_no_ratio(frame: pd.DataFrame) -> str | None:
     return plots.why_no_ratio(frame)
 
 
-def _run_with_progress(kind: Job, settings: Any, folder: Path, console: Console) -> pd.DataFrame:
+def _run_with_progress(settings: Any, folder: Path, console: Console) -> pd.DataFrame:
     with progress_bar(console) as bar:
-        total = sum(point.cost(settings) for point in kind.points(settings))
-        task = bar.add_task("", total=total)
+        work = settings.work()
+        task = bar.add_task("", total=sum(point.requests for point in work.points))
 
-        def on_point(point: Any, finished: bool) -> None:
+        def on_point(point: Point, finished: bool) -> None:
             bar.update(task, description=point.label)
-            bar.advance(task, point.cost(settings) if finished else 0)
+            bar.advance(task, point.requests if finished else 0)
 
-        return kind.run(settings, folder, on_point)
+        return work.run(folder, on_point)
 
 
 def simulate(args: argparse.Namespace) -> None:
@@ -110,7 +105,7 @@ def simulate(args: argparse.Namespace) -> None:
     with console.status("reading the trace") as status:
         loaded = replay.load(settings)
         # Not earlier: a trace that is refused should leave no folder behind.
-        kept = store.open_store(args.out, config.to_toml(settings)) if args.out else None
+        kept = store.open_store(args.out, toml.to_toml(settings)) if args.out else None
         done = list(replay.run(settings, loaded, lambda name: status.update(f"simulating {name}")))
     rows, requests = (pd.concat(parts, ignore_index=True) for parts in zip(*done, strict=True))
     if settings.clock is None:
@@ -142,8 +137,8 @@ def _replay_config(args: argparse.Namespace) -> replay.ReplayConfig:
     given = {key: value for key, value in vars(args).items() if value is not None}
     names = [field.name for field in dataclasses.fields(replay.ReplayConfig)]
     options = {name: given[name] for name in names if name in given}
-    options |= {"trace": str(args.trace), "sha256": replay.digest(args.trace)}
-    return config.from_table(replay.ReplayConfig, options)
+    options |= {"trace": str(args.trace), "sha256": digest(args.trace)}
+    return toml.from_table(replay.ReplayConfig, options)
 
 
 def tune(args: argparse.Namespace) -> None:

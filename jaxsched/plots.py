@@ -1,4 +1,4 @@
-"""Figures of results: functions from a tidy table (see `jaxsched.frames`) to a figure.
+"""Figures of results: functions from a tidy table (see `jaxsched.studies.frames`) to a figure.
 
 Colors are Okabe and Ito's, which color-blind readers can tell apart; every policy also has a
 marker and a line style of its own, so that the figures survive a black-and-white printer.
@@ -17,8 +17,10 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import FixedLocator, FuncFormatter, LogLocator, MaxNLocator, NullLocator
 
-from jaxsched import specs, store
-from jaxsched.frames import YARDSTICK, summarize
+from jaxsched.studies import store
+from jaxsched.studies.axes import YARDSTICK
+from jaxsched.studies.frames import summarize
+from jaxsched.workloads.texts import read_prediction
 
 
 @dataclasses.dataclass(frozen=True)
@@ -101,7 +103,7 @@ def latency_against_n(frame: pd.DataFrame) -> Figure:
         grid = figure.subplots(rows, columns, sharex=True, sharey=True, squeeze=False).ravel()
         for axes, prediction in zip(grid, predictions, strict=False):
             panel = table[table["prediction"] == prediction]
-            axes.set_title(specs.interval(prediction).label)
+            axes.set_title(read_prediction(prediction).label)
             draw_policies(axes, panel, "n", "mean_latency")
             mean_bound = panel.drop_duplicates("n").sort_values("n")
             axes.plot(

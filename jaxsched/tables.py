@@ -1,4 +1,4 @@
-"""Tables for the terminal, from the tidy tables of `jaxsched.frames`."""
+"""Tables for the terminal, from the tidy tables of `jaxsched.studies.frames`."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ from rich import box
 from rich.console import Console
 from rich.table import Table
 
-from jaxsched import specs
-from jaxsched.frames import summarize
+from jaxsched.studies.frames import summarize
+from jaxsched.workloads.texts import read_prediction
 
 WIDTH = 100
 """Columns where the output is no terminal, such as a log file."""
@@ -39,7 +39,7 @@ def job_table(frame: pd.DataFrame) -> tuple[str, Table, str]:
     _section(table, "any prediction", alike, memory)
     for prediction in dict.fromkeys(summary["prediction"]):
         rows = summary[(summary["prediction"] == prediction) & ~summary["policy"].isin(fixed)]
-        _section(table, specs.interval(prediction).label, rows, memory)
+        _section(table, read_prediction(prediction).label, rows, memory)
     title = f"[bold]n = {n:,} requests, M = {memory:,} tokens, {lanes} instances[/bold]"
     return title, table, _JOB_NOTE
 

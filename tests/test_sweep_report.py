@@ -12,7 +12,8 @@ import pytest
 
 import jaxsched as js
 from jaxsched.cli import main
-from jaxsched.sweep import reading, report
+from jaxsched.studies import reading
+from jaxsched.sweep import report
 from jaxsched.sweep.figures import drawings
 from jaxsched.sweep.pareto import front
 from jaxsched.sweep.select import Sweep, said

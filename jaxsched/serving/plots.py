@@ -12,9 +12,11 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter
 
-from jaxsched import plots, specs
-from jaxsched.serving.frames import YARDSTICK, summarize
-from jaxsched.serving.job import ANY
+from jaxsched import plots
+from jaxsched.studies.frames import SERVING_YARDSTICK as YARDSTICK
+from jaxsched.studies.frames import summarize_serving
+from jaxsched.studies.serving import ANY
+from jaxsched.workloads.texts import read_prediction
 
 LATENCIES = {
     "mean_ttft": "mean TTFT (s)",
@@ -40,7 +42,7 @@ def latency_against_rate(
       prediction: One of its predictions.
       figures: Columns, keys of `LATENCIES`.
     """
-    table = summarize(frame)
+    table = summarize_serving(frame)
     table = table[table["prediction"].isin((prediction, ANY))]
     columns = 2 if len(figures) > 1 else 1
     rows = math.ceil(len(figures) / columns)
@@ -97,7 +99,7 @@ def _mark_bound(axes: Axes, table: pd.DataFrame) -> None:
 
 def _subject(frame: pd.DataFrame, prediction: str) -> str:
     first = frame.iloc[0]
-    told = "" if prediction == ANY else f"; prediction: {specs.interval(prediction).label}"
+    told = "" if prediction == ANY else f"; prediction: {read_prediction(prediction).label}"
     return (
         f"{first['clock']}, M = {int(first['memory']):,}; {frame['lane'].nunique()} streams of "
         f"{int(first['n']):,} requests{told}"
@@ -110,7 +112,7 @@ def gain_from_prediction(frame: pd.DataFrame) -> Figure:
     Mean end-to-end latency of fcfs over the policy's, against the mean KV use under fcfs, at the
     rates that fcfs sustains: a panel per policy that reads predictions, a line per prediction.
     """
-    table = summarize(frame)
+    table = summarize_serving(frame)
     fcfs = table[(table["policy"] == YARDSTICK) & table["sustained"]].set_index("rate")["kv_mean"]
     table = table[table["prediction"] != ANY].assign(pressure=table["rate"].map(fcfs))
     table = table.dropna(subset=["pressure"])
@@ -142,7 +144,7 @@ def gain_from_prediction(frame: pd.DataFrame) -> Figure:
 def _gains(axes: Axes, table: pd.DataFrame, look: plots.Look) -> None:
     for prediction, style in zip(dict.fromkeys(table["prediction"]), LINES * 9, strict=False):
         line = table[table["prediction"] == prediction].sort_values("rate")
-        line = line.assign(label=specs.interval(prediction).label)
+        line = line.assign(label=read_prediction(prediction).label)
         x, y, half = line["pressure"], line["gain"], line["gain_ci"]
         axes.plot(x, y, color=look.color, ls=style, marker=look.marker, label=line["label"].iloc[0])
         axes.fill_between(x, y - half, y + half, color=look.color, alpha=0.15, lw=0)

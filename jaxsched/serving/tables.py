@@ -1,4 +1,4 @@
-"""Tables of serving for the terminal, from the tidy tables of `jaxsched.serving.frames`."""
+"""Tables of serving for the terminal, from the tidy tables of `jaxsched.studies.frames`."""
 
 from __future__ import annotations
 
@@ -8,10 +8,12 @@ from collections.abc import Callable
 import pandas as pd
 from rich.table import Table
 
-from jaxsched import specs, tables
+from jaxsched import tables
 from jaxsched.metrics import PERCENTILES
-from jaxsched.serving.frames import YARDSTICK, saturation, summarize
-from jaxsched.serving.job import ANY
+from jaxsched.studies.frames import SERVING_YARDSTICK as YARDSTICK
+from jaxsched.studies.frames import saturation, summarize_serving
+from jaxsched.studies.serving import ANY
+from jaxsched.workloads.texts import read_prediction
 
 TIMES = {
     "ttft": "TTFT, s",
@@ -101,14 +103,14 @@ def job_table(frame: pd.DataFrame) -> tuple[str, Table, str]:
     The rate is the largest that fcfs sustains (the smallest of all if it sustains none, or was not
     run): beyond it a latency says how long the streams are, rather than how good the policy is.
     """
-    summary = summarize(frame)
+    summary = summarize_serving(frame)
     rate = told_rate(summary)
     chosen, rates = summary[summary["rate"] == rate], saturation(summary)
     sustained = rates.set_index(["prediction", "policy"])["rate"]
     first = frame.iloc[0]
     table = tables.new_table([heading for heading, _ in _JOB.values()] + ["sustains"])
     for prediction in dict.fromkeys(chosen["prediction"]):
-        label = "no prediction" if prediction == ANY else specs.interval(prediction).label
+        label = "no prediction" if prediction == ANY else read_prediction(prediction).label
         table.add_row(f"[bold]{label}[/bold]")
         for _, row in chosen[chosen["prediction"] == prediction].iterrows():
             left = f" [red]({row['unfinished']} unfinished)[/red]" if row["unfinished"] else ""
@@ -125,7 +127,7 @@ def job_table(frame: pd.DataFrame) -> tuple[str, Table, str]:
 
 
 def told_rate(summary: pd.DataFrame) -> float:
-    """The rate of `job_table`, from `summarize`."""
+    """The rate of `job_table`, from `summarize_serving`."""
     fcfs = summary[(summary["policy"] == YARDSTICK) & summary["sustained"]]
     return float(fcfs["rate"].max() if len(fcfs) else summary["rate"].min())
 

@@ -11,13 +11,14 @@ from pathlib import Path
 from rich import progress
 from rich.console import Console
 
-from jaxsched import config, store, tables
-from jaxsched.sweep import run as runs
-from jaxsched.sweep.config import SweepConfig
-from jaxsched.sweep.distributed import Processes, start
-from jaxsched.sweep.estimate import Estimate, estimate
-from jaxsched.sweep.plan import Plan, Range
-from jaxsched.sweep.rows import Simulator
+from jaxsched import tables
+from jaxsched.studies import run as runs
+from jaxsched.studies import store, toml
+from jaxsched.studies.estimate import Estimate, estimate
+from jaxsched.studies.plan import Plan, Range
+from jaxsched.studies.processes import Processes, start
+from jaxsched.studies.rows import Simulator
+from jaxsched.studies.sweep import SweepConfig, open_parts, plan_of
 from jaxsched.terminal import duration, progress_bar, say, size
 
 
@@ -28,14 +29,15 @@ def sweep(args: argparse.Namespace) -> None:
         processes = start(args.coordinator, args.num_processes, args.process_id)
     console = tables.console()
     console.quiet = not processes.first
-    plan = Plan(config.load(args.config, SweepConfig))
+    settings = toml.load(args.config, SweepConfig)
+    plan = plan_of(settings)
     simulator = Simulator(plan, args.engine, args.chunk)
     folder = args.out or Path("out") / args.config.stem
     share = plan.share(processes.index, processes.count)
     if args.dry_run:
         _announce(console, plan, simulator, share, share, processes, args.chunk)
         return
-    parts = runs.open_parts(plan, folder)
+    parts = open_parts(settings, plan, folder)
     with runs.alone(folder, processes), _kept(console, folder):
         ranges = parts.missing(share)
         if ranges:
@@ -93,7 +95,7 @@ def _announce(
 
 def _axes(plan: Plan) -> str:
     """The sizes of the axes that have several values."""
-    sizes = {**plan.sizes, "lanes": plan.config.lanes}
+    sizes = {**plan.sizes, "lanes": plan.study.lanes}
     texts = [f"{size:,} {name.replace('_', ' ')}" for name, size in sizes.items() if size > 1]
     return " × ".join(texts) or "one of everything"
 
@@ -118,7 +120,7 @@ def _run(
             done = bar.tasks[0].completed
             bar.update(task, rate=f"{done / (time.perf_counter() - began):,.0f}")
 
-        runs.run(simulator, parts, ranges, guess, chunk=chunk, on_rows=on_rows)
+        runs.run_rows(simulator, parts, ranges, guess, chunk=chunk, on_rows=on_rows)
     spent = time.perf_counter() - began
     say(console, f"{rows:,} simulations in {duration(spent)}, {rows / spent:,.0f} a second")
 

@@ -14,7 +14,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, LogLocator, NullLocator
 
 from jaxsched import plots
-from jaxsched.frames import summarize
+from jaxsched.studies.frames import summarize
 from jaxsched.sweep.maps import heat_map
 from jaxsched.sweep.pareto import paretos
 from jaxsched.sweep.select import LABELS, Drawing, Slice, Sweep, legend, said

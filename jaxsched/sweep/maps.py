@@ -14,7 +14,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, LogLocator, NullLocator
 
 from jaxsched import plots
-from jaxsched.frames import YARDSTICK
+from jaxsched.studies.axes import YARDSTICK
 from jaxsched.sweep.select import Drawing, Sweep
 
 MOST_PANELS = 6

@@ -11,7 +11,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter
 
 from jaxsched import plots
-from jaxsched.frames import YARDSTICK
+from jaxsched.studies.axes import YARDSTICK
 from jaxsched.sweep.select import Drawing, Sweep, legend, said
 
 MOST_NAMED = 9

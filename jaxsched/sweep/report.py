@@ -12,9 +12,9 @@ from typing import Any
 import pandas as pd
 from matplotlib import rc_context
 
-from jaxsched import plots, store
-from jaxsched.frames import summarize
-from jaxsched.sweep import read_sweep, reading
+from jaxsched import plots
+from jaxsched.studies import read_sweep, reading, store
+from jaxsched.studies.frames import summarize
 from jaxsched.sweep.figures import drawings
 from jaxsched.sweep.select import AXES, Drawing, Sweep, said
 

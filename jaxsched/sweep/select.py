@@ -13,8 +13,8 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from jaxsched import plots, specs
-from jaxsched.sweep import texts
+from jaxsched import plots
+from jaxsched.workloads.texts import read_arrivals, read_prediction
 
 AXES = ("workload", "n", "memory", "arrivals", "clock", "max_batch", "prediction", "policy")
 """Columns that name a point of a sweep; seeds and lanes are its instances."""
@@ -102,9 +102,9 @@ class Sweep:
             return min(values)
         if name == "arrivals":
             # The heaviest load: a backlog, or else the highest rate.
-            return max(values, key=lambda text: texts.arrival(text).rate)
+            return max(values, key=lambda text: read_arrivals(text).number)
         if name == "prediction":
-            known = [specs.interval(text) for text in values]
+            known = [read_prediction(text) for text in values]
             relative = [one for one in known if one.kind == "relative"]
             nearest = min(relative, key=lambda one: abs(one.parameter - 0.5), default=known[0])
             return nearest.text
@@ -169,7 +169,7 @@ def legend(figure: Figure, axes: Axes) -> None:
 def said(name: str, value: Any) -> str:
     """A value of an axis in words."""
     if name == "prediction":
-        return specs.interval(value).label
+        return read_prediction(value).label
     if name in ("workload", "arrivals"):
         return str(value)
     text = f"{value:,}" if isinstance(value, int | np.integer) else str(value)
@@ -182,5 +182,5 @@ def _default(name: str, value: Any) -> bool:
 
 
 def _prediction_order(text: str) -> tuple[str, float]:
-    one = specs.interval(text)
+    one = read_prediction(text)
     return one.kind, one.parameter or 0.0

@@ -10,8 +10,9 @@ from pathlib import Path
 from rich import progress
 from rich.console import Console
 
-from jaxsched import config as toml
-from jaxsched import plots, replay, tables
+from jaxsched import plots, tables
+from jaxsched.studies import toml
+from jaxsched.studies.config import digest
 from jaxsched.terminal import progress_bar, say
 from jaxsched.tuning import report, search
 from jaxsched.tuning.config import TuneConfig
@@ -53,13 +54,13 @@ def _settings(args: argparse.Namespace) -> TuneConfig:
     settings = toml.load(args.config, TuneConfig, overrides)
     if settings.trace is None:
         return settings
-    digest = replay.digest(Path(settings.trace.path))
-    if settings.trace.sha256 not in ("", digest):
+    found = digest(settings.trace.path)
+    if settings.trace.sha256 not in ("", found):
         raise ValueError(
-            f"{args.config}: trace.sha256: got {settings.trace.sha256!r}; expected {digest!r}, "
+            f"{args.config}: trace.sha256: got {settings.trace.sha256!r}; expected {found!r}, "
             f"that of {settings.trace.path}"
         )
-    return dataclasses.replace(settings, trace=dataclasses.replace(settings.trace, sha256=digest))
+    return dataclasses.replace(settings, trace=dataclasses.replace(settings.trace, sha256=found))
 
 
 def _run_with_progress(

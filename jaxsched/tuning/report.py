@@ -7,13 +7,13 @@ from matplotlib import rc_context
 from matplotlib.figure import Figure
 from rich.table import Table
 
-from jaxsched import specs
-from jaxsched.frames import half_width
 from jaxsched.plots import STYLE
+from jaxsched.studies.frames import half_width
 from jaxsched.tables import count, new_table
 from jaxsched.tuning.config import TuneConfig
 from jaxsched.tuning.rules import lengths_text
 from jaxsched.tuning.search import AGAINST, Outcome
+from jaxsched.workloads.texts import read_prediction
 
 COLORS = {"descent": "#0072B2", "cma_es": "#D55E00", "random": "#009E73", "grid": "#CC79A7"}
 LINES = {"descent": "-", "cma_es": (0, (4, 1)), "random": (0, (1, 1)), "grid": (0, (3, 1, 1, 1))}
@@ -27,7 +27,7 @@ def table(config: TuneConfig, outcome: Outcome) -> tuple[str, Table, str]:
     """One row per method and prediction, and the rule as written."""
     result = new_table(["/ h_sf", "/ a_min", "/ a_min:every_round", "work", "time"])
     for prediction in config.predictions:
-        result.add_row(f"[bold]{specs.interval(prediction).label}[/bold]")
+        result.add_row(f"[bold]{read_prediction(prediction).label}[/bold]")
         for _, row in outcome.methods.iterrows():
             rows = outcome.tests[
                 (outcome.tests["method"] == row["method"])
