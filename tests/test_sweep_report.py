@@ -12,7 +12,7 @@ import pytest
 
 import jaxsched as js
 from jaxsched.cli import main
-from jaxsched.studies import reading
+from jaxsched.studies import sweep as sweeps
 from jaxsched.sweep import report
 from jaxsched.sweep.figures import drawings
 from jaxsched.sweep.pareto import front
@@ -151,7 +151,7 @@ def test_the_page_needs_nothing_else(tmp_path: Path, capsys: Any) -> None:
     assert page.count("<table>") == page.count("</table>") == 2 and "a <sweep>" not in page
     sweep = Sweep(js.read_sweep(folder))
     drawn = report.laid_out(drawings(sweep))
-    again = report.page(folder, reading.manifest(folder), sweep, drawn)
+    again = report.page(folder, sweeps.manifest(folder), sweep, drawn)
     assert again == page
 
 
@@ -161,7 +161,7 @@ def test_what_is_not_finished_is_reported_as_such(
     out = tmp_path / "out"
     out.mkdir()
     (out / "manifest.json").write_text((folder / "manifest.json").read_text())
-    parts = reading.open_parts(out)
+    parts = sweeps.kept_parts(out)
     parts.write(0, 100, js.read_sweep(folder).drop(columns="ratio_to_h_sf").iloc[:100])
     monkeypatch.setattr(report.plots, "save", lambda figure, stem: stem)
     assert main(["report", str(out)]) == 0

@@ -24,9 +24,9 @@ def read_sweep(
       FileNotFoundError: If there is no sweep, or it is not finished and `partial` is False.
       ValueError: If a file is damaged.
     """
-    from jaxsched.studies import reading  # here, so that `import jaxsched` need not wait for pandas
+    from jaxsched.studies import sweep  # here, so that `import jaxsched` need not wait for pandas
 
-    return reading.read(folder, columns, partial)
+    return sweep.read(folder, columns, partial)
 
 
 __all__ = ["read_sweep"]

@@ -14,10 +14,10 @@ from rich.console import Console
 from jaxsched import tables
 from jaxsched.studies import run as runs
 from jaxsched.studies import store, toml
-from jaxsched.studies.estimate import Estimate, estimate
+from jaxsched.studies.estimate import estimate
 from jaxsched.studies.plan import Plan, Range
-from jaxsched.studies.processes import Processes, start
 from jaxsched.studies.rows import Simulator
+from jaxsched.studies.run import Processes, join_processes
 from jaxsched.studies.sweep import SweepConfig, open_parts, plan_of
 from jaxsched.terminal import duration, progress_bar, say, size
 
@@ -26,7 +26,7 @@ def sweep(args: argparse.Namespace) -> None:
     """`jaxsched sweep`: every simulation of a configuration that is not there yet."""
     processes = Processes()
     if args.distributed or args.coordinator or args.num_processes:
-        processes = start(args.coordinator, args.num_processes, args.process_id)
+        processes = join_processes(args.coordinator, args.num_processes, args.process_id)
     console = tables.console()
     console.quiet = not processes.first
     settings = toml.load(args.config, SweepConfig)
@@ -41,8 +41,8 @@ def sweep(args: argparse.Namespace) -> None:
     with runs.alone(folder, processes), _kept(console, folder):
         ranges = parts.missing(share)
         if ranges:
-            guess = _announce(console, plan, simulator, share, ranges, processes, args.chunk)
-            _run(console, simulator, parts, ranges, guess, args.chunk)
+            _announce(console, plan, simulator, share, ranges, processes, args.chunk)
+            _run(console, simulator, parts, ranges, args.chunk)
         _finish(console, parts, processes)
 
 
@@ -68,7 +68,7 @@ def _announce(
     ranges: list[Range],
     processes: Processes,
     chunk: int | None,
-) -> Estimate:
+) -> None:
     """Says what there is to do and what it is expected to take."""
     say(console, f"{plan.total:,} simulations: {_axes(plan)}")
     if simulator.different < plan.total:
@@ -90,7 +90,6 @@ def _announce(
     say(console, f"compiles: {programs}{more}")
     for text in sorted(set(guess.programs)):
         say(console, f"          {text}")
-    return guess
 
 
 def _axes(plan: Plan) -> str:
@@ -105,7 +104,6 @@ def _run(
     simulator: Simulator,
     parts: runs.Parts,
     ranges: list[Range],
-    guess: Estimate,
     chunk: int | None,
 ) -> None:
     """Simulates with a progress bar."""
@@ -120,7 +118,7 @@ def _run(
             done = bar.tasks[0].completed
             bar.update(task, rate=f"{done / (time.perf_counter() - began):,.0f}")
 
-        runs.run_rows(simulator, parts, ranges, guess, chunk=chunk, on_rows=on_rows)
+        runs.run_rows(simulator, parts, ranges, chunk=chunk, on_rows=on_rows)
     spent = time.perf_counter() - began
     say(console, f"{rows:,} simulations in {duration(spent)}, {rows / spent:,.0f} a second")
 

@@ -13,7 +13,8 @@ import pandas as pd
 from matplotlib import rc_context
 
 from jaxsched import plots
-from jaxsched.studies import read_sweep, reading, store
+from jaxsched.studies import read_sweep, store
+from jaxsched.studies import sweep as sweeps
 from jaxsched.studies.frames import summarize
 from jaxsched.sweep.figures import drawings
 from jaxsched.sweep.select import AXES, Drawing, Sweep, said
@@ -44,7 +45,7 @@ def write(folder: Path) -> list[Path]:
       FileNotFoundError: If there is no sweep, or nothing of it is finished.
       ValueError: If a file of it is damaged.
     """
-    manifest = reading.manifest(folder)
+    manifest = sweeps.manifest(folder)
     sweep = Sweep(read_sweep(folder, partial=True))
     drawn = laid_out(drawings(sweep))
     paths = [plots.save(one.figure, folder / "figures" / one.name) for one in drawn]
