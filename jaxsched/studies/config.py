@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
-import math
 import os
-from collections.abc import Iterable
 from pathlib import Path
 
 from jaxsched import policies
@@ -93,13 +91,6 @@ def positive_seconds(**limits: float | None) -> None:
     for name, limit in limits.items():
         if limit is not None and not limit > 0:
             raise ValueError(f"{name}: got {limit}; expected more than 0 seconds")
-
-
-def positive_rates(rates: Iterable[float]) -> None:
-    """Refuses rates that are not above 0 and finite."""
-    for rate in rates:
-        if not 0 < rate < math.inf:
-            raise ValueError(f"rates: got {rate}; expected more than 0 requests per second")
 
 
 def digest(path: str | os.PathLike[str]) -> str:

@@ -104,7 +104,7 @@ def _try(simulator: Simulator, policy: int, n: int) -> tuple[float, float]:
     each = int(np.prod(plan.inner))
     count = min(plan.instances, max(1, -(-rows // each)))
     clock = int(np.argmax([bool(name) for name in plan.values.read["clocks"]]))
-    at = dict.fromkeys(plan.calls_of, 0) | {"policies": policy, "clocks": clock}
+    at = dict.fromkeys(plan.outer, 0) | {"policies": policy, "clocks": clock}
     call = Call(Tile(0, n, 0, count, 0), at, 0, min(rows, count * each))
     spent = []
     for _ in range(2):

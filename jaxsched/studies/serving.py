@@ -21,7 +21,6 @@ from jaxsched.studies.config import (
     all_predictions,
     different_policies,
     digest,
-    positive_rates,
     positive_seconds,
 )
 from jaxsched.studies.plan import Plan, Study
@@ -84,7 +83,9 @@ class ServingConfig:
         with_key("clock", clocks.clock, self.clock)
         several("rates", self.rates)
         positive_seconds(ttft_limit=self.ttft_limit, tpot_limit=self.tpot_limit)
-        positive_rates(self.rates)
+        for rate in self.rates:
+            if not 0 < rate < float("inf"):
+                raise ValueError(f"rates: got {rate}; expected more than 0 requests per second")
         different_policies(self.policies, arrivals=True)
         all_predictions(self.predictions, self.memory, trace=self.trace is not None)
 
