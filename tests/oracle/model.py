@@ -1,0 +1,387 @@
+"""The model in plain Python: slow, obvious, and the judge of every faster engine.
+
+One worker holds at most `memory` tokens of KV cache. Time runs in rounds. A request that generates
+its k-th token in a round occupies `prompt + k` tokens in it, and its place is free from the round
+after its last token on. At round t, in this order:
+
+1. complete  requests that have generated their whole output leave, with completion time t;
+2. arrive    requests with `arrival <= t` begin to wait;
+3. evict     those that have generated their quantum, if the rule sets one, and then, while the
+             coming round would not fit, the request first in the rule's eviction order: it loses
+             its tokens, waits again from zero, and the rule refines its estimate;
+4. admit     waiting requests enter in the rule's admission order, until the first that fails the
+             look-ahead test;
+5. run       every active request generates one token.
+
+A `Rule` supplies the choices in this; everything else is shared. To check a scheduler of your own,
+write it as a `Rule` and compare `simulate` with it:
+
+>>> from jaxsched.engines.reference import a_min
+>>> requests = [Request(2, 4, 2, 5), Request(1, 6, 1, 8), Request(3, 2, 1, 4), Request(1, 3, 3, 3)]
+>>> outcome = simulate(requests, memory=9, rule=a_min())
+>>> outcome.completion, outcome.total_latency, outcome.evictions, outcome.wasted_tokens
+([4, 10, 2, 5], 21, 2, 2)
+
+Under a `Clock` rounds have lengths, and arrivals are times: a request is known in the first round
+that starts at or after its arrival; with nobody active or waiting the clock jumps to the next
+arrival, and no round passes. All times are whole ticks (picoseconds), so nothing is ever rounded.
+
+Papers: Chen, Ye, Zhou, arXiv 2508.14544; Jaillet et al., arXiv 2502.07115 (the memory model, the
+look-ahead test).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from typing import Any, NamedTuple
+
+COMPLETED, EVICTED, CUT = "completed", "evicted", "cut"
+FINISHED, ROUND_LIMIT = "finished", "round_limit"
+
+LAST_TICK = 2**62
+"""No round starts at this tick (53 days of picoseconds) or later."""
+
+
+@dataclass(frozen=True)
+class Request:
+    """One request; lengths in tokens, arrival in rounds, its index is its place in the list."""
+
+    prompt: int
+    output: int  # the true length: only a hindsight rule may read it
+    lower: int  # the predicted interval of the output, which may be wrong
+    upper: int
+    arrival: int = 0  # under a clock in ticks
+    point: int | None = None  # a point prediction of the output; mc_sf needs it
+
+
+@dataclass(frozen=True)
+class Known(Request):
+    """A request as a rule sees it: with the worker's memory beside it."""
+
+    memory: int = 0
+    turn: int = 0  # the number of different arrivals before its own
+    rank: int = 0  # its place by `Rule.rank`
+
+
+@dataclass(frozen=True)
+class Clock:
+    """How long a round lasts, in ticks.
+
+    fixed + per_prompt_token P + per_request D + per_cache_token K
+    + per_token_beyond max(0, P + D - free_tokens), with P the prompt tokens admitted in the round,
+    D the requests active in it, and K the memory in use.
+    """
+
+    fixed: int
+    per_prompt_token: int = 0
+    per_request: int = 0
+    per_cache_token: int = 0
+    per_token_beyond: int = 0
+    free_tokens: int = 0  # tokens
+
+    def lasts(self, prompt_tokens: int, active: int, used: int) -> int:
+        """Ticks of a round with so many prompt tokens admitted, requests, and memory in use."""
+        beyond = max(0, prompt_tokens + active - self.free_tokens)
+        return (
+            self.fixed
+            + self.per_prompt_token * prompt_tokens
+            + self.per_request * active
+            + self.per_cache_token * used
+            + self.per_token_beyond * beyond
+        )
+
+
+@dataclass(frozen=True)
+class Rule:
+    """The choices that make a policy; smaller keys come first, in both orders.
+
+    Equal admission keys are settled by the smaller index; the eviction key settles its own ties.
+    `tokens` is what the request has generated in its present run, `admitted` the round in which
+    that run began. A reserve counts as at least 1 and at most `memory - prompt`.
+    """
+
+    name: str
+    estimate: Callable[[Known], int]  # (request) -> the estimate at first
+    admission_key: Callable[[Known, int], Any]  # (request, estimate)
+    reserve: Callable[[Known, int], int]  # (request, estimate) -> tokens
+    # (request, estimate, tokens, admitted, index)
+    eviction_key: Callable[[Known, int, int, int, int], Any]
+    refine: Callable[[Known, int, int], int]  # (request, estimate, tokens) -> estimate, evicted
+    needs_point: bool = False
+    # (request) -> memory that must stay free when it enters, unless nobody is active
+    headroom: Callable[[Known], int] = lambda request: 0
+    # (requests) -> their places in an order of the whole backlog; None for none
+    rank: Callable[[Sequence[Known]], list[int]] | None = None
+    # (request, estimate) -> tokens, at least 1, after which it gives its place up; None for never
+    quantum: Callable[[Known, int], int] | None = None
+
+
+class Run(NamedTuple):
+    """One stay on the worker: tokens in the rounds `admitted`, ..., `ended - 1`."""
+
+    admitted: int
+    ended: int
+    how: str  # COMPLETED, EVICTED, or CUT by the round limit
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What `simulate` found; lists have one entry per request."""
+
+    completion: list[int]  # rounds; -1 if it did not complete
+    admissions: list[list[int]]  # the rounds of all its admissions
+    first_token: list[int]  # end of the round of its first token in its first run; -1 if none
+    runs: list[list[Run]]
+    total_latency: int  # of completion - arrival over the completed; under a clock in ticks
+    evictions: int
+    wasted_tokens: int  # tokens lost to evictions
+    peak_memory: int  # largest sum over a round, tokens
+    memory_time: int  # sum of the memory in use over all rounds, token-rounds
+    rounds: int  # the largest completion; 0 if nothing completed
+    status: str  # FINISHED or ROUND_LIMIT
+    # Under a clock, in ticks; empty without.
+    starts: list[int]  # of every round
+    admission_time: list[int]  # start of the round of the first admission; -1 if none
+    first_token_time: list[int]  # end of the round of the first token in the first run; -1 if none
+    completion_time: list[int]  # end of the round of the last token; -1 if it did not complete
+
+
+class _Worker:
+    """The worker between two steps of a round; requests are known by their index."""
+
+    def __init__(
+        self, requests: Sequence[Known], memory: int, rule: Rule, max_batch: int | None
+    ) -> None:
+        self.requests, self.memory, self.rule, self.max_batch = requests, memory, rule, max_batch
+        self.estimate = [rule.estimate(request) for request in requests]
+        self.coming = set(range(len(requests)))
+        self.waiting: set[int] = set()
+        self.active: dict[int, int] = {}  # index -> round of admission
+        self.runs: list[list[Run]] = [[] for _ in requests]
+        self.used: list[int] = []  # memory in use, one entry per round that ran
+
+    def complete(self, t: int) -> None:
+        for i, admitted in list(self.active.items()):
+            if t - admitted == self.requests[i].output:
+                self.end(i, t, COMPLETED)
+
+    def arrive(self, now: int) -> None:
+        arrived = {i for i in self.coming if self.requests[i].arrival <= now}
+        self.coming -= arrived
+        self.waiting |= arrived
+
+    def evict(self, t: int) -> None:
+        for i, admitted in list(self.active.items()):
+            if self.rule.quantum and t - admitted >= max(1, self.quantum(i)):
+                self.send_back(i, t)
+        while self.needed(t) > self.memory:
+            self.send_back(min(self.active, key=lambda i: self.eviction_key(i, t)), t)
+
+    def admit(self, t: int) -> None:
+        for i in sorted(self.waiting, key=self.admission_key):
+            if len(self.active) == self.max_batch or not self.fits(i, t):
+                break
+            self.waiting.remove(i)
+            self.active[i] = t
+
+    def run(self, t: int) -> None:
+        self.used.append(self.needed(t))
+
+    def end(self, i: int, t: int, how: str) -> None:
+        self.runs[i].append(Run(self.active.pop(i), t, how))
+
+    def send_back(self, i: int, t: int) -> None:
+        tokens = t - self.active[i]
+        self.estimate[i] = self.rule.refine(self.requests[i], self.estimate[i], tokens)
+        self.end(i, t, EVICTED)
+        self.waiting.add(i)
+
+    def needed(self, t: int) -> int:
+        """Memory that round t takes if everything now active runs in it."""
+        return sum(self.requests[i].prompt + t - p + 1 for i, p in self.active.items())
+
+    def fits(self, candidate: int, t: int) -> bool:
+        """The look-ahead test: does memory suffice until all reservations have run out?"""
+        admitted = {**self.active, candidate: t}
+        ends = {j: max(p + self.reserve(j), t + 1) for j, p in admitted.items()}
+        free = self.rule.headroom(self.requests[candidate]) if self.active else 0
+
+        def expected(then: int) -> int:
+            running = [j for j in admitted if ends[j] >= then]
+            return sum(self.requests[j].prompt + then - admitted[j] for j in running)
+
+        # Between two ends the expected memory only grows, so its peaks are at the ends.
+        return all(expected(end) <= self.memory - free for end in set(ends.values()))
+
+    def reserve(self, i: int) -> int:
+        reserve = self.rule.reserve(self.requests[i], self.estimate[i])
+        if type(reserve) is not int:
+            raise TypeError(f"request {i}: {self.rule.name} reserves {reserve!r}; expected an int")
+        # No request can use more; one that reserved more would wait for ever.
+        return min(reserve, self.memory - self.requests[i].prompt)
+
+    def quantum(self, i: int) -> int:
+        return self.rule.quantum(self.requests[i], self.estimate[i])
+
+    def admission_key(self, i: int) -> tuple[Any, int]:
+        return self.rule.admission_key(self.requests[i], self.estimate[i]), i
+
+    def eviction_key(self, i: int, t: int) -> Any:
+        admitted = self.active[i]
+        return self.rule.eviction_key(self.requests[i], self.estimate[i], t - admitted, admitted, i)
+
+    def lasts(self, t: int, clock: Clock) -> int:
+        """Ticks of round t, which has just run."""
+        admitted = [i for i, p in self.active.items() if p == t]
+        prompt_tokens = sum(self.requests[i].prompt for i in admitted)
+        return clock.lasts(prompt_tokens, len(self.active), self.used[-1])
+
+
+def simulate(
+    requests: Sequence[Request],
+    memory: int,
+    rule: Rule,
+    max_rounds: int = 2**30,
+    max_batch: int | None = None,
+    clock: Clock | None = None,
+) -> Outcome:
+    """Serve the requests round by round.
+
+    Rounds t >= max_rounds are not run: what completes by then counts, the rest is cut short, and
+    cut tokens are not wasted ones. `max_batch` caps the requests that run together. Without a
+    clock arrivals are rounds, and rounds pass while nobody is there.
+
+    Raises TypeError or ValueError, naming request, field and value, for what the model refuses:
+    lengths below 1, lower > upper, arrivals below 0, anything but a plain int, a request that
+    needs more than the memory, a missing point prediction where the rule reads it, a clock that
+    does not advance.
+    """
+    _check(requests, memory, rule, max_rounds, max_batch, clock)
+    worker = _Worker(_known(requests, memory, rule), memory, rule, max_batch)
+    rounds: list[tuple[int, int]] = []  # start and end of every round that ran
+    t = now = 0
+    while True:
+        worker.complete(t)
+        done = not (worker.coming or worker.waiting or worker.active)
+        if done or t >= max_rounds or (clock and now >= LAST_TICK):
+            break
+        worker.arrive(now)
+        worker.evict(t)
+        worker.admit(t)
+        if worker.active:
+            worker.run(t)
+            start, now = now, now + (worker.lasts(t, clock) if clock else 1)
+            rounds.append((start, now))
+            t += 1
+        else:
+            now = min(requests[i].arrival for i in worker.coming)
+            t = t if clock else min(max_rounds, now)
+    for i in list(worker.active):
+        worker.end(i, t, CUT)
+    outcome = _outcome(requests, worker.runs, worker.used)
+    return _with_times(outcome, requests, rounds) if clock else outcome
+
+
+def _known(requests: Sequence[Request], memory: int, rule: Rule) -> list[Known]:
+    arrivals = sorted({request.arrival for request in requests})
+    turns = {arrival: turn for turn, arrival in enumerate(arrivals)}
+    known = [
+        Known(**vars(request), memory=memory, turn=turns[request.arrival]) for request in requests
+    ]
+    if rule.rank is None:
+        return known
+    places = rule.rank(known)
+    return [replace(request, rank=place) for request, place in zip(known, places, strict=True)]
+
+
+def _outcome(requests: Sequence[Request], runs: list[list[Run]], used: list[int]) -> Outcome:
+    completion = [own[-1].ended if own and own[-1].how == COMPLETED else -1 for own in runs]
+    latency = [c - r.arrival for c, r in zip(completion, requests, strict=True) if c >= 0]
+    evicted = [run for own in runs for run in own if run.how == EVICTED]
+    return Outcome(
+        completion=completion,
+        admissions=[[run.admitted for run in own] for own in runs],
+        first_token=[own[0].admitted + 1 if own else -1 for own in runs],
+        runs=runs,
+        total_latency=sum(latency),
+        evictions=len(evicted),
+        wasted_tokens=sum(run.ended - run.admitted for run in evicted),
+        peak_memory=max(used, default=0),
+        memory_time=sum(used),
+        rounds=max([0, *completion]),
+        status=ROUND_LIMIT if -1 in completion else FINISHED,
+        starts=[],
+        admission_time=[],
+        first_token_time=[],
+        completion_time=[],
+    )
+
+
+def _with_times(
+    outcome: Outcome, requests: Sequence[Request], rounds: list[tuple[int, int]]
+) -> Outcome:
+    completed = [rounds[c - 1][1] if c >= 0 else -1 for c in outcome.completion]
+    latency = [c - r.arrival for c, r in zip(completed, requests, strict=True) if c >= 0]
+    return replace(
+        outcome,
+        total_latency=sum(latency),
+        starts=[start for start, _ in rounds],
+        admission_time=[rounds[own[0]][0] if own else -1 for own in outcome.admissions],
+        first_token_time=[rounds[own[0]][1] if own else -1 for own in outcome.admissions],
+        completion_time=completed,
+    )
+
+
+def _check(
+    requests: Sequence[Request],
+    memory: int,
+    rule: Rule,
+    max_rounds: int,
+    max_batch: int | None,
+    clock: Clock | None,
+) -> None:
+    _check_int("memory", memory, least=1)
+    _check_int("max_rounds", max_rounds, least=0)
+    if max_batch is not None:
+        _check_int("max_batch", max_batch, least=1)
+    if clock is not None:
+        _check_clock(clock)
+    for i, request in enumerate(requests):
+        _check_request(f"request {i}: ", request, memory, rule)
+
+
+def _check_clock(clock: Clock) -> None:
+    for name, value in vars(clock).items():
+        _check_int(f"clock: {name}", value, least=0)
+    if clock.fixed + clock.per_request + clock.per_cache_token < 1:
+        raise ValueError("clock: a round may last 0 ticks; expected at least 1")
+
+
+def _check_request(who: str, request: Request, memory: int, rule: Rule) -> None:
+    for name in ("prompt", "output", "lower", "upper"):
+        _check_int(who + name, getattr(request, name), least=1)
+    _check_int(who + "arrival", request.arrival, least=0)
+    if request.point is not None:
+        _check_int(who + "point", request.point, least=1)
+    elif rule.needs_point:
+        raise ValueError(f"{who}point is None; expected an int >= 1, {rule.name} reads it")
+    if request.lower > request.upper:
+        raise ValueError(f"{who}lower is {request.lower}; expected <= upper = {request.upper}")
+    if rule.rank is not None and request.arrival > 0:
+        raise ValueError(
+            f"{who}arrival is {request.arrival}; expected 0, {rule.name} orders a whole backlog"
+        )
+    if request.prompt + request.output > memory:
+        raise ValueError(
+            f"{who}prompt + output is {request.prompt} + {request.output}; "
+            f"expected <= memory = {memory}, or it can never finish"
+        )
+
+
+def _check_int(what: str, value: Any, least: int) -> None:
+    if type(value) is not int:
+        found = f"{value!r} ({type(value).__name__})"
+        raise TypeError(f"{what} is {found}; expected a plain int >= {least}")
+    if value < least:
+        raise ValueError(f"{what} is {value}; expected an int >= {least}")
