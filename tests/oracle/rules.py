@@ -1,95 +1,69 @@
-"""The shipped policies as rules of the reference."""
+"""The policies of the model, section 5, and the family around A_min, by hand."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import replace
 from operator import attrgetter
+from typing import Any
 
-from jaxsched.engines.reference.model import Known, Rule
+from jaxsched.policies import Policy
 
 LARGEST = 2**31 - 2
-"""Engines compare keys and keep estimates in 32 bits; what is larger counts as this."""
 
 
-def _shortest_first(name: str, estimate: Callable[[Known], int], **others: bool) -> Rule:
-    return Rule(
+def shortest_first(name: str, estimate: Callable[[Any], int]) -> Policy:
+    return Policy(
         name,
         estimate,
-        admission_key=lambda request, estimate: estimate,
-        reserve=lambda request, estimate: estimate,
-        eviction_key=lambda request, estimate, tokens, admitted, index: (estimate, index),
-        refine=lambda request, estimate, tokens: max(estimate, tokens),
-        **others,
+        admission_key=lambda r: r.estimate,
+        reserve=lambda r: r.estimate,
+        eviction_key=lambda r: r.estimate,
+        refine=lambda r: max(r.estimate, r.generated),
     )
 
 
-def h_sf() -> Rule:
-    """Hindsight shortest first: the estimate is the true output (arXiv 2508.14544)."""
-    return _shortest_first("h_sf", attrgetter("output"))
+def h_sf() -> Policy:
+    return shortest_first("h_sf", attrgetter("output"))
 
 
-def a_max() -> Rule:
-    """A_max: the estimate is the upper end of the interval (arXiv 2508.14544)."""
-    return _shortest_first("a_max", attrgetter("upper"))
+def a_max() -> Policy:
+    return shortest_first("a_max", attrgetter("upper"))
 
 
-def mc_sf() -> Rule:
-    """MC-SF: the estimate is a point prediction (arXiv 2502.07115)."""
-    return _shortest_first("mc_sf", attrgetter("point"), needs_point=True)
+def mc_sf() -> Policy:
+    return shortest_first("mc_sf", attrgetter("point"))
 
 
-def a_min(refine: str = "on_eviction") -> Rule:
-    """A_min: the estimate starts at the lower end and grows with the tokens seen (2508.14544).
-
-    The paper leaves open what the eviction order reads of a running request: its estimate as of
-    its last eviction ("on_eviction"), or max(estimate, tokens) ("every_round").
-    """
-    if refine not in ("on_eviction", "every_round"):
-        raise ValueError(f"refine is {refine!r}; expected 'on_eviction' or 'every_round'")
-    literal = _shortest_first(f"a_min:{refine}", attrgetter("lower"))
+def a_min(refine: str = "on_eviction") -> Policy:
+    """The order of evictions reads the estimate as of the last eviction, or progress as well."""
+    literal = shortest_first(f"a_min:{refine}", attrgetter("lower"))
     if refine == "on_eviction":
         return literal
-    return replace(
-        literal,
-        eviction_key=lambda request, estimate, tokens, admitted, index: (
-            max(estimate, tokens),
-            index,
-        ),
+    return replace(literal, eviction_key=lambda r: max(r.estimate, r.generated))
+
+
+def fcfs(watermark: int = 0) -> Policy:
+    """`watermark` is the share of the memory, in 1/1024, that stays free beside others."""
+    return Policy(
+        "fcfs",
+        estimate=lambda r: 1,
+        admission_key=lambda r: r.arrival,
+        reserve=lambda r: 1,
+        eviction_key=lambda r: r.admitted,
+        refine=lambda r: r.estimate,
+        headroom=lambda r: r.memory * watermark // 1024,
+        evict_largest=True,
     )
 
 
-def fcfs(watermark: int = 0) -> Rule:
-    """First come first served, as serving engines do: no prediction, the latest to enter leaves.
-
-    `watermark` is the share of the memory, in 1/1024, that must stay free when a request enters
-    beside others.
-    """
-    return Rule(
-        name="fcfs",
-        estimate=lambda request: 0,
-        admission_key=lambda request, estimate: request.arrival,
-        reserve=lambda request, estimate: 1,
-        eviction_key=lambda request, estimate, tokens, admitted, index: (-admitted, -index),
-        refine=lambda request, estimate, tokens: estimate,
-        headroom=lambda request: (request.memory * watermark) >> 10,
-    )
-
-
-def svf(by: str = "output") -> Rule:
-    """Smallest volume first (arXiv 2606.22327): s r + r (r + 1) / 2, the memory-time."""
-
-    def volume(request: Known, estimate: int) -> int:
-        r = min(estimate, request.memory)
-        return min(request.prompt * r + r * (r + 1) // 2, LARGEST)
+def svf(by: str = "output") -> Policy:
+    def volume(r: Any) -> int:
+        tokens = min(r.estimate, r.memory)
+        return min(r.prompt * tokens + tokens * (tokens + 1) // 2, LARGEST)
 
     return replace(
-        _shortest_first(f"svf:{by}", attrgetter(by), needs_point=by == "point"),
-        admission_key=volume,
-        eviction_key=lambda request, estimate, tokens, admitted, index: (
-            volume(request, estimate),
-            index,
-        ),
+        shortest_first(f"svf:{by}", attrgetter(by)), admission_key=volume, eviction_key=volume
     )
 
 
@@ -104,33 +78,31 @@ def a_min_family(
     evict_prompt: int,
     run_growth: int,
     evict_growth: int,
-) -> Rule:
-    """The family around A_min, its numbers in units of 1/1024 (`reserve_floor` in tokens)."""
+) -> Policy:
+    """Numbers in units of 1/1024 (`reserve_floor` in tokens)."""
 
-    def admission_key(request: Known, estimate: int) -> int:
-        r = min(estimate, request.memory)
-        volume = min(request.prompt * r + r * (r + 1) // 2, 2**42)
-        area = min((volume << 10) // request.memory, 2**31)
-        key = (estimate << 10) + admit_prompt * request.prompt + ((admit_area * area) >> 10)
-        return _key(key)
+    def admission_key(r: Any) -> int:
+        tokens = min(r.estimate, r.memory)
+        volume = min(r.prompt * tokens + tokens * (tokens + 1) // 2, 2**42)
+        area = min(volume * 1024 // r.memory, 2**31)
+        return _key(r.estimate * 1024 + admit_prompt * r.prompt + admit_area * area // 1024)
 
-    def eviction_key(
-        request: Known, estimate: int, tokens: int, admitted: int, index: int
-    ) -> tuple[int, int]:
-        running = max(estimate, (run_growth * tokens) >> 10)
-        key = evict_estimate * running + evict_progress * tokens + evict_prompt * request.prompt
-        return _key(key), index
+    def eviction_key(r: Any) -> int:
+        running = max(r.estimate, run_growth * r.generated // 1024)
+        return _key(
+            evict_estimate * running + evict_progress * r.generated + evict_prompt * r.prompt
+        )
 
-    def refine(request: Known, estimate: int, tokens: int) -> int:
-        seen = max(estimate, tokens)
-        return min(seen + ((evict_growth * seen) >> 10), LARGEST)
+    def refine(r: Any) -> int:
+        seen = max(r.estimate, r.generated)
+        return min(seen + evict_growth * seen // 1024, LARGEST)
 
-    return Rule(
-        name="a_min_family",
-        estimate=lambda request: request.lower + ((start * (request.upper - request.lower)) >> 10),
+    return Policy(
+        "a_min_family",
+        estimate=lambda r: r.lower + start * (r.upper - r.lower) // 1024,
         admission_key=admission_key,
-        reserve=lambda request, estimate: max(
-            1, min(max(reserve_floor, (reserve_factor * estimate) >> 10), LARGEST)
+        reserve=lambda r: max(
+            1, min(max(reserve_floor, reserve_factor * r.estimate // 1024), LARGEST)
         ),
         eviction_key=eviction_key,
         refine=refine,
@@ -138,10 +110,10 @@ def a_min_family(
 
 
 def _key(key: int) -> int:
-    return max(-LARGEST, min(key >> 6, LARGEST))
+    return max(-LARGEST, min(key // 64, LARGEST))
 
 
-RULES: dict[str, Rule] = {
+RULES: dict[str, Policy] = {
     rule.name: rule
     for rule in (
         h_sf(), a_max(), mc_sf(), a_min("on_eviction"), a_min("every_round"), fcfs(),

@@ -1,43 +1,33 @@
-"""Sorted-F and GSA-Spec as rules of the reference."""
+"""Sorted-F and GSA-Spec, by hand."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import replace
+from typing import Any
 
-from jaxsched.engines.reference.model import Known, Rule
-from jaxsched.engines.reference.rules import a_min, svf
+from jaxsched.policies import Policy
+from tests.oracle.rules import a_min, svf
 
 
-def sorted_f(by: str = "output") -> Rule:
+def sorted_f(by: str = "output") -> Policy:
     """Sorted-F, greedily: the cheapest batch from the front of the order by memory-time is next.
 
     The cost of a batch is sum(o) / size^2 (arXiv 2508.06133); in it the shortest goes first.
     """
 
-    def length(request: Known) -> int:
-        return min(getattr(request, by), request.memory - request.prompt)
-
-    def volume(request: Known) -> int:
-        r = length(request)
-        return request.prompt * r + r * (r + 1) // 2
-
-    def rank(requests: Sequence[Known]) -> list[int]:
-        rest = sorted(range(len(requests)), key=lambda i: (volume(requests[i]), i))
+    def rank(r: Any, real: Any) -> list[int]:
+        memory, prompts = int(r.memory), [int(s) for s in r.prompt]
+        lengths = [min(int(o), memory - s) for o, s in zip(getattr(r, by), prompts, strict=True)]
+        volume = [s * o + o * (o + 1) // 2 for s, o in zip(prompts, lengths, strict=True)]
+        rest = sorted(range(len(prompts)), key=lambda i: (volume[i], i))
         order: list[int] = []
         while rest:
-            pairs = [(requests[i].prompt, length(requests[i])) for i in rest]
-            size = _batch_size(pairs, requests[0].memory)
-            order += sorted(rest[:size], key=lambda i: (length(requests[i]), i))
+            size = _batch_size([(prompts[i], lengths[i]) for i in rest], memory)
+            order += sorted(rest[:size], key=lambda i: (lengths[i], i))
             rest = rest[size:]
-        return [order.index(i) for i in range(len(requests))]
+        return [order.index(i) for i in range(len(prompts))]
 
-    return replace(
-        svf(by),
-        name=f"sorted_f:{by}",
-        admission_key=lambda request, estimate: request.rank,
-        rank=rank,
-    )
+    return replace(svf(by), name=f"sorted_f:{by}", admission_key=lambda r: r.rank, rank=rank)
 
 
 def _batch_size(rest: list[tuple[int, int]], memory: int) -> int:
@@ -52,27 +42,28 @@ def _batch_size(rest: list[tuple[int, int]], memory: int) -> int:
     return min([1, *fitting], key=cost)
 
 
-def gsa_spec(patience: int = 64) -> Rule:
+def gsa_spec(patience: int = 64) -> Policy:
     """GSA-Spec: slices of 1, 2, 4, ... tokens, and up to `patience` of them (arXiv 2601.22996)."""
 
-    def next_slice(request: Known, estimate: int, tokens: int) -> int:
-        while estimate <= tokens:
-            estimate *= 2
-        return estimate
+    def next_slice(r: Any) -> int:
+        tokens = r.estimate
+        while tokens <= r.generated:
+            tokens *= 2
+        return tokens
 
     return replace(
         a_min(),
         name="gsa_spec" if patience == 64 else f"gsa_spec:patience={patience}",
-        estimate=lambda request: 1,
+        estimate=lambda r: 1,
         refine=next_slice,
-        quantum=lambda request, estimate: patience * estimate,
+        quantum=lambda r: patience * r.estimate,
     )
 
 
-EXTENDED: dict[str, Rule] = {
+EXTENDED: dict[str, Policy] = {
     rule.name: rule
     for rule in (
         sorted_f("output"), sorted_f("lower"), sorted_f("upper"), sorted_f("point"), gsa_spec(),
     )
 }  # fmt: skip
-"""Rules that order a backlog as a whole or set quanta, unlike those of `RULES`."""
+"""Those that order a backlog as a whole or set quanta, unlike those of `RULES`."""

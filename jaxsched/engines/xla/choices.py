@@ -37,17 +37,23 @@ def ask(
       params: The numbers of the policy.
       shape: That of the requests.
     """
-    choice = getattr(choices, name)
+    program, known = getattr(choices, name).program, (-np.inf, np.inf)
+    if isinstance(program, Program):
+        known = widest(program, choices.limit)[-1]
     low = 1 if name in ("estimate", "refine", "quantum") else 0 if name == "headroom" else -LARGEST
+    value = compute(choices, name, read, params)
     with jax.enable_x64(True):
-        if isinstance(choice.program, Program):
-            numbers = _flat(params)
-            value = _run(choice.program, widths(choice.program, choices.limit), read, numbers)
-            known = widest(choice.program, choices.limit)[-1]
-        else:
-            value, known = _call(choice, read, params), (-np.inf, np.inf)
         whole = _within(value, known, low).astype(jnp.int32)
     return jnp.broadcast_to(whole, shape)
+
+
+def compute(choices: Choices, name: str, read: Read, params: Any) -> Array:
+    """The same, of 32 or 64 bits, of the shape of what is read, and not brought to any limits."""
+    choice = getattr(choices, name)
+    with jax.enable_x64(True):
+        if isinstance(choice.program, str):
+            return _call(choice, read, params)
+        return _run(choice.program, widths(choice.program, choices.limit), read, _flat(params))
 
 
 def _within(value: Array, known: Range, low: int) -> Array:
