@@ -41,7 +41,9 @@ Programs = dict[str, Program | None]
 @functools.lru_cache(maxsize=256)
 def compile_policy(choices: Choices) -> layout.Policy:
     """Compiles the functions of a policy, all of which have programs."""
-    names = ("estimate", "refine", "reserve", "admission_key", "eviction_key", "headroom", "quantum")
+    names = (
+        "estimate", "refine", "reserve", "admission_key", "eviction_key", "headroom", "quantum",
+    )  # fmt: skip
     programs = {name: choices.program(name) for name in names}
     moving, reads_admitted = choices.keys_move, "admitted" in choices.eviction_key.reads
     addresses = _compile(
@@ -65,7 +67,7 @@ def compile_policy(choices: Choices) -> layout.Policy:
 def narrow_until(
     program: Program, params: NDArray[np.int64], memory: NDArray[Any], longest: int, widest: int
 ) -> NDArray[np.int64]:
-    """The largest estimate up to which 32 bits hold the eviction keys of a lane, [lanes]; 0 if none.
+    """The largest estimate up to which 32 bits hold the eviction keys of a lane; 0 if none does.
 
     Args:
       program: Of the eviction key.
