@@ -14,8 +14,13 @@ from jaxsched import clocks, policies
 from jaxsched.instance import Instance, check_instance
 from jaxsched.simulate import simulate
 from jaxsched.studies import frames
-from jaxsched.studies.config import different_policies, positive_seconds, prediction
-from jaxsched.studies.toml import at_least, one_of, several, with_key
+from jaxsched.studies.config import (
+    different_policies,
+    own_digests,
+    positive_seconds,
+    prediction,
+)
+from jaxsched.studies.toml import at_least, one_of, several, to_toml, with_key
 from jaxsched.workloads import Trace, draws, generate, intervals, traces
 from jaxsched.workloads.texts import class_edges, read_arrivals, read_prediction
 
@@ -94,6 +99,10 @@ class ReplayConfig:
             if limit is not None and self.clock is None:
                 raise ValueError(f"{name}: {limit} is in seconds; expected a --clock")
         positive_seconds(**self.limits)
+
+    def text(self) -> str:
+        """The configuration as it is kept with results."""
+        return to_toml(self) + own_digests(self.policies)
 
     @property
     def limits(self) -> dict[str, float | None]:

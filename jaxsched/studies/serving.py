@@ -21,6 +21,7 @@ from jaxsched.studies.config import (
     all_predictions,
     different_policies,
     digest,
+    own_digests,
     positive_seconds,
 )
 from jaxsched.studies.plan import Plan, Study
@@ -121,7 +122,8 @@ class ServingConfig:
                 simulators.items() if policy.reads_predictions else [(ANY, first)]
             )
         ]
-        return Work(to_toml(config), points, list(simulators.values()), lambda table: table)
+        text = to_toml(config) + own_digests(self.policies)
+        return Work(text, points, list(simulators.values()), lambda table: table)
 
 
 def _point(
@@ -142,7 +144,7 @@ def _point(
             prediction=prediction,
         )
 
-    name = f"{policy.name}-{prediction}".replace(":", "-").replace(",", "-")
+    name = f"{policy.name}-{prediction}".translate(str.maketrans(":,/", "---"))
     requests = config.num_requests * (stop - start)
     return Point(name, f"{policy.name}, {prediction}", requests, table)
 

@@ -30,7 +30,7 @@ import pandas as pd
 
 from jaxsched.studies import store
 from jaxsched.studies.axes import AXES, Axis, Values
-from jaxsched.studies.config import digest
+from jaxsched.studies.config import digests
 from jaxsched.studies.frames import sweep_columns
 from jaxsched.studies.parts import ALL_AGAIN, Parts
 from jaxsched.studies.plan import Plan, Study
@@ -170,9 +170,7 @@ class SweepConfig(_Keys):
             for name, axis in AXES.items()
             if axis.default and not getattr(self, name) and name not in random
         }
-        files = [name for name in self.values().files() if Path(name).is_file()]
-        digests = "".join(f"# {name}: sha256 {digest(name)}\n" for name in files)
-        return to_toml(dataclasses.replace(self, **left_out)) + digests
+        return to_toml(dataclasses.replace(self, **left_out)) + digests(self.values().files())
 
 
 def plan_of(config: SweepConfig) -> Plan:
