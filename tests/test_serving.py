@@ -28,6 +28,7 @@ from jaxsched.studies.serving import ServingConfig
 from jaxsched.testing.instances import random_requests
 from jaxsched.workloads import arrivals
 from jaxsched.workloads.texts import read_prediction
+from tests import oracle
 
 CLOCK = "llama2_70b_2xa100"
 SMALL = {
@@ -113,7 +114,7 @@ def test_no_policy_is_busy_for_less_than_the_bound(name: str) -> None:
     for kind in ("wrong_intervals", "ties", "wide_memory", "long_outputs") * 4:
         requests, memory = random_requests(rng, kind, n=8)
         cap = rng.choice((None, 2, 5))
-        rule = rng.choice(list(reference.RULES.values()))
+        rule = rng.choice(list(oracle.RULES.values()))
         if rule.name.startswith("sorted_f"):
             continue  # for backlogs only
         live = [dataclasses.replace(r, arrival=rng.randint(0, 10**13)) for r in requests]
