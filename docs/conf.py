@@ -14,11 +14,11 @@ import re
 os.environ["COLUMNS"] = "100"  # width of --help
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
 
-from docutils import nodes  # noqa: E402
-from sphinx.application import Sphinx  # noqa: E402
-from sphinx.util.docutils import SphinxDirective  # noqa: E402
+from docutils import nodes
+from sphinx.application import Sphinx
+from sphinx.util.docutils import SphinxDirective
 
-from jaxsched import __version__, cli  # noqa: E402
+from jaxsched import __version__, cli
 
 project = "jaxsched"
 author = "The jaxsched authors"
