@@ -1,6 +1,6 @@
 """The documentation site: `./scripts/docs` builds it, and a warning is an error.
 
-The pages are the Markdown files of this folder, read on their own just as well; index.md is the map.
+The pages are the Markdown files of this folder, readable on their own; index.md is the map.
 The API pages in reference/ are made from the docstrings, and the page of commands from `--help`.
 """
 
@@ -22,7 +22,7 @@ from jaxsched import __version__, cli
 
 project = "jaxsched"
 author = "The jaxsched authors"
-copyright = "The jaxsched authors, Apache-2.0"
+project_copyright = "The jaxsched authors, Apache-2.0"
 version = release = __version__
 
 extensions = ["myst_parser", "sphinx.ext.autodoc", "sphinx.ext.napoleon", "sphinx.ext.viewcode"]

@@ -29,7 +29,7 @@ def main() -> None:
         soft = js.relaxation.soft_simulate(instances, rule, TEMPERATURE, timeline)
         return jnp.mean(jnp.log(soft.mean_latency))
 
-    rule = jax.tree.map(jnp.float32, js.FamilyParams())
+    rule = js.FamilyParams()
     for step in range(STEPS + 1):
         result = js.simulate(instances, js.a_min_family(rule))
         print(f"step {step}: {np.mean(result.mean_latency):6.1f} rounds, exactly")
