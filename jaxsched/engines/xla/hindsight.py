@@ -19,11 +19,11 @@ from jax import lax
 from jaxsched.engines.xla.fold import highest, lowest, put, settle, total
 from jaxsched.engines.xla.source import Queue, Source, lookup
 from jaxsched.engines.xla.state import DONE, NEVER, RUN, WANTS_SLOT, Event, Lane, Plan, Slots
-from jaxsched.policies import Policy
+from jaxsched.policies.program import Choices
 
 
 def step(
-    lane: Lane, queue: Queue, source: Source, policy: Policy, plan: Plan
+    lane: Lane, queue: Queue, source: Source, choices: Choices, plan: Plan
 ) -> tuple[Lane, Event]:
     """Admits the next request of one lane; arguments and results as in `jaxsched.engines.xla.step`."""
     one, slots, time = source.table.one, lane.slots, lane.time

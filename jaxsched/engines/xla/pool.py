@@ -30,9 +30,9 @@ from jaxsched.engines.xla.state import (
     empty_buffer,
     empty_slots,
 )
-from jaxsched.policies import Policy
+from jaxsched.policies.program import Choices
 
-Step = Callable[[Lane, Queue, Source, Policy, Plan], tuple[Lane, Event]]
+Step = Callable[[Lane, Queue, Source, Choices, Plan], tuple[Lane, Event]]
 Run = tuple[jax.Array, jax.Array]
 Runs = tuple[Run, ...]
 Merged = tuple[Runs, jax.Array]
@@ -83,19 +83,19 @@ class Pool:
     records: Records
 
 
-def run(table: Table, policy: Policy, plan: Plan, skip: jax.Array, advance: Step) -> Records:
+def run(table: Table, choices: Choices, plan: Plan, skip: jax.Array, advance: Step) -> Records:
     """Simulates every instance of a table.
 
     Args:
       table: N instances.
-      policy: The scheduler.
+      choices: The scheduler.
       plan: Static sizes.
       skip: Instances that must not be simulated, [N] bool.
       advance: A step of one lane.
     """
     pool = _start(table, plan, skip)
     branches = [
-        functools.partial(_chunk, table, policy, plan, advance, i) for i in range(len(plan.slots))
+        functools.partial(_chunk, table, choices, plan, advance, i) for i in range(len(plan.slots))
     ]
 
     def body(pool: Pool) -> Pool:
@@ -118,8 +118,8 @@ def _start(table: Table, plan: Plan, skip: jax.Array) -> Pool:
     shape = (total, plan.n)
     return Pool(
         lanes=Lane(
-            slots=empty_slots(lanes, plan.slots[-1]),
-            buffer=empty_buffer(lanes, plan.buffer),
+            slots=empty_slots(lanes, plan),
+            buffer=empty_buffer(lanes, plan),
             time=zero,
             jump=zero,
             heads=_fresh_heads(plan, lanes),
@@ -151,13 +151,16 @@ def _fresh_heads(plan: Plan, lanes: int) -> jax.Array:
 
 def _empty_queues(plan: Plan, lanes: int) -> Queue:
     never = [jnp.full((lanes, capacity), NEVER) for capacity in plan.runs]
+    zeros = jnp.zeros((lanes, plan.n), jnp.int32)
     return Queue(
-        runs=tuple((run, run) for run in never), estimate=jnp.zeros((lanes, plan.n), jnp.int32)
+        runs=tuple((run, run) for run in never),
+        estimate=zeros,
+        evictions=zeros if plan.counts_evictions else None,
     )
 
 
 def _chunk(
-    table: Table, policy: Policy, plan: Plan, advance: Step, level: int, pool: Pool
+    table: Table, choices: Choices, plan: Plan, advance: Step, level: int, pool: Pool
 ) -> tuple[Pool, Event]:
     """Steps all lanes until each stands still, `plan.chunk` times at most."""
     count, widest = plan.slots[level], plan.slots[-1]
@@ -165,7 +168,7 @@ def _chunk(
     lanes = pool.lanes.replace(slots=narrow)
 
     def one(lane: Lane, queue: Queue, row: jax.Array) -> tuple[Lane, Event]:
-        return advance(lane, queue, source_of(table, row), policy, plan)
+        return advance(lane, queue, source_of(table, row), choices, plan)
 
     def body(carry: tuple[jax.Array, Lane, Event]) -> tuple[jax.Array, Lane, Event]:
         i, lanes, log = carry
@@ -254,10 +257,15 @@ def _flush(plan: Plan, lanes: Lane, queues: Queue) -> tuple[Lane, Queue]:
     """Empties the buffers into the returned runs."""
     buffer = lanes.buffer
     row = lax.broadcasted_iota(np.int32, buffer.key.shape, 0)
-    estimate = queues.estimate.at[row, buffer.index].set(buffer.estimate, mode="drop")
+    estimate, evictions = (
+        None if old is None else old.at[row, buffer.index].set(new, mode="drop")
+        for old, new in (
+            (queues.estimate, buffer.estimate), (queues.evictions, buffer.evictions)
+        )
+    )  # fmt: skip
     runs, heads = _insert_from(0, plan, queues.runs, lanes.heads, (buffer.key, buffer.index))
-    lanes = lanes.replace(buffer=empty_buffer(*buffer.key.shape), heads=heads)
-    return lanes, Queue(runs=runs, estimate=estimate)
+    lanes = lanes.replace(buffer=empty_buffer(buffer.key.shape[0], plan), heads=heads)
+    return lanes, Queue(runs=runs, estimate=estimate, evictions=evictions)
 
 
 def _insert_from(i: int, plan: Plan, runs: Runs, heads: jax.Array, incoming: Run) -> Merged:

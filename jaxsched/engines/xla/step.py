@@ -14,11 +14,11 @@ from jaxsched.engines.xla.clock import LAST_TICK, elapsed, first_round, rounds_u
 from jaxsched.engines.xla.fold import settle
 from jaxsched.engines.xla.source import Queue, Source
 from jaxsched.engines.xla.state import DONE, NEVER, RUN, WANTS_BUFFER, WANTS_SLOT, Event, Lane, Plan
-from jaxsched.policies import Policy
+from jaxsched.policies.program import Choices
 
 
 def step(
-    lane: Lane, queue: Queue, source: Source, policy: Policy, plan: Plan
+    lane: Lane, queue: Queue, source: Source, choices: Choices, plan: Plan
 ) -> tuple[Lane, Event]:
     """Advances one lane to its next change and applies it: at most one eviction, one admission.
 
@@ -26,7 +26,7 @@ def step(
       lane: The lane, unbatched.
       queue: The requests that returned to its queue, read only.
       source: Its instance, read only.
-      policy: The four choices.
+      choices: The four choices.
       plan: Static sizes.
 
     Returns:
@@ -39,19 +39,19 @@ def step(
         with jax.enable_x64(True):
             stepping &= lane.clock < LAST_TICK
     with jax.named_scope("arrive"):
-        arrivals = waiting.arrive(lane, source, time, stepping, policy, plan)
+        arrivals = waiting.arrive(lane, source, time, stepping, choices, plan)
     with jax.named_scope("evict"):
-        usage = running.usage(lane.slots, time, source, policy)
-        leaver = running.leaver(lane.slots, usage, time, stepping, source, policy)
+        usage = running.usage(lane.slots, time, source, choices)
+        leaver = running.leaver(lane.slots, usage, time, stepping, source, choices)
         room = usage.room + jnp.where(leaver.evicted, leaver.prompt + leaver.generated + 1, 0)
         count = usage.count - leaver.evicted.astype(np.int32)
         room, count = settle(one, room, count)
         slots = running.release(lane.slots, leaver, time)
     with jax.named_scope("admit"):
         candidate = waiting.candidate(
-            arrivals.buffer, arrivals.heads, queue, source, leaver, policy, plan
+            arrivals.buffer, arrivals.heads, queue, source, leaver, choices, plan
         )
-        request = waiting.request(candidate, source, policy)
+        request = waiting.request(candidate, source, choices)
         free = _headroom(request, count)
         ahead = running.look_ahead(slots, time, request, room - free, source.memory - free, one)
         blocked = (usage.num_late > 1) | (room < 0) | arrivals.more
@@ -66,7 +66,8 @@ def step(
     with jax.named_scope("queue"):
         buffer, heads = waiting.take(arrivals.buffer, arrivals.heads, candidate, admitted)
         returns = leaver.evicted & ~(admitted & (candidate.index == leaver.index))
-        buffer = waiting.push(buffer, returns, leaver.key, leaver.index, leaver.estimate)
+        entry = (leaver.key, leaver.index, leaver.estimate, leaver.evictions)
+        buffer = waiting.push(buffer, returns, *entry)
     with jax.named_scope("jump"):
         wait = jnp.where(exists, ahead.wait, NEVER)
         overflow = jnp.where(count > 0, room // jnp.maximum(count, 1) + 1, NEVER)
