@@ -9,15 +9,15 @@ import numpy as np
 
 import jaxsched as js
 
-STEPS, RATE, TEMPERATURE = 8, 0.1, 1.0
+STEPS, RATE, TEMPERATURE = 4, 0.1, 1.0
 
 
 def main() -> None:
     """Sign descent on the ten numbers of the A_min family, from A_min itself."""
     instances = js.workloads.make(
         jax.random.key(0),
-        n=80,
-        lanes=8,
+        n=60,
+        lanes=4,
         memory=1_000,
         lengths=js.workloads.embedded.lmsys().truncated(max_output=500, max_total=1000),
         intervals=js.workloads.intervals.classes(width=100, count=5),

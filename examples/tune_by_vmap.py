@@ -11,7 +11,7 @@ import numpy as np
 
 import jaxsched as js
 
-CANDIDATES = 2_000
+CANDIDATES = 1_000
 
 
 def main() -> None:
