@@ -10,12 +10,15 @@ import contextlib
 import io
 import os
 import re
+from pathlib import Path
+from typing import Any
 
 os.environ["COLUMNS"] = "100"  # width of --help
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
 
 from docutils import nodes
 from sphinx.application import Sphinx
+from sphinx.domains.python import PyObject
 from sphinx.util.docutils import SphinxDirective
 
 from jaxsched import __version__, cli
@@ -31,7 +34,6 @@ exclude_patterns = ["_static"]
 # Single backticks in docstrings: a link if they name something documented, code if not.
 default_role = "py:obj"
 add_module_names = False
-autodoc_class_signature = "separated"
 autodoc_default_options = {
     "members": True,
     "member-order": "bysource",
@@ -45,6 +47,7 @@ python_display_short_literal_types = True
 python_maximum_signature_line_length = 88
 napoleon_numpy_docstring = False
 napoleon_use_ivar = True
+napoleon_attr_annotations = False
 napoleon_use_rtype = False
 
 myst_enable_extensions = ["colon_fence", "deflist"]
@@ -58,18 +61,42 @@ html_copy_source = False
 html_show_sphinx = False
 html_theme_options = {"top_of_page_buttons": [], "navigation_with_keys": True}
 
-OUTSIDE = re.compile(r"\[([^\]]+)\]\(\.\./([^)]+)\)")
-"""A link to a file of the repository that is not part of the site."""
+FOLDER = Path(__file__).parent
+BORROWED = {"contributing": "CONTRIBUTING.md", "changelog": "CHANGELOG.md"}
+"""Pages that stand at the root of the repository; here each is a stub."""
+
+LINK = re.compile(r"\[([^\]]+)\]\((?!http|#)([^)#]+)(#[^)]*)?\)")
 
 
-def name_files_outside(app: Sphinx, page: str, source: list[str]) -> None:
-    """Such a link leads somewhere in the repository only: the site names the file instead."""
+def read_page(app: Sphinx, page: str, source: list[str]) -> None:
+    """Borrows pages from the root, and names the files that a link cannot reach from the site."""
+    folder = (FOLDER / page).parent
+    if page in BORROWED:
+        folder = FOLDER.parent
+        source[0] = (folder / BORROWED[page]).read_text()
 
-    def named(link: re.Match[str]) -> str:
-        text, path = link.groups()
-        return f"`{path}`" if text.strip("`") in path else f"{text} (`{path}`)"
+    def followed(link: re.Match[str]) -> str:
+        text, path, anchor = link.groups("")
+        target = Path(os.path.normpath(folder / path))
+        if target.is_relative_to(FOLDER):
+            return f"[{text}](/{target.relative_to(FOLDER)}{anchor})"
+        name = target.relative_to(FOLDER.parent).as_posix()
+        return f"`{name}`" if text.strip("`") in name else f"{text} (`{name}`)"
 
-    source[0] = OUTSIDE.sub(named, source[0])
+    source[0] = LINK.sub(followed, source[0])
+
+
+def plain_signature(
+    app: Sphinx, what: str, name: str, thing: Any, *_: Any
+) -> tuple[str, str] | None:
+    """A record's arguments are its attributes, which stand below."""
+    return ("", "") if what == "class" and hasattr(thing, "__dataclass_fields__") else None
+
+
+def link_pages(*given: Any) -> None:
+    """Docstrings name pages by their file."""
+    text = given[-1]
+    text[:] = [re.sub(r"\bdocs/(\w+)\.md", r":doc:`/\1`", line) for line in text]
 
 
 class ProgramHelp(SphinxDirective):
@@ -87,5 +114,10 @@ class ProgramHelp(SphinxDirective):
 
 def setup(app: Sphinx) -> None:
     """Called by Sphinx."""
-    app.connect("source-read", name_files_outside)
+    app.connect("source-read", read_page)
+    app.connect("autodoc-process-signature", plain_signature)
+    app.connect("autodoc-process-docstring", link_pages)
     app.add_directive("program-help", ProgramHelp)
+    for field in PyObject.doc_field_types:
+        if field.name == "variable":
+            field.label = "Attributes"
