@@ -319,7 +319,9 @@ def _native(
     choices: Choices, flat: Instance, numbers: Numbers, limits: Limits, history: int = 0
 ) -> Result:
     """Runs the native engine on concrete arrays."""
-    return _call_native(choices, flat, _native_ranks(choices, flat, numbers), numbers, limits, history)
+    return _call_native(
+        choices, flat, _native_ranks(choices, flat, numbers), numbers, limits, history
+    )
 
 
 def _native_ranks(choices: Choices, flat: Instance, numbers: Numbers) -> Any:

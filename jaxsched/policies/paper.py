@@ -123,9 +123,7 @@ def fcfs(watermark: Any = 0.0) -> Policy:
             return plain
         module, name = np, f"{name}={watermark:g}"
     share = fixed_point("watermark", watermark, (), (0, 1), 1024, module)
-    return dataclasses.replace(
-        plain, name=name, headroom=share_of_memory, limit=1024, params=share
-    )
+    return dataclasses.replace(plain, name=name, headroom=share_of_memory, limit=1024, params=share)
 
 
 def estimate_by(who: str, by: str) -> ViewFunction:
@@ -153,6 +151,4 @@ def svf(by: str = "output") -> Policy:
       ValueError: If `by` is none of them.
     """
     estimate = estimate_by("svf", by)
-    return Policy(
-        f"svf:{by}", estimate=estimate, admission_key=by_volume, eviction_key=by_volume
-    )
+    return Policy(f"svf:{by}", estimate=estimate, admission_key=by_volume, eviction_key=by_volume)

@@ -167,7 +167,8 @@ _RULES: dict[str, Callable[..., Range]] = {
     "log2": _log2,
     "int": lambda a: (0.0, 1.0),
     "wrap32": lambda a: (
-        np.where(narrow(a), a[0], -(2.0**31)), np.where(narrow(a), a[1], 2.0**31 - 1)
+        np.where(narrow(a), a[0], -(2.0**31)),
+        np.where(narrow(a), a[1], 2.0**31 - 1),
     ),
 }
 """Operation -> the range of its result from those of its arguments."""

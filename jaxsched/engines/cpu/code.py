@@ -97,9 +97,7 @@ def _remainder(b: Builder, x: ir.Value, y: ir.Value) -> ir.Value:
 def _floor_divide(b: Builder, x: ir.Value, y: ir.Value) -> ir.Value:
     y, zero = _divisor(b, y), x.type(0)
     rest = b.srem(x, y)
-    lower = b.and_(
-        b.icmp_signed("!=", rest, zero), b.icmp_signed("<", b.xor(rest, y), zero)
-    )
+    lower = b.and_(b.icmp_signed("!=", rest, zero), b.icmp_signed("<", b.xor(rest, y), zero))
     return b.sub(b.sdiv(x, y), b.zext(lower, x.type))
 
 

@@ -23,9 +23,7 @@ def _compile(sources: int) -> Callable[..., None]:
     """
 
     @njit(**OPTIONS, cache=True)
-    def run_lanes(
-        batch: Batch, first: int, last: int, policy: Policy, scratch: Scratch
-    ) -> None:
+    def run_lanes(batch: Batch, first: int, last: int, policy: Policy, scratch: Scratch) -> None:
         """Simulates lanes [first, last) of the batch."""
         if sources:
             for row in range(first, last):

@@ -144,7 +144,8 @@ def prepare(
 def _load(lane: Lane, batch: Batch, row: int) -> None:
     for i in range(lane.coming.shape[0]):
         request = lane.requests[i]
-        request.prompt, request.output, request.start = batch.prompt[row, i], batch.output[row, i], -1
+        request.prompt, request.output = batch.prompt[row, i], batch.output[row, i]
+        request.start = -1
         lane.coming[i] = lane.order[i] = i
 
 

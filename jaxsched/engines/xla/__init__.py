@@ -9,9 +9,8 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
-from jaxsched.engines.xla import hindsight, pool
-from jaxsched.engines.xla.plan import make_plan
-from jaxsched.engines.xla.source import (
+from jaxsched.engines.xla import hindsight, loop
+from jaxsched.engines.xla.inputs import (
     NO_CAP,
     Limits,
     Numbers,
@@ -20,6 +19,7 @@ from jaxsched.engines.xla.source import (
     ranks,
     valid_numbers,
 )
+from jaxsched.engines.xla.plan import make_plan
 from jaxsched.engines.xla.step import step
 from jaxsched.instance import Instance, valid_lanes
 from jaxsched.pairs import split
@@ -84,16 +84,14 @@ def _simulate_group(
     valid = valid_lanes(instance) & valid_numbers(numbers)
     arrivals, clocked = instance.arrival is not None, numbers.clock is not None
     counts_evictions = "evictions" in choices.reads
-    plan = make_plan(
-        instance.n, instance.lanes[0], arrivals, clocked, history, counts_evictions
-    )
+    plan = make_plan(instance.n, instance.lanes[0], arrivals, clocked, history, counts_evictions)
     in_order = choices.shortest_first and not (arrivals or clocked or capped)
     table = make_table(instance, limits, choices, numbers)
-    records = pool.run(table, choices, plan, ~valid, hindsight.step if in_order else step)
+    records = loop.run(table, choices, plan, ~valid, hindsight.step if in_order else step)
     return _summary(table, records, valid)
 
 
-def _summary(table: Table, records: pool.Records, valid: jax.Array) -> Result:
+def _summary(table: Table, records: loop.Records, valid: jax.Array) -> Result:
     """Turns the log's records into completion times and totals."""
     shape = records.last.shape
     output, prompt, arrival = (

@@ -25,9 +25,7 @@ Read = Callable[[str], Array]
 """Field of `View` -> its values, int32; of one shape, or of none."""
 
 
-def ask(
-    choices: Choices, name: str, read: Read, params: Any, shape: tuple[int, ...] = ()
-) -> Array:
+def ask(choices: Choices, name: str, read: Read, params: Any, shape: tuple[int, ...] = ()) -> Array:
     """What a function of the policy says of some requests, int32.
 
     Args:

@@ -21,7 +21,7 @@ from jax import lax
 
 from jaxsched.engines.xla.choices import ask
 from jaxsched.engines.xla.fold import highest, lowest, place_of_first, put, settle, total
-from jaxsched.engines.xla.source import Read, Source, fields_of, known_as
+from jaxsched.engines.xla.inputs import Inputs, Read, fields_of, known_as
 from jaxsched.engines.xla.state import NEVER, Slots
 from jaxsched.policies.program import Choices
 
@@ -35,7 +35,7 @@ class Usage(NamedTuple):
     running: jax.Array
     late: jax.Array  # completed before the end it had reserved
     spent: jax.Array | None  # running, with its quantum generated; `None` if there are no quanta
-    count: jax.Array  # running requests
+    active: jax.Array  # running requests
     room: jax.Array  # memory left in this round if all running requests go on
     num_late: jax.Array
     num_spent: jax.Array | None
@@ -51,7 +51,7 @@ class Leaver(NamedTuple):
     end: jax.Array
     prompt: jax.Array
     generated: jax.Array
-    index: jax.Array
+    position: jax.Array  # of the request in its instance
     estimate: jax.Array  # refined
     evictions: jax.Array | None  # this one included
     key: jax.Array  # admission key
@@ -65,7 +65,7 @@ class Request(NamedTuple):
     reserve: jax.Array
     estimate: jax.Array
     evictions: jax.Array | None
-    index: jax.Array
+    position: jax.Array  # in its instance
     headroom: jax.Array | None  # memory that its look-ahead test leaves free beside others
 
 
@@ -78,17 +78,17 @@ class Ahead(NamedTuple):
     load: jax.Array  # memory reserved at the request's own end, its own included
 
 
-def usage(slots: Slots, time: jax.Array, source: Source, choices: Choices) -> Usage:
+def usage(slots: Slots, time: jax.Array, inputs: Inputs, choices: Choices) -> Usage:
     """Counts what is running; completing costs no write, since a slot knows when it is free."""
     running = slots.finish > time
     late = ~running & (slots.end > time)
     count = total(running.astype(np.int32))
     base = total(jnp.where(running, slots.prompt - slots.admitted, 0))
-    room = source.memory - (base + count * (time + 1))
+    room = inputs.memory - (base + count * (time + 1))
     num_late = total(late.astype(np.int32))
     if choices.quantum is None:
         return Usage(running, late, None, count, room, num_late, None, None)
-    quantum = ask(choices, "quantum", _seen(slots, time, source), source.params, running.shape)
+    quantum = ask(choices, "quantum", _seen(slots, time, inputs), inputs.params, running.shape)
     left = quantum - (time - slots.admitted)
     spent = running & (left <= 0)
     num_spent = total(spent.astype(np.int32))
@@ -101,19 +101,19 @@ def leaver(
     usage: Usage,
     time: jax.Array,
     stepping: jax.Array,
-    source: Source,
+    inputs: Inputs,
     choices: Choices,
 ) -> Leaver:
     """A late slot, else one with its quantum generated, else on overflow the first evicted."""
-    one = source.table.one
+    one = inputs.table.one
     leaves, some = usage.running, usage.room < 0
     if usage.spent is not None:
         leaves = jnp.where(usage.num_spent > 0, usage.spent, leaves)
         some |= usage.num_spent > 0
     evicts = stepping & (usage.num_late == 0) & some
     evicts, stepping = settle(one, evicts, stepping)
-    index, seen = slots.index, _seen(slots, time, source)
-    key = ask(choices, "eviction_key", seen, source.params, index.shape)
+    index, seen = slots.index, _seen(slots, time, inputs)
+    key = ask(choices, "eviction_key", seen, inputs.params, index.shape)
     if choices.evict_largest:
         key, index = ~key, ~index
     key = jnp.where(leaves & evicts, key, NEVER)
@@ -121,9 +121,9 @@ def leaver(
     slot = place_of_first(key, index, one)
     own = jax.tree.map(lambda array: array.at[slot].get(mode="promise_in_bounds"), slots)
     end, prompt, index, generated = own.end, own.prompt, own.index, time - own.admitted
-    read = known_as(fields_of(source, index), prompt=prompt, evictions=own.evictions)
+    read = known_as(fields_of(inputs, index), prompt=prompt, evictions=own.evictions)
     before = known_as(read, estimate=own.estimate, generated=generated)
-    estimate = ask(choices, "refine", before, source.params)
+    estimate = ask(choices, "refine", before, inputs.params)
     evictions = None if own.evictions is None else own.evictions + 1
     after = known_as(read, estimate=estimate, evictions=evictions)
     found = Leaver(
@@ -133,18 +133,18 @@ def leaver(
         end=end,
         prompt=prompt,
         generated=generated,
-        index=index,
+        position=index,
         estimate=estimate,
         evictions=evictions,
-        key=ask(choices, "admission_key", after, source.params),
+        key=ask(choices, "admission_key", after, inputs.params),
     )
     return jax.tree.map(lambda value: settle(one, value)[0], found)
 
 
-def _seen(slots: Slots, time: jax.Array, source: Source) -> Read:
+def _seen(slots: Slots, time: jax.Array, inputs: Inputs) -> Read:
     """What a policy may know of the requests in the slots."""
     return known_as(
-        fields_of(source, slots.index),
+        fields_of(inputs, slots.index),
         prompt=slots.prompt,
         estimate=slots.estimate,
         evictions=slots.evictions,
@@ -226,6 +226,6 @@ def insert(
         admitted=put(slots.admitted, admitted, slot, time),
         prompt=put(slots.prompt, admitted, slot, request.prompt),
         estimate=put(slots.estimate, admitted, slot, request.estimate),
-        index=put(slots.index, admitted, slot, request.index),
+        index=put(slots.index, admitted, slot, request.position),
         evictions=put(slots.evictions, admitted, slot, request.evictions),
     )

@@ -16,8 +16,8 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
-from jaxsched.engines.xla import journal
-from jaxsched.engines.xla.source import Queue, Source, Table, gather, sorted_pairs, source_of
+from jaxsched.engines.xla import log as events
+from jaxsched.engines.xla.inputs import Inputs, Queue, Table, gather, inputs_of, sorted_pairs
 from jaxsched.engines.xla.state import (
     DONE,
     NEVER,
@@ -32,7 +32,7 @@ from jaxsched.engines.xla.state import (
 )
 from jaxsched.policies.program import Choices
 
-Step = Callable[[Lane, Queue, Source, Choices, Plan], tuple[Lane, Event]]
+Step = Callable[[Lane, Queue, Inputs, Choices, Plan], tuple[Lane, Event]]
 Run = tuple[jax.Array, jax.Array]
 Runs = tuple[Run, ...]
 Merged = tuple[Runs, jax.Array]
@@ -58,8 +58,8 @@ class Records:
     preemptions: chex.Array
     lost: chex.Array
     peak: chex.Array
-    timed: journal.Timed | None = None
-    runs: journal.Runs | None = None
+    timed: events.Timed | None = None
+    runs: events.Runs | None = None
 
 
 @chex.dataclass(frozen=True, mappable_dataclass=False)
@@ -125,7 +125,7 @@ def _start(table: Table, plan: Plan, skip: jax.Array) -> Pool:
             heads=_fresh_heads(plan, lanes),
             peak=zero,
             halt=halt,
-            clock=journal.wide_zeros((lanes,)) if plan.clocked else None,
+            clock=events.wide_zeros((lanes,)) if plan.clocked else None,
             prefill=zero if plan.clocked else None,
         ),
         queues=_empty_queues(plan, lanes),
@@ -136,10 +136,10 @@ def _start(table: Table, plan: Plan, skip: jax.Array) -> Pool:
             last=jnp.full(shape, -1, jnp.int32),
             first=jnp.full(shape, NEVER),
             preemptions=jnp.zeros(shape, jnp.int32),
-            lost=journal.wide_zeros((total, 2)),
+            lost=events.wide_zeros((total, 2)),
             peak=jnp.zeros((total,), jnp.int32),
-            timed=journal.no_times(shape) if plan.clocked else None,
-            runs=journal.no_runs(total, plan.history) if plan.history else None,
+            timed=events.no_times(shape) if plan.clocked else None,
+            runs=events.no_runs(total, plan.history) if plan.history else None,
         ),
     )
 
@@ -168,7 +168,7 @@ def _chunk(
     lanes = pool.lanes.replace(slots=narrow)
 
     def one(lane: Lane, queue: Queue, row: jax.Array) -> tuple[Lane, Event]:
-        return advance(lane, queue, source_of(table, row), choices, plan)
+        return advance(lane, queue, inputs_of(table, row), choices, plan)
 
     def body(carry: tuple[jax.Array, Lane, Event]) -> tuple[jax.Array, Lane, Event]:
         i, lanes, log = carry
@@ -182,7 +182,7 @@ def _chunk(
 
     shape = (plan.chunk, plan.pool)
     never, zeros = jnp.full(shape, NEVER), jnp.zeros(shape, jnp.int32)
-    clock = journal.wide_zeros(shape) if plan.clocked else None
+    clock = events.wide_zeros(shape) if plan.clocked else None
     log = Event(admitted=never, evicted=never, time=never, lost=zeros, clock=clock)
     _, lanes, log = lax.while_loop(unfinished, body, (jnp.int32(0), lanes, log))
     slots = jax.tree.map(
@@ -231,10 +231,10 @@ def _record(pool: Pool, log: Event, table: Table, plan: Plan) -> Records:
     timed, runs = records.timed, records.runs
     if plan.clocked:
         output = table.fields["output"].reshape(last.shape)[pool.row]
-        timed = journal.write_times(timed, log, pool.row, last[pool.row], first[pool.row], output)
+        timed = events.write_times(timed, log, pool.row, last[pool.row], first[pool.row], output)
         timed = timed.replace(rounds=timed.rounds.at[pool.row].set(pool.lanes.time))
     if plan.history:
-        runs = journal.write_runs(runs, log, pool.row)
+        runs = events.write_runs(runs, log, pool.row)
     evicted = log.evicted != NEVER
     prompt = gather(table.fields["prompt"], table, row, log.evicted)
     with jax.enable_x64(True):
@@ -302,7 +302,7 @@ def _reload(pool: Pool, plan: Plan, skip: jax.Array) -> Pool:
     clear = lambda array: jnp.where(fresh[:, None], 0, array)  # noqa: E731
     clock, prefill = lanes.clock, lanes.prefill
     if plan.clocked:
-        clock = journal.where_wide(fresh, np.int64(0), clock)
+        clock = events.where_wide(fresh, np.int64(0), clock)
         prefill = jnp.where(fresh, 0, prefill)
     return pool.replace(
         lanes=Lane(

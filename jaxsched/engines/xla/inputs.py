@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 from typing import Any, NamedTuple
 
 import chex
@@ -72,12 +71,12 @@ class Table:
     one: chex.Array
 
 
-class Source(NamedTuple):
+class Inputs(NamedTuple):
     """One lane's row of the table; scalars but for the table and the policy's numbers."""
 
     table: Table
     row: jax.Array
-    count: jax.Array
+    num_requests: jax.Array
     memory: jax.Array
     params: chex.ArrayTree
     clock: jax.Array | None
@@ -139,7 +138,7 @@ def make_table(instance: Instance, limits: Limits, choices: Choices, numbers: Nu
 
 def reader(*sources: dict[str, jax.Array], **fields: jax.Array) -> Read:
     """Looks fields up in what is given by name, then in the sources."""
-    known = {name: value for source in reversed(sources) for name, value in source.items()}
+    known = {name: value for inputs in reversed(sources) for name, value in inputs.items()}
     return (known | fields).__getitem__
 
 
@@ -203,17 +202,17 @@ def view_fields(instance: Instance) -> dict[str, jax.Array]:
     }
 
 
-def source_of(table: Table, row: jax.Array) -> Source:
+def inputs_of(table: Table, row: jax.Array) -> Inputs:
     """Looks one lane's scalars up."""
     params, clock = jax.tree.map(lambda leaf: leaf[row], (table.params, table.clock))
-    return Source(table, row, table.count[row], table.memory[row], params, clock, table.limits)
+    return Inputs(table, row, table.count[row], table.memory[row], params, clock, table.limits)
 
 
-def lookup(source: Source, name: str, column: jax.Array) -> jax.Array:
+def lookup(inputs: Inputs, name: str, column: jax.Array) -> jax.Array:
     """An element of a lane's row of `order`, `due` or a field of `View`; past the end the last."""
-    table = source.table
+    table = inputs.table
     array = getattr(table, name) if name in ("order", "due") else table.fields[name]
-    return gather(array, table, source.row, column)
+    return gather(array, table, inputs.row, column)
 
 
 def gather(array: jax.Array, table: Table, row: jax.Array, column: jax.Array) -> jax.Array:
@@ -223,11 +222,11 @@ def gather(array: jax.Array, table: Table, row: jax.Array, column: jax.Array) ->
     return array.at[place].get(mode="promise_in_bounds")
 
 
-def fields_of(source: Source, index: jax.Array) -> Read:
+def fields_of(inputs: Inputs, index: jax.Array) -> Read:
     """What is known of a request; what the policy does not read is not fetched."""
 
     def read(name: str) -> jax.Array:
-        return source.memory if name == "memory" else lookup(source, name, index)
+        return inputs.memory if name == "memory" else lookup(inputs, name, index)
 
     return read
 
