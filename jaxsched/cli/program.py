@@ -84,14 +84,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--version", action=_Version, nargs=0, help="print versions and devices, and leave"
     )
-    commands = parser.add_subparsers(metavar="COMMAND", required=True)
-    for name, command in options.COMMANDS.items():
-        own = commands.add_parser(
-            name, formatter_class=raw, help=command.summary, description=command.description,
-            epilog=command.epilog(),
-        )  # fmt: skip
-        own.set_defaults(command=name)
-        command.options(own.add_argument)
+    options.add_to(parser)
     return parser
 
 

@@ -1,8 +1,7 @@
-"""Numbers as readers see them, and what measured columns are called: one lookup for all tables."""
+"""Numbers as readers see them, and what metrics are called."""
 
 from __future__ import annotations
 
-import dataclasses
 import math
 from collections.abc import Callable
 
@@ -63,56 +62,33 @@ def size(value: float) -> str:
     return f"{value / 1e9:.1f} GB" if value >= 1e9 else f"{value / 1e6:.0f} MB"
 
 
-@dataclasses.dataclass(frozen=True)
-class Measure:
-    """A measured column.
-
-    Attributes:
-      heading: What tables call it.
-      unit: One of `UNITS`.
-    """
-
-    heading: str
-    unit: str = ""
-
-    @property
-    def form(self) -> Form:
-        """How its values are written."""
-        return UNITS[self.unit]
-
-
 UNITS: dict[str, Form] = {
-    "": count,
-    "rounds": rounds,
-    "ratio": ".3f",
-    "share": percent,
     "s": seconds,
-    "whole s": lambda value: f"{value:,.0f} s",
+    "whole s": "{:,.0f} s".format,
     "1/s": ".3f",
     "tokens/s": ",.0f",
+    "share": percent,
     "J": count,
     "J/token": ".2f",
+    "": count,
 }
+"""How the values of a unit are written."""
 
-DISTRIBUTIONS = {
-    "ttft": Measure("TTFT, s", "s"),
-    "tpot": Measure("TPOT, s", "s"),
-    "itl": Measure("ITL, s", "s"),
-    "e2el": Measure("end to end, s", "s"),
-    "queueing": Measure("queueing, s", "s"),
+METRICS = {
+    "ttft": ("TTFT", "s"),
+    "tpot": ("TPOT", "s"),
+    "itl": ("ITL", "s"),
+    "e2el": ("end to end", "s"),
+    "queueing": ("queueing", "s"),
+    "request_throughput": ("req/s", "1/s"),
+    "output_throughput": ("tok/s", "tokens/s"),
+    "goodput": ("good/s", "1/s"),
+    "makespan": ("makespan", "whole s"),
+    "preemptions": ("preempted", ""),
+    "wasted_tokens": ("wasted", ""),
+    "kv_mean": ("KV", "share"),
+    "kv_peak": ("peak", "share"),
+    "energy": ("joules", "J"),
+    "energy_per_token": ("J/tok", "J/token"),
 }
-"""Metrics of serving that have a mean and percentiles."""
-
-FIGURES = {
-    "request_throughput": Measure("req/s", "1/s"),
-    "output_throughput": Measure("tok/s", "tokens/s"),
-    "goodput": Measure("good/s", "1/s"),
-    "makespan": Measure("makespan", "whole s"),
-    "preemptions": Measure("preempted"),
-    "wasted_tokens": Measure("wasted"),
-    "kv_mean": Measure("KV", "share"),
-    "kv_peak": Measure("peak", "share"),
-    "energy": Measure("joules", "J"),
-    "energy_per_token": Measure("J/tok", "J/token"),
-}
-"""Metrics of serving that are one number."""
+"""Metric of serving -> what tables call it, and its unit: one lookup for all tables."""

@@ -12,7 +12,7 @@ from rich.table import Table
 from jaxsched import specs
 from jaxsched.frames import half_width, summarize
 from jaxsched.metrics import PERCENTILES
-from jaxsched.report.formats import DISTRIBUTIONS, FIGURES, count, percent, rounds, seconds, shown
+from jaxsched.report.formats import METRICS, UNITS, count, percent, rounds, seconds, shown
 from jaxsched.report.tables import alarm, bold, name_of, table
 from jaxsched.serving import frames as serving
 from jaxsched.serving.job import ANY
@@ -120,18 +120,19 @@ def _latencies(frame: pd.DataFrame) -> Table:
     """Mean and percentiles of every distribution, a row per policy."""
     statistics = ("mean", *(f"p{q}" for q in PERCENTILES))
     sections = (
-        (one.heading, (
-            (row["policy"], *(shown(row[f"{which}_{name}"], one.form) for which in statistics))
+        (f"{heading}, {unit}", (
+            (row["policy"], *(shown(row[f"{which}_{name}"], UNITS[unit]) for which in statistics))
             for _, row in frame.iterrows()
         ))
-        for name, one in DISTRIBUTIONS.items() if f"mean_{name}" in frame
+        for name, (heading, unit) in METRICS.items() if f"mean_{name}" in frame
     )  # fmt: skip
     return table(["mean", *(f"P{q}" for q in PERCENTILES)], sections)
 
 
 def _figures(frame: pd.DataFrame) -> Table:
     """Every other metric that the table has, a row per policy."""
-    columns = {one.heading: (name, one.form) for name, one in FIGURES.items() if name in frame}
+    told = {name: METRICS[name] for name in METRICS if name in frame}
+    columns = {heading: (name, UNITS[unit]) for name, (heading, unit) in told.items()}
     if frame["unfinished"].any():
         left = "unfinished", lambda value: alarm(count(value))
         columns = {alarm("unfinished"): left, **columns}
