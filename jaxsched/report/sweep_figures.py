@@ -104,14 +104,7 @@ def _lines(
 ) -> Drawing | None:  # fmt: skip
     """Lines of the policies against an axis, in panels; None without two points to join.
 
-    Args:
-      sweep: Whose.
-      shown: Its rows.
-      column: The axis.
-      panel: The axis whose values have a panel each.
-      y: Column of the values, and its label.
-      name: Of the drawing.
-      about: Title and caption.
+    `y` is a column and its label, `about` the title and the caption.
     """
     x, values = sweep.axes[column].number, sweep.some(panel)
     rows = shown.rows[np.isfinite(shown.rows[x])]
