@@ -9,8 +9,8 @@ Usage:
 import sys
 from pathlib import Path
 
-from jaxsched import plots
-from jaxsched.serving.plots import gain_from_prediction
+from jaxsched.report import plots
+from jaxsched.report.figures import gain_from_prediction
 from jaxsched.studies import store
 
 

@@ -9,8 +9,8 @@ Usage:
 import sys
 from pathlib import Path
 
-from jaxsched import plots
-from jaxsched.serving.plots import latency_against_rate
+from jaxsched.report import plots
+from jaxsched.report.figures import latency_against_rate
 from jaxsched.studies import store
 
 

@@ -20,7 +20,7 @@ from jaxsched import metrics
 from jaxsched.cli import main
 from jaxsched.engines import reference
 from jaxsched.engines.reference import Request
-from jaxsched.serving import plots, tables
+from jaxsched.report import figures, plots, study_tables
 from jaxsched.studies import frames, store, toml
 from jaxsched.studies.draw import Drawn
 from jaxsched.studies.run import Point
@@ -222,7 +222,7 @@ BAD: dict[str, tuple[dict[str, Any], str]] = {
 @pytest.mark.parametrize("name", BAD)
 def test_bad_configurations(name: str) -> None:
     changes, message = BAD[name]
-    with pytest.raises(ValueError) as caught:  # noqa: PT011 - the message is compared below
+    with pytest.raises(ValueError) as caught:
         small(**changes)
     assert message in str(caught.value)
 
@@ -306,9 +306,9 @@ def test_figures_and_experiments(finished: Path, capsys: Any) -> None:
 def test_a_job_without_gains_to_tell(names: tuple[str, ...], tmp_path: Path) -> None:
     chosen = small(policies=names, rates=(0.5,), max_batch=4, clock="llama31_8b_h100")
     table = chosen.work().run(tmp_path / "out")
-    title, _, note = tables.job_table(table)
+    title, _, note = study_tables.serving_job(table)
     assert "0.5 requests/s, llama31_8b_h100" in title and "/s is the most, for long" in note
-    written = plots.write_all(table, tmp_path / "figures")
+    written = plots.save_all(figures.of_serving(table), tmp_path / "figures")
     # Without fcfs there is nothing to gain on, and without predictions one figure for all.
     assert len(written) == (1 if names == ("fcfs",) else 2)
 
@@ -341,7 +341,7 @@ def test_what_is_sustained() -> None:
     assert table.set_index("policy")["gain"]["slow"].tolist() == [2.0, 2.0, 2.0]
     largest = frames.saturation(table).set_index("policy")["rate"]
     assert largest["fcfs"] == 4.0 and largest["slow"] == 1.0 and np.isnan(largest["stuck"])
-    assert tables.told_rate(table) == 4.0
+    assert study_tables.told_rate(table) == 4.0
 
 
 # The command.
