@@ -8,10 +8,10 @@ from collections.abc import Iterator
 
 import pandas as pd
 
+from jaxsched.policies.files import digest
 from jaxsched.report import study_tables
 from jaxsched.report.terminal import console, say
 from jaxsched.studies import frames, replay, store, toml
-from jaxsched.studies.config import digest
 
 
 def run(args: argparse.Namespace) -> None:
