@@ -24,6 +24,7 @@ from jaxsched.simulate import simulate
 from jaxsched.workloads import intervals
 from jaxsched.workloads.lengths import Lengths
 
+
 @dataclasses.dataclass(frozen=True)
 class Point:
     """What is simulated, and kept, in one go: one policy on all instances of n requests."""
