@@ -39,12 +39,3 @@ def kept_in(console: Console, folder: Path, what: str = "what is finished is") -
             raise
         say(console, f"{what} {kept}")
         raise KeyboardInterrupt from None
-
-
-@contextmanager
-def named(config: Path) -> Iterator[None]:
-    """Puts the name of the configuration file before errors about what is in it."""
-    try:
-        yield
-    except ValueError as error:
-        raise ValueError(f"{config}: {error}") from None

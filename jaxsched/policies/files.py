@@ -17,6 +17,7 @@ import numpy as np
 from jaxsched.policies.family import RANGES, FamilyParams, a_min_family
 from jaxsched.policies.interface import Policy
 from jaxsched.policies.network import SHAPES, WIDEST, NetworkParams, a_min_network
+from jaxsched.studies import toml
 
 RULES = Path(__file__).parent / "rules"
 """The shipped rules, a file each."""
@@ -188,6 +189,4 @@ def read_rule(path: str | os.PathLike[str]) -> RuleFile:
       ValueError: If it is not a rule; the text names the key.
       OSError: If it cannot be read.
     """
-    from jaxsched import config  # noqa: PLC0415 - it builds on policies
-
-    return config.load(path, RuleFile)
+    return toml.load(path, RuleFile)

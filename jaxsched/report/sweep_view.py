@@ -13,8 +13,8 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from jaxsched import specs
-from jaxsched.sweep import texts
+from jaxsched.studies.axes import AXES
+from jaxsched.workloads.texts import read_arrivals, read_prediction
 
 Values = list[Any]
 
@@ -56,7 +56,7 @@ class AxisLook:
 
 def _nearest_half(values: Values) -> str:
     """Of predictions (1 ± x)o that with x nearest to 0.5; without one the first."""
-    known = [specs.interval(text) for text in values]
+    known = [read_prediction(text) for text in values]
     relative = [one for one in known if one.kind == "relative"]
     return min(relative, key=lambda one: abs(one.parameter - 0.5), default=known[0]).text
 
@@ -65,7 +65,7 @@ def _round_ones(values: Values) -> Values:
     """Rounded predictions, where there are some, make better titles than random ones."""
 
     def order(text: str) -> tuple[str, float]:
-        one = specs.interval(text)
+        one = read_prediction(text)
         return one.kind, one.parameter or 0.0
 
     rounded = [text for text in values if len(text) <= len("relative:0.99")]
@@ -74,30 +74,30 @@ def _round_ones(values: Values) -> Values:
 
 def _heaviest(values: Values) -> str:
     """The heaviest load: a backlog, or else the highest rate."""
-    return max(values, key=lambda text: texts.arrival(text).rate)
+    return max(values, key=lambda text: read_arrivals(text).number)
+
+
+def _look(name: str, **more: Any) -> AxisLook:
+    """An axis of `AXES` by name, and what only figures know of it."""
+    axis = AXES[name]
+    number = axis.column if axis.whole else axis.number
+    return AxisLook(axis.column, number, axis.label, axis.short, **more)
 
 
 AXIS_LOOKS = {
-    axis.column: axis
-    for axis in (
-        AxisLook("workload", words=str),
-        AxisLook("n", "n", "requests, n", "requests", typical=max),
-        AxisLook("memory", "memory", "memory, M (tokens)", "memory", typical=min),
-        AxisLook(
-            "arrivals", "rate", "arrivals (requests per {time})", "load", typical=_heaviest,
-            words=str,
+    look.column: look
+    for look in (
+        _look("workloads", words=str),
+        _look("num_requests", typical=max),
+        _look("memory", typical=min),
+        _look("arrivals", typical=_heaviest, words=str),
+        _look("clocks", silent="rounds"),
+        _look("max_batch", silent=0),
+        _look(
+            "predictions", typical=_nearest_half, chosen=_round_ones,
+            words=lambda text: read_prediction(text).label,
         ),
-        AxisLook("clock", silent="rounds"),
-        AxisLook(
-            "max_batch", "max_batch", "most requests that run together", "cap on running requests",
-            silent=0,
-        ),
-        AxisLook(
-            "prediction", "width", "half width x of (1 ± x)o", "width of predictions",
-            typical=_nearest_half, chosen=_round_ones,
-            words=lambda text: specs.interval(text).label,
-        ),
-        AxisLook("policy"),
+        _look("policies"),
     )
 }  # fmt: skip
 
