@@ -14,7 +14,7 @@ from jaxsched.policies.network import NetworkParams, a_min_network
 from jaxsched.policies.published import gsa_spec, sorted_f
 from jaxsched.result import Result, Status
 from jaxsched.simulate import simulate
-from jaxsched.sweep import read_sweep
+from jaxsched.studies import read_sweep
 
 __all__ = [
     "Clock",

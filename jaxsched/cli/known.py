@@ -5,12 +5,11 @@ from __future__ import annotations
 import inspect
 import textwrap
 from collections.abc import Iterable
-from types import ModuleType
 
 import jaxsched
-from jaxsched import clocks, specs
+from jaxsched import clocks
 from jaxsched.policies import files, names
-from jaxsched.workloads import traces
+from jaxsched.workloads import texts, traces
 
 WIDTH = 98
 
@@ -30,12 +29,12 @@ def policies() -> str:
 
 def predictions() -> str:
     """The text forms of predictions."""
-    return f"predictions (--interval):\n{_forms(specs, 'Predictions:')}\n"
+    return "\n".join(["predictions (--interval):", *texts.help_lines(texts.PREDICTIONS)]) + "\n"
 
 
 def arrivals() -> str:
     """The text forms of arrivals of a trace."""
-    return f"arrivals (--arrivals):\n{_forms(specs, 'Arrivals of a trace:')}\n"
+    return "\n".join(["arrivals (--arrivals):", *texts.help_lines(texts.ARRIVALS)]) + "\n"
 
 
 def clock_names() -> str:
@@ -65,9 +64,3 @@ def _wrapped(title: str, words: Iterable[str]) -> list[str]:
 
 def _first_line(function: object) -> str:
     return (inspect.getdoc(function) or "").partition("\n")[0]
-
-
-def _forms(module: ModuleType, title: str) -> str:
-    """The paragraph of a module's docstring after a title: its text forms and what they mean."""
-    _, _, after = (module.__doc__ or "").partition(f"{title}\n\n")
-    return textwrap.indent(textwrap.dedent(after.partition("\n\n")[0]), "  ")

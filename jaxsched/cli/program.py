@@ -61,7 +61,7 @@ def version_text() -> str:
     import jaxlib
     import numpy
 
-    from jaxsched import store
+    from jaxsched.studies import store
 
     return (
         f"jaxsched {__version__} (jax {jax.__version__}, jaxlib {jaxlib.__version__}, "

@@ -13,10 +13,10 @@ from pathlib import Path
 
 import numpy as np
 
-from jaxsched import config
 from jaxsched.policies import Policy
 from jaxsched.policies.family import RANGES, FamilyParams, a_min_family
 from jaxsched.policies.network import SHAPES, WIDEST, NetworkParams, a_min_network
+from jaxsched.studies import toml
 
 RULES = Path(__file__).parent / "rules"
 """The shipped rules, a file each."""
@@ -177,4 +177,4 @@ def read_rule(path: str | os.PathLike[str]) -> RuleFile:
       ValueError: If it is not a rule; the text names the key.
       OSError: If it cannot be read.
     """
-    return config.load(path, RuleFile)
+    return toml.load(path, RuleFile)

@@ -14,10 +14,10 @@ from matplotlib.axis import Axis
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullLocator
 
-from jaxsched import store
-from jaxsched.frames import YARDSTICK
 from jaxsched.report.formats import plain
 from jaxsched.report.looks import FAINT, look_of
+from jaxsched.studies import store
+from jaxsched.studies.axes import YARDSTICK
 
 
 @dataclasses.dataclass(frozen=True)

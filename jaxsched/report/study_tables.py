@@ -9,13 +9,13 @@ from typing import Any
 import pandas as pd
 from rich.table import Table
 
-from jaxsched import specs
-from jaxsched.frames import half_width, summarize
 from jaxsched.metrics import PERCENTILES
 from jaxsched.report.formats import METRICS, UNITS, count, percent, rounds, seconds, shown
 from jaxsched.report.tables import alarm, bold, name_of, table
-from jaxsched.serving import frames as serving
-from jaxsched.serving.job import ANY
+from jaxsched.studies import frames
+from jaxsched.studies.frames import half_width, summarize
+from jaxsched.studies.serving import ANY
+from jaxsched.workloads.texts import read_prediction
 
 Printed = tuple[str | Table, ...]
 """A title, one or two tables, and a note."""
@@ -62,7 +62,7 @@ def backlog(frame: pd.DataFrame) -> Printed:
 def _by(summary: pd.DataFrame) -> Iterator[tuple[str, pd.DataFrame]]:
     """The label and the rows of each prediction, in order of appearance."""
     for prediction in dict.fromkeys(summary["prediction"]):
-        label = "no prediction" if prediction == ANY else specs.interval(prediction).label
+        label = "no prediction" if prediction == ANY else read_prediction(prediction).label
         yield label, summary[summary["prediction"] == prediction]
 
 
@@ -149,9 +149,9 @@ def serving_job(frame: pd.DataFrame) -> Printed:
     The rate is the largest that fcfs sustains (the smallest of all if it sustains none, or was not
     run): beyond it a latency says how long the streams are, rather than how good the policy is.
     """
-    summary = serving.summarize(frame)
+    summary = frames.summarize_serving(frame)
     rate = told_rate(summary)
-    chosen, largest = summary[summary["rate"] == rate], serving.saturation(summary)
+    chosen, largest = summary[summary["rate"] == rate], frames.saturation(summary)
     largest = largest.set_index(["prediction", "policy"])["rate"]
     made = table(
         ("TTFT", "P99", "E2E", "P99", "gain", "KV", "peak", "preempted", "wasted", "sustains"),
@@ -168,7 +168,7 @@ def serving_job(frame: pd.DataFrame) -> Printed:
 
 def told_rate(summary: pd.DataFrame) -> float:
     """The rate of `serving_job`, from `summarize`."""
-    fcfs = summary[(summary["policy"] == serving.YARDSTICK) & summary["sustained"]]
+    fcfs = summary[(summary["policy"] == frames.SERVING_YARDSTICK) & summary["sustained"]]
     return float(fcfs["rate"].max() if len(fcfs) else summary["rate"].min())
 
 

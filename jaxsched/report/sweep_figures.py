@@ -16,13 +16,14 @@ from matplotlib.colors import LogNorm
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, LogLocator, NullLocator
 
-from jaxsched.frames import YARDSTICK, summarize
 from jaxsched.report import plots
 from jaxsched.report.figures import RATIO
 from jaxsched.report.formats import plain
 from jaxsched.report.looks import STYLE, in_house_style, look_of
 from jaxsched.report.plots import Drawing
 from jaxsched.report.sweep_view import AxisLook, Slice, SweepView
+from jaxsched.studies.axes import YARDSTICK
+from jaxsched.studies.frames import summarize
 
 MOST_MAPS = 3
 """Heat maps, at most."""

@@ -9,14 +9,13 @@ from typing import Any
 
 import pandas as pd
 
-from jaxsched import store
-from jaxsched.frames import summarize
 from jaxsched.report import html, plots
 from jaxsched.report.formats import shown
 from jaxsched.report.plots import Drawing
 from jaxsched.report.sweep_figures import drawings
 from jaxsched.report.sweep_view import SweepView
-from jaxsched.sweep import read_sweep, reading
+from jaxsched.studies import read_sweep, reading, store
+from jaxsched.studies.frames import summarize
 
 MOST_ROWS = 40
 """Policies in the table of the page; of more, the best."""

@@ -1,7 +1,4 @@
-"""Sweeps: every combination of the values of some axes, simulated and kept on disk.
-
-`jaxsched sweep` runs them; here is what reads them.
-"""
+"""Studies."""
 
 from __future__ import annotations
 
@@ -27,7 +24,7 @@ def read_sweep(
       FileNotFoundError: If there is no sweep, or it is not finished and `partial` is False.
       ValueError: If a file is damaged.
     """
-    from jaxsched.sweep import reading  # here, so that `import jaxsched` need not wait for pandas
+    from jaxsched.studies import reading  # here, so that `import jaxsched` need not wait for pandas
 
     return reading.read(folder, columns, partial)
 

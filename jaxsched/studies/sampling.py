@@ -1,4 +1,4 @@
-"""Random values on the axes of a sweep.
+"""Random values on the axes of a study.
 
 A random value is a text with places to fill in, such as "relative:{uniform:0:0.99}":
 
@@ -19,13 +19,10 @@ from collections.abc import Callable
 import jax
 import numpy as np
 
-from jaxsched import config as checks
+from jaxsched.studies.axes import AXES
+from jaxsched.studies.toml import at_least, one_of, with_key
 from jaxsched.workloads import draws
 
-AXES = (
-    "workloads", "num_requests", "seeds", "policies", "max_batch", "clocks", "memory", "arrivals",
-    "predictions",
-)  # fmt: skip
 PLACE = re.compile(r"\{([^{}]*)\}")
 LAWS = ("uniform", "log_uniform")
 
@@ -43,16 +40,16 @@ class RandomConfig:
 
     axis: str
     value: str
-    count: int = checks.at_least(1)
-    seed: int = checks.at_least(0, default=0)
+    count: int = at_least(1)
+    seed: int = at_least(0, default=0)
 
     def __post_init__(self) -> None:
-        checks.one_of("axis", self.axis, AXES)
+        one_of("axis", self.axis, AXES)
         if not PLACE.search(self.value):
             raise ValueError(
                 f"value: got {self.value!r}; expected a place such as {{uniform:0:1}} in it"
             )
-        checks.with_key("value", draw, self)
+        with_key("value", draw, self)
 
 
 def draw(random: RandomConfig) -> list[str]:

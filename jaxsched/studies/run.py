@@ -1,10 +1,10 @@
-"""Runs what is missing of a sweep, chunk by chunk."""
+"""Runs what is missing of a study: point by point, or chunk by chunk of rows."""
 
 from __future__ import annotations
 
 import dataclasses
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -16,15 +16,13 @@ except ImportError:  # Windows
 
 import pandas as pd
 
-from jaxsched import store
-from jaxsched.config import to_toml
-from jaxsched.sweep.budget import MOST_CHUNK
-from jaxsched.sweep.config import DEFAULTS, inputs
-from jaxsched.sweep.distributed import Processes
-from jaxsched.sweep.estimate import Estimate, seconds_per_row
-from jaxsched.sweep.plan import Call, Plan, Range
-from jaxsched.sweep.rows import Simulator
-from jaxsched.sweep.storage import Parts
+from jaxsched.studies import store
+from jaxsched.studies.budget import MOST_CHUNK
+from jaxsched.studies.estimate import Estimate, seconds_per_row
+from jaxsched.studies.parts import Parts
+from jaxsched.studies.plan import Call, Range
+from jaxsched.studies.processes import Processes
+from jaxsched.studies.rows import Simulator
 
 CHUNK_SECONDS = 10.0
 """Time that a chunk should take, and so the work that an interruption costs."""
@@ -33,24 +31,70 @@ FIRST_SECONDS, FIRST_ROWS = 1.0, 2**14
 """Time and rows of the first simulations of a kind, whose cost is not known."""
 
 
-def text_of(plan: Plan) -> str:
-    """The configuration as it is kept with the results, with the digests of its files."""
-    config = plan.config
-    random = {table.axis for table in config.random}
-    left_out = {
-        name: values
-        for name, values in DEFAULTS.items()
-        if not getattr(config, name) and name not in random
-    }
-    return to_toml(dataclasses.replace(config, **left_out)) + inputs(plan.axes)
+@dataclasses.dataclass(frozen=True)
+class Point:
+    """What is simulated, and kept, in one go.
+
+    Attributes:
+      name: Its name in the store.
+      label: What it is called while it runs.
+      requests: How many are simulated.
+      table: Simulates it; returns its part of the table.
+    """
+
+    name: str
+    label: str
+    requests: int
+    table: Callable[[], pd.DataFrame]
 
 
-def open_parts(plan: Plan, folder: Path) -> Parts:
-    """Opens the folder of a sweep; see `store.open_store` for what is refused."""
-    return Parts(store.open_store(folder, text_of(plan)), plan)
+OnPoint = Callable[[Point, bool], Any]
+"""Called as (point, finished) before a point is simulated and after it is there."""
 
 
-def run(
+@dataclasses.dataclass(frozen=True)
+class Work:
+    """A study in points.
+
+    Attributes:
+      text: Its configuration, as it is kept with the results.
+      points: In the order in which they run.
+      simulators: Whose instances are drawn, and refused, before there is a folder.
+      whole: The tables of all points, one below the other -> the table of results.
+    """
+
+    text: str
+    points: Sequence[Point]
+    simulators: Sequence[Simulator]
+    whole: Callable[[pd.DataFrame], pd.DataFrame]
+
+    def run(self, folder: Path, on_point: OnPoint = lambda *_: None) -> pd.DataFrame:
+        """Runs what is left of it, and returns its table, which is in `folder`/results.parquet too.
+
+        Args:
+          folder: Where results go and earlier ones are found.
+          on_point: Called before and after each point.
+
+        Raises:
+          ValueError: If the folder holds results of another configuration, or the instances are
+            refused.
+        """
+        for simulator in self.simulators:
+            simulator.check()
+        kept = store.open_store(folder, self.text)
+        tables = []
+        for point in self.points:
+            if not kept.has(point.name):
+                on_point(point, False)
+                kept.write(point.name, point.table())
+            tables.append(kept.read(point.name))
+            on_point(point, True)
+        table = self.whole(pd.concat(tables, ignore_index=True))
+        kept.finish(table)
+        return table
+
+
+def run_rows(
     simulator: Simulator,
     parts: Parts,
     ranges: list[Range],
@@ -100,7 +144,7 @@ class _Pieces:
         call = next(self._simulator.plan.calls(row, most))
         if (pace := self._pace.get(self._kind(call))) is not None:
             rows = int(max(left, FIRST_SECONDS) / pace)
-        elif (budget := self._simulator.budget(call.policy)).pads:
+        elif (budget := self._simulator.budget(call.at["policies"])).pads:
             rows = budget.rows(call.tile.n)  # a batch, which cannot be had for less
         else:
             each = seconds_per_row(self._simulator.plan, self._guess.per_request, row)
@@ -116,7 +160,7 @@ class _Pieces:
 
     @staticmethod
     def _kind(call: Call) -> tuple[int, ...]:
-        return call.policy, call.cap, call.clock, call.tile.n, call.tile.workload
+        return *call.at.values(), call.tile.n, call.tile.workload
 
 
 @contextmanager

@@ -1,6 +1,6 @@
-"""What is finished of a sweep, on disk: parts of any size, then one table.
+"""What is finished of a study of many rows, on disk: parts of any size, then one table.
 
-    FOLDER/manifest.json                  configuration, versions, device (see `jaxsched.store`)
+    FOLDER/manifest.json                  configuration, versions, device (see `store`)
     FOLDER/parts/FIRST-END.parquet        the rows FIRST … END - 1; each appears whole or not at all
     FOLDER/results.parquet                all rows in order, when all are there; the parts then go
 
@@ -23,10 +23,10 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from jaxsched import store
-from jaxsched.frames import YARDSTICK
-from jaxsched.store import Store
-from jaxsched.sweep.plan import Plan, Range, without
+from jaxsched.studies import store
+from jaxsched.studies.axes import YARDSTICK
+from jaxsched.studies.plan import Plan, Range, without
+from jaxsched.studies.store import Store
 
 PART = re.compile(r"(\d+)-(\d+)\.parquet")
 GROUP = 2**17
@@ -154,7 +154,7 @@ class Ratios:
 
     def __init__(self, plan: Plan) -> None:
         self._plan = plan
-        self._there = plan.axes.values["policies"][0] == YARDSTICK
+        self._there = plan.values.titles["policies"][0] == YARDSTICK
         self._tile: Any = None
         self._latency = np.zeros(0)
 
@@ -166,7 +166,7 @@ class Ratios:
             if not self._there:
                 break
             if tile != self._tile:
-                each = self._plan.points // len(self._plan.axes.policies)
+                each = self._plan.points // self._plan.sizes["policies"]
                 self._tile, self._latency = tile, np.full(each * tile.count, np.nan)
             own, place = latency[low - start : high - start], np.arange(low, high) - tile.start
             first = place < len(self._latency)

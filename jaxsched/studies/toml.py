@@ -1,6 +1,6 @@
 """Configuration files: TOML, checked key by key, into frozen dataclasses and back.
 
-Every job has one dataclass whose fields are the keys of its file. A misspelt key, a wrong type or
+Every study has one dataclass whose fields are the keys of its file. A misspelt key, a wrong type or
 a value out of range is an error that names the file, the key, the value and what was expected;
 nothing is ignored.
 """
@@ -17,7 +17,7 @@ import typing
 from collections.abc import Iterable, Mapping
 from typing import Any, TypeVar
 
-from jaxsched import policies, specs
+from jaxsched.workloads.texts import unknown
 
 T = TypeVar("T")
 
@@ -33,7 +33,7 @@ def at_least(minimum: float, **kwargs: Any) -> Any:
 def one_of(name: str, value: str, known: Iterable[str]) -> None:
     """Refuses a value that is not one of `known`."""
     if value not in known:
-        raise ValueError(f"{name}: {specs.unknown(repr(value), value, known, 'value')}")
+        raise ValueError(f"{name}: {unknown(repr(value), value, known, 'value')}")
 
 
 def several(name: str, values: tuple[Any, ...]) -> None:
@@ -51,85 +51,6 @@ def with_key(key: str, function: Any, value: Any) -> Any:
         return function(value)
     except ValueError as error:
         raise ValueError(f"{key}: {error}") from None
-
-
-def no_whole_orders(names: tuple[str, ...]) -> None:
-    """Refuses policies that order a whole backlog, where requests arrive."""
-    for name in names:
-        if policies.policy(name).rank is not None:
-            raise ValueError(f"policies: {name!r} orders a whole backlog; expected no arrivals")
-
-
-def different_policies(names: tuple[str, ...]) -> None:
-    """Refuses an empty list, an unknown policy, and one policy under two names."""
-    several("policies", names)
-    canonical = [with_key("policies", policies.policy, name).name for name in names]
-    for i, name in enumerate(canonical):
-        first = canonical.index(name)
-        if first < i:
-            files = all(names[j].startswith("tuned:") for j in (first, i))
-            what = f"both called {canonical[i]!r}" if files else "the same"
-            raise ValueError(
-                f"policies: {names[first]!r} and {names[i]!r} are {what}; expected different ones"
-            )
-
-
-def prediction(key: str, text: str, memory: int) -> specs.Interval:
-    """Reads a prediction and refuses one that makes no sense with this memory."""
-    interval = with_key(key, specs.interval, text)
-    if interval.source is not None:
-        with_key(key, interval.source, memory)
-    return interval
-
-
-@dataclasses.dataclass(frozen=True)
-class LengthsConfig:
-    """Where prompt and output lengths come from.
-
-    Attributes:
-      source: An embedded distribution: "lmsys", "lmsys_tokens" or "sharegpt".
-      max_output: Longest output in tokens; longer draws are drawn again. None: no limit.
-      max_total: Most tokens of prompt and output together, likewise: what fits into the memory.
-    """
-
-    source: str = "lmsys"
-    max_output: int | None = at_least(1, default=None)
-    max_total: int | None = at_least(2, default=None)
-
-    def __post_init__(self) -> None:
-        one_of("source", self.source, specs.LENGTHS)
-
-
-@dataclasses.dataclass(frozen=True)
-class JobConfig:
-    """The main job: every policy under every prediction, for several numbers of requests.
-
-    Attributes:
-      lanes: Random instances for each number of requests; the same ones for every policy and
-        prediction, so that comparisons are paired.
-      memory: KV cache of the worker, M, in tokens.
-      num_requests: Numbers of requests n, each a backlog.
-      policies: Names that `jaxsched.policy` understands.
-      predictions: Interval specifications, such as "relative:0.5" (see `jaxsched.specs`).
-      lengths: Where prompt and output lengths come from.
-      seed: Of everything random.
-    """
-
-    lanes: int = at_least(2)
-    memory: int = at_least(2)
-    num_requests: tuple[int, ...] = at_least(1)
-    policies: tuple[str, ...]
-    predictions: tuple[str, ...]
-    lengths: LengthsConfig = LengthsConfig()
-    seed: int = at_least(0, default=0)
-
-    def __post_init__(self) -> None:
-        several("num_requests", self.num_requests)
-        different_policies(self.policies)
-        several("predictions", self.predictions)
-        for text in self.predictions:
-            if prediction("predictions", text, self.memory).source is None:
-                raise ValueError('predictions: "columns" needs a trace; random lengths have none')
 
 
 def load(
@@ -184,7 +105,7 @@ def from_table(cls: type[T], table: Mapping[str, Any], prefix: str = "") -> T:
     fields = {field.name: field for field in dataclasses.fields(cls)}  # type: ignore[arg-type]
     for key in table:
         if key not in fields:
-            raise ValueError(specs.unknown(f"{prefix}{key}", key, fields, "key"))
+            raise ValueError(unknown(f"{prefix}{key}", key, fields, "key"))
     values = {
         name: _value(f"{prefix}{name}", hints[name], table[name], field.metadata.get("minimum"))
         for name, field in fields.items()

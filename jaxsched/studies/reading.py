@@ -1,4 +1,4 @@
-"""Reads the folder of a sweep again."""
+"""Reads folders of results again."""
 
 from __future__ import annotations
 
@@ -11,10 +11,9 @@ from typing import Any
 
 import pandas as pd
 
-from jaxsched import config, store
-from jaxsched.sweep.config import SweepConfig
-from jaxsched.sweep.plan import Plan
-from jaxsched.sweep.storage import ALL_AGAIN, Parts
+from jaxsched.studies import store, toml
+from jaxsched.studies.parts import ALL_AGAIN, Parts
+from jaxsched.studies.sweep import SweepConfig, plan_of
 
 
 def manifest(folder: str | os.PathLike[str]) -> dict[str, Any]:
@@ -38,7 +37,7 @@ def manifest(folder: str | os.PathLike[str]) -> dict[str, Any]:
 def open_parts(folder: str | os.PathLike[str]) -> Parts:
     """The parts of a sweep, to read only."""
     text = manifest(folder)["config"]
-    plan = Plan(config.from_table(SweepConfig, tomllib.loads(text)))
+    plan = plan_of(toml.from_table(SweepConfig, tomllib.loads(text)))
     return Parts(store.Store(Path(folder), {"config": text}), plan)
 
 

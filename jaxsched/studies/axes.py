@@ -1,0 +1,227 @@
+"""The axes of a study: an entry in `AXES` each, and nothing elsewhere.
+
+An axis is a key of a configuration with several values, a column of the tables, and what a value
+does: it says what is drawn, gives fields of the instances, or arguments of `simulate`.
+
+The rows of a study are ordered by its axes in the order of `AXES`, with `instance` at the end:
+
+    workloads, num_requests | seeds | policies, max_batch, clocks | memory, arrivals, predictions
+
+BLOCK axes say which instances are drawn, seeds (with lanes) which of them; values of CALL axes are
+simulated in separate calls, values of ROW axes can share one.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from jaxsched import clocks, policies
+from jaxsched.instance import MAX_MEMORY
+from jaxsched.policies import Policy, family
+from jaxsched.studies.toml import several, with_key
+from jaxsched.workloads import texts
+
+if TYPE_CHECKING:
+    from jaxsched.studies.draw import Drawn
+
+BLOCK, INSTANCES, CALL, ROW = "block", "instances", "call", "row"
+"""Levels of axes, from the outermost."""
+
+NO_CLOCK = "rounds"
+
+YARDSTICK = "h_sf"
+"""The policy that ratios are taken to: what arXiv 2508.14544 compares with."""
+
+Cell = Mapping[str, Any]
+"""Of every axis by name the value at some row, as `Axis.read` returns it."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Axis:
+    """One axis.
+
+    Attributes:
+      name: Its key in configurations.
+      column: Its column in tables.
+      level: BLOCK, INSTANCES, CALL or ROW.
+      read: A value -> what it stands for; ValueError if it is refused.
+      default: Values where a configuration has none; () if it has to have some.
+      least, most: Limits of whole numbers; values are texts where they are None.
+      label: What figures call the axis of its numbers; empty if it has none.
+      short: The same in titles.
+      title: (value, what it stands for) -> what tables call it.
+      more: Further columns: name -> what a value stands for -> a number or a text.
+      file: A value -> path of the file that it names, if it names one.
+      arguments: For CALL: what a value stands for -> arguments of `simulate`.
+      fields: For ROW: (the requests drawn, cell) -> fields of `Instance`, arrays of shape
+        [instances, n] or [instances], or None.
+      given: For ROW: other ROW axes that `fields` reads in the cell.
+    """
+
+    name: str
+    column: str
+    level: str
+    read: Callable[[Any], Any] = lambda value: value
+    default: tuple[Any, ...] = ()
+    least: int | None = None
+    most: int | None = None
+    label: str = ""
+    short: str = ""
+    title: Callable[[Any, Any], Any] = lambda value, read: value
+    more: Mapping[str, Callable[[Any], Any]] = dataclasses.field(default_factory=dict)
+    file: Callable[[Any], str | None] = lambda value: None
+    arguments: Callable[[Any], dict[str, Any]] = lambda read: {}
+    fields: Callable[[Drawn, Cell], dict[str, Any]] = lambda drawn, cell: {}
+    given: tuple[str, ...] = ()
+
+    @property
+    def whole(self) -> bool:
+        """Whether its values are whole numbers."""
+        return self.least is not None
+
+
+def _policy(text: str) -> Policy:
+    """Besides the names of `jaxsched.policy`, members of the family with their numbers.
+
+    Such as "a_min_family:start=0.2,run_growth=1" (see `jaxsched.FamilyParams`).
+    """
+    kind, _, rest = text.partition(":")
+    if kind != "a_min_family":
+        return policies.policy(text)
+    numbers = {}
+    for part in filter(None, rest.split(",")):
+        name, _, number = part.partition("=")
+        if name not in family.FIELDS:
+            what = "number of the family"
+            raise ValueError(texts.unknown(repr(name), name, family.FIELDS, what))
+        try:
+            numbers[name] = float(number)
+        except ValueError:
+            raise ValueError(f"policy {text!r}: {number!r} is not a number") from None
+    return family.a_min_family(family.FamilyParams(**numbers))
+
+
+def _file_after_colon(text: str) -> str | None:
+    return text.partition(":")[2] or None
+
+
+def _clock(name: str) -> str | None:
+    known = (NO_CLOCK, *clocks.PRESETS)
+    if name not in known:
+        raise ValueError(texts.unknown(repr(name), name, known, "value"))
+    return None if name == NO_CLOCK else name
+
+
+AXES: dict[str, Axis] = {
+    axis.name: axis
+    for axis in (
+        Axis(
+            "workloads", "workload", BLOCK, texts.read_lengths, ("lmsys",), file=texts.trace_file
+        ),
+        Axis(
+            "num_requests", "n", BLOCK, least=1, label="requests, n", short="requests",
+        ),
+        Axis("seeds", "seed", INSTANCES, default=(0,), least=0, most=2**32 - 1),
+        Axis(
+            "policies", "policy", CALL, _policy,
+            title=lambda text, policy: policy.name if policy.params is None else text,
+            file=_file_after_colon, arguments=lambda policy: {"policy": policy},
+        ),
+        Axis(
+            "max_batch", "max_batch", CALL, default=(0,), least=0, most=2**31 - 1,
+            label="most requests that run together", short="cap on running requests",
+            arguments=lambda cap: {"max_batch": cap or None},
+        ),
+        Axis(
+            "clocks", "clock", CALL, _clock, (NO_CLOCK,),
+            arguments=lambda name: {"clock": name and clocks.clock(name)},
+        ),
+        Axis(
+            "memory", "memory", ROW, least=2, most=MAX_MEMORY,
+            label="memory, M (tokens)", short="memory",
+            fields=lambda drawn, cell: {
+                "memory": np.full(drawn.tile.count, cell["memory"], np.int32)
+            },
+        ),
+        Axis(
+            "arrivals", "arrivals", ROW,
+            lambda text: texts.read_arrivals(text, texts.RANDOM_ARRIVALS), ("backlog",),
+            label="arrivals (requests per {time})", short="load",
+            more={"rate": lambda arrivals: arrivals.number},
+            fields=lambda drawn, cell: {
+                "arrival": drawn.arrival(cell["arrivals"], cell["clocks"] is not None)
+            },
+        ),
+        Axis(
+            "predictions", "prediction", ROW, texts.read_prediction,
+            label="half width x of (1 ± x)o", short="width of predictions",
+            more={
+                "prediction_kind": lambda prediction: prediction.kind,
+                "prediction_parameter": lambda prediction: prediction.parameter,
+            },
+            fields=lambda drawn, cell: drawn.predicted(cell["predictions"], cell["memory"]),
+            given=("memory",),
+        ),
+    )
+}  # fmt: skip
+"""Every axis by name, in the order of the rows."""
+
+
+def of_level(level: str) -> tuple[Axis, ...]:
+    """The axes of a level, in their order."""
+    return tuple(axis for axis in AXES.values() if axis.level == level)
+
+
+@dataclasses.dataclass(frozen=True)
+class Values:
+    """The values of every axis, read and checked.
+
+    Attributes:
+      titles: For each name in `AXES` its values, as tables call them.
+      read: What they stand for.
+    """
+
+    titles: dict[str, tuple[Any, ...]]
+    read: dict[str, tuple[Any, ...]]
+
+    @classmethod
+    def of(cls, **given: tuple[Any, ...]) -> Values:
+        """Reads values; axes that are not given have their default.
+
+        Raises:
+          ValueError: If a value is refused; the text names the axis and the value.
+        """
+        titles, read = {}, {}
+        for name, axis in AXES.items():
+            values = given.get(name) or axis.default
+            several(name, values)
+            if axis.most is not None and max(values) > axis.most:
+                raise ValueError(f"{name}: got {max(values)}; expected at most {axis.most}")
+            found = tuple(with_key(name, axis.read, value) for value in values)
+            titles[name] = tuple(map(axis.title, values, found))
+            several(name, titles[name])
+            read[name] = found
+        return cls(titles, read)
+
+    def yardstick_first(self) -> Values:
+        """With the policy that ratios are taken to in front, so that its rows come first."""
+        names = self.titles["policies"]
+        order = sorted(range(len(names)), key=lambda i: names[i] != YARDSTICK)
+        moved = [
+            {**table, "policies": tuple(table["policies"][i] for i in order)}
+            for table in (self.titles, self.read)
+        ]
+        return Values(*moved)
+
+    def size(self, name: str) -> int:
+        """Number of values of an axis."""
+        return len(self.read[name])
+
+    def files(self) -> list[str]:
+        """Files that the values name, without what is no file."""
+        named = {axis.file(x) for name, axis in AXES.items() for x in self.titles[name]}
+        return sorted(name for name in named if name)
