@@ -13,7 +13,7 @@ from benchmarks.instances import draw, first
 from benchmarks.scale import Scale
 from benchmarks.section import Job, Row, Section
 from benchmarks.timing import Timing, interleave, on_one_core, simulation
-from jaxsched import Instance, Result
+from jaxsched import Instance, Result, policy
 from jaxsched.engines import reference
 
 COLUMNS = {
@@ -95,7 +95,9 @@ def rates(times: dict[str, Timing], lanes: int, n: int, evictions: float) -> Row
 
 def equal(a: Result, b: Result) -> bool:
     """Whether two engines agree in every number that they return."""
-    names = ("completion", "first_token", "preemptions", "peak_memory", "rounds", "status", "limbs")
+    names = (
+        "completion", "first_token", "preemptions", "peak_memory", "rounds", "status", "totals",
+    )  # fmt: skip
     return all(np.array_equal(getattr(a, name), getattr(b, name)) for name in names)
 
 
@@ -115,7 +117,7 @@ def _reference(scale: Scale, name: str) -> list[Row]:
     lists = [field[0].tolist() for field in fields]
     requests = [reference.Request(*lengths) for lengths in zip(*lists, strict=True)]
     begun = time.perf_counter()
-    right = reference.simulate(requests, scale.memory, reference.RULES[name])
+    right = reference.simulate(requests, scale.memory, policy(name))
     seconds = time.perf_counter() - begun
     native = on_one_core(simulation(instance, name, "native"))
     times = interleave({"native": native}, 2 * scale.repeats, scale.seconds)

@@ -13,8 +13,8 @@ from benchmarks.scale import Scale
 from benchmarks.section import Job, Row, Section
 from benchmarks.steps import LIMITS
 from jaxsched import Instance, policy
-from jaxsched.engines.xla import Numbers, make_plan, pool
-from jaxsched.engines.xla.source import make_table
+from jaxsched.engines.xla import Numbers, loop, make_plan
+from jaxsched.engines.xla.inputs import make_table
 
 
 def _jobs(scale: Scale) -> list[Job]:
@@ -27,10 +27,12 @@ def _jobs(scale: Scale) -> list[Job]:
 def _row(scale: Scale, n: int) -> list[Row]:
     lanes, chosen = scale.wide, policy(scale.some[-1])
     plan = make_plan(n, lanes, False)
-    lay_out = functools.partial(make_table, limits=LIMITS, policy=chosen, numbers=Numbers())
+    lay_out = functools.partial(
+        make_table, limits=LIMITS, choices=chosen.choices, numbers=Numbers()
+    )
     table = jax.eval_shape(lay_out, _shapes(lanes, n))
     skip = jax.ShapeDtypeStruct((lanes,), bool)
-    state = jax.eval_shape(lambda table, skip: pool._start(table, plan, skip), table, skip)
+    state = jax.eval_shape(lambda table, skip: loop._start(table, plan, skip), table, skip)
     lane, queue = _bytes(state.lanes) / plan.pool, _bytes(state.queues) / plan.pool
     log = 4 * 4 * plan.chunk
     per_instance = (_bytes(table) + _bytes(state.records)) / lanes

@@ -16,8 +16,9 @@ from benchmarks.instances import draw
 from benchmarks.scale import Scale
 from benchmarks.section import Job, Row, Section
 from jaxsched import Policy, policy
-from jaxsched.engines.xla import NO_CAP, Limits, Numbers, hindsight, make_plan, pool
-from jaxsched.engines.xla.source import Table, make_table
+from jaxsched.engines.xla import NO_CAP, Limits, Numbers, hindsight, make_plan
+from jaxsched.engines.xla import loop as lanes_loop
+from jaxsched.engines.xla.inputs import Table, make_table
 from jaxsched.engines.xla.state import DONE, NEVER, Event, Plan
 from jaxsched.engines.xla.step import step
 from jaxsched.instance import MAX_ROUND, canonical
@@ -45,7 +46,7 @@ class Level:
       seconds: Time that they took.
     """
 
-    run: Callable[[pool.Pool], tuple[pool.Pool, Event]]
+    run: Callable[[lanes_loop.Pool], tuple[lanes_loop.Pool, Event]]
     loop: Loop
     steps: int = 0
     seconds: float = 0.0
@@ -63,8 +64,10 @@ class Driver:
     def __init__(self, table: Table, chosen: Policy, plan: Plan) -> None:
         nothing = jnp.zeros((INSTANCES,), bool)
         self._table, self._policy, self._plan = table, chosen, plan
-        self._start = jax.jit(lambda: pool._start(table, plan, nothing))
-        self._border = jax.jit(lambda state, log: pool._border(state, log, table, plan, nothing))
+        self._start = jax.jit(lambda: lanes_loop._start(table, plan, nothing))
+        self._border = jax.jit(
+            lambda state, log: lanes_loop._border(state, log, table, plan, nothing)
+        )
         self.levels: dict[int, Level] = {}
         self.borders, self.waited = 0, 0.0
 
@@ -77,7 +80,7 @@ class Driver:
         while bool(jnp.any(state.lanes.halt != DONE)) or int(state.next_row) < INSTANCES:
             state = self._chunk(state)
 
-    def _chunk(self, state: pool.Pool) -> pool.Pool:
+    def _chunk(self, state: lanes_loop.Pool) -> lanes_loop.Pool:
         level = self._level(int(state.level), state)
         begun = time.perf_counter()
         state, log = jax.block_until_ready(level.run(state))
@@ -89,7 +92,7 @@ class Driver:
         self.waited, self.borders = self.waited + time.perf_counter() - begun, self.borders + 1
         return state
 
-    def _level(self, i: int, state: pool.Pool) -> Level:
+    def _level(self, i: int, state: lanes_loop.Pool) -> Level:
         if i not in self.levels:
             self.levels[i] = _compile(state, self._table, self._policy, self._plan, i)
         return self.levels[i]
@@ -113,15 +116,15 @@ def _steps(scale: Scale, name: str, setting: str) -> list[Row]:
 def _prepare(scale: Scale, name: str, setting: str) -> tuple[Policy, Plan, Table]:
     instance = canonical(draw(setting, INSTANCES, scale.n, scale.memory))
     plan, chosen = make_plan(scale.n, INSTANCES, False), policy(name)
-    table = jax.jit(lambda flat: make_table(flat, LIMITS, chosen, Numbers()))(instance)
+    table = jax.jit(lambda flat: make_table(flat, LIMITS, chosen.choices, Numbers()))(instance)
     return chosen, plan, table
 
 
-def _compile(state: pool.Pool, table: Table, chosen: Policy, plan: Plan, level: int) -> Level:
-    advance = hindsight.step if chosen.hindsight else step
+def _compile(state: lanes_loop.Pool, table: Table, chosen: Policy, plan: Plan, level: int) -> Level:
+    advance = hindsight.step if chosen.choices.shortest_first else step
 
-    def chunk(table: Table, state: pool.Pool) -> tuple[pool.Pool, Event]:
-        return pool._chunk(table, chosen, plan, advance, level, state)
+    def chunk(table: Table, state: lanes_loop.Pool) -> tuple[lanes_loop.Pool, Event]:
+        return lanes_loop._chunk(table, chosen.choices, plan, advance, level, state)
 
     compiled = jax.jit(chunk).lower(table, state).compile()
     loop = largest_loop(compiled.as_text(), INSTANCES * plan.n)

@@ -14,7 +14,7 @@ from benchmarks.scale import Scale
 from benchmarks.section import Job, Row, Section
 from benchmarks.timing import interleave
 from jaxsched.engines.xla.fold import lowest, put
-from jaxsched.engines.xla.source import sorted_pairs
+from jaxsched.engines.xla.inputs import sorted_pairs
 
 LANES, SLOTS, KEYS, TIMES = 16, 256, 2048, 1000
 

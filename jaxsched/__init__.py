@@ -7,11 +7,23 @@ from jaxsched.clocks import Clock, Energy
 from jaxsched.engines import reference
 from jaxsched.engines import soft as relaxation
 from jaxsched.instance import Instance, check_instance, stack
-from jaxsched.policies import Policy, Running, View, a_max, a_min, fcfs, h_sf, mc_sf, policy, svf
+from jaxsched.policies import (
+    Policy,
+    Running,
+    View,
+    a_max,
+    a_min,
+    fcfs,
+    gsa_spec,
+    h_sf,
+    mc_sf,
+    policy,
+    sorted_f,
+    svf,
+)
 from jaxsched.policies.family import FamilyParams, a_min_family
 from jaxsched.policies.files import load_policy
 from jaxsched.policies.network import NetworkParams, a_min_network
-from jaxsched.policies.published import gsa_spec, sorted_f
 from jaxsched.result import Result, Status
 from jaxsched.simulate import simulate
 from jaxsched.studies import read_sweep

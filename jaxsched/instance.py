@@ -12,7 +12,7 @@ import numpy as np
 from jax import lax
 
 from jaxsched.clocks.formula import TICKS_PER_SECOND, to_ticks
-from jaxsched.limbs import split, to_limbs
+from jaxsched.pairs import split
 
 MAX_MEMORY = 2**28
 """Largest KV cache, in tokens, for which the engine's int32 arithmetic cannot overflow."""
@@ -140,7 +140,7 @@ def stack(instances: Iterable[Instance]) -> Instance:
 def canonical(instance: Instance) -> Instance:
     """Broadcasts scalars over the lanes and brings every leaf to int32, without checking values.
 
-    Arrivals in seconds become picoseconds, as uint32 limbs of shape [..., n, 2].
+    Arrivals in seconds become picoseconds: int64, if they are traced in pairs (`jaxsched.pairs`).
     """
     lanes, module = instance.lanes, jnp if is_traced(instance) else np
     count = instance.n if instance.num_requests is None else instance.num_requests
@@ -150,7 +150,7 @@ def canonical(instance: Instance) -> Instance:
         if (value := getattr(instance, name)) is not None and not _is_seconds(name, value)
     }
     if instance.arrival is not None and "arrival" not in per_request:
-        per_request["arrival"] = _arrival_limbs(instance.arrival, module)
+        per_request["arrival"] = _arrival_ticks(instance.arrival, module)
     return Instance(
         memory=module.broadcast_to(_int32(instance.memory, module), lanes),
         num_requests=module.broadcast_to(_int32(count, module), lanes),
@@ -171,17 +171,17 @@ def in_seconds(instance: Instance) -> bool:
     return _is_seconds("arrival", instance.arrival)
 
 
-def _arrival_limbs(seconds: Any, module: Any) -> Any:
-    """Picoseconds in limbs; -1 for what is no time of arrival."""
+def _arrival_ticks(seconds: Any, module: Any) -> Any:
+    """Picoseconds; -1 for what is no time of arrival."""
     if module is np:
         seconds = np.asarray(seconds, np.float64)
         good = (seconds >= 0) & (seconds <= MAX_SECONDS)
-        return split(np.where(good, to_ticks(np.where(good, seconds, 0)), np.int64(-1)))
+        return np.where(good, to_ticks(np.where(good, seconds, 0)), np.int64(-1))
     with jax.enable_x64(True):
         seconds = jnp.asarray(seconds).astype(jnp.float64)
         good = (seconds >= 0) & (seconds <= np.float64(MAX_SECONDS))
         ticks = jnp.rint(jnp.where(good, seconds, np.float64(0)) * np.float64(TICKS_PER_SECOND))
-        return to_limbs(jnp.where(good, ticks.astype(jnp.int64), np.int64(-1)))
+        return split(jnp.where(good, ticks.astype(jnp.int64), np.int64(-1)))
 
 
 def _int32(value: Any, module: Any) -> Any:
@@ -288,7 +288,7 @@ def valid_lanes(instance: Instance) -> jax.Array:
     if instance.point is not None:
         good &= (instance.point >= 1) & (instance.point <= MAX_LENGTH)
     if instance.arrival is not None and instance.arrival.ndim > len(shape):
-        good &= instance.arrival[..., 0] >> np.uint32(31) == 0  # the sign of what the limbs hold
+        good &= instance.arrival[..., 0] >> np.uint32(31) == 0  # the sign of a pair
     elif instance.arrival is not None:
         good &= (instance.arrival >= 0) & (instance.arrival <= MAX_ROUND)
     lane_good = (memory >= 1) & (memory <= MAX_MEMORY) & (count >= 0) & (count <= instance.n)

@@ -12,7 +12,7 @@ import numpy as np
 from jax import lax
 
 from jaxsched.clocks.formula import TICKS_PER_SECOND
-from jaxsched.limbs import join
+from jaxsched.pairs import whole
 
 
 class Status(enum.IntEnum):
@@ -30,10 +30,10 @@ class Status(enum.IntEnum):
 class Result:
     """The outcome of a batch of simulations; leading axes are lanes.
 
-    Totals can pass 2**31 and JAX has no 64-bit integers by default, so they are carried as two
-    32-bit limbs and joined on reading. Outside `jit` that gives exact numpy int64. Inside `jit` it
-    gives a 64-bit JAX array that is exact when returned, but unless `jax_enable_x64` is on, JAX
-    cuts integer arithmetic on it to 32 bits, with a warning: return it, or use `mean_latency`.
+    Totals can pass 2**31. Outside `jit` they are numpy's int64. JAX has no 64-bit integers by
+    default, so they leave a `jit` in pairs (see `jaxsched.pairs`) and are joined on reading. Inside
+    that gives a 64-bit JAX array that is exact when returned, but unless `jax_enable_x64` is on,
+    JAX cuts integer arithmetic on it to 32 bits, with a warning: return it, or use `mean_latency`.
 
     Attributes:
       completion: Round in which each request left, of shape [..., n] int32; -1 where it did not
@@ -45,9 +45,10 @@ class Result:
       peak_memory: Largest per-round use of the KV cache, in tokens, of shape [...] int32.
       rounds: Largest completion round, of shape [...] int32; 0 when nothing finished.
       status: A `Status` per lane, of shape [...] int32.
-      limbs: High and low 32 bits of the totals, of shape [..., 3, 2] uint32.
+      totals: What `total_latency`, `wasted_tokens` and `memory_time` read, of shape [..., 3] int64,
+        or in pairs.
       num_requests: Real requests of each lane, of shape [...] int32.
-      times: Under a clock, what `ticks` reads, of shape [..., n, 3, 2] uint32; else `None`.
+      times: Under a clock, what `ticks` reads, of shape [..., n, 3] int64, or in pairs; else `None`.
       history: Every evicted run: request, round of admission, round of eviction, in order of
         eviction and -1 padded, of shape [..., E, 3] int32; `None` unless it was asked for.
     """
@@ -59,7 +60,7 @@ class Result:
     peak_memory: chex.Array
     rounds: chex.Array
     status: chex.Array
-    limbs: chex.Array
+    totals: chex.Array
     num_requests: chex.Array
     times: chex.Array | None = None
     history: chex.Array | None = None
@@ -72,12 +73,12 @@ class Result:
           ValueError: Under a clock, where arrivals are no rounds.
         """
         self._expect_clock(False, "total_latency")
-        return join(self.limbs[..., 0, :])
+        return whole(self.totals)[..., 0]
 
     @property
     def wasted_tokens(self) -> Any:
         """Tokens lost to evictions, of shape [...]."""
-        return join(self.limbs[..., 1, :])
+        return whole(self.totals)[..., 1]
 
     @property
     def memory_time(self) -> Any:
@@ -85,7 +86,7 @@ class Result:
 
         Complete, evicted and cut-off runs all count.
         """
-        return join(self.limbs[..., 2, :])
+        return whole(self.totals)[..., 2]
 
     @property
     def mean_latency(self) -> Any:
@@ -97,7 +98,7 @@ class Result:
         Raises:
           ValueError: Under a clock; use `completion_seconds`, or `jaxsched.metrics`.
         """
-        if isinstance(self.limbs, jax.core.Tracer):
+        if isinstance(self.totals, jax.core.Tracer):
             total = self.total_latency.astype(jnp.float32)
             return total / jnp.maximum(self.num_requests, 1).astype(jnp.float32)
         return self.total_latency / np.maximum(np.asarray(self.num_requests), 1)
@@ -113,7 +114,7 @@ class Result:
           ValueError: Without a clock.
         """
         self._expect_clock(True, "ticks")
-        return join(self.times)
+        return whole(self.times)
 
     @property
     def admission_seconds(self) -> Any:

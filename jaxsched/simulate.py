@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import math
 import os
+import warnings
 from collections.abc import Callable
 from typing import Any
 
@@ -14,7 +15,7 @@ import numpy as np
 from jax.sharding import Mesh, PartitionSpec
 
 from jaxsched.clocks import Clock, check_clock, ticks, valid_clock
-from jaxsched.engines.xla import NO_CAP, Limits, Numbers, simulate_lanes, valid_numbers
+from jaxsched.engines.xla import NO_CAP, Limits, Numbers, ranks, simulate_lanes, valid_numbers
 from jaxsched.instance import (
     MAX_MEMORY,
     MAX_ROUND,
@@ -25,10 +26,10 @@ from jaxsched.instance import (
     is_traced,
     valid_lanes,
 )
-from jaxsched.limbs import join, split, to_limbs
-from jaxsched.policies import SHIPPED, Policy, check_policy_functions, fcfs
-from jaxsched.policies.family import a_min_family
-from jaxsched.policies.network import a_min_network
+from jaxsched.pairs import join, split, whole
+from jaxsched.policies import Policy
+from jaxsched.policies.fixed_point import exact
+from jaxsched.policies.program import Choices
 from jaxsched.result import Result
 
 ENGINES = ("auto", "jax", "native")
@@ -78,36 +79,37 @@ def simulate(
       history: Whether the result lists every evicted run; not inside `jit` or `vmap`. Simulates
         twice, as the list's length has to be known first.
       engine: "jax" runs on the default JAX backend, with the lanes spread over all its local
-        devices; "native" is a compiled event loop for the CPU, for shipped policies only, and
-        needs numba (the extra `native`); "auto" takes "native" on a CPU if it can.
+        devices; "native" is a compiled event loop for the CPU, and needs numba (the extra
+        `native`); "auto" takes "native" on a CPU if it can, and says why if it cannot.
 
     Returns:
       A `Result` of lane shape [...]. Arrays are numpy from "native" and JAX from "jax".
 
     Raises:
       TypeError: If a field of the instance does not hold integers (under a clock, arrivals that are
-        not in floating point), an argument has a wrong type, or a choice of the policy does not
-        give int32 of its arguments' shape.
+        not in floating point), an argument has a wrong type, a function of the policy does not give
+        a whole number, or it is differentiated: `jaxsched.relaxation.soft_simulate` can be.
       ValueError: If a shape, a value, the limit, the clock or the engine is wrong, if a request can
         never finish, or if the policy needs a point prediction that is missing.
       ImportError: If "native" is asked for and numba cannot be imported.
     """
     _check_arguments(instance, policy, max_rounds, max_batch, engine)
-    check_policy_functions(policy)
-    traced = is_traced((instance, policy, clock))
+    choices, traced = policy.choices, is_traced((instance, policy, clock))
     _check_instance(instance, policy, clock)
+    if traced:
+        instance, policy, clock = exact("simulate", (instance, policy, clock))
     lanes = instance.lanes
     flat = _reshape(canonical(instance), len(lanes), (math.prod(lanes),))
     numbers = _numbers(policy, clock, flat)
     limits = Limits(np.int32(max_rounds), np.int32(NO_CAP if max_batch is None else max_batch))
     chosen = engine_for(engine, policy)
-    run = _runner(policy.kind, chosen, max_batch is not None, 0, traced)
+    run = _runner(choices, chosen, max_batch is not None, 0, traced)
     result = run(flat, numbers, limits)
     if history:
         if traced:
             raise ValueError("history: not inside jit or vmap; expected concrete instances")
         room = _room(int(np.max(np.asarray(result.evictions))))
-        run = _runner(policy.kind, chosen, max_batch is not None, room, traced)
+        run = _runner(choices, chosen, max_batch is not None, room, traced)
         result = run(flat, numbers, limits)
     return _reshape(result, 1, lanes)
 
@@ -142,24 +144,32 @@ def _check_instance(instance: Instance, policy: Policy, clock: Clock | None) -> 
 
 
 def _numbers(policy: Policy, clock: Clock | None, flat: Instance) -> Numbers:
-    """The numbers of policy and clock for each lane."""
+    """The numbers of policy and clock for each lane; those of the clock in pairs if traced."""
     lanes = flat.prompt.shape[0]
 
     def spread(leaf: Any) -> Any:
         module = jnp if isinstance(leaf, jax.core.Tracer) else np
         return module.broadcast_to(module.asarray(leaf), (lanes, *np.shape(leaf)))
 
-    params = jax.tree.map(spread, policy.params)
+    def limited(leaf: Any) -> Any:
+        if not jnp.issubdtype(leaf.dtype, np.integer):
+            return leaf
+        module = jnp if isinstance(leaf, jax.core.Tracer) else np
+        limit = leaf.dtype.type(min(policy.limit, np.iinfo(leaf.dtype).max))
+        low = leaf.dtype.type(max(-int(limit), np.iinfo(leaf.dtype).min))
+        return module.clip(leaf, low, limit).astype(np.int32)
+
+    params = jax.tree.map(lambda leaf: limited(spread(leaf)), policy.params)
     if clock is None:
         return Numbers(params, None)
-    exact = ticks(clock)
+    coefficients = ticks(clock)
     if not is_traced((clock, flat)):
-        return Numbers(params, spread(split(np.stack(exact))))
+        return Numbers(params, spread(np.stack(coefficients)))
     with jax.enable_x64(True):
         good = valid_clock(clock, flat.memory)
-        limbs = to_limbs(jnp.stack([jnp.asarray(tick, jnp.int64) for tick in exact]))
+        pairs = split(jnp.stack([jnp.asarray(tick, jnp.int64) for tick in coefficients]))
     # A coefficient that `valid_clock` refuses marks its lanes as -1, which no coefficient is.
-    return Numbers(params, jnp.where(good[:, None, None], limbs, np.uint32(2**32 - 1)))
+    return Numbers(params, jnp.where(good[:, None, None], pairs, np.uint32(2**32 - 1)))
 
 
 def _room(evictions: int) -> int:
@@ -175,35 +185,37 @@ def _check_limit(name: str, value: Any, largest: int) -> None:
 
 
 def engine_for(engine: str, policy: Policy) -> str:
-    """The engine to use; native code knows the shipped policies only."""
-    known = policy.kind in _native_names()
-    if engine == "native" and not known:
+    """The engine to use.
+
+    Raises:
+      ValueError: If "native" is asked for and cannot run the policy; the text says why.
+    """
+    unknown = policy.choices.unknown
+    if engine == "native" and unknown is not None:
         raise ValueError(
-            f'engine "native" does not know the policy {policy.name!r}; use engine="jax"'
+            f'engine "native" cannot compile the policy {policy.name!r}: {unknown}; use '
+            'engine="jax"'
         )
     if engine != "auto":
         return engine
-    return "native" if known and jax.default_backend() == "cpu" and _native_works() else "jax"
+    if jax.default_backend() != "cpu" or not _native_works():
+        return "jax"
+    if unknown is not None:
+        _say_once(f"policy {policy.name!r} runs on the JAX engine: {unknown}")
+        return "jax"
+    return "native"
 
 
-@functools.cache
-def _native_names() -> dict[Policy, str]:
-    """Kinds that the native engine knows, and what it calls them."""
-    shipped = (make() for make in SHIPPED.values())
-    simple = (policy for policy in shipped if policy.rank is None and policy.quantum is None)
-    numbered = {
-        fcfs(watermark=1).kind: "fcfs",
-        a_min_family().kind: "a_min_family",
-        a_min_network().kind: "a_min_network",
-    }
-    return {policy.kind: policy.name for policy in simple} | numbered
+@functools.lru_cache(maxsize=64)
+def _say_once(text: str) -> None:
+    warnings.warn(text, stacklevel=5)
 
 
 @functools.cache
 def _native_works() -> bool:
     """Whether numba is there and can be imported."""
     try:
-        from jaxsched.engines import cpu as native  # noqa: F401, PLC0415 - numba is optional and slow to import
+        from jaxsched.engines import cpu  # noqa: F401, PLC0415 - numba is optional, slow to import
     except Exception:  # a numba that does not fit the numpy at hand raises what it likes
         return False
     return True
@@ -219,16 +231,31 @@ Run = Callable[[Instance, Numbers, Limits], Result]
 
 
 @functools.lru_cache(maxsize=256)
-def _runner(policy: Policy, engine: str, capped: bool, history: int, traced: bool) -> Run:
+def _runner(choices: Choices, engine: str, capped: bool, history: int, traced: bool) -> Run:
     """Runs instances with numbers; traced if any of both is."""
     if engine == "native":
         if traced:
-            return _batched(functools.partial(_native_callback, policy))
-        return functools.partial(_native, policy, history=history)
+            return _batched(functools.partial(_native_callback, choices))
+        return functools.partial(_native, choices, history=history)
     compiled = jax.jit(
-        functools.partial(simulate_lanes, policy=policy, capped=capped, history=history)
+        functools.partial(simulate_lanes, choices=choices, capped=capped, history=history)
     )
-    return _batched(compiled) if traced else _sharded(compiled)
+    return _batched(compiled) if traced else _at_border(_sharded(compiled))
+
+
+def _at_border(run: Run) -> Run:
+    """Gives a compiled function 64-bit integers in pairs, and takes them so from it."""
+
+    def call(flat: Instance, numbers: Numbers, limits: Limits) -> Result:
+        if numbers.clock is not None:
+            numbers = numbers._replace(clock=split(numbers.clock))
+            if flat.arrival is not None:
+                flat = flat.replace(arrival=split(flat.arrival))
+        found = run(flat, numbers, limits)
+        times = None if found.times is None else join(found.times)
+        return found.replace(totals=join(found.totals), times=times)
+
+    return call
 
 
 def _batched(run: Run) -> Run:
@@ -289,64 +316,83 @@ def _sharded(run: Run) -> Run:
 
 
 def _native(
-    policy: Policy, flat: Instance, numbers: Numbers, limits: Limits, history: int = 0
+    choices: Choices, flat: Instance, numbers: Numbers, limits: Limits, history: int = 0
 ) -> Result:
     """Runs the native engine on concrete arrays."""
-    from jaxsched.engines import cpu as native  # noqa: PLC0415 - numba is optional and slow to import
+    return _call_native(
+        choices, flat, _native_ranks(choices, flat, numbers), numbers, limits, history
+    )
 
+
+def _native_ranks(choices: Choices, flat: Instance, numbers: Numbers) -> Any:
+    """Places by the policy's order of a whole backlog, if it has one, [N, n]."""
+    if choices.rank is None:
+        return None
+    return _compiled_ranks(choices)(flat, numbers.params)
+
+
+@functools.lru_cache(maxsize=64)
+def _compiled_ranks(choices: Choices) -> Callable[[Instance, Any], jax.Array]:
+    return jax.jit(functools.partial(ranks, choices))
+
+
+def _call_native(
+    choices: Choices,
+    flat: Instance,
+    rank: Any,
+    numbers: Numbers,
+    limits: Limits,
+    history: int = 0,
+) -> Result:
+    from jaxsched.engines import cpu  # noqa: PLC0415 - numba is optional and slow to import
+
+    names = ("prompt", "output", "lower", "upper", "point")
     fields = {
-        name: np.asarray(value)
-        for name in ("prompt", "output", "lower", "upper", "point", "arrival")
-        if (value := getattr(flat, name)) is not None
+        name: np.asarray(value) for name in names if (value := getattr(flat, name)) is not None
     }
-    count, memory = np.asarray(flat.num_requests), np.asarray(flat.memory)
-    clocked = numbers.clock is not None
-    if clocked and "arrival" in fields:
-        fields["arrival"] = join(fields["arrival"])
-    kind, options = _native_kind(policy, numbers, memory)
-    found = native.run(
-        kind,
+    if rank is not None:
+        fields["rank"] = np.asarray(rank)
+    many, memory = np.asarray(flat.num_requests), np.asarray(flat.memory)
+    clock, arrival = numbers.clock, flat.arrival
+    lanes = [np.asarray(leaf).reshape(len(many), -1) for leaf in jax.tree.leaves(numbers.params)]
+    found = cpu.run(
+        cpu.compile_policy(choices),
+        choices,
+        fields,
+        arrival=None if arrival is None else _joined(arrival, clock is not None),
+        num_requests=many,
         memory=memory,
-        num_requests=count,
+        params=np.concatenate([np.empty((len(many), 0), np.int64), *lanes], axis=1),
+        clock=None if clock is None else _joined(clock, True),
         max_rounds=int(limits.max_rounds),
         max_batch=int(limits.max_batch),
-        clock=join(numbers.clock) if clocked else None,
         history=history,
-        **options,
-        **fields,
     )
-    latency = np.zeros_like(found.total_latency) if clocked else found.total_latency
-    totals = np.stack([latency, found.wasted_tokens, found.memory_time], axis=-1)
-    first = found.first_admission
+    totals, first = found.totals, found.first_admission
     return Result(
         completion=found.completion,
         first_token=np.where(first < 0, -1, first + 1).astype(np.int32),
         preemptions=found.preemptions,
-        evictions=found.evictions.astype(np.int32),
-        peak_memory=found.peak_memory.astype(np.int32),
-        rounds=found.rounds.astype(np.int32),
-        status=found.status.astype(np.int32),
-        limbs=split(totals),
-        num_requests=count.astype(np.int32),
-        times=split(found.times) if clocked else None,
+        evictions=totals["evictions"].astype(np.int32),
+        peak_memory=totals["peak_memory"].astype(np.int32),
+        rounds=totals["rounds"].astype(np.int32),
+        status=totals["status"].astype(np.int32),
+        totals=np.stack(
+            [totals[name] for name in ("total_latency", "wasted_tokens", "memory_time")], axis=-1
+        ),
+        num_requests=many.astype(np.int32),
+        times=None if clock is None else found.times,
         history=found.history if history else None,
     )
 
 
-def _native_kind(
-    policy: Policy, numbers: Numbers, memory: np.ndarray
-) -> tuple[str, dict[str, np.ndarray]]:
-    """The native engine's name for a kind of policy, and the numbers that go with it."""
-    name = _native_names()[policy]
-    if policy.params is None and numbers.params is None:
-        return name, {}
-    params = np.asarray(numbers.params).astype(np.int64)
-    if policy.headroom is not None:
-        return name, {"headroom": (memory.astype(np.int64) * params) >> 10}
-    return name, {"params": params}
+def _joined(value: Any, wide: bool) -> Any:
+    """Integers on the host, joined if they came in pairs."""
+    array = np.asarray(value)
+    return whole(array) if wide else array
 
 
-def _native_callback(policy: Policy, flat: Instance, numbers: Numbers, limits: Limits) -> Result:
+def _native_callback(choices: Choices, flat: Instance, numbers: Numbers, limits: Limits) -> Result:
     """Runs the native engine from inside a traced computation."""
     lanes, n = flat.prompt.shape
     shapes = {
@@ -357,13 +403,19 @@ def _native_callback(policy: Policy, flat: Instance, numbers: Numbers, limits: L
     }
     times = jax.ShapeDtypeStruct((lanes, n, 3, 2), jnp.uint32)
     shape = Result(
-        limbs=jax.ShapeDtypeStruct((lanes, 3, 2), jnp.uint32),
+        totals=jax.ShapeDtypeStruct((lanes, 3, 2), jnp.uint32),
         times=None if numbers.clock is None else times,
         **{name: jax.ShapeDtypeStruct(value, jnp.int32) for name, value in shapes.items()},
     )
-    # It checks only what its kind of policy reads; a count below 0 makes it mark the lane.
+
+    def run(*arguments: Any) -> Result:
+        found = _call_native(choices, *arguments)
+        times = None if found.times is None else split(found.times)
+        return found.replace(totals=split(found.totals), times=times)
+
+    # A count below 0 makes it mark the lane.
     valid = valid_lanes(flat) & valid_numbers(numbers)
     marked = flat.replace(num_requests=jnp.where(valid, flat.num_requests, -1))
-    run = functools.partial(_native, policy)
-    result = jax.pure_callback(run, shape, marked, numbers, limits)
+    rank = None if choices.rank is None else ranks(choices, flat, numbers.params)
+    result = jax.pure_callback(run, shape, marked, rank, numbers, limits)
     return result.replace(num_requests=flat.num_requests)

@@ -1,12 +1,22 @@
-"""Schedulers as data: each policy is four small choices, everything else is shared."""
+"""Schedulers as data: a policy is an estimate and a few choices; everything else is shared.
 
-from jaxsched.policies.checks import check_policy_functions
-from jaxsched.policies.choices import estimate_by, volume
-from jaxsched.policies.interface import LARGEST, Policy, Running, View
-from jaxsched.policies.names import NUMBERED, SHIPPED, policy
+view.py         what a policy sees of a request
+arithmetic.py   what its functions are written with, in whole numbers and in floats
+interface.py    `Policy`
+program.py      what its functions compute, as a list of operations that engines compile
+ranges.py       between which values each of them stays
+paper.py published.py family.py network.py   the shipped ones
+files.py own.py names.py                     tuned rules, policies of one's own, and all by name
+"""
+
+from jaxsched.policies.arithmetic import LARGEST
+from jaxsched.policies.interface import Policy
+from jaxsched.policies.names import NUMBERED, SHIPPED, policy, policy_files, usage
 from jaxsched.policies.paper import a_max, a_min, fcfs, h_sf, mc_sf, svf
+from jaxsched.policies.published import gsa_spec, sorted_f
+from jaxsched.policies.view import Running, View
 
 __all__ = [
-    "LARGEST", "NUMBERED", "SHIPPED", "Policy", "Running", "View", "a_max", "a_min",
-    "check_policy_functions", "estimate_by", "fcfs", "h_sf", "mc_sf", "policy", "svf", "volume",
+    "LARGEST", "NUMBERED", "SHIPPED", "Policy", "Running", "View", "a_max", "a_min", "fcfs",
+    "gsa_spec", "h_sf", "mc_sf", "policy", "policy_files", "sorted_f", "svf", "usage",
 ]  # fmt: skip

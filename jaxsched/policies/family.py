@@ -6,13 +6,13 @@ start inside the interval and grow by more than what was seen. Both readings of 
 
 The arithmetic is that of integers in units of 1/1024, so that every engine agrees exactly; with
 `x >> 10` for floor(x / 1024), s the prompt, [l, u] the interval, k the tokens generated, M the
-memory and sat(x) for x kept within ±(2^31 - 2):
+memory (and the limits of `Policy` on estimates, keys and reservations):
 
     estimate at first   l + (start (u - l) >> 10)
-    admission key       sat((1024 est + admit_prompt s + (admit_area a >> 10)) >> 6)
+    admission key       (1024 est + admit_prompt s + (admit_area a >> 10)) >> 6
                         a = 1024 v / M, v = s e + e (e + 1) / 2, e = min(est, M)
-    reserve             max(1, reserve_floor, reserve_factor est >> 10)
-    eviction key        sat((evict_estimate r + evict_progress k + evict_prompt s) >> 6)
+    reserve             max(reserve_floor, reserve_factor est >> 10)
+    eviction key        (evict_estimate r + evict_progress k + evict_prompt s) >> 6
                         r = max(est, run_growth k >> 10)
     after an eviction   m + (evict_growth m >> 10), m = max(est, k)
 """
@@ -22,13 +22,13 @@ from __future__ import annotations
 from typing import Any
 
 import chex
-import jax
 import jax.numpy as jnp
-import numpy as np
+from jax import lax
 
-from jaxsched.policies import LARGEST, Policy, Running, View
-
-Array = jax.Array
+from jaxsched.policies.arithmetic import least, memory_time, most, over, shift
+from jaxsched.policies.fixed_point import fixed_point, module_of
+from jaxsched.policies.interface import Policy
+from jaxsched.policies.view import View
 
 UNIT = 1024
 """Fixed-point units in 1; `reserve_floor` counts whole tokens."""
@@ -91,24 +91,31 @@ def quantize(params: FamilyParams) -> Any:
     Raises:
       ValueError: If a number has a shape other than [] (use `jax.vmap`), or is concrete and NaN.
     """
-    traced = any(isinstance(leaf, jax.core.Tracer) for leaf in jax.tree.leaves(params))
-    module = jnp if traced else np
-    return module.stack([_fixed_point(name, getattr(params, name), module) for name in FIELDS])
+    module = module_of(params)
+    return module.stack(
+        [
+            fixed_point(name, getattr(params, name), (), RANGES[name], _unit(name), module)
+            for name in FIELDS
+        ]
+    )
 
 
-def _fixed_point(name: str, value: Any, module: Any) -> Any:
-    if np.shape(value) != ():
-        raise ValueError(f"{name} has shape {list(np.shape(value))}; expected [] (use jax.vmap)")
-    if not isinstance(value, jax.core.Tracer) and np.isnan(value):
-        raise ValueError(f"{name} is NaN; expected a number")
-    low, high = RANGES[name]
-    unit = 1 if name == "reserve_floor" else UNIT
-    scaled = module.asarray(value, np.float32) * np.float32(unit)
-    within = module.clip(scaled, np.float32(low * unit), np.float32(high * unit))
-    return module.rint(within).astype(np.int32)
+def unrounded(params: FamilyParams) -> Any:
+    """The same in floats for the relaxation: not rounded, constant outside their ranges."""
+    numbers = []
+    for name in FIELDS:
+        value, (low, high) = jnp.asarray(getattr(params, name)), RANGES[name]
+        inside = (value >= low) & (value <= high)
+        within = jnp.where(inside, value, lax.stop_gradient(jnp.clip(value, low, high)))
+        numbers.append(within * _unit(name))
+    return jnp.stack(numbers)
 
 
-def a_min_family(params: FamilyParams | None = None) -> Policy:
+def _unit(name: str) -> int:
+    return 1 if name == "reserve_floor" else UNIT
+
+
+def a_min_family(params: FamilyParams | None = None, name: str = "a_min_family") -> Policy:
     """A member of the family around A_min; thousands of them run as lanes.
 
     >>> import jax, jaxsched as js
@@ -122,71 +129,47 @@ def a_min_family(params: FamilyParams | None = None) -> Policy:
 
     Args:
       params: The ten numbers; `None` for A_min itself, refined on eviction.
+      name: What tables call it.
     """
     return Policy(
-        name="a_min_family",
-        estimate=_estimate,
-        admission_key=_admission_key,
-        reserve=_reserve,
-        eviction_key=_eviction_key,
-        refine=_refine,
+        name,
+        estimate=estimate,
+        admission_key=admission_key,
+        reserve=reserve,
+        eviction_key=eviction_key,
+        refine=refine,
+        limit=2**20,
         params=quantize(FamilyParams() if params is None else params),
     )
 
 
-def _estimate(view: View) -> Array:
-    with jax.enable_x64(True):
-        lower, upper = _wide(view.lower), _wide(view.upper)
-        return (lower + _scaled(view, "start", upper - lower)).astype(jnp.int32)
+(
+    START, ADMIT_PROMPT, ADMIT_AREA, RESERVE_FACTOR, RESERVE_FLOOR,
+    EVICT_ESTIMATE, EVICT_PROGRESS, EVICT_PROMPT, RUN_GROWTH, EVICT_GROWTH,
+) = range(10)  # fmt: skip
 
 
-def _admission_key(estimate: Array, view: View) -> Array:
-    with jax.enable_x64(True):
-        memory, prompt, whole = (_wide(a) for a in (view.memory, view.prompt, estimate))
-        r = jnp.minimum(whole, memory)
-        area = jnp.minimum(prompt * r + ((r * (r + np.int64(1))) >> np.int64(1)), np.int64(2**42))
-        area = jnp.minimum((area << np.int64(10)) // memory, np.int64(2**31))
-        key = (whole << np.int64(10)) + _number(view, "admit_prompt") * prompt
-        return _key(key + _scaled(view, "admit_area", area))
+def estimate(r: View) -> Any:
+    return r.lower + shift(r.params[START] * (r.upper - r.lower), 10)
 
 
-def _reserve(estimate: Array, view: View) -> Array:
-    with jax.enable_x64(True):
-        reserve = _scaled(view, "reserve_factor", _wide(estimate))
-        reserve = jnp.maximum(reserve, _number(view, "reserve_floor"))
-        return jnp.clip(reserve, np.int64(1), np.int64(LARGEST)).astype(jnp.int32)
+def admission_key(r: View) -> Any:
+    volume = memory_time(r.prompt, least(r.estimate, r.memory))
+    area = least(over(1024 * least(volume, 2**42), r.memory), 2**31)
+    weighed = r.params[ADMIT_PROMPT] * r.prompt + shift(r.params[ADMIT_AREA] * area, 10)
+    return shift(1024 * r.estimate + weighed, 6)
 
 
-def _eviction_key(estimate: Array, running: Running) -> Array:
-    with jax.enable_x64(True):
-        prompt, generated = _wide(running.prompt), _wide(running.generated)
-        grown = jnp.maximum(_wide(estimate), _scaled(running, "run_growth", generated))
-        return _key(
-            _number(running, "evict_estimate") * grown
-            + _number(running, "evict_progress") * generated
-            + _number(running, "evict_prompt") * prompt
-        )
+def reserve(r: View) -> Any:
+    return most(shift(r.params[RESERVE_FACTOR] * r.estimate, 10), r.params[RESERVE_FLOOR])
 
 
-def _refine(estimate: Array, running: Running) -> Array:
-    with jax.enable_x64(True):
-        seen = _wide(jnp.maximum(estimate, running.generated))
-        grown = seen + _scaled(running, "evict_growth", seen)
-        return jnp.minimum(grown, np.int64(LARGEST)).astype(jnp.int32)
+def eviction_key(r: View) -> Any:
+    grown = most(r.estimate, shift(r.params[RUN_GROWTH] * r.generated, 10))
+    weighed = r.params[EVICT_PROGRESS] * r.generated + r.params[EVICT_PROMPT] * r.prompt
+    return shift(r.params[EVICT_ESTIMATE] * grown + weighed, 6)
 
 
-def _number(view: View | Running, name: str) -> Array:
-    return view.params[FIELDS.index(name)].astype(jnp.int64)
-
-
-def _scaled(view: View | Running, name: str, value: Array) -> Array:
-    return (_number(view, name) * value) >> np.int64(10)
-
-
-def _wide(value: Array) -> Array:
-    return value.astype(jnp.int64)
-
-
-def _key(key: Array) -> Array:
-    """Keeps four bits of the fraction, within what a key may be."""
-    return jnp.clip(key >> np.int64(6), np.int64(-LARGEST), np.int64(LARGEST)).astype(jnp.int32)
+def refine(r: View) -> Any:
+    seen = most(r.estimate, r.generated)
+    return seen + shift(r.params[EVICT_GROWTH] * seen, 10)

@@ -8,15 +8,15 @@ rule.
 from __future__ import annotations
 
 import dataclasses
+import hashlib
 import os
 from pathlib import Path
 
 import numpy as np
 
-from jaxsched.policies import Policy
 from jaxsched.policies.family import RANGES, FamilyParams, a_min_family
+from jaxsched.policies.interface import Policy
 from jaxsched.policies.network import SHAPES, WIDEST, NetworkParams, a_min_network
-from jaxsched.studies import toml
 
 RULES = Path(__file__).parent / "rules"
 """The shipped rules, a file each."""
@@ -159,6 +159,12 @@ def load_policy(source: str | os.PathLike[str]) -> Policy:
       ValueError: If the file is not a rule, or there is no shipped rule of that name.
       OSError: If the file cannot be read.
     """
+    path = path_of(source)
+    return dataclasses.replace(read_rule(path).policy, name=f"tuned:{path.stem}")
+
+
+def path_of(source: str | os.PathLike[str]) -> Path:
+    """The file of a rule, by its path or by the name of a shipped one; errors as `load_policy`."""
     path = Path(source)
     if path.suffix != ".toml":
         if str(source) not in names():
@@ -167,7 +173,12 @@ def load_policy(source: str | os.PathLike[str]) -> Policy:
                 f"or one of {', '.join(names())}"
             )
         path = RULES / f"{source}.toml"
-    return dataclasses.replace(read_rule(path).policy, name=f"tuned:{path.stem}")
+    return path
+
+
+def digest(path: str | os.PathLike[str]) -> str:
+    """SHA-256 of a file, in hexadecimal digits."""
+    return hashlib.sha256(Path(path).read_bytes()).hexdigest()
 
 
 def read_rule(path: str | os.PathLike[str]) -> RuleFile:
@@ -177,4 +188,6 @@ def read_rule(path: str | os.PathLike[str]) -> RuleFile:
       ValueError: If it is not a rule; the text names the key.
       OSError: If it cannot be read.
     """
+    from jaxsched.studies import toml  # noqa: PLC0415 - it builds on policies
+
     return toml.load(path, RuleFile)

@@ -1,4 +1,4 @@
-"""What a scheduler is: a policy as data, and what it may see of requests."""
+"""What a scheduler is: a policy as data."""
 
 from __future__ import annotations
 
@@ -9,67 +9,28 @@ from typing import Any
 
 import jax
 
-Array = jax.Array
+from jaxsched.policies.arithmetic import LARGEST, most
+from jaxsched.policies.program import Choices, choices_of
+from jaxsched.policies.view import View
 
-LARGEST = 2**31 - 2
-"""Largest key and estimate."""
+ViewFunction = Callable[[Any], Any]
+"""A function of a `View`, which gives a whole number."""
 
+Rank = Callable[[Any, jax.Array], jax.Array]
+"""(`View` of all requests of a lane, [n]; which of them are no padding, [n]) -> places, [n]."""
 
-@dataclasses.dataclass(frozen=True)
-class View:
-    """What is known of a request when it arrives; every field but the last two has one shape.
-
-    Attributes:
-      prompt: Prompt length in tokens.
-      output: True output length in tokens; only a hindsight policy may read it.
-      lower: Predicted lower bound of the output.
-      upper: Predicted upper bound of the output.
-      point: Point prediction of the output; only policies with `needs_point` may read it.
-      arrival: Round of arrival. Under a clock, what it compares like: the number of different
-        arrivals in the lane before its own.
-      rank: Place of the request by `Policy.rank`; 0 without.
-      memory: KV cache of the worker in tokens, of shape [].
-      params: `Policy.params`.
-    """
-
-    prompt: Array
-    output: Array
-    lower: Array
-    upper: Array
-    point: Array
-    arrival: Array
-    rank: Array
-    memory: Array
-    params: Any = None
+PREDICTED = frozenset({"lower", "upper", "point"})
+"""The fields of a request that a prediction makes up."""
 
 
-@dataclasses.dataclass(frozen=True)
-class Running:
-    """What is known of an active request; the first three fields have one shape.
-
-    Attributes:
-      prompt: Prompt length in tokens.
-      generated: Tokens generated since it was admitted.
-      admitted: Round of admission.
-      memory: KV cache of the worker in tokens, of shape [].
-      params: `Policy.params`.
-    """
-
-    prompt: Array
-    generated: Array
-    admitted: Array
-    memory: Array
-    params: Any = None
+def by_estimate(r: View) -> Any:
+    """The estimate itself: as an order, or as a reservation."""
+    return r.estimate
 
 
-Estimate = Callable[[View], Array]
-AdmissionKey = Callable[[Array, View], Array]
-Reserve = Callable[[Array, View], Array]
-EvictionKey = Callable[[Array, Running], Array]
-Refine = Callable[[Array, Running], Array]
-Headroom = Callable[[View], Array]
-Rank = Callable[[Array, View, Array], Array]
-Quantum = Callable[[Array, Running], Array]
+def larger(r: View) -> Any:
+    """The larger of the estimate and what has been generated."""
+    return most(r.estimate, r.generated)
 
 
 @functools.partial(
@@ -77,55 +38,64 @@ Quantum = Callable[[Array, Running], Array]
     data_fields=["params"],
     meta_fields=[
         "name", "estimate", "admission_key", "reserve", "eviction_key", "refine", "headroom",
-        "rank", "quantum", "evict_largest", "hindsight", "shortest_first", "needs_point",
+        "rank", "quantum", "evict_largest", "limit",
     ],
 )  # fmt: skip
 @dataclasses.dataclass(frozen=True)
 class Policy:
-    """A scheduler: an initial estimate and four choices, on int32 arrays of one shape.
+    """A scheduler: an initial estimate of a request's output, and a few choices.
+
+    Each is a function of one `View`, written in plain arithmetic and the helpers of
+    `jaxsched.policies.arithmetic` (or in `jax.numpy`), and gives a whole number. The same text runs
+    in every engine: compiled to machine code, under `jax.jit` and `jax.vmap`, on Python's integers
+    in the reference, and on floats in the relaxation. It may not branch on what it sees with `if`;
+    `where` chooses. What the functions read is found by watching them.
 
     A pytree whose leaves are `params`, the numbers of the policy: `jax.vmap` runs thousands of them
     as lanes. Everything else is static: policies that are equal but for `params` and name share one
     compiled program. Define the functions of your own policy once, at module level, so that two
     instances of it compare equal.
 
+    >>> import jaxsched as js
+    >>> from jaxsched.policies.arithmetic import over
+    >>> def halfway(r):
+    ...     return over(r.lower + r.upper, 2)
+    >>> instance = js.Instance(prompt=[2, 1], output=[4, 6], lower=[2, 5], upper=[6, 7], memory=9)
+    >>> js.simulate(instance, js.Policy("halfway", estimate=halfway)).completion.tolist()
+    [4, 10]
+
     Attributes:
       name: Canonical name, used in tables.
-      estimate: View -> initial estimate of the output length.
-      admission_key: (estimate, View) -> key; the smallest (key, index) is admitted first.
-      reserve: (estimate, View) -> length reserved; the engine caps it at memory - prompt.
-      eviction_key: (estimate, Running) -> key; the smallest (key, index) is evicted first, or the
-        largest if `evict_largest`.
-      refine: (estimate, Running) -> estimate after an eviction; it may not read `admitted`.
-      headroom: View -> tokens of memory that the look-ahead test of this request leaves free,
+      estimate: Initial estimate of the output length, brought to 1 ... 2^31 - 2.
+      admission_key: The smallest (key, index) is admitted first; brought to +-(2^31 - 2).
+      reserve: Length reserved, brought to 1 ... memory - prompt.
+      eviction_key: The smallest (key, index) is evicted first, or the largest if `evict_largest`.
+      refine: Estimate after an eviction; it may not read `admitted`.
+      headroom: Tokens of memory, at least 0, that the look-ahead test of this request leaves free,
         unless nobody is active; `None` for none.
-      rank: (estimate, View, which are requests and not padding) -> `View.rank`, of all requests of
-        a lane at once, [n], before it starts; `None` for none. `simulate` then refuses arrivals: an
-        order of all requests would know the future of a stream.
-      quantum: (estimate, Running) -> tokens, at least 1, after which an active request gives its
-        place up as if it were evicted, before any other eviction; `None` for never. It may read
-        neither `generated` nor `admitted`.
+      rank: Places in an order of all requests of a lane at once, before it starts: a `jax.numpy`
+        function on int64 arrays, see `Rank`; the other choices read it as `View.rank`. `None` for
+        none. `simulate` then refuses arrivals: such an order would know the future of a stream.
+      quantum: Tokens, at least 1, after which an active request gives its place up as if it were
+        evicted, before any other eviction; `None` for never. It may read neither `generated` nor
+        `admitted`.
       evict_largest: Evict the largest (key, index) instead of the smallest.
-      hindsight: The policy may read the true output.
-      shortest_first: The policy orders by, reserves, and estimates exactly the true output; it then
-        never evicts, which the engine exploits.
-      needs_point: The policy reads `View.point`.
-      params: Numbers that the functions read from `View` and `Running`, any pytree of arrays.
+      limit: Largest absolute value of these numbers; what is larger counts as this. It lets
+        engines compute in 32 bits where that is enough.
+      params: Numbers that the functions read from `View`, any pytree of integer arrays.
     """
 
     name: str
-    estimate: Estimate
-    admission_key: AdmissionKey
-    reserve: Reserve
-    eviction_key: EvictionKey
-    refine: Refine
-    headroom: Headroom | None = None
+    estimate: ViewFunction
+    admission_key: ViewFunction = by_estimate
+    reserve: ViewFunction = by_estimate
+    eviction_key: ViewFunction = by_estimate
+    refine: ViewFunction = larger
+    headroom: ViewFunction | None = None
     rank: Rank | None = None
-    quantum: Quantum | None = None
+    quantum: ViewFunction | None = None
     evict_largest: bool = False
-    hindsight: bool = False
-    shortest_first: bool = False
-    needs_point: bool = False
+    limit: int = LARGEST
     params: Any = None
 
     @property
@@ -134,21 +104,31 @@ class Policy:
         return dataclasses.replace(self, name="", params=None)
 
     @property
+    def choices(self) -> Choices:
+        """What the functions compute and read.
+
+        Raises:
+          TypeError: If a function does not give one whole number; the text names it.
+          ValueError: If it reads what it may not.
+        """
+        return choices_of(self)
+
+    @property
+    def reads(self) -> frozenset[str]:
+        """The fields of `View` that any of the functions reads."""
+        return self.choices.reads
+
+    @property
+    def hindsight(self) -> bool:
+        """Whether it reads the true output."""
+        return "output" in self.reads
+
+    @property
+    def needs_point(self) -> bool:
+        """Whether it reads the point prediction."""
+        return "point" in self.reads
+
+    @property
     def reads_predictions(self) -> bool:
-        """Whether a policy looks at the predicted interval or point at all."""
-        read: set[str] = set()
-        fields = [field.name for field in dataclasses.fields(View)]
-        params = self.params
-
-        class Watched:
-            def __getattr__(self, name: str) -> Any:
-                if name not in fields:
-                    raise AttributeError(name)
-                read.add(name)
-                return params if name == "params" else jax.numpy.ones((1,), jax.numpy.int32)
-
-        view: Any = Watched()
-        estimate = self.estimate(view)
-        self.admission_key(estimate, view)
-        self.reserve(estimate, view)
-        return not read.isdisjoint(("lower", "upper", "point"))
+        """Whether it looks at the predicted interval or point at all."""
+        return not self.reads.isdisjoint(PREDICTED)

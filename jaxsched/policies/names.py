@@ -1,27 +1,19 @@
-"""Policies by name."""
+"""Policies by name: the registry of those that are shipped, and texts that name others."""
 
 from __future__ import annotations
 
+import difflib
 import functools
 from collections.abc import Callable
+from pathlib import Path
 
+from jaxsched.policies import files, own
+from jaxsched.policies.family import FIELDS, FamilyParams, a_min_family
 from jaxsched.policies.interface import Policy
 from jaxsched.policies.paper import a_max, a_min, fcfs, h_sf, mc_sf, svf
+from jaxsched.policies.published import gsa_spec, sorted_f
 
-
-def _published(name: str, *arguments: str) -> Policy:
-    """A policy of `jaxsched.policies.published`."""
-    from jaxsched.policies import published as schedulers  # noqa: PLC0415 - it builds on this file
-
-    return getattr(schedulers, name)(*arguments)
-
-
-def _tuned(source: str) -> Policy:
-    """A rule of `jaxsched.policies.files`."""
-    from jaxsched.policies import files as tuned  # noqa: PLC0415 - it builds on this file
-
-    return tuned.load_policy(source)
-
+_BY = ("output", "point", "lower", "upper")
 
 SHIPPED: dict[str, Callable[[], Policy]] = {
     "h_sf": h_sf,
@@ -31,49 +23,86 @@ SHIPPED: dict[str, Callable[[], Policy]] = {
     "a_min:every_round": functools.partial(a_min, "every_round"),
     "mc_sf": mc_sf,
     "fcfs": fcfs,
-    "svf:output": functools.partial(svf, "output"),
-    "svf:point": functools.partial(svf, "point"),
-    "svf:lower": functools.partial(svf, "lower"),
-    "svf:upper": functools.partial(svf, "upper"),
-    "sorted_f:output": functools.partial(_published, "sorted_f", "output"),
-    "sorted_f:point": functools.partial(_published, "sorted_f", "point"),
-    "sorted_f:lower": functools.partial(_published, "sorted_f", "lower"),
-    "sorted_f:upper": functools.partial(_published, "sorted_f", "upper"),
-    "gsa_spec": functools.partial(_published, "gsa_spec"),
+    **{f"svf:{by}": functools.partial(svf, by) for by in _BY},
+    **{f"sorted_f:{by}": functools.partial(sorted_f, by) for by in _BY},
+    "gsa_spec": gsa_spec,
 }
-"""Names that `policy` understands; `NUMBERED` has those with a number."""
+"""Name -> the policy. What is added here is known to every command, table, test and page."""
 
 NUMBERED: dict[str, Callable[[float], Policy]] = {
     "fcfs:watermark": fcfs,
-    "gsa_spec:patience": functools.partial(_published, "gsa_spec"),
+    "gsa_spec:patience": gsa_spec,
 }
+"""The same with a number after an equals sign."""
+
+FAMILY = "a_min_family"
 
 
-def policy(name: str) -> Policy:
-    """Looks a shipped policy up by name, such as "a_min" (its default reading) or "svf:lower".
+def policy(text: str) -> Policy:
+    """Reads the text that names a policy; its name is what tables call it.
 
-    A number may follow those in `NUMBERED`, such as "fcfs:watermark=0.01". Tuned rules are
-    "tuned:NAME", one that is shipped, and "tuned:FILE", your own (see `jaxsched.policies.files`).
+    Such as "a_min" (its default reading), "svf:lower", "fcfs:watermark=0.01",
+    "a_min_family:start=0.2,run_growth=1" (see `jaxsched.FamilyParams`); "tuned:NAME", a tuned rule
+    that is shipped, and "tuned:FILE.toml", your own; "FILE.py:NAME", a policy of your own, or a
+    function of a `View` that estimates outputs (see docs/policies.md).
 
     Raises:
       ValueError: If there is no such policy; the text lists the right names.
-      OSError: If the file of a tuned rule cannot be read.
+      OSError: If a file cannot be read.
     """
-    if isinstance(name, str):
-        if name in SHIPPED:
-            return SHIPPED[name]()
-        if name.startswith("tuned:"):
-            return _tuned(name.removeprefix("tuned:"))
-        plain, equals, number = name.partition("=")
+    if isinstance(text, str):
+        plain, equals, number = text.partition("=")
+        kind, _, rest = text.partition(":")
+        if text in SHIPPED:
+            return SHIPPED[text]()
+        if kind == "tuned":
+            return files.load_policy(rest)
+        if own.is_own(text):
+            return own.load(text)
         if equals and plain in NUMBERED:
-            return NUMBERED[plain](_number(name, number))
+            return NUMBERED[plain](_number(text, number))
+        if kind == FAMILY and (rest or text == FAMILY):
+            return _member(text, rest)
+    near = difflib.get_close_matches(str(text), SHIPPED, n=1)
+    hint = f" (did you mean {near[0]}?)" if near else ""
+    raise ValueError(f"policy {text!r} is unknown{hint}; expected one of {', '.join(usage())}")
+
+
+def usage() -> list[str]:
+    """Every text that names a policy, as help and errors list them."""
     numbered = (f"{plain}=NUMBER" for plain in NUMBERED)
-    names = ", ".join([*SHIPPED, *numbered, "tuned:NAME", "tuned:FILE"])
-    raise ValueError(f"policy {name!r} is unknown; expected one of {names}")
+    return [*SHIPPED, *numbered, f"{FAMILY}:FIELD=NUMBER,…", "tuned:NAME", "tuned:FILE", own.USAGE]
 
 
-def _number(name: str, text: str) -> float:
+def policy_files(text: str) -> dict[Path, str]:
+    """The file that a text names, if it does, and the SHA-256 of what stands in it."""
+    if text.startswith("tuned:"):
+        path = files.path_of(text.removeprefix("tuned:"))
+    elif own.is_own(text):
+        path = own.path_of(text)
+    else:
+        return {}
+    return {path: files.digest(path)}
+
+
+def _member(text: str, rest: str) -> Policy:
+    """A member of the family by its numbers."""
+    numbers = {}
+    for part in filter(None, rest.split(",")):
+        name, _, number = part.partition("=")
+        if name not in FIELDS:
+            near = difflib.get_close_matches(name, FIELDS, n=1)
+            hint = f" (did you mean {near[0]}?)" if near else ""
+            raise ValueError(
+                f"policy {text!r}: unknown number of the family {name!r}{hint}; expected one of: "
+                f"{', '.join(FIELDS)}"
+            )
+        numbers[name] = _number(text, number)
+    return a_min_family(FamilyParams(**numbers), name=text)
+
+
+def _number(text: str, number: str) -> float:
     try:
-        return float(text)
+        return float(number)
     except ValueError:
-        raise ValueError(f"policy {name!r}: {text!r} is not a number") from None
+        raise ValueError(f"policy {text!r}: {number!r} is not a number") from None

@@ -35,27 +35,24 @@ round, where engines jump from event to event; and at an overflow the memory is 
 from __future__ import annotations
 
 import dataclasses
-import functools
-import operator
-from collections.abc import Sequence
 from typing import Any
 
 import chex
-import jax
 import jax.numpy as jnp
 import numpy as np
-from jax import lax
 
-from jaxsched.policies import LARGEST, Policy, Running, View
-
-Array = jax.Array
+from jaxsched.policies.arithmetic import least, log2, most, shift, stretch
+from jaxsched.policies.fixed_point import fixed_point, module_of
+from jaxsched.policies.interface import Policy
+from jaxsched.policies.view import View
 
 HEADS = ("admit", "reserve", "evict", "grow")
 FEATURES = ("prompt", "estimate", "share", "evictions", "progress", "one")
 UNITS = 12
 """Hidden units of a head."""
 
-EVICT, PROGRESS = HEADS.index("evict"), FEATURES.index("progress")
+ADMIT, RESERVE, EVICT, GROW = range(4)
+PROGRESS = FEATURES.index("progress")
 WIDEST = 8.0
 """Largest weight, and largest activation of a hidden unit."""
 
@@ -69,11 +66,12 @@ SHAPES = {
 }
 """Field of `NetworkParams` -> its shape."""
 
-WEIGHTS = len(HEADS) * (len(FEATURES) + UNITS * (len(FEATURES) + 1))
+HEAD = len(FEATURES) + UNITS * (len(FEATURES) + 1)
+WEIGHTS = len(HEADS) * HEAD
+"""Weights of a head, and of all."""
 
-ESTIMATE_BITS = 28
 MOST_EVICTIONS = 6
-LONGEST = 2**ESTIMATE_BITS - 1
+LONGEST = 2**28 - 1
 """Largest estimate."""
 
 
@@ -115,12 +113,13 @@ def a_min_network(params: NetworkParams | None = None) -> Policy:
       params: The weights; `None` for A_min itself, refined on eviction.
     """
     return Policy(
-        name="a_min_network",
-        estimate=_estimate,
-        admission_key=_admission_key,
-        reserve=_reserve,
-        eviction_key=_eviction_key,
-        refine=_refine,
+        "a_min_network",
+        estimate=estimate,
+        admission_key=admission_key,
+        reserve=reserve,
+        eviction_key=eviction_key,
+        refine=refine,
+        limit=int(WIDEST) * UNIT,
         params=quantize(NetworkParams() if params is None else params),
     )
 
@@ -134,10 +133,25 @@ def quantize(params: NetworkParams) -> Any:
     Raises:
       ValueError: If a field has another shape (use `jax.vmap`), or is concrete and holds a NaN.
     """
-    traced = any(isinstance(leaf, jax.core.Tracer) for leaf in jax.tree.leaves(params))
-    module = jnp if traced else np
-    fixed = {name: _fixed_point(name, getattr(params, name), module) for name in SHAPES}
-    rising = keep_rising(NetworkParams(**fixed), module)
+    module = module_of(params)
+    fixed = {
+        name: fixed_point(name, getattr(params, name), shape, (-WIDEST, WIDEST), UNIT, module)
+        for name, shape in SHAPES.items()
+    }
+    return _in_line(NetworkParams(**fixed), module)
+
+
+def unrounded(params: NetworkParams) -> Any:
+    """The same in floats for the relaxation, not rounded."""
+    kept = {
+        name: jnp.clip(jnp.asarray(getattr(params, name)), -WIDEST, WIDEST) * UNIT
+        for name in SHAPES
+    }
+    return _in_line(NetworkParams(**kept), jnp)
+
+
+def _in_line(params: NetworkParams, module: Any) -> Any:
+    rising = keep_rising(params, module)
     units = module.concatenate([rising.hidden, rising.output[..., None]], axis=-1)
     units = units.reshape(len(HEADS), -1)
     return module.concatenate([rising.linear, units], axis=-1).reshape(-1)
@@ -157,93 +171,52 @@ def keep_rising(params: NetworkParams, module: Any = np) -> NetworkParams:
     )
 
 
-def _fixed_point(name: str, value: Any, module: Any) -> Any:
-    if np.shape(value) != SHAPES[name]:
-        raise ValueError(
-            f"{name} has shape {list(np.shape(value))}; expected {list(SHAPES[name])} "
-            "(use jax.vmap)"
-        )
-    if not isinstance(value, jax.core.Tracer) and np.isnan(value).any():
-        raise ValueError(f"{name} has a NaN; expected numbers")
-    within = module.clip(module.asarray(value, np.float32), np.float32(-WIDEST), np.float32(WIDEST))
-    return module.rint(within * np.float32(UNIT)).astype(np.int32)
+def estimate(r: View) -> Any:
+    return least(r.lower, LONGEST)
 
 
-# What the engines carry as the estimate of a request is evictions << 28 | estimate.
+def admission_key(r: View) -> Any:
+    return _key(ADMIT, r)
 
 
-def _estimate(view: View) -> Array:
-    return jnp.minimum(view.lower, LONGEST)
+def reserve(r: View) -> Any:
+    return stretch(r.estimate, shift(_net(RESERVE, r), 10))
 
 
-def _admission_key(state: Array, view: View) -> Array:
-    return _key("admit", state, view, jnp.zeros_like(view.prompt))
+def eviction_key(r: View) -> Any:
+    return _key(EVICT, r)
 
 
-def _reserve(state: Array, view: View) -> Array:
-    octaves = _net("reserve", state, view, jnp.zeros_like(view.prompt))
-    return jnp.maximum(_stretched(state & LONGEST, octaves, LARGEST), 1)
+def refine(r: View) -> Any:
+    octaves = most(shift(_net(GROW, r), 10), 0)
+    return least(stretch(most(r.estimate, r.generated), octaves), LONGEST)
 
 
-def _eviction_key(state: Array, running: Running) -> Array:
-    return _key("evict", state, running, running.generated)
-
-
-def _refine(state: Array, running: Running) -> Array:
-    octaves = jnp.maximum(_net("grow", state, running, running.generated), 0)
-    seen = jnp.maximum(state & LONGEST, running.generated)
-    evictions = jnp.minimum((state >> ESTIMATE_BITS) + 1, np.int32(MOST_EVICTIONS))
-    return (evictions << ESTIMATE_BITS) | _stretched(seen, octaves, LONGEST)
-
-
-def _key(head: str, state: Array, seen: View | Running, generated: Array) -> Array:
+def _key(head: int, r: View) -> Any:
     """log2 of the estimate and the net, in units of 2^-24; kept within 64 octaves of the first."""
-    octaves = jnp.clip(_net(head, state, seen, generated), -(2**26), 2**26)
-    return _log2(state & LONGEST, 24) + (octaves << 4)
+    octaves = most(-(2**26), least(_net(head, r), 2**26))
+    return log2(r.estimate, 24) + 16 * octaves
 
 
-def _net(head: str, state: Array, seen: View | Running, generated: Array) -> Array:
-    """Result of a head in units of 2^-20, int32; no sum in it comes to 2^31."""
-    estimate = state & LONGEST
+def _net(head: int, r: View) -> Any:
+    """Result of a head in units of 2^-20; no sum in it comes to 2^31."""
+    progress = log2(r.generated + 1, 10) if head in (EVICT, GROW) else 0
     features = (
-        _log2(seen.prompt, 10) - np.int32(7 << 10),
-        _log2(estimate, 10) - np.int32(7 << 10),
-        _log2(seen.prompt + estimate, 10) - _log2(seen.memory, 10) + np.int32(7 << 10),
-        (state >> ESTIMATE_BITS) << 10,
-        _log2(generated + 1, 10),
-        jnp.full_like(state, 1 << 12),
+        log2(r.prompt, 10) - 7 * 1024,
+        log2(r.estimate, 10) - 7 * 1024,
+        log2(r.prompt + r.estimate, 10) - log2(r.memory, 10) + 7 * 1024,
+        1024 * least(r.evictions, MOST_EVICTIONS),
+        progress,
+        4096,
     )
-    weights = seen.params.reshape(len(HEADS), -1)[HEADS.index(head)]
-    linear, units = weights[: len(FEATURES)], weights[len(FEATURES) :].reshape(UNITS, -1)
-    # Units before requests, so that compilers find long loops over these.
-    units = units.T.reshape(-1, UNITS, *(1 for _ in state.shape))
-    inputs = [jnp.expand_dims(feature, 0) for feature in features]
-    active = jnp.clip(_dot(units, inputs) >> 12, 0, int(WIDEST * UNIT))
-    through = jnp.sum(units[-1] * active, axis=0, dtype=np.int32)
-    return (_dot(linear, features) >> 2) + through
+    first = head * HEAD
+    total = shift(_dot(r, first, features), 2)
+    for place in range(first + len(FEATURES), first + HEAD, len(FEATURES) + 1):
+        active = most(least(shift(_dot(r, place, features), 12), int(WIDEST) * UNIT), 0)
+        total = total + r.params[place + len(FEATURES)] * active
+    return total
 
 
-def _dot(weights: Array, features: Sequence[Array]) -> Array:
-    """Sum of weights[i] * features[i], in units of 2^-22."""
-    products = (weights[i] * feature for i, feature in enumerate(features))
-    return functools.reduce(operator.add, products)
-
-
-def _log2(value: Array, bits: int) -> Array:
-    """log2 of values from 1 on in units of 2^-bits, linear between the powers of 2."""
-    value = jnp.maximum(value, 1)
-    whole = np.int32(31) - lax.clz(value)
-    rest = value ^ (jnp.ones_like(value) << whole)
-    rest = (rest << jnp.maximum(np.int32(bits) - whole, 0)) >> jnp.maximum(whole - bits, 0)
-    return (whole << bits) + rest
-
-
-def _stretched(value: Array, octaves: Array, largest: int) -> Array:
-    """value 2^octaves, rounded down, at most `largest`; octaves in units of 2^-20, up to ±16."""
-    with jax.enable_x64(True):
-        octaves = jnp.clip(octaves >> 10, -(2**14), 2**14).astype(jnp.int64)
-        whole = octaves >> np.int64(10)
-        scaled = value.astype(jnp.int64) * (np.int64(1024) + (octaves & np.int64(1023)))
-        scaled = scaled << jnp.maximum(whole, np.int64(0))
-        scaled = scaled >> (np.int64(10) + jnp.maximum(-whole, np.int64(0)))
-        return jnp.minimum(scaled, np.int64(largest)).astype(jnp.int32)
+def _dot(r: View, place: int, features: tuple[Any, ...]) -> Any:
+    """Sum of weights times features, in units of 2^-22."""
+    return sum(r.params[place + i] * feature for i, feature in enumerate(features))

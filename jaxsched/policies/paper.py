@@ -1,7 +1,6 @@
-"""The shipped schedulers: each is four small choices, everything else is shared.
+"""The schedulers of the papers, and what serving engines do: an estimate and a few choices each.
 
-Sources: arXiv 2508.14544 (H-SF, A_max, A_min), arXiv 2502.07115 (MC-SF), arXiv 2606.22327 (SVF);
-`fcfs` is what serving engines do.
+Sources: arXiv 2508.14544 (H-SF, A_max, A_min), arXiv 2502.07115 (MC-SF), arXiv 2606.22327 (SVF).
 """
 
 from __future__ import annotations
@@ -13,47 +12,65 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxsched.policies import choices
-from jaxsched.policies.interface import Policy
+from jaxsched.policies.arithmetic import least, memory_time, shift
+from jaxsched.policies.fixed_point import fixed_point
+from jaxsched.policies.interface import Policy, ViewFunction, larger
+from jaxsched.policies.view import View
+
+
+def output(r: View) -> Any:
+    return r.output
+
+
+def point(r: View) -> Any:
+    return r.point
+
+
+def lower(r: View) -> Any:
+    return r.lower
+
+
+def upper(r: View) -> Any:
+    return r.upper
+
+
+def one(r: View) -> Any:
+    return 1
+
+
+def keep(r: View) -> Any:
+    return r.estimate
+
+
+def by_arrival(r: View) -> Any:
+    return r.arrival
+
+
+def by_admission(r: View) -> Any:
+    return r.admitted
+
+
+def by_volume(r: View) -> Any:
+    return memory_time(r.prompt, least(r.estimate, r.memory))
+
+
+def share_of_memory(r: View) -> Any:
+    return shift(r.memory * r.params, 10)
 
 
 def h_sf() -> Policy:
     """Hindsight shortest first: admits and reserves by the true output (2508.14544, section 3)."""
-    return Policy(
-        name="h_sf",
-        estimate=choices.output,
-        admission_key=choices.by_estimate,
-        reserve=choices.by_estimate,
-        eviction_key=choices.evict_by_estimate,
-        refine=choices.larger,
-        hindsight=True,
-        shortest_first=True,
-    )
+    return Policy("h_sf", estimate=output)
 
 
 def a_max() -> Policy:
     """Conservative A_max: admits and reserves by the predicted upper bound (2508.14544)."""
-    return Policy(
-        name="a_max",
-        estimate=choices.upper,
-        admission_key=choices.by_estimate,
-        reserve=choices.by_estimate,
-        eviction_key=choices.evict_by_estimate,
-        refine=choices.larger,
-    )
+    return Policy("a_max", estimate=upper)
 
 
 def mc_sf() -> Policy:
     """MC-SF: admits and reserves by a point prediction of the output (2502.07115)."""
-    return Policy(
-        name="mc_sf",
-        estimate=choices.point,
-        admission_key=choices.by_estimate,
-        reserve=choices.by_estimate,
-        eviction_key=choices.evict_by_estimate,
-        refine=choices.larger,
-        needs_point=True,
-    )
+    return Policy("mc_sf", estimate=point)
 
 
 def a_min(refine: str = "on_eviction") -> Policy:
@@ -70,20 +87,14 @@ def a_min(refine: str = "on_eviction") -> Policy:
     Raises:
       ValueError: If `refine` is neither.
     """
-    eviction_keys = {
-        "on_eviction": choices.evict_by_estimate,
-        "every_round": choices.evict_by_progress,
+    literal = Policy("a_min:on_eviction", estimate=lower)
+    readings = {
+        "on_eviction": literal,
+        "every_round": dataclasses.replace(literal, name="a_min:every_round", eviction_key=larger),
     }
-    if not isinstance(refine, str) or refine not in eviction_keys:
-        raise ValueError(f"a_min: refine is {refine!r}; expected one of {sorted(eviction_keys)}")
-    return Policy(
-        name=f"a_min:{refine}",
-        estimate=choices.lower,
-        admission_key=choices.by_estimate,
-        reserve=choices.by_estimate,
-        eviction_key=eviction_keys[refine],
-        refine=choices.larger,
-    )
+    if not isinstance(refine, str) or refine not in readings:
+        raise ValueError(f"a_min: refine is {refine!r}; expected one of {sorted(readings)}")
+    return readings[refine]
 
 
 def fcfs(watermark: Any = 0.0) -> Policy:
@@ -97,12 +108,11 @@ def fcfs(watermark: Any = 0.0) -> Policy:
       ValueError: If it is not between 0 and 1.
     """
     plain = Policy(
-        name="fcfs",
-        estimate=choices.one,
-        admission_key=choices.by_arrival,
-        reserve=choices.by_estimate,
-        eviction_key=choices.evict_by_admission,
-        refine=choices.keep,
+        "fcfs",
+        estimate=one,
+        admission_key=by_arrival,
+        eviction_key=by_admission,
+        refine=keep,
         evict_largest=True,
     )
     module, name = jnp, "fcfs:watermark"
@@ -112,14 +122,18 @@ def fcfs(watermark: Any = 0.0) -> Policy:
         if watermark == 0:
             return plain
         module, name = np, f"{name}={watermark:g}"
-    return dataclasses.replace(
-        plain,
-        name=name,
-        headroom=choices.share_of_memory,
-        params=module.rint(module.asarray(watermark, np.float32) * np.float32(1024)).astype(
-            np.int32
-        ),
-    )
+    share = fixed_point("watermark", watermark, (), (0, 1), 1024, module)
+    return dataclasses.replace(plain, name=name, headroom=share_of_memory, limit=1024, params=share)
+
+
+def estimate_by(who: str, by: str) -> ViewFunction:
+    """The estimate that is a field of `View`, given by its name; errors say who asked."""
+    estimates: dict[str, ViewFunction] = {
+        "output": output, "point": point, "lower": lower, "upper": upper,
+    }  # fmt: skip
+    if not isinstance(by, str) or by not in estimates:
+        raise ValueError(f"{who}: by is {by!r}; expected one of {sorted(estimates)}")
+    return estimates[by]
 
 
 def svf(by: str = "output") -> Policy:
@@ -136,13 +150,5 @@ def svf(by: str = "output") -> Policy:
     Raises:
       ValueError: If `by` is none of them.
     """
-    return Policy(
-        name=f"svf:{by}",
-        estimate=choices.estimate_by("svf", by),
-        admission_key=choices.by_volume,
-        reserve=choices.by_estimate,
-        eviction_key=choices.evict_by_volume,
-        refine=choices.larger,
-        hindsight=by == "output",
-        needs_point=by == "point",
-    )
+    estimate = estimate_by("svf", by)
+    return Policy(f"svf:{by}", estimate=estimate, admission_key=by_volume, eviction_key=by_volume)

@@ -13,7 +13,10 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
-from jaxsched.policies import LARGEST, Policy, Running, View, a_min, estimate_by, svf
+from jaxsched.policies.arithmetic import LARGEST, log2, memory_time, most, over, shift, where
+from jaxsched.policies.interface import Policy
+from jaxsched.policies.paper import a_min, estimate_by, one, svf
+from jaxsched.policies.view import View
 
 Array = jax.Array
 
@@ -38,7 +41,7 @@ def sorted_f(by: str = "output") -> Policy:
     """
     estimate_by("sorted_f", by)
     return dataclasses.replace(
-        svf(by), name=f"sorted_f:{by}", rank=greedy_batches, admission_key=_by_rank
+        svf(by), name=f"sorted_f:{by}", rank=greedy_batches, admission_key=by_rank
     )
 
 
@@ -70,69 +73,58 @@ def gsa_spec(patience: Any = 64) -> Policy:
     return dataclasses.replace(
         a_min(),
         name=name,
-        estimate=_first_slice,
-        refine=_next_slice,
-        quantum=_slices,
+        estimate=one,
+        refine=next_slice,
+        quantum=slices,
         params=patience,
     )
 
 
-def greedy_batches(estimate: Array, view: View, real: Array) -> Array:
-    """Places of the requests of a backlog in the order of `sorted_f`, int32 [n].
+def greedy_batches(r: View, real: Array) -> Array:
+    """Places of the requests of a backlog in the order of `sorted_f`, [n].
 
     Args:
-      estimate: Lengths in tokens, int32 [n].
-      view: The requests, [n].
+      r: The requests, int64 [n].
       real: Which of them are requests; the others come last, [n].
     """
-    position = lax.iota(np.int32, estimate.shape[0])
-    with jax.enable_x64(True):
-        prompt = view.prompt.astype(jnp.int64)
-        most = jnp.maximum(view.memory - view.prompt, np.int32(1))
-        length = jnp.minimum(estimate, most).astype(jnp.int64)
-        volume = prompt * length + ((length * (length + np.int64(1))) >> np.int64(1))
-        key = jnp.where(real, volume, np.int64(2**63 - 1))
-        _, index, peak, length = lax.sort((key, position, prompt + length, length), num_keys=2)
-        memory, count = view.memory.astype(jnp.int64), jnp.sum(real, dtype=np.int64)
-        batch = jnp.cumsum(_first_of_batches(peak, length, memory, count))
-        batch = jnp.where(position < count.astype(np.int32), batch, np.int64(2**31))
-        *_, index = lax.sort((batch, length, index), num_keys=3)
+    position = lax.iota(np.int64, real.shape[0])
+    length = jnp.minimum(r.estimate, jnp.maximum(r.memory - r.prompt, 1))
+    key = jnp.where(real, memory_time(r.prompt, length), 2**63 - 1)
+    _, index, peak, length = lax.sort((key, position, r.prompt + length, length), num_keys=2)
+    many = jnp.sum(real, dtype=np.int64)
+    batch = jnp.cumsum(_first_of_batches(peak, length, r.memory, many))
+    batch = jnp.where(position < many, batch, 2**31)
+    *_, index = lax.sort((batch, length, index), num_keys=3)
     return jnp.zeros_like(position).at[index].set(position)
 
 
-def _first_of_batches(peak: Array, length: Array, memory: Array, count: Array) -> Array:
+def _first_of_batches(peak: Array, length: Array, memory: Array, many: Array) -> Array:
     """Marks with 1 where a batch begins among requests in order of memory-time, int64 [n]."""
     position = lax.iota(np.int64, peak.shape[0])
     used, tokens = (jnp.pad(jnp.cumsum(x), (1, 0)) for x in (peak, length))
 
     def one_more(state: tuple[Array, Array]) -> tuple[Array, Array]:
         start, firsts = state
-        size = position - start + np.int64(1)
+        size = position - start + 1
         fits = (used[1:] - used[start] <= memory) | (size == 1)
-        fits &= (size >= 1) & (position < count)
-        divisor = jnp.maximum(size * size, np.int64(1))
-        cost = ((tokens[1:] - tokens[start]) << np.int64(32)) // divisor
-        cost = jnp.where(fits, cost, np.int64(2**63 - 1))
-        last = jnp.min(jnp.where(cost == jnp.min(cost), position, np.int64(2**31 - 1)))
-        return last + np.int64(1), firsts.at[start].set(np.int64(1))
+        fits &= (size >= 1) & (position < many)
+        cost = ((tokens[1:] - tokens[start]) << 32) // jnp.maximum(size * size, 1)
+        cost = jnp.where(fits, cost, 2**63 - 1)
+        last = jnp.min(jnp.where(cost == jnp.min(cost), position, 2**31 - 1))
+        return last + 1, firsts.at[start].set(1)
 
-    begin = (jnp.zeros_like(count), jnp.zeros_like(peak))
-    return lax.while_loop(lambda state: state[0] < count, one_more, begin)[1]
-
-
-def _by_rank(estimate: Array, view: View) -> Array:
-    return view.rank
+    begin = (jnp.zeros_like(many), jnp.zeros_like(peak))
+    return lax.while_loop(lambda state: state[0] < many, one_more, begin)[1]
 
 
-def _first_slice(view: View) -> Array:
-    return jnp.ones_like(view.prompt)
+def by_rank(r: View) -> Any:
+    return r.rank
 
 
-def _next_slice(estimate: Array, running: Running) -> Array:
-    doublings = np.int32(32) - lax.clz(running.generated // estimate)
-    return estimate << doublings
+def next_slice(r: View) -> Any:
+    slices = over(r.generated, r.estimate)
+    return shift(r.estimate, where(slices >= 1, -1 - log2(most(slices, 1), 0), 0))
 
 
-def _slices(estimate: Array, running: Running) -> Array:
-    bounded = estimate <= np.int32(LARGEST) // running.params
-    return jnp.where(bounded, estimate * running.params, np.int32(LARGEST))
+def slices(r: View) -> Any:
+    return r.estimate * r.params

@@ -1,38 +1,49 @@
-"""A policy's functions by themselves: what they give, and what they may read."""
+"""A policy's functions by themselves: what they give on random and on extreme requests."""
 
 from __future__ import annotations
 
-import dataclasses
 import inspect
+import operator
 from collections.abc import Iterator
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxsched.instance import MAX_ROUND, REQUEST_FIELDS
-from jaxsched.policies import Policy, Running, View
-
-KEY_LIMIT = 2**31 - 1
-"""Keys stay below this in absolute value: the engine marks empty places by the ends of int32."""
+from jaxsched.engines.xla.choices import compute
+from jaxsched.instance import MAX_ROUND
+from jaxsched.policies import LARGEST, Policy, View
+from jaxsched.policies.program import Choices
+from jaxsched.policies.view import FIELDS, KNOWN
 
 COUNT = 256
 """Random requests that the functions are called on."""
+
+LEAST = {"quantum": 1, "headroom": 0}
+"""Function -> the smallest value that means anything."""
 
 Values = dict[str, np.ndarray]
 
 
 def check_choices(policy: Policy, seed: int = 0) -> None:
-    """Calls a policy's functions on random values: shapes, dtypes, ranges, and what they read.
+    """Calls a policy's functions on Python's integers and as engines compute them.
 
     Raises:
-      AssertionError: If one breaks the contract of `Policy`.
+      AssertionError: If one breaks the contract of `Policy`; the text has its name and the value.
     """
     try:
         hash(policy.kind)
     except TypeError as error:
         raise AssertionError(f"policy {policy.name!r} cannot be hashed: {error}") from error
-    for fault in (*_unequal_functions(policy), *_wrong_values(policy, seed)):
+    try:
+        choices = policy.choices
+    except (TypeError, ValueError) as error:
+        raise AssertionError(str(error)) from error
+    faults = (
+        *_unequal_functions(policy),
+        *_wrong_values(policy, choices, np.random.default_rng(seed)),
+    )
+    for fault in faults:
         raise AssertionError(f"policy {policy.name!r}: {fault}")
 
 
@@ -46,101 +57,83 @@ def _unequal_functions(policy: Policy) -> Iterator[str]:
             )
 
 
-def _wrong_values(policy: Policy, seed: int) -> Iterator[str]:
-    view, tokens, admitted = _random_values(np.random.default_rng(seed))
-    found = _choices(policy, view, tokens, admitted)
-    for name in ("admission_key", "eviction_key"):
-        if np.abs(found[name].astype(np.int64)).max() >= KEY_LIMIT:
-            largest = found[name][np.abs(found[name].astype(np.int64)).argmax()]
-            yield f"{name} gives {largest}; expected an absolute value below 2**31 - 1"
-    for part in (np.arange(7), np.arange(COUNT).reshape(8, -1), np.array(5)):
-        again = _choices(policy, _take(view, part), tokens[part], admitted[part])
-        for name, value in again.items():
-            if (value != found[name][part]).any():
-                yield f"{name} of a request depends on the others beside it, or on their number"
-    yield from _broken_promises(policy, view, tokens, admitted, found)
-
-
-def _broken_promises(
-    policy: Policy, view: View, tokens: np.ndarray, admitted: np.ndarray, found: Values
-) -> Iterator[str]:
-    """Exchanges what the policy may not read, which must change nothing."""
-    found |= _rank(policy, view, found["estimate"])
-    again = _choices(policy, view, tokens[::-1], admitted[::-1])
-    if policy.quantum is not None and (again["quantum"] != found["quantum"]).any():
-        yield "quantum reads generated or admitted; expected it to stay the same during a run"
-    if policy.shortest_first:
-        for name in ("estimate", "admission_key", "reserve"):
-            if (found[name] != view.output).any():
-                yield f"shortest_first is set, but {name} is not the true output"
-    may_read = {
-        "output": ("hindsight", policy.hindsight),
-        "point": ("needs_point", policy.needs_point),
-    }
-    for field, (flag, given) in may_read.items():
-        other = dataclasses.replace(view, **{field: getattr(view, field)[::-1]})
-        again = found if given else _choices(policy, other, tokens, admitted)
-        again = again | _rank(policy, other, again["estimate"])
-        for name, value in found.items():
-            if (again[name] != value).any():
-                yield f"{name} reads {field}, which only a policy with {flag}=True may"
-
-
-def _choices(policy: Policy, view: View, tokens: np.ndarray, admitted: np.ndarray) -> Values:
-    """All that the policy says of some requests."""
-    seen = _as_jax(policy, view)
-    estimate = jnp.asarray(_right_form(policy, "estimate", policy.estimate(seen), tokens.shape))
-    numbers = (jnp.asarray(tokens), jnp.asarray(admitted), seen.memory, seen.params)
-    running = Running(seen.prompt, *numbers)
-    found = {
-        "estimate": estimate,
-        "admission_key": policy.admission_key(estimate, seen),
-        "reserve": policy.reserve(estimate, seen),
-        "eviction_key": policy.eviction_key(estimate, running),
-        "refine": policy.refine(estimate, running),
-    }
-    if policy.quantum is not None:
-        found["quantum"] = policy.quantum(estimate, running)
-    return {name: _right_form(policy, name, value, tokens.shape) for name, value in found.items()}
-
-
-def _rank(policy: Policy, view: View, estimate: np.ndarray) -> Values:
-    """What it says of all requests at once, if anything."""
-    if policy.rank is None:
-        return {}
-    real = jnp.ones(estimate.shape, bool)
-    value = policy.rank(jnp.asarray(estimate), _as_jax(policy, view), real)
-    return {"rank": _right_form(policy, "rank", value, estimate.shape)}
-
-
-def _as_jax(policy: Policy, view: View) -> View:
-    params = jax.tree.map(jnp.asarray, policy.params)
-    fields = {name: jnp.asarray(value) for name, value in vars(view).items() if name != "params"}
-    return View(**fields, params=params)
-
-
-def _right_form(policy: Policy, name: str, value: object, shape: tuple[int, ...]) -> np.ndarray:
-    array = np.asarray(value)
-    if array.dtype != np.int32 or array.shape != shape:
-        raise AssertionError(
-            f"policy {policy.name!r}: {name} gives {array.dtype}{list(array.shape)} for requests "
-            f"of shape {list(shape)}; expected int32{list(shape)}"
+def _wrong_values(policy: Policy, choices: Choices, rng: np.random.Generator) -> Iterator[str]:
+    fields = _random_values(rng)
+    if policy.rank is not None:
+        yield from _wrong_ranks(policy, fields)
+    for name in KNOWN:
+        function = getattr(policy, name)
+        if name == "rank" or function is None:
+            continue
+        exact = [_exactly(policy, name, fields, i) for i in range(COUNT)]
+        found = np.asarray(
+            compute(
+                choices,
+                name,
+                {key: jnp.asarray(value) for key, value in fields.items()}.__getitem__,
+                jax.tree.map(jnp.asarray, policy.params),
+            )
         )
-    return array
+        found = np.broadcast_to(found, (COUNT,))
+        for i, (right, value) in enumerate(zip(exact, found.tolist(), strict=True)):
+            seen = ", ".join(
+                f"{field}={fields[field].reshape(-1)[i % fields[field].size]}"
+                for field in KNOWN[name]
+                if field in fields
+            )
+            if right < LEAST.get(name, -np.inf):
+                yield f"{name} gives {right} for {seen}; expected at least {LEAST[name]}"
+            if right != value:
+                yield (
+                    f"{name} gives {right} in Python's whole numbers and {value} in 64 bits for "
+                    f"{seen}; expected results and steps below 2^63"
+                )
 
 
-def _random_values(rng: np.random.Generator) -> tuple[View, np.ndarray, np.ndarray]:
-    """Lengths of one to a million tokens, tokens generated, and rounds of admission."""
-    lengths = np.exp(rng.uniform(0, np.log(10**6), (6, COUNT))).astype(np.int32)
-    prompt, output, one, other, point, tokens = lengths
-    arrival, admitted = rng.integers(0, MAX_ROUND, (2, COUNT), dtype=np.int32)
+def _exactly(policy: Policy, name: str, fields: Values, i: int) -> int:
+    """What the function says of a request on Python's integers."""
+    record = {field: int(value[i] if value.ndim else value) for field, value in fields.items()}
+    params = jax.tree.map(lambda leaf: np.asarray(leaf).tolist(), policy.params)
+    with jax.enable_x64(True):
+        try:
+            return operator.index(getattr(policy, name)(View(**record, params=params)))
+        except Exception as error:
+            raise AssertionError(
+                f"policy {policy.name!r}: {name} fails on Python's integers: "
+                f"{type(error).__name__}: {error}"
+            ) from error
+
+
+def _wrong_ranks(policy: Policy, fields: Values) -> Iterator[str]:
+    """Of all requests, and of some of them with padding behind."""
+    assert policy.rank is not None
+    with jax.enable_x64(True):
+        wide = {name: jnp.asarray(value, jnp.int64) for name, value in fields.items()}
+        params = jax.tree.map(jnp.asarray, policy.params)
+        for many in (COUNT, COUNT // 2, 1):
+            real = np.arange(COUNT) < many
+            places = np.asarray(policy.rank(View(**wide, params=params), jnp.asarray(real)))[:many]
+            if sorted(places.tolist()) != list(range(many)):
+                odd = [p for p in places.tolist() if not 0 <= p < many] or places.tolist()
+                yield (
+                    f"rank gives {odd[0]} among the places of {many} requests; expected each of 0 "
+                    f"to {many - 1} once"
+                )
+
+
+def _random_values(rng: np.random.Generator) -> Values:
+    """Lengths of one to a million tokens, tokens generated, rounds; a few as large as may be."""
+    lengths = np.exp(rng.uniform(0, np.log(10**6), (7, COUNT))).astype(np.int32)
+    lengths[:, 0] = 1
+    prompt, output, one, other, point, tokens, estimate = lengths
     lower, upper = np.minimum(one, other), np.maximum(one, other)
-    memory = np.asarray(2 * 10**6, np.int32)
-    rank = rng.permutation(COUNT).astype(np.int32)
-    view = View(prompt, output, lower, upper, point, arrival, rank, memory)
-    return view, tokens, admitted
-
-
-def _take(view: View, part: np.ndarray) -> View:
-    per_request = {name: vars(view)[name][part] for name in (*REQUEST_FIELDS, "rank")}
-    return dataclasses.replace(view, **per_request)
+    upper[1:3] = point[1:3] = estimate[1:3] = LARGEST
+    arrival, admitted = rng.integers(0, MAX_ROUND, (2, COUNT), dtype=np.int32)
+    values = {
+        "prompt": prompt, "output": output, "lower": lower, "upper": upper, "point": point,
+        "arrival": arrival, "memory": np.asarray(2 * 10**6, np.int32),
+        "rank": rng.permutation(COUNT).astype(np.int32),
+        "evictions": rng.integers(0, 9, COUNT, dtype=np.int32), "estimate": estimate,
+        "generated": tokens, "admitted": admitted,
+    }  # fmt: skip
+    return {name: values[name] for name in FIELDS}

@@ -11,9 +11,9 @@ import numpy as np
 
 from jaxsched.clocks import Clock, ticks
 from jaxsched.engines import reference
-from jaxsched.engines.reference import Outcome, Request, Rule
+from jaxsched.engines.reference import Outcome, Request
 from jaxsched.instance import MAX_ROUND, REQUEST_FIELDS, Instance, canonical, in_seconds
-from jaxsched.limbs import join
+from jaxsched.policies import Policy
 from jaxsched.result import Result, Status
 
 PER_REQUEST = ("completion", "first_token", "preemptions")
@@ -26,7 +26,7 @@ PER_LANE = (*PER_LANE_CLOCKED, "total_latency")
 def check_result(
     instance: Instance,
     result: Result,
-    rule: Rule,
+    policy: Policy,
     *,
     max_rounds: int = MAX_ROUND,
     max_batch: int | None = None,
@@ -41,7 +41,7 @@ def check_result(
     Args:
       instance: What was simulated; concrete, of any lane shape.
       result: What `simulate` made of it.
-      rule: The policy in plain Python.
+      policy: What made the decisions; its functions are called on Python's integers.
       max_rounds: The round limit that `simulate` was given.
       max_batch: The cap on the requests that run together that it was given.
       clock: The clock that it was given; concrete.
@@ -55,13 +55,13 @@ def check_result(
     fields += () if result.history is None else ("history",)
     for lane in range(flat.prompt.shape[0]):
         requests, memory = requests_of(flat, lane)
-        outcome = reference.simulate(requests, memory, rule, max_rounds, max_batch, exact)
+        outcome = reference.simulate(requests, memory, policy, max_rounds, max_batch, exact)
         got = {name: getattr(found, name)[lane].tolist() for name in fields}
         expected = _expected(outcome, requests, flat.n)
         expected |= _expected_history(outcome, got["history"]) if "history" in got else {}
         for fault in (
             *_faults(got, requests, memory, max_rounds, clock is not None),
-            *_differences(got, {name: expected[name] for name in fields}, rule.name),
+            *_differences(got, {name: expected[name] for name in fields}, policy.name),
         ):
             call = reproduction(flat, lane, max_rounds, max_batch, clock)
             raise AssertionError(f"lane {lane}: {fault}\n{call}")
@@ -73,8 +73,6 @@ def requests_of(instance: Instance, lane: int | tuple[int, ...] = ()) -> tuple[l
     Arrivals in seconds become whole picoseconds.
     """
     whole = canonical(instance)
-    if in_seconds(instance):
-        whole = whole.replace(arrival=join(whole.arrival))
     count = int(np.asarray(whole.num_requests)[lane])
     table = {
         name: np.asarray(value)[lane][:count].tolist()

@@ -2,22 +2,17 @@
 
 from __future__ import annotations
 
-import dataclasses
-import functools
 import random
-from collections.abc import Callable, Sequence
-from typing import Any, NamedTuple
+from collections.abc import Callable
+from typing import NamedTuple
 
 import jax
 import numpy as np
+from rich.progress import track
 
-from jaxsched.engines import reference
-from jaxsched.engines.reference import EXTENDED, RULES, Known, Request, Rule
+from jaxsched.engines.reference import Request
 from jaxsched.instance import MAX_ROUND, Instance
-from jaxsched.policies import SHIPPED, Policy, Running, View, fcfs
-from jaxsched.policies.family import a_min_family
-from jaxsched.policies.network import a_min_network
-from jaxsched.policies.published import gsa_spec
+from jaxsched.policies import Policy
 from jaxsched.result import Result
 from jaxsched.simulate import simulate
 from jaxsched.testing.choices import check_choices
@@ -46,37 +41,36 @@ TRIALS = (
 
 def check_policy(
     policy: Policy,
-    oracle: Rule | None = None,
+    oracle: Policy | None = None,
     *,
-    engine: str = "jax",
+    engine: str = "auto",
     seed: int = 0,
     instances: int = 64,
 ) -> None:
     """Tests that a policy keeps the contract of `Policy`, and that it does what it should.
 
-    Its choices are called on random values: each must give int32 of its arguments' shape, element
-    by element, and keep what `hindsight` and `needs_point` promise. Then random instances of every
-    kind in `KINDS` are simulated, as a backlog and with arrivals, to the end and under a round
-    limit. `check_result` compares them with `jaxsched.engines.reference`, and lanes must not change when
-    they run in another order or alone.
+    Its functions are called on random and extreme requests, on Python's integers and as the engines
+    compute them. Then random instances of every kind in `KINDS` are simulated, as a backlog and
+    with arrivals, to the end and under a round limit. `check_result` compares them with the
+    reference, and lanes must not change when they run in another order or alone. Takes some
+    seconds, and shows how far it is.
 
     Args:
       policy: The policy.
-      oracle: The same policy in plain Python. By default the one of `reference` for a shipped
-        policy, and the policy's own functions otherwise; that tells whether the engine simulates
-        them, but not whether they are what you meant.
+      oracle: The same policy written once more, for the reference: its functions get Python's
+        integers and may do anything. By default the policy itself; that tells whether the engine
+        simulates it, but not whether it is what you meant.
       engine: As for `simulate`.
       seed: Of everything random.
       instances: Random instances of each of the four ways to run them.
 
     Raises:
-      AssertionError: If a check fails; the text has a call of `simulate` that repeats it.
+      AssertionError: If a check fails; the text names the function and the value, or has a call of
+        `simulate` that repeats it.
     """
     check_choices(policy, seed)
-    rule = oracle or shipped_rule(policy) or as_rule(policy)
-    for trial in TRIALS:
-        if trial.arrivals and policy.rank is not None:
-            continue
+    trials = [trial for trial in TRIALS if policy.rank is None or not trial.arrivals]
+    for trial in track(trials, f"checking {policy.name}", transient=True):
         instance = draw(trial, random.Random(f"{seed} {trial.name}"), instances)
 
         def run(instance: Instance, limit: int = trial.max_rounds) -> Result:
@@ -86,7 +80,7 @@ def check_policy(
         result = run(instance)
         if trial.name == "backlog":
             _check_finished(instance, result, trial.max_rounds)
-        check_result(instance, result, rule, max_rounds=trial.max_rounds)
+        check_result(instance, result, oracle or policy, max_rounds=trial.max_rounds)
         _check_neighbors(instance, result, run, np.random.default_rng(seed), trial.max_rounds)
 
 
@@ -107,79 +101,6 @@ def batch(drawn: list[tuple[list[Request], int]], arrivals: bool) -> Instance:
         if arrivals or name != "arrival"
     }
     return Instance(**wide)
-
-
-def as_rule(policy: Policy) -> Rule:
-    """The policy's own functions as a rule of the reference, called one request at a time."""
-
-    params = jax.tree.map(jax.numpy.asarray, policy.params)
-
-    def seen(request: Known) -> tuple[int, ...]:
-        point = 0 if request.point is None else request.point
-        return tuple(point if name == "point" else getattr(request, name) for name in _FIELDS)
-
-    def with_view(choice: Callable[..., Any]) -> Callable[..., int]:
-        return _on_numbers(lambda estimate, *fields: choice(estimate, View(*fields, params)))
-
-    def with_running(choice: Callable[..., Any]) -> Callable[..., int]:
-        return _on_numbers(lambda estimate, *fields: choice(estimate, Running(*fields, params)))
-
-    estimate = _on_numbers(lambda *fields: policy.estimate(View(*fields, params)))
-    admission_key, reserve = with_view(policy.admission_key), with_view(policy.reserve)
-    eviction_key, refine = with_running(policy.eviction_key), with_running(policy.refine)
-    sign = -1 if policy.evict_largest else 1
-    free = quantum = None
-    if policy.headroom is not None:
-        free = _on_numbers(lambda *fields: policy.headroom(View(*fields, params)))
-    if policy.quantum is not None:
-        quantum = with_running(policy.quantum)
-    return Rule(
-        name=policy.name,
-        estimate=lambda request: estimate(*seen(request)),
-        admission_key=lambda request, now: admission_key(now, *seen(request)),
-        reserve=lambda request, now: reserve(now, *seen(request)),
-        eviction_key=lambda request, now, tokens, admitted, index: (
-            sign * eviction_key(now, request.prompt, tokens, admitted, request.memory),
-            sign * index,
-        ),
-        refine=lambda request, now, tokens: refine(now, request.prompt, tokens, 0, request.memory),
-        needs_point=policy.needs_point,
-        headroom=(lambda request: 0) if free is None else lambda request: free(*seen(request)),
-        rank=None if policy.rank is None else functools.partial(_places, policy, params),
-        quantum=quantum
-        and (lambda request, now: quantum(now, request.prompt, 0, 0, request.memory)),
-    )
-
-
-def _places(policy: Policy, params: Any, requests: Sequence[Known]) -> list[int]:
-    """`policy.rank` of a backlog."""
-    rows = [[getattr(request, name) or 0 for name in _FIELDS] for request in requests]
-    columns = np.asarray(rows, np.int32).T
-    view = View(*map(jax.numpy.asarray, columns[:-1]), jax.numpy.int32(columns[-1][0]), params)
-    real = jax.numpy.ones(len(requests), bool)
-    return np.asarray(policy.rank(policy.estimate(view), view, real)).tolist()
-
-
-_FIELDS = tuple(field.name for field in dataclasses.fields(View))[:-1]
-
-
-def _on_numbers(choice: Callable[..., Any]) -> Callable[..., int]:
-    compiled = jax.jit(choice)
-    return functools.cache(lambda *numbers: int(compiled(*map(np.int32, numbers))))
-
-
-def shipped_rule(policy: Policy) -> Rule | None:
-    """The rule of the reference for a shipped policy with its numbers; `None` for another."""
-    if policy.kind == a_min_family().kind:
-        return reference.a_min_family(*np.asarray(policy.params).tolist())
-    if policy.kind == a_min_network().kind:
-        return reference.a_min_network(np.asarray(policy.params).tolist())
-    if policy.kind == fcfs(watermark=1).kind:
-        return reference.fcfs(int(policy.params))
-    if policy.kind == gsa_spec().kind:
-        return reference.gsa_spec(int(policy.params))
-    shipped = policy.name in SHIPPED and SHIPPED[policy.name]() == policy
-    return {**RULES, **EXTENDED}[policy.name] if shipped else None
 
 
 def _check_finished(instance: Instance, result: Result, max_rounds: int) -> None:

@@ -12,13 +12,13 @@ from numpy.typing import NDArray
 
 from jaxsched.engines.soft import (
     A_MIN_FAMILY,
-    SoftPolicy,
+    A_MIN_NETWORK,
     Timeline,
     event_timeline,
     soft_simulate,
 )
-from jaxsched.engines.soft.network import A_MIN_NETWORK
 from jaxsched.instance import Instance
+from jaxsched.policies import Policy
 from jaxsched.simulate import simulate
 from jaxsched.tuning.config import DescentConfig
 from jaxsched.tuning.gradient import Estimator, Gradient, along_guide, from_pairs
@@ -70,7 +70,7 @@ def combined(settings: DescentConfig, problem: Problem, space: Coordinates) -> E
 
 
 @functools.cache
-def _soft_gradient(space: Coordinates, policy: SoftPolicy) -> Callable[..., jax.Array]:
+def _soft_gradient(space: Coordinates, policy: Policy) -> Callable[..., jax.Array]:
     """(z, temperature, instance, timeline) -> gradient of shape [d]."""
 
     def score(

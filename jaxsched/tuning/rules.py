@@ -109,7 +109,7 @@ def write_rule(
     """Writes the file of a rule, whole or not at all."""
     if isinstance(params, NetworkParams):
         file = RuleFile(network=weights(params), origin=origin, scores=scores)
-        header = HEADER.format(kind="A network around A_min", where="jaxsched/network.py")
+        header = HEADER.format(kind="A network around A_min", where="jaxsched/policies/network.py")
     else:
         file = RuleFile(numbers(params), origin=origin, scores=scores)
         header = HEADER.format(kind="A rule of the A_min family", where="docs/tuning.md")

@@ -1,7 +1,8 @@
 """The same simulation on the CPU, one instance at a time: an event loop compiled by numba.
 
 Exact, request by request. The cost of a lane goes with its events (admissions, completions,
-evictions), not with rounds or tokens. Needs numba (the extra `native`).
+evictions), not with rounds or tokens. The loop is compiled once for all policies; their functions
+are compiled by LLVM and called by address (see `kernels`).
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import NamedTuple
 
 import numpy as np
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import NDArray
 
 try:
     import numba  # noqa: F401
@@ -20,40 +21,16 @@ except ImportError as error:
         f"the native engine needs numba, which cannot be imported ({error}); pip install numba"
     ) from error
 
-from jaxsched.engines.cpu.arguments import pack
 from jaxsched.engines.cpu.batch import Batch, scratch
+from jaxsched.engines.cpu.kernels import compile_policy, narrow_until
 from jaxsched.engines.cpu.lanes import run_lanes
-from jaxsched.engines.cpu.layout import (
-    FAMILY,
-    LATEST,
-    NETWORK,
-    NEVER,
-    SMALLEST,
-    SMALLEST_RUNNING,
-    VOLUME,
-)
-from jaxsched.instance import MAX_ROUND
+from jaxsched.engines.cpu.layout import NEVER, STATE, Policy
+from jaxsched.policies.program import Choices
 
-# A kind is which field the estimate starts from (None: the reserve is always 1), and how requests
-# are ordered: by estimate (an eviction by the running one, too), by arrival, by volume, or by
-# the numbers of the family or of the network.
-KINDS: dict[str, tuple[str | None, int]] = {
-    "h_sf": ("output", SMALLEST),
-    "a_max": ("upper", SMALLEST),
-    "mc_sf": ("point", SMALLEST),
-    "a_min:on_eviction": ("lower", SMALLEST),
-    "a_min:every_round": ("lower", SMALLEST_RUNNING),
-    "fcfs": (None, LATEST),
-    "svf:output": ("output", VOLUME),
-    "svf:point": ("point", VOLUME),
-    "svf:lower": ("lower", VOLUME),
-    "svf:upper": ("upper", VOLUME),
-    "a_min_family": ("lower", FAMILY),
-    "a_min_network": ("lower", NETWORK),
-}
+__all__ = ["Found", "compile_policy", "run"]
 
 
-class Outcome(NamedTuple):
+class Found(NamedTuple):
     """What `run` found: int32 arrays of shape [lanes, n], and totals of shape [lanes]."""
 
     completion: NDArray[np.int32]
@@ -62,111 +39,98 @@ class Outcome(NamedTuple):
     """Round of the first admission; -1 for none."""
     preemptions: NDArray[np.int32]
     """Evictions of a request."""
-    total_latency: NDArray[np.int64]
-    """Sum of completion - arrival over the finished requests, in rounds; 0 under a clock."""
-    evictions: NDArray[np.int64]
-    wasted_tokens: NDArray[np.int64]
-    """Tokens lost to evictions."""
-    memory_time: NDArray[np.int64]
-    """Sum of the memory in use over all rounds, in token-rounds."""
-    peak_memory: NDArray[np.int64]
-    rounds: NDArray[np.int64]
-    """The largest completion; 0 if nothing completed."""
-    status: NDArray[np.int64]
-    """0 finished, 1 stopped by the round limit or the clock's end, 2 invalid and not simulated."""
-    times: NDArray[np.int64] | None = None
+    totals: NDArray[np.void]
+    """Of dtype `STATE`: total_latency (0 under a clock), evictions, wasted_tokens, memory_time,
+    peak_memory, rounds, and status (0 finished, 1 stopped by the round limit or the clock's end, 2
+    not simulated)."""
+    times: NDArray[np.int64]
     """Under a clock, of shape [lanes, n, 3], in picoseconds: start of the round of the first
     admission, end of that round, end of the round of the last token; -1 where there is none."""
-    history: NDArray[np.int32] | None = None
-    """If asked for, of shape [lanes, E, 3]: request, round of admission and round of eviction of
-    every evicted run, in order of eviction; -1 after the last. Those beyond the E-th are left out.
-    """
+    history: NDArray[np.int32]
+    """Of shape [lanes, E, 3]: request, round of admission and round of eviction of every evicted
+    run, in order of eviction; -1 after the last. Those beyond the E-th are left out."""
 
 
 def run(
-    kind: str,
+    policy: Policy,
+    choices: Choices,
+    fields: dict[str, NDArray[np.int32]],
     *,
-    prompt: ArrayLike,
-    output: ArrayLike,
-    memory: ArrayLike,
-    lower: ArrayLike | None = None,
-    upper: ArrayLike | None = None,
-    point: ArrayLike | None = None,
-    arrival: ArrayLike = 0,
-    num_requests: ArrayLike | None = None,
-    max_rounds: ArrayLike = MAX_ROUND,
-    max_batch: int = 0,
-    threads: int | None = None,
-    params: ArrayLike | None = None,
-    headroom: ArrayLike | None = None,
-    clock: ArrayLike | None = None,
-    history: int = 0,
-) -> Outcome:
-    """Simulates every lane.
+    arrival: NDArray[np.int64] | None,
+    num_requests: NDArray[np.int32],
+    memory: NDArray[np.int32],
+    params: NDArray[np.int64],
+    clock: NDArray[np.int64] | None,
+    max_rounds: int,
+    max_batch: int,
+    history: int,
+) -> Found:
+    """Simulates every lane; values are not checked.
 
     Args:
-        kind: a key of `KINDS`.
-        prompt, output, lower, upper, point: lengths in tokens, of shape [lanes, n]; of the last
-            three only the one that the kind reads is needed.
-        memory: tokens of KV cache, at most 2**28; a scalar or of shape [lanes].
-        arrival: rounds, under a clock picoseconds, of shape [lanes, n]; or a scalar.
-        num_requests: real requests of each lane, of shape [lanes]; the rest is padding.
-        max_rounds: rounds from this one on are not run, at most 2**30 - 1; a scalar or [lanes].
-        max_batch: cap on the requests that run together; 0 for none.
-        threads: lanes are shared among so many threads; all that the process may use by default.
-        params: the ten numbers of "a_min_family" in units of 1/1024 (the floor in tokens), in the
-            order of `rules`, of shape [lanes, 10]; `upper` is needed if a start is above 0. The
-            weights of "a_min_network", in units of 1/1024, of shape [lanes, 360].
-        headroom: tokens that must stay free when a request enters beside others; a scalar or of
-            shape [lanes].
-        clock: how long rounds last, of shape [lanes, 6]: picoseconds of every round, per prompt
-            token admitted in it, per active request, per token of cache in use, and per prompt
-            token or active request beyond the free ones; and how many are free.
-        history: so many evictions of a lane are noted, the first ones.
-
-    Returns:
-        An `Outcome`. A lane with a value that the model refuses (a length below 1, a request that
-        needs more than the memory, a memory above 2**28, numbers out of range, a clock that stands
-        still or whose rounds could last 2**61 picoseconds) has status 2 and is not simulated.
-
-    Raises:
-        TypeError: for a field that does not hold integers.
-        ValueError: for an unknown kind, a missing field, a wrong shape and a limit out of range.
+      policy: A compiled one.
+      choices: What it was compiled from.
+      fields: prompt, output, lower, upper, and, if they are read, point and rank; [lanes, n].
+      arrival: Rounds, under a clock picoseconds, of shape [lanes, n]; `None` for a backlog.
+      num_requests: Real requests of each lane, the rest is padding; -1 for a lane to pass over.
+      memory: Tokens of KV cache, [lanes].
+      params: Numbers of the policy, [lanes, k].
+      clock: `jaxsched.clocks.Ticks` of each lane, [lanes, 6]; `None` for rounds.
+      max_rounds: Rounds from this one on are not run.
+      max_batch: Cap on the requests that run together.
+      history: So many evictions of a lane are noted, the first ones.
     """
-    if kind not in KINDS:
-        raise ValueError(f"kind is {kind!r}; expected one of {list(KINDS)}")
-    for name, value in (("max_batch", max_batch), ("history", history)):
-        if value < 0:
-            raise ValueError(f"{name} is {value}; expected at least 0")
-    source, rule = KINDS[kind]
-    batch = pack(
-        fields=dict(
-            prompt=prompt, output=output, lower=lower, upper=upper, point=point, arrival=arrival
-        ),
-        limits=dict(
-            num_requests=num_requests,
-            memory=memory,
-            headroom=headroom,
-            max_rounds=max_rounds,
-        ),
-        source=source,
-        rule=rule,
+    prompt, memory = _fixed(fields["prompt"], np.int32), _fixed(memory, np.int32)
+    lanes, n = prompt.shape
+    arrays = {
+        name: _fixed(fields.get(name, prompt), np.int32)
+        for name in ("output", "lower", "upper", "point", "rank")
+    }
+    params = _fixed(params, np.int64)
+    longest, widest = int(arrays["output"].max(initial=1)), int(prompt.max(initial=1))
+    narrow = np.zeros(lanes, np.int64)
+    if policy.narrow:
+        key = choices.program("eviction_key")
+        assert key is not None
+        narrow = narrow_until(key, params, memory, longest, widest)
+    ticks = np.empty((lanes, 0), np.int64) if clock is None else clock
+    batch = Batch(
+        prompt=prompt,
+        **arrays,
+        arrival=_fixed(np.zeros((lanes, n)) if arrival is None else arrival, np.int64),
+        num_requests=_fixed(num_requests, np.int32),
+        memory=memory,
+        narrow_until=_fixed(narrow, np.int64),
+        max_rounds=max_rounds,
+        max_batch=min(max_batch, NEVER),
         params=params,
-        clock=clock,
-        history=history,
+        clock=_fixed(ticks, np.int64),
+        completion=np.empty((lanes, n), np.int32),
+        first_admission=np.empty((lanes, n), np.int32),
+        preemptions=np.empty((lanes, n), np.int32),
+        times=np.full((lanes, 0 if clock is None else n, 3), -1, np.int64),
+        history=np.full((lanes, history, 3), -1, np.int32),
+        totals=np.zeros(lanes, STATE),
     )
-    _run_all(batch, rule, max_batch or NEVER, threads or _cores())
-    return Outcome(
+    _run_all(batch, policy, min(longest, 2**28), _cores())
+    return Found(
         batch.completion,
         batch.first_admission,
         batch.preemptions,
-        **{name: batch.totals[name].copy() for name in Outcome._fields[3:-2]},
-        times=None if clock is None else batch.times,
-        history=batch.history if history else None,
+        batch.totals,
+        batch.times,
+        batch.history,
     )
 
 
-def _run_all(batch: Batch, rule: int, max_batch: int, threads: int) -> None:
+def _fixed(array: NDArray, dtype: type) -> NDArray:
+    """Marked as not to be written to, or numba would compile once more for arrays that are."""
+    view = np.ascontiguousarray(array, dtype).view()
+    view.flags.writeable = False
+    return view
+
+
+def _run_all(batch: Batch, policy: Policy, longest: int, threads: int) -> None:
     """Shares the lanes among threads, a few at a time, as their costs differ.
 
     Plain threads and not numba's own: its default threading layer breaks when two Python threads
@@ -178,9 +142,9 @@ def _run_all(batch: Batch, rule: int, max_batch: int, threads: int) -> None:
     starts = iter(range(0, lanes, step))
 
     def work() -> None:
-        memory = scratch(n, int(batch.output.max(initial=1)))
+        memory = scratch(n, longest)
         for first in starts:
-            run_lanes(batch, first, min(first + step, lanes), rule, max_batch, memory)
+            run_lanes(batch, first, min(first + step, lanes), policy, memory)
 
     if threads == 1:
         return work()

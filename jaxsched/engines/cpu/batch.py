@@ -7,22 +7,25 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from jaxsched.engines.cpu.layout import BLOCK, REQUEST, RING, Ints
+from jaxsched.engines.cpu.layout import BLOCK, CONTEXT, REQUEST, RING, Ints
 
 
 class Batch(NamedTuple):
     """Lanes to simulate, and where their results go."""
 
-    prompt: Ints  # [lanes, n], like the next four
+    prompt: Ints  # [lanes, n], like the next seven; what is not read may be any of them
     output: Ints
-    lower: Ints  # where estimates start; the family's may start anywhere up to the upper
+    lower: Ints
     upper: Ints
+    point: Ints
+    rank: Ints
     arrival: NDArray[np.int64]
-    num_requests: Ints  # [lanes], like the next three; -1 marks a lane that is not to be simulated
+    num_requests: Ints  # [lanes], like the next two; -1 marks a lane that is not to be simulated
     memory: Ints
-    headroom: Ints
-    max_rounds: Ints
-    params: NDArray[np.int64]  # [lanes, 10], of the network [lanes, 360]
+    narrow_until: NDArray[np.int64]
+    max_rounds: int
+    max_batch: int
+    params: NDArray[np.int64]  # [lanes, k]
     clock: NDArray[np.int64]  # [lanes, 6]; [lanes, 0] if rounds have no lengths
     completion: Ints  # [lanes, n], like the next two
     first_admission: Ints
@@ -36,7 +39,8 @@ class Scratch(NamedTuple):
     """Memory that one thread uses for lane after lane."""
 
     requests: NDArray
-    key: Ints
+    context: NDArray[np.int64]
+    of_requests: Ints  # [5, n]: key, standing, headroom, quantum, arrival
     order: Ints
     coming: Ints
     spare: Ints
@@ -53,7 +57,8 @@ def scratch(n: int, longest: int) -> Scratch:
     ring = min(RING, max(64, 1 << int(longest).bit_length()))
     return Scratch(
         requests=np.zeros(n + 1, REQUEST),
-        key=np.zeros(n, np.int32),
+        context=np.zeros(CONTEXT, np.int64),
+        of_requests=np.zeros((5, n), np.int32),
         order=np.zeros(n, np.int32),
         coming=np.zeros(n, np.int32),
         spare=np.zeros(n, np.int32),

@@ -5,11 +5,17 @@ from __future__ import annotations
 from numba import int64, uint64
 
 from jaxsched.engines.cpu.clock import run_rounds
-from jaxsched.engines.cpu.layout import LAST_TICK, LATEST, NEVER, ROUND_LIMIT, Lane, Record, jit
+from jaxsched.engines.cpu.layout import LAST_TICK, NEVER, ROUND_LIMIT, Lane, Record, call, jit
 from jaxsched.engines.cpu.lookahead import earliest, ends_add, ends_drop, ends_pass
 from jaxsched.engines.cpu.queues import heap_pop, heap_push, ring_add, ring_drop, ring_next
-from jaxsched.engines.cpu.rules import admission_key, refined, reserved
-from jaxsched.engines.cpu.slots import first_with, least, slot_add, slot_drop, smallest_key
+from jaxsched.engines.cpu.slots import (
+    first_spent,
+    first_with,
+    least,
+    slot_add,
+    slot_drop,
+    smallest_key,
+)
 
 
 @jit
@@ -25,6 +31,8 @@ def run_events(lane: Lane, state: Record) -> None:
             break
         _arrive(lane, state)
         ends_pass(lane.ends, state)
+        if state.spent > 0:
+            _give_up(lane, state)
         if state.level + state.active * (state.now + 1) > lane.memory:
             _make_fit(lane, state)
         wake = _admit(lane, state)
@@ -39,7 +47,8 @@ def run_events(lane: Lane, state: Record) -> None:
 
 @jit
 def _complete(lane: Lane, state: Record) -> None:
-    """Lets the requests that end now leave; others in the bucket end a lap of the ring later."""
+    """Lets the requests that end now leave, and counts those that have to give their place up;
+    others in the bucket end a lap of the ring later."""
     i = int64(lane.ring.bucket[uint64(state.now & lane.mask)])
     while i < lane.completion.shape[0]:
         request = lane.requests[uint64(i)]
@@ -50,8 +59,19 @@ def _complete(lane: Lane, state: Record) -> None:
                 lane.times[uint64(i), uint64(2)] = state.time
             state.finished += 1
             _leave(lane, state, i)
+        elif request.start + _most_tokens(lane, i) == state.now:
+            state.spent += 1
         i = after
     state.next_end = ring_next(lane.ring, lane.mask, state.now)
+
+
+@jit
+def _most_tokens(lane: Lane, i: int) -> int:
+    """What request i generates in a run that nothing cuts short."""
+    output = int64(lane.requests[uint64(i)].output)
+    if not lane.policy.quanta:
+        return output
+    return min(output, max(int64(1), int64(lane.quantum[uint64(i)])))
 
 
 @jit
@@ -63,7 +83,7 @@ def _leave(lane: Lane, state: Record, i: int) -> None:
     state.active -= 1
     state.level -= prompt - start
     state.memory_time += prompt * tokens + tokens * (tokens + 1) // 2
-    ring_drop(lane.ring, lane.mask, lane.requests, i, start + request.output)
+    ring_drop(lane.ring, lane.mask, lane.requests, i, start + _most_tokens(lane, i))
     if state.evicts:
         slot_drop(lane, state, i)
     end = start + request.reserve
@@ -96,22 +116,39 @@ def _place_in_line(lane: Lane, i: int) -> int:
 
 
 @jit
+def _give_up(lane: Lane, state: Record) -> None:
+    """Evicts those that have generated their quantum."""
+    if lane.policy.moving:
+        smallest_key(lane, state)
+    while state.spent > 0:
+        _send_back(lane, state, first_spent(lane, state))
+        state.spent -= 1
+    state.next_end = ring_next(lane.ring, lane.mask, state.now)
+
+
+@jit
 def _make_fit(lane: Lane, state: Record) -> None:
     """Evicts until the coming round fits."""
     key = smallest_key(lane, state)
     while True:
-        i = first_with(lane.slots, state.active, key, lane.rule == LATEST)
-        request = lane.requests[uint64(i)]
-        start, end = int64(request.start), request.start + int64(request.output)
-        _leave(lane, state, i)
-        _note_eviction(lane, state, i, start)
-        _refine(lane, state, i, state.now - start)
-        _wait(lane, state, i)
-        if end == state.next_end:
-            state.next_end = ring_next(lane.ring, lane.mask, state.now)
+        _send_back(lane, state, first_with(lane.slots, state.active, key, lane.policy.largest))
         if state.level + state.active * (state.now + 1) <= lane.memory:
             return
         key = least(lane.slots, state.active)
+
+
+@jit
+def _send_back(lane: Lane, state: Record, i: int) -> None:
+    """Evicts request i: it waits again, with the estimate that the policy now has."""
+    start = int64(lane.requests[uint64(i)].start)
+    end = start + _most_tokens(lane, i)
+    _leave(lane, state, i)
+    estimate = call(lane.policy.refine, lane.context, i, state.now - start, int64(0))
+    state.largest = max(state.largest, estimate)
+    _note_eviction(lane, state, i, start)
+    _wait(lane, state, i)
+    if end == state.next_end:
+        state.next_end = ring_next(lane.ring, lane.mask, state.now)
 
 
 @jit
@@ -125,21 +162,6 @@ def _note_eviction(lane: Lane, state: Record, i: int, start: int) -> None:
 
 
 @jit
-def _refine(lane: Lane, state: Record, i: int, tokens: int) -> None:
-    """Gives request i, evicted after so many tokens, its new estimate and what follows from it."""
-    request = lane.requests[uint64(i)]
-    prompt, estimate = int64(request.prompt), int64(request.estimate)
-    new = refined(lane, prompt, estimate, tokens)
-    if new == estimate:
-        return
-    state.largest = max(state.largest, new)
-    request.estimate = new
-    reserve = reserved(lane.rule, lane.params, lane.memory, prompt, new)
-    request.reserve = min(reserve, lane.memory - prompt)
-    lane.key[uint64(i)] = admission_key(lane.rule, lane.params, lane.memory, prompt, new)
-
-
-@jit
 def _admit(lane: Lane, state: Record) -> int:
     """Admits those that wait, in order, while they fit; returns when the next one may."""
     while state.heaped > 0 or state.head < state.backlog:
@@ -147,12 +169,14 @@ def _admit(lane: Lane, state: Record) -> int:
         i = item & NEVER
         request = lane.requests[uint64(i)]
         prompt, reserve = int64(request.prompt), int64(request.reserve)
-        memory = lane.memory - (lane.headroom if state.active > 0 else 0)
+        headroom = lane.policy.headroom and state.active > 0
+        memory = lane.memory
+        if headroom:
+            memory -= max(int64(0), min(int64(lane.headroom[uint64(i)]), lane.memory))
         crowded = state.level + state.active * (state.now + 1) + prompt + 1 > memory
         if crowded or prompt + reserve > memory or state.active == lane.max_batch:
             return int64(NEVER)  # only somebody leaving can change that
-        wake, place = earliest(lane.ends, state, prompt, reserve, memory)
-        wake = max(wake, state.alone if state.active > 0 else 0)
+        wake, place = earliest(lane.ends, state, prompt, reserve, memory, headroom)
         if wake > state.now:
             return wake
         if heaped:
@@ -181,15 +205,13 @@ def _enter(lane: Lane, state: Record, i: int) -> None:
     """Makes request i active."""
     request = lane.requests[uint64(i)]
     request.start = state.now
-    if state.active == 0:
-        state.alone = _alone_until(lane, state, request)
     if lane.first_admission[uint64(i)] < 0:
         lane.first_admission[uint64(i)] = state.now
         if lane.clocked:
             lane.times[uint64(i), uint64(0)] = state.time
             lane.fresh[uint64(state.fresh)] = i
             state.fresh += 1
-    end = state.now + request.output
+    end = state.now + _most_tokens(lane, i)
     ring_add(lane.ring, lane.mask, lane.requests, i, end)
     if state.evicts:
         slot_add(lane, state, i)
@@ -197,13 +219,6 @@ def _enter(lane: Lane, state: Record, i: int) -> None:
     state.prompts += request.prompt
     state.active += 1
     state.next_end = min(state.next_end, end)
-
-
-@jit
-def _alone_until(lane: Lane, state: Record, request: Record) -> int:
-    """When a request that enters an empty worker ceases to be expected to need the headroom."""
-    needs = int64(request.prompt) + request.reserve > lane.memory - lane.headroom
-    return state.now + request.reserve if needs else int64(0)
 
 
 @jit

@@ -10,7 +10,7 @@ from numba import njit
 
 from jaxsched.engines.cpu.batch import Batch, Scratch
 from jaxsched.engines.cpu.events import run_events
-from jaxsched.engines.cpu.layout import FINISHED, INVALID, OPTIONS, SMALLEST, Lane, Record, jit
+from jaxsched.engines.cpu.layout import FINISHED, INVALID, OPTIONS, Lane, Policy, Record, jit
 from jaxsched.engines.cpu.prepare import prepare, survey_lane, view_lane
 from jaxsched.engines.cpu.scan import run_scan
 
@@ -23,35 +23,30 @@ def _compile(sources: int) -> Callable[..., None]:
     """
 
     @njit(**OPTIONS, cache=True)
-    def run_lanes(
-        batch: Batch, first: int, last: int, rule: int, max_batch: int, scratch: Scratch
-    ) -> None:
+    def run_lanes(batch: Batch, first: int, last: int, policy: Policy, scratch: Scratch) -> None:
         """Simulates lanes [first, last) of the batch."""
         if sources:
             for row in range(first, last):
-                _run_lane(batch, row, rule, max_batch, scratch)
+                _run_lane(batch, row, policy, scratch)
 
     return run_lanes
 
 
 @jit
-def _run_lane(batch: Batch, row: int, rule: int, max_batch: int, scratch: Scratch) -> None:
+def _run_lane(batch: Batch, row: int, policy: Policy, scratch: Scratch) -> None:
     state, count = batch.totals[row], batch.num_requests[row]
     _clear_results(batch, row)
     state.status = INVALID
-    if not 0 <= count <= batch.prompt.shape[1]:
-        return
-    survey = survey_lane(batch, row, count, rule)
-    if not survey.valid:
+    if count < 0:
         return
     state.status = FINISHED
     if count == 0:
         return
-    lane = view_lane(batch, row, count, rule, max_batch, survey, scratch)
-    scan = survey.exact and survey.backlog and rule == SMALLEST and count <= max_batch
-    scan &= lane.headroom == 0 and not lane.clocked
+    survey = survey_lane(batch, row, count)
+    lane = view_lane(batch, row, count, policy, survey, scratch)
+    scan = count <= batch.max_batch and not (policy.headroom or policy.quanta or lane.clocked)
     while True:
-        prepare(lane, state, batch, row, survey, scratch)
+        scan &= prepare(lane, state, batch, row, survey, scratch)
         if not scan:
             break
         if run_scan(lane, state):

@@ -33,9 +33,6 @@ RING = 1 << 16
 LAST_TICK = 2**62
 """No round starts at this tick (picosecond) of a clock or later."""
 
-# How a lane orders its requests; see `rules`.
-SMALLEST, SMALLEST_RUNNING, LATEST, VOLUME, FAMILY, NETWORK = range(6)
-
 FINISHED, ROUND_LIMIT, INVALID = 0, 1, 2
 
 REQUEST = np.dtype(
@@ -50,6 +47,27 @@ REQUEST = np.dtype(
         ("before", np.int32),
     ]
 )
+
+ESTIMATE_OFFSET, RESERVE_OFFSET = (REQUEST.fields[name][1] for name in ("estimate", "reserve"))
+
+# What the functions of a policy find in the context of a lane: the memory, and addresses.
+CONTEXT = 20
+(
+    MEMORY, PARAMS, PROMPT, OUTPUT, LOWER, UPPER, POINT, ARRIVAL, RANK, EVICTIONS, REQUESTS, KEY,
+    STANDING, HEADROOM, QUANTUM, SLOT_KEY, SLOT_REQUEST, SLOT_ESTIMATE, SLOT_START, SLOT_PROMPT,
+) = range(CONTEXT)  # fmt: skip
+
+OF_FIELD = {
+    "prompt": PROMPT,
+    "output": OUTPUT,
+    "lower": LOWER,
+    "upper": UPPER,
+    "point": POINT,
+    "arrival": ARRIVAL,
+    "rank": RANK,
+    "evictions": EVICTIONS,
+}
+"""Field of a request -> where its array is found."""
 
 STATE = np.dtype(
     [
@@ -68,7 +86,7 @@ STATE = np.dtype(
             "heaped",  # size of the heap of all others that wait
             "arrived",
             "finished",
-            "alone",  # nobody joins the active request before this round
+            "spent",  # active requests that have generated their quantum
             "prompts",  # sum of the prompts admitted in this round
             "fresh",  # requests whose first run begins in this round
             "evicts",  # whether an eviction is possible
@@ -83,6 +101,21 @@ STATE = np.dtype(
         )
     ]
 )
+
+
+class Policy(NamedTuple):
+    """The compiled functions of a policy, by address, and what the loop has to know of it."""
+
+    start: int  # see the head of `kernels`, like the next three
+    refine: int
+    keys: int
+    narrow: int  # 0 if there is no second form
+    moving: bool  # whether eviction keys change while a request runs
+    entering: bool  # whether they are known when it enters, but not before
+    largest: bool  # whether the largest key is evicted first; they come inverted
+    headroom: bool
+    quanta: bool
+    reads_arrival: bool
 
 
 class Ends(NamedTuple):
@@ -102,7 +135,7 @@ class Slots(NamedTuple):
 
     key: Ints  # what evictions go by; of no meaning between them if the lane's keys move
     request: Ints
-    estimate: Ints  # like the next two, kept only if keys move
+    estimate: Ints  # like the next two, kept only if keys move, or are known at an admission
     start: Ints
     prompt: Ints
 
@@ -117,19 +150,21 @@ class Ring(NamedTuple):
 class Lane(NamedTuple):
     """All that the functions of a lane read and write, apart from its state."""
 
-    rule: int
     memory: int
-    headroom: int  # tokens that must stay free at an admission, unless nobody is active
     max_rounds: int
     max_batch: int
-    moving: bool  # whether eviction keys change while a request runs
+    policy: Policy
+    narrow_until: int  # up to this estimate eviction keys may be computed in 32 bits
     clocked: bool  # whether rounds have lengths
     mask: int  # size of the ring - 1
-    longest: int  # output
-    widest: int  # prompt
+    context: int  # address of what the policy's functions work on
     requests: NDArray  # REQUEST [n + 1]; the last one is no request but the end of linked lists
     arrival: NDArray[np.int64]
     key: Ints  # what admissions go by
+    standing: Ints  # what evictions go by, if that is known before an admission
+    headroom: Ints  # memory that must stay free at an admission, unless nobody is active
+    quantum: Ints  # tokens after which a request gives its place up
+    turn: Ints  # what the policy sees of arrivals
     order: Ints  # the backlog in order of admission
     coming: Ints  # requests by arrival
     fresh: Ints  # requests whose first run begins in this round
@@ -137,7 +172,6 @@ class Lane(NamedTuple):
     ends: Ends
     slots: Slots
     ring: Ring
-    params: NDArray[np.int64]
     clock: NDArray[np.int64]
     completion: Ints
     first_admission: Ints
@@ -170,6 +204,28 @@ def leading_zeros(typingctx, bits):
         return builder.ctlz(args[0], ir.Constant(ir.IntType(1), 1))
 
     return types.uint64(types.uint64), code
+
+
+@intrinsic
+def call(typingctx, address, context, a, b, c):
+    """Calls a function of a policy at its address."""
+
+    def code(context, builder, signature, args):
+        kind = ir.FunctionType(ir.IntType(64), [ir.IntType(64)] * 4)
+        return builder.call(builder.inttoptr(args[0], kind.as_pointer()), args[1:])
+
+    return types.int64(*[types.int64] * 5), code
+
+
+@intrinsic
+def address(typingctx, array):
+    """Where an array begins."""
+
+    def code(context, builder, signature, args):
+        data = context.make_array(signature.args[0])(context, builder, args[0]).data
+        return builder.ptrtoint(data, ir.IntType(64))
+
+    return types.int64(array), code
 
 
 @jit

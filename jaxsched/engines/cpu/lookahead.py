@@ -14,8 +14,13 @@ from jaxsched.engines.cpu.layout import NEVER, Ends, Record, jit, whole_blocks
 
 
 @jit
-def earliest(ends: Ends, state: Record, prompt: int, reserve: int, memory: int) -> tuple[int, int]:
+def earliest(
+    ends: Ends, state: Record, prompt: int, reserve: int, memory: int, headroom: bool
+) -> tuple[int, int]:
     """First round from now on in which the candidate fits if nobody leaves early.
+
+    Under a headroom those that last longer than the candidate may themselves hold too much of
+    `memory`, which is then less than they were tested against.
 
     Returns:
         The round, and the place of the first end after the candidate's own if it is now.
@@ -28,9 +33,20 @@ def earliest(ends: Ends, state: Record, prompt: int, reserve: int, memory: int) 
             own = height - end - ends.lasting[uint64(place)] * (end - start - reserve)
             if own + prompt + reserve > memory:
                 round_ = min(end, height + slack)
+        if headroom:
+            round_ = max(round_, _crowded_until(ends, state, place, memory))
         if round_ <= start:
             return start, place
         start = round_
+
+
+@jit
+def _crowded_until(ends: Ends, state: Record, place: int, memory: int) -> int:
+    """The last end from a place on at which more than the memory is expected to be in use."""
+    for j in range(state.high - 1, place - 1, -1):
+        if int64(ends.height[uint64(j)]) - ends.end[uint64(j)] > memory:
+            return int64(ends.end[uint64(j)])
+    return int64(0)
 
 
 @jit

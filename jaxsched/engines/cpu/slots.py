@@ -4,27 +4,7 @@ from __future__ import annotations
 
 from numba import int32, int64, uint64
 
-from jaxsched.engines.cpu.layout import (
-    FAMILY,
-    NETWORK,
-    NEVER,
-    Lane,
-    Record,
-    Slots,
-    jit,
-    whole_blocks,
-)
-from jaxsched.engines.cpu.network import EVICT, network_key
-from jaxsched.engines.cpu.rules import (
-    EVICT_ESTIMATE,
-    EVICT_PROGRESS,
-    EVICT_PROMPT,
-    RUN_GROWTH,
-    keys_are_narrow,
-    narrow_key,
-    running_key,
-    standing_key,
-)
+from jaxsched.engines.cpu.layout import NEVER, Lane, Record, Slots, call, jit, whole_blocks
 
 
 @jit
@@ -33,12 +13,14 @@ def slot_add(lane: Lane, state: Record, i: int) -> None:
     request, slots, place = lane.requests[uint64(i)], lane.slots, uint64(state.active)
     request.slot = state.active
     slots.request[place] = i
-    if lane.moving:
+    if lane.policy.moving or lane.policy.entering:
         slots.estimate[place] = request.estimate
         slots.start[place] = state.now
         slots.prompt[place] = request.prompt
+        if lane.policy.entering:
+            call(lane.policy.keys, lane.context, state.active, state.active + 1, state.now)
     else:
-        slots.key[place] = standing_key(lane, i, state.now)
+        slots.key[place] = lane.standing[uint64(i)]
 
 
 @jit
@@ -49,8 +31,8 @@ def slot_drop(lane: Lane, state: Record, i: int) -> None:
     lane.requests[uint64(moved)].slot = place
     slots.request[place], slots.request[last] = moved, NEVER
     slots.key[place], slots.key[last] = slots.key[last], NEVER
-    if lane.moving:
-        slots.estimate[place], slots.estimate[last] = slots.estimate[last], NEVER
+    if lane.policy.moving:
+        slots.estimate[place] = slots.estimate[last]
         slots.start[place] = slots.start[last]
         slots.prompt[place] = slots.prompt[last]
 
@@ -58,66 +40,10 @@ def slot_drop(lane: Lane, state: Record, i: int) -> None:
 @jit
 def smallest_key(lane: Lane, state: Record) -> int:
     """The smallest eviction key of this round; keys that move are brought up to it."""
-    slots, params = lane.slots, lane.params
-    if not lane.moving:
-        return least(slots, state.active)
-    if lane.rule == NETWORK:
-        return _move_network(lane, state.active, state.now)
-    if lane.rule != FAMILY:
-        return _move_estimates(slots, state.active, state.now)
-    numbers = (
-        params[EVICT_ESTIMATE],
-        params[EVICT_PROGRESS],
-        params[EVICT_PROMPT],
-        params[RUN_GROWTH],
-    )
-    if keys_are_narrow(lane, state.largest):
-        return _move_narrow(slots, state.active, state.now, numbers)
-    return _move_wide(slots, state.active, state.now, numbers)
-
-
-@jit
-def _move_estimates(slots: Slots, count: int, now: int) -> int:
-    best, now = int32(NEVER), int32(now)
-    for j in range(whole_blocks(count)):
-        slots.key[j] = key = max(slots.estimate[j], int32(now - slots.start[j]))
-        best = min(best, key)
-    return int64(best)
-
-
-@jit
-def _move_narrow(slots: Slots, count: int, now: int, numbers: tuple[int, int, int, int]) -> int:
-    a, b, c, d = numbers
-    narrow, now = (int32(a), int32(b), int32(c), int32(d)), int32(now)
-    best, never = int32(NEVER), int32(NEVER)
-    for j in range(whole_blocks(count)):
-        estimate, tokens = slots.estimate[j], int32(now - slots.start[j])
-        running = narrow_key(narrow, estimate, tokens, slots.prompt[j])
-        slots.key[j] = key = running if estimate != never else never
-        best = min(best, key)
-    return int64(best)
-
-
-@jit
-def _move_wide(slots: Slots, count: int, now: int, numbers: tuple[int, int, int, int]) -> int:
-    best = int64(NEVER)
-    for j in range(count):
-        tokens = now - slots.start[j]
-        slots.key[j] = key = running_key(numbers, slots.estimate[j], tokens, slots.prompt[j])
-        best = min(best, key)
-    return best
-
-
-@jit
-def _move_network(lane: Lane, count: int, now: int) -> int:
-    best, slots = int64(NEVER), lane.slots
-    for j in range(count):
-        prompt, state = int64(slots.prompt[j]), int64(slots.estimate[j])
-        tokens = now - slots.start[j]
-        key = network_key(EVICT, lane.params, lane.memory, prompt, state, tokens)
-        slots.key[j] = key
-        best = min(best, key)
-    return best
+    if not lane.policy.moving:
+        return least(lane.slots, state.active)
+    keys = lane.policy.narrow if state.largest <= lane.narrow_until else lane.policy.keys
+    return call(keys, lane.context, int64(0), state.active, state.now)
 
 
 @jit
@@ -135,3 +61,17 @@ def first_with(slots: Slots, count: int, key: int, last: bool) -> int:
     for j in range(whole_blocks(count)):
         tie = min(tie, int32(slots.request[j] ^ flip) if slots.key[j] == key else int32(NEVER))
     return int64(tie ^ flip)
+
+
+@jit
+def first_spent(lane: Lane, state: Record) -> int:
+    """Of the active requests with their quantum generated, the one that is evicted first."""
+    best, found = int64(0), int64(-1)
+    for j in range(state.active):
+        i = int64(lane.slots.request[uint64(j)])
+        if lane.requests[uint64(i)].start + int64(lane.quantum[uint64(i)]) <= state.now:
+            tie = -i if lane.policy.largest else i
+            place = (int64(lane.slots.key[uint64(j)]) << 32) + tie
+            if found < 0 or place < best:
+                best, found = place, i
+    return found

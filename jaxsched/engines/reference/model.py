@@ -6,19 +6,18 @@ after its last token on. At round t, in this order:
 
 1. complete  requests that have generated their whole output leave, with completion time t;
 2. arrive    requests with `arrival <= t` begin to wait;
-3. evict     those that have generated their quantum, if the rule sets one, and then, while the
-             coming round would not fit, the request first in the rule's eviction order: it loses
-             its tokens, waits again from zero, and the rule refines its estimate;
-4. admit     waiting requests enter in the rule's admission order, until the first that fails the
+3. evict     those that have generated their quantum, if the policy sets one, and then, while the
+             coming round would not fit, the request first in the policy's eviction order: it loses
+             its tokens, waits again from zero, and the policy refines its estimate;
+4. admit     waiting requests enter in the policy's admission order, until the first that fails the
              look-ahead test;
 5. run       every active request generates one token.
 
-A `Rule` supplies the choices in this; everything else is shared. To check a scheduler of your own,
-write it as a `Rule` and compare `simulate` with it:
+A `Policy` supplies the choices in this, called on Python's integers; everything else is shared:
 
->>> from jaxsched.engines.reference import a_min
+>>> from jaxsched.policies import a_min
 >>> requests = [Request(2, 4, 2, 5), Request(1, 6, 1, 8), Request(3, 2, 1, 4), Request(1, 3, 3, 3)]
->>> outcome = simulate(requests, memory=9, rule=a_min())
+>>> outcome = simulate(requests, memory=9, policy=a_min())
 >>> outcome.completion, outcome.total_latency, outcome.evictions, outcome.wasted_tokens
 ([4, 10, 2, 5], 21, 2, 2)
 
@@ -32,9 +31,16 @@ look-ahead test).
 
 from __future__ import annotations
 
+import operator
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from jaxsched.policies import LARGEST, Policy, View
 
 COMPLETED, EVICTED, CUT = "completed", "evicted", "cut"
 FINISHED, ROUND_LIMIT = "finished", "round_limit"
@@ -48,20 +54,11 @@ class Request:
     """One request; lengths in tokens, arrival in rounds, its index is its place in the list."""
 
     prompt: int
-    output: int  # the true length: only a hindsight rule may read it
+    output: int  # the true length: only a hindsight policy may read it
     lower: int  # the predicted interval of the output, which may be wrong
     upper: int
     arrival: int = 0  # under a clock in ticks
     point: int | None = None  # a point prediction of the output; mc_sf needs it
-
-
-@dataclass(frozen=True)
-class Known(Request):
-    """A request as a rule sees it: with the worker's memory beside it."""
-
-    memory: int = 0
-    turn: int = 0  # the number of different arrivals before its own
-    rank: int = 0  # its place by `Rule.rank`
 
 
 @dataclass(frozen=True)
@@ -90,31 +87,6 @@ class Clock:
             + self.per_cache_token * used
             + self.per_token_beyond * beyond
         )
-
-
-@dataclass(frozen=True)
-class Rule:
-    """The choices that make a policy; smaller keys come first, in both orders.
-
-    Equal admission keys are settled by the smaller index; the eviction key settles its own ties.
-    `tokens` is what the request has generated in its present run, `admitted` the round in which
-    that run began. A reserve counts as at least 1 and at most `memory - prompt`.
-    """
-
-    name: str
-    estimate: Callable[[Known], int]  # (request) -> the estimate at first
-    admission_key: Callable[[Known, int], Any]  # (request, estimate)
-    reserve: Callable[[Known, int], int]  # (request, estimate) -> tokens
-    # (request, estimate, tokens, admitted, index)
-    eviction_key: Callable[[Known, int, int, int, int], Any]
-    refine: Callable[[Known, int, int], int]  # (request, estimate, tokens) -> estimate, evicted
-    needs_point: bool = False
-    # (request) -> memory that must stay free when it enters, unless nobody is active
-    headroom: Callable[[Known], int] = lambda request: 0
-    # (requests) -> their places in an order of the whole backlog; None for none
-    rank: Callable[[Sequence[Known]], list[int]] | None = None
-    # (request, estimate) -> tokens, at least 1, after which it gives its place up; None for never
-    quantum: Callable[[Known, int], int] | None = None
 
 
 class Run(NamedTuple):
@@ -151,15 +123,57 @@ class _Worker:
     """The worker between two steps of a round; requests are known by their index."""
 
     def __init__(
-        self, requests: Sequence[Known], memory: int, rule: Rule, max_batch: int | None
+        self, requests: Sequence[Request], memory: int, policy: Policy, max_batch: int | None
     ) -> None:
-        self.requests, self.memory, self.rule, self.max_batch = requests, memory, rule, max_batch
-        self.estimate = [rule.estimate(request) for request in requests]
+        self.requests, self.memory, self.policy = requests, memory, policy
+        self.max_batch = max_batch
+        self.params = jax.tree.map(lambda leaf: np.asarray(leaf).tolist(), policy.params)
+        arrivals = sorted({request.arrival for request in requests})
+        self.turns = {arrival: turn for turn, arrival in enumerate(arrivals)}
+        self.rank = [0] * len(requests)
+        self.evictions = [0] * len(requests)
+        self.estimate = [0] * len(requests)
+        for i in range(len(requests)):
+            self.estimate[i] = max(1, self.ask(policy.estimate, i))
+        if policy.rank is not None and requests:
+            self.rank = self.ranks()
         self.coming = set(range(len(requests)))
         self.waiting: set[int] = set()
         self.active: dict[int, int] = {}  # index -> round of admission
         self.runs: list[list[Run]] = [[] for _ in requests]
         self.used: list[int] = []  # memory in use, one entry per round that ran
+
+    def ask(self, choice: Callable[[View], Any], i: int, tokens: int = 0, admitted: int = 0) -> int:
+        """What a function of the policy says of request i, within what engines compare."""
+        request = self.requests[i]
+        view = View(
+            prompt=request.prompt,
+            output=request.output,
+            lower=request.lower,
+            upper=request.upper,
+            point=request.point,
+            arrival=self.turns[request.arrival],
+            memory=self.memory,
+            rank=self.rank[i],
+            evictions=self.evictions[i],
+            estimate=self.estimate[i],
+            generated=tokens,
+            admitted=admitted,
+            params=self.params,
+        )
+        return max(-LARGEST, min(operator.index(choice(view)), LARGEST))
+
+    def ranks(self) -> list[int]:
+        """Places of all requests by an order of the whole backlog."""
+        names = ("prompt", "output", "lower", "upper")
+        columns = {name: [getattr(r, name) for r in self.requests] for name in names}
+        columns["point"] = [r.point or 0 for r in self.requests]
+        columns["arrival"] = [self.turns[r.arrival] for r in self.requests]
+        columns["estimate"] = self.estimate
+        arrays = {name: jnp.asarray(column, jnp.int64) for name, column in columns.items()}
+        params = jax.tree.map(lambda leaf: jnp.asarray(leaf, jnp.int64), self.policy.params)
+        view = View(**arrays, memory=jnp.int64(self.memory), params=params)
+        return [int(place) for place in self.policy.rank(view, jnp.ones(len(self.requests), bool))]
 
     def complete(self, t: int) -> None:
         for i, admitted in list(self.active.items()):
@@ -173,10 +187,12 @@ class _Worker:
 
     def evict(self, t: int) -> None:
         for i, admitted in list(self.active.items()):
-            if self.rule.quantum and t - admitted >= max(1, self.quantum(i)):
+            quantum = self.policy.quantum
+            if quantum is not None and t - admitted >= max(1, self.ask(quantum, i)):
                 self.send_back(i, t)
+        first = max if self.policy.evict_largest else min
         while self.needed(t) > self.memory:
-            self.send_back(min(self.active, key=lambda i: self.eviction_key(i, t)), t)
+            self.send_back(first(self.active, key=lambda i: self.eviction_key(i, t)), t)
 
     def admit(self, t: int) -> None:
         for i in sorted(self.waiting, key=self.admission_key):
@@ -193,7 +209,8 @@ class _Worker:
 
     def send_back(self, i: int, t: int) -> None:
         tokens = t - self.active[i]
-        self.estimate[i] = self.rule.refine(self.requests[i], self.estimate[i], tokens)
+        self.estimate[i] = max(1, self.ask(self.policy.refine, i, tokens))
+        self.evictions[i] += 1
         self.end(i, t, EVICTED)
         self.waiting.add(i)
 
@@ -205,7 +222,8 @@ class _Worker:
         """The look-ahead test: does memory suffice until all reservations have run out?"""
         admitted = {**self.active, candidate: t}
         ends = {j: max(p + self.reserve(j), t + 1) for j, p in admitted.items()}
-        free = self.rule.headroom(self.requests[candidate]) if self.active else 0
+        headroom = self.policy.headroom if self.active else None
+        free = 0 if headroom is None else self.ask(headroom, candidate)
 
         def expected(then: int) -> int:
             running = [j for j in admitted if ends[j] >= then]
@@ -215,21 +233,16 @@ class _Worker:
         return all(expected(end) <= self.memory - free for end in set(ends.values()))
 
     def reserve(self, i: int) -> int:
-        reserve = self.rule.reserve(self.requests[i], self.estimate[i])
-        if type(reserve) is not int:
-            raise TypeError(f"request {i}: {self.rule.name} reserves {reserve!r}; expected an int")
         # No request can use more; one that reserved more would wait for ever.
-        return min(reserve, self.memory - self.requests[i].prompt)
+        most = self.memory - self.requests[i].prompt
+        return max(1, min(self.ask(self.policy.reserve, i), most))
 
-    def quantum(self, i: int) -> int:
-        return self.rule.quantum(self.requests[i], self.estimate[i])
+    def admission_key(self, i: int) -> tuple[int, int]:
+        return self.ask(self.policy.admission_key, i), i
 
-    def admission_key(self, i: int) -> tuple[Any, int]:
-        return self.rule.admission_key(self.requests[i], self.estimate[i]), i
-
-    def eviction_key(self, i: int, t: int) -> Any:
+    def eviction_key(self, i: int, t: int) -> tuple[int, int]:
         admitted = self.active[i]
-        return self.rule.eviction_key(self.requests[i], self.estimate[i], t - admitted, admitted, i)
+        return self.ask(self.policy.eviction_key, i, t - admitted, admitted), i
 
     def lasts(self, t: int, clock: Clock) -> int:
         """Ticks of round t, which has just run."""
@@ -241,7 +254,7 @@ class _Worker:
 def simulate(
     requests: Sequence[Request],
     memory: int,
-    rule: Rule,
+    policy: Policy,
     max_rounds: int = 2**30,
     max_batch: int | None = None,
     clock: Clock | None = None,
@@ -254,11 +267,23 @@ def simulate(
 
     Raises TypeError or ValueError, naming request, field and value, for what the model refuses:
     lengths below 1, lower > upper, arrivals below 0, anything but a plain int, a request that
-    needs more than the memory, a missing point prediction where the rule reads it, a clock that
+    needs more than the memory, a missing point prediction where the policy reads it, a clock that
     does not advance.
     """
-    _check(requests, memory, rule, max_rounds, max_batch, clock)
-    worker = _Worker(_known(requests, memory, rule), memory, rule, max_batch)
+    _check(requests, memory, policy, max_rounds, max_batch, clock)
+    with jax.enable_x64(True):  # for policies written in `jax.numpy`
+        return _simulate(requests, memory, policy, max_rounds, max_batch, clock)
+
+
+def _simulate(
+    requests: Sequence[Request],
+    memory: int,
+    policy: Policy,
+    max_rounds: int,
+    max_batch: int | None,
+    clock: Clock | None,
+) -> Outcome:
+    worker = _Worker(requests, memory, policy, max_batch)
     rounds: list[tuple[int, int]] = []  # start and end of every round that ran
     t = now = 0
     while True:
@@ -281,18 +306,6 @@ def simulate(
         worker.end(i, t, CUT)
     outcome = _outcome(requests, worker.runs, worker.used)
     return _with_times(outcome, requests, rounds) if clock else outcome
-
-
-def _known(requests: Sequence[Request], memory: int, rule: Rule) -> list[Known]:
-    arrivals = sorted({request.arrival for request in requests})
-    turns = {arrival: turn for turn, arrival in enumerate(arrivals)}
-    known = [
-        Known(**vars(request), memory=memory, turn=turns[request.arrival]) for request in requests
-    ]
-    if rule.rank is None:
-        return known
-    places = rule.rank(known)
-    return [replace(request, rank=place) for request, place in zip(known, places, strict=True)]
 
 
 def _outcome(requests: Sequence[Request], runs: list[list[Run]], used: list[int]) -> Outcome:
@@ -336,7 +349,7 @@ def _with_times(
 def _check(
     requests: Sequence[Request],
     memory: int,
-    rule: Rule,
+    policy: Policy,
     max_rounds: int,
     max_batch: int | None,
     clock: Clock | None,
@@ -348,7 +361,7 @@ def _check(
     if clock is not None:
         _check_clock(clock)
     for i, request in enumerate(requests):
-        _check_request(f"request {i}: ", request, memory, rule)
+        _check_request(f"request {i}: ", request, memory, policy)
 
 
 def _check_clock(clock: Clock) -> None:
@@ -358,19 +371,19 @@ def _check_clock(clock: Clock) -> None:
         raise ValueError("clock: a round may last 0 ticks; expected at least 1")
 
 
-def _check_request(who: str, request: Request, memory: int, rule: Rule) -> None:
+def _check_request(who: str, request: Request, memory: int, policy: Policy) -> None:
     for name in ("prompt", "output", "lower", "upper"):
         _check_int(who + name, getattr(request, name), least=1)
     _check_int(who + "arrival", request.arrival, least=0)
     if request.point is not None:
         _check_int(who + "point", request.point, least=1)
-    elif rule.needs_point:
-        raise ValueError(f"{who}point is None; expected an int >= 1, {rule.name} reads it")
+    elif policy.needs_point:
+        raise ValueError(f"{who}point is None; expected an int >= 1, {policy.name} reads it")
     if request.lower > request.upper:
         raise ValueError(f"{who}lower is {request.lower}; expected <= upper = {request.upper}")
-    if rule.rank is not None and request.arrival > 0:
+    if policy.rank is not None and request.arrival > 0:
         raise ValueError(
-            f"{who}arrival is {request.arrival}; expected 0, {rule.name} orders a whole backlog"
+            f"{who}arrival is {request.arrival}; expected 0, {policy.name} orders a whole backlog"
         )
     if request.prompt + request.output > memory:
         raise ValueError(

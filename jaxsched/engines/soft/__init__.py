@@ -1,14 +1,12 @@
 """A differentiable relaxation of the simulator (see docs/relaxation.md).
 
-choices.py     what a scheduler decides, on real numbers: `SoftPolicy`, the A_min family
 timeline.py    the steps of time: few and coarse, or the exact events of a simulation
 threshold.py   shares of requests up to a threshold that memory sets, and its derivative
 step.py        evict, admit and run shares of requests for one step
 simulate.py    `soft_simulate`: the steps of a lane, checkpointed, and lanes side by side
 """
 
-from jaxsched.engines.soft.choices import A_MIN_FAMILY, SoftPolicy
-from jaxsched.engines.soft.simulate import SoftResult, soft_simulate
+from jaxsched.engines.soft.simulate import A_MIN_FAMILY, A_MIN_NETWORK, SoftResult, soft_simulate
 from jaxsched.engines.soft.timeline import (
     Timeline,
     event_timeline,
@@ -18,7 +16,7 @@ from jaxsched.engines.soft.timeline import (
 
 __all__ = [
     "A_MIN_FAMILY",
-    "SoftPolicy",
+    "A_MIN_NETWORK",
     "SoftResult",
     "Timeline",
     "event_timeline",

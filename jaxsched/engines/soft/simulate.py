@@ -10,15 +10,18 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array, lax
 
-from jaxsched.engines.soft.choices import A_MIN_FAMILY, SoftPolicy
 from jaxsched.engines.soft.step import Lane, State, advance
 from jaxsched.engines.soft.threshold import SAVED
 from jaxsched.engines.soft.timeline import Timeline
 from jaxsched.instance import REQUEST_FIELDS, Instance, check_shapes
-from jaxsched.policies import View
+from jaxsched.policies import Policy, View, family, network
 
-KEY_STEP = 1 / 32
-"""Keys of the family have four bits of fraction; what settles ties stays below that."""
+KEY_STEP = 1 / 2
+"""Keys are whole numbers in the other engines; what settles ties stays below a step of them."""
+
+A_MIN_FAMILY = family.a_min_family()
+A_MIN_NETWORK = network.a_min_network()
+"""Policies whose params are a `FamilyParams` and a `NetworkParams`."""
 
 
 @chex.dataclass(frozen=True, mappable_dataclass=False)
@@ -55,7 +58,7 @@ def soft_simulate(
     temperature: Any,
     timeline: Timeline,
     *,
-    policy: SoftPolicy = A_MIN_FAMILY,
+    policy: Policy = A_MIN_FAMILY,
     exact_gradient: bool = False,
 ) -> SoftResult:
     """Simulates a scheduler softly, differentiable in `params` (see docs/relaxation.md).
@@ -67,11 +70,13 @@ def soft_simulate(
 
     Args:
       instance: Instances of lane shape [...]. Values are not checked, `simulate` does that.
-      params: Numbers of the policy, without lane axes; for the family a `FamilyParams`.
+      params: Numbers of the policy, without lane axes, in floats: a `FamilyParams` or a
+        `NetworkParams` for these, else as the policy's functions read them.
       temperature: Larger than 0; between 0.1 and 1 gradients are of use.
       timeline: The steps, of the instance's lane shape. From `exact_timeline`, the decisions are
         those of an exact simulation and only their derivatives are soft (straight-through).
-      policy: What the scheduler decides.
+      policy: What the scheduler decides: its functions are called on floats, where nothing is
+        rounded (see `jaxsched.policies.arithmetic`); its own `params` are not looked at.
       exact_gradient: Whether the gradient is exactly that of the soft latency, which is chaotic
         on long instances. Without, it is damped in two places: progress does not move the round
         in which memory is freed, and who is admitted displaces no more memory than was freed.
@@ -81,8 +86,10 @@ def soft_simulate(
 
     Raises:
       TypeError: If a field of the instance does not hold integers.
-      ValueError: If a shape is wrong.
+      ValueError: If a shape is wrong, or the policy has an order of all requests, quanta or
+        headroom, for which there is no relaxation.
     """
+    _check_policy(policy)
     check_shapes(instance, needs_point=False)
     lanes, n = instance.lanes, instance.n
     if jnp.shape(timeline.start)[:-1] != lanes:
@@ -90,7 +97,7 @@ def soft_simulate(
             f"timeline has lanes {jnp.shape(timeline.start)[:-1]}; expected {lanes} as the instance"
         )
     dtype = jnp.result_type(float)
-    params = jax.tree.map(lambda leaf: jnp.asarray(leaf, dtype), params)
+    params = _numbers(jax.tree.map(lambda leaf: jnp.asarray(leaf, dtype), params))
     temperature = jnp.asarray(temperature, dtype)
     count = n if instance.num_requests is None else instance.num_requests
     fields = {
@@ -115,18 +122,34 @@ def soft_simulate(
     return one(fields, steps)
 
 
+def _check_policy(policy: Policy) -> None:
+    for name in ("rank", "quantum", "headroom"):
+        if getattr(policy, name) is not None:
+            raise ValueError(f"policy {policy.name!r} has a {name}; soft_simulate knows none")
+
+
+def _numbers(params: Any) -> Any:
+    """What the functions of the policy read, not rounded."""
+    if isinstance(params, family.FamilyParams):
+        return family.unrounded(params)
+    if isinstance(params, network.NetworkParams):
+        return network.unrounded(params)
+    return params
+
+
 def _lane(
     fields: dict[str, Array],
     params: Any,
     temperature: Array,
-    policy: SoftPolicy,
+    policy: Policy,
     exact_gradient: bool,
 ) -> Lane:
     names = {name: fields[name] for name in REQUEST_FIELDS}
     prompt = fields["prompt"]
     n, dtype = prompt.shape[0], prompt.dtype
     place = np.arange(n, dtype=dtype)
-    view = View(rank=jnp.zeros_like(prompt), memory=fields["memory"], params=params, **names)
+    zero = jnp.zeros_like(prompt)
+    view = View(memory=fields["memory"], params=params, evictions=zero, **names)
     return Lane(
         view=view,
         real=place < fields["count"],
@@ -140,13 +163,16 @@ def _lane(
 def _scan(lane: Lane, steps: Timeline) -> State:
     """All steps, in blocks: between blocks the state is kept, within them only thresholds are."""
     zero = jnp.zeros_like(lane.view.prompt)
-    estimate = lane.policy.estimate(lane.view)
+    estimate = zero + lane.policy.estimate(lane.view)
+    evicted = zero if "evictions" in lane.policy.reads else None
     state = State(
         waiting=lane.real.astype(zero.dtype),
         active=zero,
         tokens=zero,
         waiting_estimate=estimate,
         active_estimate=estimate,
+        waiting_evictions=evicted,
+        active_evictions=evicted,
         completion=zero,
         evictions=jnp.sum(zero),
     )

@@ -8,6 +8,7 @@ one uses memory for that part of it only, and its completion time is exact.
 from __future__ import annotations
 
 import dataclasses
+from typing import Any
 
 import chex
 import jax
@@ -15,7 +16,6 @@ import jax.numpy as jnp
 from jax import Array, lax
 from jax.ad_checkpoint import checkpoint_name
 
-from jaxsched.engines.soft.choices import SoftPolicy
 from jaxsched.engines.soft.threshold import (
     SAVED,
     bracket,
@@ -25,7 +25,7 @@ from jaxsched.engines.soft.threshold import (
     standardize,
 )
 from jaxsched.engines.soft.timeline import Timeline
-from jaxsched.policies import Running, View
+from jaxsched.policies import Policy, View
 
 _NONE = 1e-7
 
@@ -46,7 +46,7 @@ class Lane:
     view: View
     real: Array
     tie: Array
-    policy: SoftPolicy
+    policy: Policy
     temperature: Array
     exact_gradient: bool
 
@@ -62,6 +62,9 @@ class State:
         that is carried, so that a share of 0 has a derivative.
       waiting_estimate: Estimate of the output for the waiting share.
       active_estimate: The same for the active share.
+      waiting_evictions: How often the waiting share was evicted; `None` if the policy does not
+        read it, like the next one.
+      active_evictions: The same for the active share.
       completion: Sum over the completed share of its completion time, in rounds.
       evictions: Mass evicted so far, of shape [].
     """
@@ -71,6 +74,8 @@ class State:
     tokens: Array
     waiting_estimate: Array
     active_estimate: Array
+    waiting_evictions: Array | None
+    active_evictions: Array | None
     completion: Array
     evictions: Array
 
@@ -107,14 +112,15 @@ def _held(lane: Lane, value: Array) -> Array:
 
 def _evict(lane: Lane, state: State, step: Timeline, present: Array) -> State:
     view, temperature = lane.view, lane.temperature
-    running = Running(
-        prompt=view.prompt,
+    running = dataclasses.replace(
+        view,
+        estimate=state.active_estimate,
+        evictions=state.active_evictions,
         generated=state.generated,
         admitted=step.start - state.generated,
-        memory=view.memory,
-        params=view.params,
     )
-    key = lane.policy.eviction_key(state.active_estimate, running) + lane.tie
+    key = lane.policy.eviction_key(running)
+    key = _distinct(lane, -key if lane.policy.evict_largest else key)
     key = standardize(key, _held(lane, state.active))
     used = present * (state.active * (view.prompt + _ahead(step)) + state.tokens)
 
@@ -126,13 +132,15 @@ def _evict(lane: Lane, state: State, step: Timeline, present: Array) -> State:
     lost = jnp.where(jnp.sum(used) > view.memory, 1 - kept, 0.0) * present
     lost = _through(step.evicted, lost, state.active)
     mass = lost * state.active
-    estimate = lane.policy.refine(state.active_estimate, running)
+    estimate = lane.policy.refine(running)
     part = _part(mass, state.waiting, state.active)
+    evicted = None if state.active_evictions is None else state.active_evictions + 1
     return state.replace(
         waiting=state.waiting + mass,
         active=state.active - mass,
         tokens=state.tokens * (1 - lost),
-        waiting_estimate=state.waiting_estimate + part * (estimate - state.waiting_estimate),
+        waiting_estimate=_mixed(state.waiting_estimate, part, estimate),
+        waiting_evictions=_mixed(state.waiting_evictions, part, evicted),
         evictions=state.evictions + jnp.sum(mass),
     )
 
@@ -140,17 +148,35 @@ def _evict(lane: Lane, state: State, step: Timeline, present: Array) -> State:
 def _admit(lane: Lane, state: State, step: Timeline, present: Array) -> State:
     view, temperature = lane.view, lane.temperature
     known = jnp.where(view.arrival <= step.start, state.waiting, 0.0)
-    key = lane.policy.admission_key(state.waiting_estimate, view) + lane.tie
-    key = standardize(key, _held(lane, known))
+    key = lane.policy.admission_key(_waiting(lane, state))
+    key = standardize(_distinct(lane, key), _held(lane, known))
     z = _admission_threshold(lane, state, step, present, known, key)
     entering = known * _through(step.admitted, share(z - key, known, temperature), known)
     part = _part(entering, state.active, known)
-    estimate = state.active_estimate
     return state.replace(
         waiting=state.waiting - entering,
         active=state.active + entering,
-        active_estimate=estimate + part * (state.waiting_estimate - estimate),
+        active_estimate=_mixed(state.active_estimate, part, state.waiting_estimate),
+        active_evictions=_mixed(state.active_evictions, part, state.waiting_evictions),
     )
+
+
+def _waiting(lane: Lane, state: State) -> View:
+    return dataclasses.replace(
+        lane.view, estimate=state.waiting_estimate, evictions=state.waiting_evictions
+    )
+
+
+def _distinct(lane: Lane, key: Array) -> Array:
+    """Keys of which equal ones go by index, as far as floats of their size can tell."""
+    key = jnp.broadcast_to(key, lane.tie.shape)
+    size = lax.stop_gradient(jnp.max(jnp.where(lane.real, jnp.abs(key), 0.0)))
+    return key + lane.tie * jnp.maximum(1.0, size / 2**18)
+
+
+def _mixed(old: Any, part: Array, new: Any) -> Any:
+    """The mean of two shares, of which the new one is this part; `None` of `None`."""
+    return None if old is None else old + part * (new - old)
 
 
 def _admission_threshold(
@@ -162,8 +188,11 @@ def _admission_threshold(
     then running sums say how much is in use at each, exactly, whatever the shares are.
     """
     view, temperature, ahead = lane.view, lane.temperature, _ahead(step)
-    rest = _reserve(lane, state.active_estimate) - state.generated
-    ends = jnp.concatenate([rest, _reserve(lane, state.waiting_estimate)])
+    running = dataclasses.replace(
+        lane.view, estimate=state.active_estimate, evictions=state.active_evictions
+    )
+    rest = _reserve(lane, running) - state.generated
+    ends = jnp.concatenate([rest, _reserve(lane, _waiting(lane, state))])
     ends = jnp.maximum(ends, ahead)
     order = checkpoint_name(jnp.argsort(lax.stop_gradient(-ends)), SAVED)
     none = jnp.zeros_like(key)
@@ -192,9 +221,9 @@ def _admission_threshold(
     return root(missing, bracket(key, known, temperature), *by_end, least_slope=least)
 
 
-def _reserve(lane: Lane, estimate: Array) -> Array:
-    most = lane.view.memory - lane.view.prompt
-    return jnp.clip(lane.policy.reserve(estimate, lane.view), 1.0, jnp.maximum(most, 1.0))
+def _reserve(lane: Lane, view: View) -> Array:
+    most = jnp.maximum(view.memory - view.prompt, 1.0)
+    return jnp.broadcast_to(jnp.clip(lane.policy.reserve(view), 1.0, most), most.shape)
 
 
 def _run(lane: Lane, state: State, step: Timeline) -> State:

@@ -27,7 +27,7 @@ ITERATIONS = 24
 """Bisections of a bracket; a Newton step in the end squares what is left of the error."""
 
 _FAR = 1e6
-_VARIANCE_FLOOR = 1e-6
+_VARIANCE_FLOOR = 256e-6
 _BLOCK = 32
 
 

@@ -9,16 +9,24 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
-from jaxsched.engines.xla import hindsight, pool
+from jaxsched.engines.xla import hindsight, loop
+from jaxsched.engines.xla.inputs import (
+    NO_CAP,
+    Limits,
+    Numbers,
+    Table,
+    make_table,
+    ranks,
+    valid_numbers,
+)
 from jaxsched.engines.xla.plan import make_plan
-from jaxsched.engines.xla.source import NO_CAP, Limits, Numbers, Table, make_table, valid_numbers
 from jaxsched.engines.xla.step import step
 from jaxsched.instance import Instance, valid_lanes
-from jaxsched.limbs import to_limbs
-from jaxsched.policies import Policy
+from jaxsched.pairs import split
+from jaxsched.policies.program import Choices
 from jaxsched.result import Result, Status
 
-__all__ = ["Limits", "NO_CAP", "Numbers", "make_plan", "simulate_lanes", "valid_numbers"]
+__all__ = ["Limits", "NO_CAP", "Numbers", "make_plan", "ranks", "simulate_lanes", "valid_numbers"]
 
 GROUP_REQUESTS = 2**17
 """Requests of the lanes that a CPU works on at a time."""
@@ -28,7 +36,7 @@ def simulate_lanes(
     instance: Instance,
     numbers: Numbers,
     limits: Limits,
-    policy: Policy,
+    choices: Choices,
     capped: bool = False,
     history: int = 0,
 ) -> Result:
@@ -41,12 +49,12 @@ def simulate_lanes(
       instance: Instances in canonical form, request arrays of shape [N, n].
       numbers: Those of the policy and the clock, [N, ...].
       limits: Round limit and cap on running requests.
-      policy: The scheduler, without its numbers.
+      choices: The scheduler.
       capped: Whether there is such a cap.
       history: Evicted runs of a lane to keep.
     """
     run = functools.partial(
-        _simulate_group, limits=limits, policy=policy, capped=capped, history=history
+        _simulate_group, limits=limits, choices=choices, capped=capped, history=history
     )
     lanes = instance.lanes[0]
     group = max(1, GROUP_REQUESTS // instance.n)
@@ -69,20 +77,21 @@ def _simulate_group(
     instance: Instance,
     numbers: Numbers,
     limits: Limits,
-    policy: Policy,
+    choices: Choices,
     capped: bool,
     history: int,
 ) -> Result:
     valid = valid_lanes(instance) & valid_numbers(numbers)
     arrivals, clocked = instance.arrival is not None, numbers.clock is not None
-    plan = make_plan(instance.n, instance.lanes[0], arrivals, clocked, history)
-    in_order = policy.shortest_first and not (arrivals or clocked or capped)
-    table = make_table(instance, limits, policy, numbers)
-    records = pool.run(table, policy, plan, ~valid, hindsight.step if in_order else step)
+    counts_evictions = "evictions" in choices.reads
+    plan = make_plan(instance.n, instance.lanes[0], arrivals, clocked, history, counts_evictions)
+    in_order = choices.shortest_first and not (arrivals or clocked or capped)
+    table = make_table(instance, limits, choices, numbers)
+    records = loop.run(table, choices, plan, ~valid, hindsight.step if in_order else step)
     return _summary(table, records, valid)
 
 
-def _summary(table: Table, records: pool.Records, valid: jax.Array) -> Result:
+def _summary(table: Table, records: loop.Records, valid: jax.Array) -> Result:
     """Turns the log's records into completion times and totals."""
     shape = records.last.shape
     output, prompt, arrival = (
@@ -122,8 +131,8 @@ def _summary(table: Table, records: pool.Records, valid: jax.Array) -> Result:
         peak_memory=records.peak,
         rounds=jnp.maximum(jnp.max(completion, axis=-1), 0),
         status=jnp.where(valid, status, np.int32(Status.INVALID)),
-        limbs=to_limbs(totals),
+        totals=split(totals),
         num_requests=table.count,
-        times=None if timed is None else to_limbs(timed.times),
+        times=None if timed is None else split(timed.times),
         history=None if runs is None else runs.entries,
     )

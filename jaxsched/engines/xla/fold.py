@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -57,8 +58,8 @@ def settle(one: jax.Array, *values: jax.Array) -> tuple[jax.Array, ...]:
     )
 
 
-def put(old: jax.Array, condition: jax.Array, place: jax.Array, new: jax.Array) -> jax.Array:
-    """Values of shape [S] with `new` at `place` if `condition` holds.
+def put(old: Any, condition: jax.Array, place: jax.Array, new: Any) -> Any:
+    """Values of shape [S] with `new` at `place` if `condition` holds; `None` of `None`.
 
     A scatter works in place, where a masked choice over all slots does not: XLA:CPU gives its
     result the memory of `old`, and LLVM then refuses to vectorize it.
@@ -69,6 +70,8 @@ def put(old: jax.Array, condition: jax.Array, place: jax.Array, new: jax.Array) 
       place: Where, [].
       new: What to put there, [].
     """
+    if old is None:
+        return None
     place = jnp.where(condition, place, np.int32(old.shape[-1]))
     return old.at[place].set(new, mode="drop")
 

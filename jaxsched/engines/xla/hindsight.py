@@ -17,29 +17,29 @@ import numpy as np
 from jax import lax
 
 from jaxsched.engines.xla.fold import highest, lowest, put, settle, total
-from jaxsched.engines.xla.source import Queue, Source, lookup
+from jaxsched.engines.xla.inputs import Inputs, Queue, lookup
 from jaxsched.engines.xla.state import DONE, NEVER, RUN, WANTS_SLOT, Event, Lane, Plan, Slots
-from jaxsched.policies import Policy
+from jaxsched.policies.program import Choices
 
 
 def step(
-    lane: Lane, queue: Queue, source: Source, policy: Policy, plan: Plan
+    lane: Lane, queue: Queue, inputs: Inputs, choices: Choices, plan: Plan
 ) -> tuple[Lane, Event]:
-    """Admits the next request of one lane; arguments and results as in `jaxsched.engines.xla.step`."""
-    one, slots, time = source.table.one, lane.slots, lane.time
-    index = lookup(source, "order", lane.heads[0])
-    prompt, output = (lookup(source, name, index) for name in ("prompt", "output"))
-    shift, prompt, output = settle(one, prompt - source.memory - time, prompt, output)
+    """Admits the next request of one lane; arguments and results as of `step.step`."""
+    one, slots, time = inputs.table.one, lane.slots, lane.time
+    index = lookup(inputs, "order", lane.heads[0])
+    prompt, output = (lookup(inputs, name, index) for name in ("prompt", "output"))
+    shift, prompt, output = settle(one, prompt - inputs.memory - time, prompt, output)
     wait = highest(jnp.minimum(slots.end - time, slots.load + shift))
     (start,) = settle(one, time + jnp.maximum(wait, 0))
-    more = (lane.heads[0] < source.count) & (start < source.limits.max_rounds)
+    more = (lane.heads[0] < inputs.num_requests) & (start < inputs.limits.max_rounds)
     count = slots.end.shape[-1]
     slot = lowest(jnp.where(slots.end <= start, lax.iota(np.int32, count), np.int32(count)))
     active = lane.halt == RUN
     admitted, slot = settle(one, active & more & (slot < np.int32(count)), slot)
     # The use of memory peaks where a request ends; that of an end that has passed is final.
-    passed = _peak_until(slots, jnp.minimum(start, source.limits.max_rounds))
-    last = jnp.maximum(passed, _last_peak(slots, source.limits.max_rounds))
+    passed = _peak_until(slots, jnp.minimum(start, inputs.limits.max_rounds))
+    last = jnp.maximum(passed, _last_peak(slots, inputs.limits.max_rounds))
     peak = jnp.maximum(lane.peak, jnp.where(admitted, passed, jnp.where(more, 0, last)))
     halt = jnp.where(more, jnp.where(admitted, RUN, WANTS_SLOT), DONE)
     after = lane.replace(

@@ -26,7 +26,14 @@ SHORT_RUN = 4096
 """Returned requests that are merged at once; beyond, a short run is merged into a long one."""
 
 
-def make_plan(n: int, lanes: int, arrivals: bool, clocked: bool = False, history: int = 0) -> Plan:
+def make_plan(
+    n: int,
+    lanes: int,
+    arrivals: bool,
+    clocked: bool = False,
+    history: int = 0,
+    counts_evictions: bool = False,
+) -> Plan:
     """Sizes for `lanes` instances of n requests each.
 
     The numbers are measured on a CPU, see docs/performance.md. They depend on shapes only, so that
@@ -43,6 +50,7 @@ def make_plan(n: int, lanes: int, arrivals: bool, clocked: bool = False, history
         arrivals=arrivals,
         clocked=clocked,
         history=history,
+        counts_evictions=counts_evictions,
     )
 
 

@@ -2,19 +2,20 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
+from jaxsched.engines.xla.choices import ask
 from jaxsched.engines.xla.clock import LAST_TICK
 from jaxsched.engines.xla.fold import lowest, place_of_first, put, settle, total
+from jaxsched.engines.xla.inputs import Inputs, Queue, fields_of, known_as, lookup
 from jaxsched.engines.xla.slots import Leaver, Request
-from jaxsched.engines.xla.source import Queue, Source, lookup, view_of
 from jaxsched.engines.xla.state import NEVER, Entries, Lane, Plan
-from jaxsched.policies import Policy
+from jaxsched.policies.program import Choices
 
 
 class Arrivals(NamedTuple):
@@ -30,14 +31,15 @@ class Candidate(NamedTuple):
     """The first waiting request in admission order; scalars."""
 
     key: jax.Array
-    index: jax.Array
+    position: jax.Array  # of the request in its instance
     estimate: jax.Array
+    evictions: jax.Array | None
     origin: jax.Array  # 0 the fresh order, then the returned runs, the buffer, the evicted one
     place: jax.Array  # in the buffer
 
 
 def arrive(
-    lane: Lane, source: Source, time: jax.Array, stepping: jax.Array, policy: Policy, plan: Plan
+    lane: Lane, inputs: Inputs, time: jax.Array, stepping: jax.Array, choices: Choices, plan: Plan
 ) -> Arrivals:
     """Moves one request that has arrived to the buffer."""
     if not plan.arrivals:
@@ -45,17 +47,14 @@ def arrive(
         return Arrivals(lane.buffer, lane.heads, jnp.zeros_like(stepping), never)
     name, now, never = ("due", lane.clock, LAST_TICK) if plan.clocked else ("arrival", time, NEVER)
     taken = lane.heads[0]
-    index, following = (lookup(source, "order", taken + i) for i in (0, 1))
-    view = view_of(source, index)
+    index, following = (lookup(inputs, "order", taken + i) for i in (0, 1))
     with jax.enable_x64(True):
-        known = lookup(source, name, index) <= now
-    arrived = stepping & (taken < source.count) & known
-    estimate = policy.estimate(view)
-    key = policy.admission_key(estimate, view)
-    buffer = push(lane.buffer, arrived, key, index, estimate)
+        known = lookup(inputs, name, index) <= now
+    arrived = stepping & (taken < inputs.num_requests) & known
+    buffer = push(lane.buffer, arrived, *_fresh(inputs, index, choices, plan))
     taken = taken + arrived.astype(np.int32)
-    arrival = lookup(source, name, jnp.where(arrived, following, index))
-    left = taken < source.count
+    arrival = lookup(inputs, name, jnp.where(arrived, following, index))
+    left = taken < inputs.num_requests
     with jax.enable_x64(True):
         next_one, more = jnp.where(left, arrival - now, never), left & (arrival <= now)
     return Arrivals(buffer, lane.heads.at[0].set(taken), more, next_one)
@@ -65,41 +64,59 @@ def candidate(
     buffer: Entries,
     heads: jax.Array,
     queue: Queue,
-    source: Source,
+    inputs: Inputs,
     leaver: Leaver,
-    policy: Policy,
+    choices: Choices,
     plan: Plan,
 ) -> Candidate:
     """The smallest (key, index) of the fresh order, returned runs, buffer and the evicted one."""
     zero = jnp.zeros_like(leaver.slot)
-    place = place_of_first(buffer.key, buffer.index, source.table.one)
-    key, index, estimate = (_at(a, place) for a in (buffer.key, buffer.index, buffer.estimate))
+    place = place_of_first(buffer.key, buffer.index, inputs.table.one)
+    buffered = (
+        _at(a, place) for a in (buffer.key, buffer.index, buffer.estimate, buffer.evictions)
+    )
     origin = zero + np.int32(1 + len(queue.runs))
-    best = Candidate(key, index, estimate, origin, place)
-    key, index = (jnp.where(leaver.evicted, a, NEVER) for a in (leaver.key, leaver.index))
-    best = _earlier(best, Candidate(key, index, leaver.estimate, origin + 1, zero))
+    best = Candidate(*buffered, origin, place)
+    key, index = (jnp.where(leaver.evicted, a, NEVER) for a in (leaver.key, leaver.position))
+    evicted = Candidate(key, index, leaver.estimate, leaver.evictions, origin + 1, zero)
+    best = _earlier(best, evicted)
     for i, run in enumerate(queue.runs, start=1):
         left = heads[i] < np.int32(run[0].shape[-1])
         key, index = (jnp.where(left, _at(array, heads[i]), NEVER) for array in run)
-        estimate = _at(queue.estimate, index)
-        best = _earlier(best, Candidate(key, index, estimate, zero + np.int32(i), zero))
+        own = (_at(array, index) for array in (queue.estimate, queue.evictions))
+        best = _earlier(best, Candidate(key, index, *own, zero + np.int32(i), zero))
     if not plan.arrivals:
-        left = heads[0] < source.count
-        index = jnp.where(left, lookup(source, "order", heads[0]), NEVER)
-        view = view_of(source, index)
-        estimate = policy.estimate(view)
-        key = jnp.where(left, policy.admission_key(estimate, view), NEVER)
-        best = _earlier(best, Candidate(key, index, estimate, zero, zero))
-    return Candidate(*settle(source.table.one, *best))
+        left = heads[0] < inputs.num_requests
+        index = jnp.where(left, lookup(inputs, "order", heads[0]), NEVER)
+        key, _, *own = _fresh(inputs, index, choices, plan)
+        best = _earlier(best, Candidate(jnp.where(left, key, NEVER), index, *own, zero, zero))
+    return jax.tree.map(lambda value: settle(inputs.table.one, value)[0], best)
 
 
-def request(candidate: Candidate, source: Source, policy: Policy) -> Request:
+def _fresh(
+    inputs: Inputs, index: jax.Array, choices: Choices, plan: Plan
+) -> tuple[jax.Array, jax.Array, jax.Array, jax.Array | None]:
+    """Key, index, estimate and evictions of a request that has not run yet."""
+    read, none = fields_of(inputs, index), jnp.zeros_like(index)
+    estimate = ask(choices, "estimate", read, inputs.params)
+    read = known_as(read, estimate=estimate, evictions=none)
+    key = ask(choices, "admission_key", read, inputs.params)
+    return key, index, estimate, none if plan.counts_evictions else None
+
+
+def request(candidate: Candidate, inputs: Inputs, choices: Choices) -> Request:
     """What a slot needs to know of the candidate; its reserve is capped here, for every policy."""
-    view = view_of(source, candidate.index)
-    reserve = policy.reserve(candidate.estimate, view)
-    (reserve,) = settle(source.table.one, jnp.clip(reserve, 1, source.memory - view.prompt))
-    free = None if policy.headroom is None else policy.headroom(view)
-    return Request(view.prompt, view.output, reserve, candidate.estimate, candidate.index, free)
+    read = fields_of(inputs, candidate.position)
+    prompt, output = read("prompt"), read("output")
+    read = known_as(read, estimate=candidate.estimate, evictions=candidate.evictions)
+    reserve = ask(choices, "reserve", read, inputs.params)
+    (reserve,) = settle(inputs.table.one, jnp.clip(reserve, 1, inputs.memory - prompt))
+    free = None
+    if choices.headroom is not None:
+        free = jnp.minimum(ask(choices, "headroom", read, inputs.params), inputs.memory)
+    return Request(
+        prompt, output, reserve, candidate.estimate, candidate.evictions, candidate.position, free
+    )
 
 
 def take(
@@ -113,7 +130,12 @@ def take(
 
 
 def push(
-    buffer: Entries, condition: jax.Array, key: jax.Array, index: jax.Array, estimate: jax.Array
+    buffer: Entries,
+    condition: jax.Array,
+    key: jax.Array,
+    index: jax.Array,
+    estimate: jax.Array,
+    evictions: jax.Array | None,
 ) -> Entries:
     """Puts one request into the first free place of the buffer; there always is one."""
     count = buffer.key.shape[-1]
@@ -123,6 +145,7 @@ def push(
         key=put(buffer.key, condition, place, key),
         index=put(buffer.index, condition, place, index),
         estimate=put(buffer.estimate, condition, place, estimate),
+        evictions=put(buffer.evictions, condition, place, evictions),
     )
 
 
@@ -133,11 +156,13 @@ def crowded(buffer: Entries) -> jax.Array:
 
 
 def _earlier(a: Candidate, b: Candidate) -> Candidate:
-    first = (a.key < b.key) | ((a.key == b.key) & (a.index < b.index))
-    return Candidate(*(jnp.where(first, x, y) for x, y in zip(a, b, strict=True)))
+    first = (a.key < b.key) | ((a.key == b.key) & (a.position < b.position))
+    return jax.tree.map(lambda x, y: jnp.where(first, x, y), a, b)
 
 
-def _at(array: jax.Array, place: jax.Array) -> jax.Array:
-    """One element; past the end the last."""
+def _at(array: Any, place: jax.Array) -> Any:
+    """One element; past the end the last. `None` of `None`."""
+    if array is None:
+        return None
     place = jnp.minimum(place, np.int32(array.shape[-1] - 1))
     return array.at[place].get(mode="promise_in_bounds")

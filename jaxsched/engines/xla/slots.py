@@ -19,10 +19,11 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
+from jaxsched.engines.xla.choices import ask
 from jaxsched.engines.xla.fold import highest, lowest, place_of_first, put, settle, total
-from jaxsched.engines.xla.source import Source, view_of
+from jaxsched.engines.xla.inputs import Inputs, Read, fields_of, known_as
 from jaxsched.engines.xla.state import NEVER, Slots
-from jaxsched.policies import Policy, Running
+from jaxsched.policies.program import Choices
 
 FIRST = np.int32(-(2**31))
 """Key that goes before every other: a reservation left behind by an early completion."""
@@ -34,7 +35,7 @@ class Usage(NamedTuple):
     running: jax.Array
     late: jax.Array  # completed before the end it had reserved
     spent: jax.Array | None  # running, with its quantum generated; `None` if there are no quanta
-    count: jax.Array  # running requests
+    active: jax.Array  # running requests
     room: jax.Array  # memory left in this round if all running requests go on
     num_late: jax.Array
     num_spent: jax.Array | None
@@ -50,8 +51,9 @@ class Leaver(NamedTuple):
     end: jax.Array
     prompt: jax.Array
     generated: jax.Array
-    index: jax.Array
+    position: jax.Array  # of the request in its instance
     estimate: jax.Array  # refined
+    evictions: jax.Array | None  # this one included
     key: jax.Array  # admission key
 
 
@@ -62,7 +64,8 @@ class Request(NamedTuple):
     output: jax.Array
     reserve: jax.Array
     estimate: jax.Array
-    index: jax.Array
+    evictions: jax.Array | None
+    position: jax.Array  # in its instance
     headroom: jax.Array | None  # memory that its look-ahead test leaves free beside others
 
 
@@ -75,18 +78,18 @@ class Ahead(NamedTuple):
     load: jax.Array  # memory reserved at the request's own end, its own included
 
 
-def usage(slots: Slots, time: jax.Array, source: Source, policy: Policy) -> Usage:
+def usage(slots: Slots, time: jax.Array, inputs: Inputs, choices: Choices) -> Usage:
     """Counts what is running; completing costs no write, since a slot knows when it is free."""
     running = slots.finish > time
     late = ~running & (slots.end > time)
     count = total(running.astype(np.int32))
     base = total(jnp.where(running, slots.prompt - slots.admitted, 0))
-    room = source.memory - (base + count * (time + 1))
+    room = inputs.memory - (base + count * (time + 1))
     num_late = total(late.astype(np.int32))
-    if policy.quantum is None:
+    if choices.quantum is None:
         return Usage(running, late, None, count, room, num_late, None, None)
-    seen = _seen(slots, time, source)
-    left = jnp.maximum(policy.quantum(slots.estimate, seen), 1) - seen.generated
+    quantum = ask(choices, "quantum", _seen(slots, time, inputs), inputs.params, running.shape)
+    left = quantum - (time - slots.admitted)
     spent = running & (left <= 0)
     num_spent = total(spent.astype(np.int32))
     next_spent = lowest(jnp.where(running & ~spent, left, NEVER))
@@ -94,30 +97,35 @@ def usage(slots: Slots, time: jax.Array, source: Source, policy: Policy) -> Usag
 
 
 def leaver(
-    slots: Slots, usage: Usage, time: jax.Array, stepping: jax.Array, source: Source, policy: Policy
+    slots: Slots,
+    usage: Usage,
+    time: jax.Array,
+    stepping: jax.Array,
+    inputs: Inputs,
+    choices: Choices,
 ) -> Leaver:
     """A late slot, else one with its quantum generated, else on overflow the first evicted."""
-    one = source.table.one
+    one = inputs.table.one
     leaves, some = usage.running, usage.room < 0
     if usage.spent is not None:
         leaves = jnp.where(usage.num_spent > 0, usage.spent, leaves)
         some |= usage.num_spent > 0
     evicts = stepping & (usage.num_late == 0) & some
     evicts, stepping = settle(one, evicts, stepping)
-    key = policy.eviction_key(slots.estimate, _seen(slots, time, source))
-    index = slots.index
-    if policy.evict_largest:
+    index, seen = slots.index, _seen(slots, time, inputs)
+    key = ask(choices, "eviction_key", seen, inputs.params, index.shape)
+    if choices.evict_largest:
         key, index = ~key, ~index
     key = jnp.where(leaves & evicts, key, NEVER)
     key = jnp.where(usage.late & stepping, FIRST, key)
     slot = place_of_first(key, index, one)
-    end, prompt, admitted, index, estimate = (
-        array.at[slot].get(mode="promise_in_bounds")
-        for array in (slots.end, slots.prompt, slots.admitted, slots.index, slots.estimate)
-    )
-    generated = time - admitted
-    seen = Running(prompt, generated, admitted, source.memory, source.params)
-    estimate = policy.refine(estimate, seen)
+    own = jax.tree.map(lambda array: array.at[slot].get(mode="promise_in_bounds"), slots)
+    end, prompt, index, generated = own.end, own.prompt, own.index, time - own.admitted
+    read = known_as(fields_of(inputs, index), prompt=prompt, evictions=own.evictions)
+    before = known_as(read, estimate=own.estimate, generated=generated)
+    estimate = ask(choices, "refine", before, inputs.params)
+    evictions = None if own.evictions is None else own.evictions + 1
+    after = known_as(read, estimate=estimate, evictions=evictions)
     found = Leaver(
         exists=(stepping & (usage.num_late > 0)) | evicts,
         evicted=evicts,
@@ -125,17 +133,24 @@ def leaver(
         end=end,
         prompt=prompt,
         generated=generated,
-        index=index,
+        position=index,
         estimate=estimate,
-        key=policy.admission_key(estimate, view_of(source, index)),
+        evictions=evictions,
+        key=ask(choices, "admission_key", after, inputs.params),
     )
-    return Leaver(*settle(one, *found))
+    return jax.tree.map(lambda value: settle(one, value)[0], found)
 
 
-def _seen(slots: Slots, time: jax.Array, source: Source) -> Running:
+def _seen(slots: Slots, time: jax.Array, inputs: Inputs) -> Read:
     """What a policy may know of the requests in the slots."""
-    generated = time - slots.admitted
-    return Running(slots.prompt, generated, slots.admitted, source.memory, source.params)
+    return known_as(
+        fields_of(inputs, slots.index),
+        prompt=slots.prompt,
+        estimate=slots.estimate,
+        evictions=slots.evictions,
+        generated=time - slots.admitted,
+        admitted=slots.admitted,
+    )
 
 
 def release(slots: Slots, leaver: Leaver, time: jax.Array) -> Slots:
@@ -211,5 +226,6 @@ def insert(
         admitted=put(slots.admitted, admitted, slot, time),
         prompt=put(slots.prompt, admitted, slot, request.prompt),
         estimate=put(slots.estimate, admitted, slot, request.estimate),
-        index=put(slots.index, admitted, slot, request.index),
+        index=put(slots.index, admitted, slot, request.position),
+        evictions=put(slots.evictions, admitted, slot, request.evictions),
     )

@@ -29,6 +29,7 @@ class Plan:
       arrivals: Whether requests arrive over time.
       clocked: Whether rounds have lengths.
       history: Evicted runs of a lane that there is room for in `Records.history`.
+      counts_evictions: Whether the policy reads how often a request was evicted.
     """
 
     n: int
@@ -40,6 +41,7 @@ class Plan:
     arrivals: bool
     clocked: bool = False
     history: int = 0
+    counts_evictions: bool = False
 
 
 @chex.dataclass(frozen=True, mappable_dataclass=False)
@@ -56,6 +58,7 @@ class Slots:
       prompt: Prompt length in tokens, [S].
       estimate: The policy's estimate, [S].
       index: Position of the request in its instance, [S].
+      evictions: How often the request was evicted, [S]; `None` if the policy does not read it.
     """
 
     end: chex.Array
@@ -65,6 +68,7 @@ class Slots:
     prompt: chex.Array
     estimate: chex.Array
     index: chex.Array
+    evictions: chex.Array | None
 
 
 @chex.dataclass(frozen=True, mappable_dataclass=False)
@@ -74,6 +78,7 @@ class Entries:
     key: chex.Array
     index: chex.Array
     estimate: chex.Array
+    evictions: chex.Array | None
 
 
 @chex.dataclass(frozen=True, mappable_dataclass=False)
@@ -122,16 +127,18 @@ class Event:
     clock: chex.Array | None = None
 
 
-def empty_slots(lanes: int, count: int) -> Slots:
-    """Free slots of shape [lanes, count]."""
-    zeros = jnp.zeros((lanes, count), jnp.int32)
+def empty_slots(lanes: int, plan: Plan) -> Slots:
+    """Free slots of shape [lanes, S], as many as there may ever be."""
+    zeros = jnp.zeros((lanes, plan.slots[-1]), jnp.int32)
     return Slots(
         end=zeros, load=zeros, finish=zeros, admitted=zeros, prompt=zeros, estimate=zeros,
-        index=zeros,
+        index=zeros, evictions=zeros if plan.counts_evictions else None,
     )  # fmt: skip
 
 
-def empty_buffer(lanes: int, count: int) -> Entries:
-    """An empty buffer of shape [lanes, count]."""
-    never = jnp.full((lanes, count), NEVER)
-    return Entries(key=never, index=never, estimate=jnp.zeros_like(never))
+def empty_buffer(lanes: int, plan: Plan) -> Entries:
+    """An empty buffer of shape [lanes, B]."""
+    never = jnp.full((lanes, plan.buffer), NEVER)
+    zeros = jnp.zeros_like(never)
+    evictions = zeros if plan.counts_evictions else None
+    return Entries(key=never, index=never, estimate=zeros, evictions=evictions)

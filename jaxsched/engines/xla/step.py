@@ -12,52 +12,52 @@ from jaxsched.engines.xla import queue as waiting
 from jaxsched.engines.xla import slots as running
 from jaxsched.engines.xla.clock import LAST_TICK, elapsed, first_round, rounds_until
 from jaxsched.engines.xla.fold import settle
-from jaxsched.engines.xla.source import Queue, Source
+from jaxsched.engines.xla.inputs import Inputs, Queue
 from jaxsched.engines.xla.state import DONE, NEVER, RUN, WANTS_BUFFER, WANTS_SLOT, Event, Lane, Plan
-from jaxsched.policies import Policy
+from jaxsched.policies.program import Choices
 
 
 def step(
-    lane: Lane, queue: Queue, source: Source, policy: Policy, plan: Plan
+    lane: Lane, queue: Queue, inputs: Inputs, choices: Choices, plan: Plan
 ) -> tuple[Lane, Event]:
     """Advances one lane to its next change and applies it: at most one eviction, one admission.
 
     Args:
       lane: The lane, unbatched.
       queue: The requests that returned to its queue, read only.
-      source: Its instance, read only.
-      policy: The four choices.
+      inputs: Its instance, read only.
+      choices: The four choices.
       plan: Static sizes.
 
     Returns:
       The lane after the step, and what happened. A lane that stands still comes back unchanged.
     """
-    one = source.table.one
+    one = inputs.table.one
     (time,) = settle(one, lane.time + lane.jump)
-    stepping = (lane.halt == RUN) & (time < source.limits.max_rounds)
+    stepping = (lane.halt == RUN) & (time < inputs.limits.max_rounds)
     if plan.clocked:
         with jax.enable_x64(True):
             stepping &= lane.clock < LAST_TICK
     with jax.named_scope("arrive"):
-        arrivals = waiting.arrive(lane, source, time, stepping, policy, plan)
+        arrivals = waiting.arrive(lane, inputs, time, stepping, choices, plan)
     with jax.named_scope("evict"):
-        usage = running.usage(lane.slots, time, source, policy)
-        leaver = running.leaver(lane.slots, usage, time, stepping, source, policy)
+        usage = running.usage(lane.slots, time, inputs, choices)
+        leaver = running.leaver(lane.slots, usage, time, stepping, inputs, choices)
         room = usage.room + jnp.where(leaver.evicted, leaver.prompt + leaver.generated + 1, 0)
-        count = usage.count - leaver.evicted.astype(np.int32)
+        count = usage.active - leaver.evicted.astype(np.int32)
         room, count = settle(one, room, count)
         slots = running.release(lane.slots, leaver, time)
     with jax.named_scope("admit"):
         candidate = waiting.candidate(
-            arrivals.buffer, arrivals.heads, queue, source, leaver, policy, plan
+            arrivals.buffer, arrivals.heads, queue, inputs, leaver, choices, plan
         )
-        request = waiting.request(candidate, source, policy)
+        request = waiting.request(candidate, inputs, choices)
         free = _headroom(request, count)
-        ahead = running.look_ahead(slots, time, request, room - free, source.memory - free, one)
+        ahead = running.look_ahead(slots, time, request, room - free, inputs.memory - free, one)
         blocked = (usage.num_late > 1) | (room < 0) | arrivals.more
         if usage.num_spent is not None:
             blocked |= usage.num_spent > leaver.evicted.astype(np.int32)
-        exists = (candidate.index != NEVER) & (count < source.limits.max_batch)
+        exists = (candidate.position != NEVER) & (count < inputs.limits.max_batch)
         wanted = stepping & exists & ahead.passes & ~blocked
         slot = running.first_free(slots, time)
         admitted = wanted & (slot < np.int32(slots.end.shape[-1]))
@@ -65,25 +65,26 @@ def step(
         slots = running.insert(slots, slot, admitted, request, load, time)
     with jax.named_scope("queue"):
         buffer, heads = waiting.take(arrivals.buffer, arrivals.heads, candidate, admitted)
-        returns = leaver.evicted & ~(admitted & (candidate.index == leaver.index))
-        buffer = waiting.push(buffer, returns, leaver.key, leaver.index, leaver.estimate)
+        returns = leaver.evicted & ~(admitted & (candidate.position == leaver.position))
+        entry = (leaver.key, leaver.position, leaver.estimate, leaver.evictions)
+        buffer = waiting.push(buffer, returns, *entry)
     with jax.named_scope("jump"):
         wait = jnp.where(exists, ahead.wait, NEVER)
         overflow = jnp.where(count > 0, room // jnp.maximum(count, 1) + 1, NEVER)
         change = jnp.minimum(jnp.minimum(wait, overflow), ahead.next_completion)
-        change = jnp.minimum(change, source.limits.max_rounds - time)
+        change = jnp.minimum(change, inputs.limits.max_rounds - time)
         if usage.next_spent is not None:
             change = jnp.minimum(change, usage.next_spent)
         still = stepping & ~blocked & ~wanted
         silent = still & ~exists & (count == 0)
         prompt = jnp.where(admitted, request.prompt, 0)
         if plan.clocked:
-            used = source.memory - room
-            passing = _pass_time(lane, arrivals, source, change, still, silent, prompt, count, used)
+            used = inputs.memory - room
+            passing = _pass_time(lane, arrivals, inputs, change, still, silent, prompt, count, used)
         else:
             passing = _pass_rounds(arrivals, change, still, silent)
         jump = passing.jump
-        used = source.memory - room + (jump - 1) * count
+        used = inputs.memory - room + (jump - 1) * count
     halt = jnp.where(wanted & ~admitted, WANTS_SLOT, RUN)
     halt = jnp.where(waiting.crowded(buffer), WANTS_BUFFER, halt)
     halt = jnp.where(passing.idle | ~stepping, DONE, halt)
@@ -99,8 +100,8 @@ def step(
         prefill=passing.prefill,
     )
     event = Event(
-        admitted=jnp.where(admitted, candidate.index, NEVER),
-        evicted=jnp.where(leaver.evicted, leaver.index, NEVER),
+        admitted=jnp.where(admitted, candidate.position, NEVER),
+        evicted=jnp.where(leaver.evicted, leaver.position, NEVER),
         time=time,
         lost=leaver.generated,
         clock=lane.clock,
@@ -136,7 +137,7 @@ def _pass_rounds(
 def _pass_time(
     lane: Lane,
     arrivals: waiting.Arrivals,
-    source: Source,
+    inputs: Inputs,
     change: jax.Array,
     still: jax.Array,
     silent: jax.Array,
@@ -149,7 +150,7 @@ def _pass_time(
     Args:
       lane: The lane before the step.
       arrivals: How long until the next one.
-      source: Has the coefficients of the clock.
+      inputs: Has the coefficients of the clock.
       change: Rounds until anything but an arrival changes.
       still: Whether nothing more happens in this round.
       silent: Whether, besides, nobody is there.
@@ -158,9 +159,9 @@ def _pass_time(
       used: Memory in use in the coming round.
     """
     prefill = lane.prefill + prompt
-    first = first_round(source.clock, prefill, count, used)
+    first = first_round(inputs.clock, prefill, count, used)
     with jax.enable_x64(True):
-        growth = source.clock[3] * count.astype(jnp.int64)
+        growth = inputs.clock[3] * count.astype(jnp.int64)
         need = LAST_TICK - lane.clock
         some = jnp.zeros_like(silent)
         if arrivals.next_one.dtype == jnp.int64:

@@ -16,8 +16,8 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
-from jaxsched.engines.xla import journal
-from jaxsched.engines.xla.source import Queue, Source, Table, gather, sorted_pairs, source_of
+from jaxsched.engines.xla import log as events
+from jaxsched.engines.xla.inputs import Inputs, Queue, Table, gather, inputs_of, sorted_pairs
 from jaxsched.engines.xla.state import (
     DONE,
     NEVER,
@@ -30,9 +30,9 @@ from jaxsched.engines.xla.state import (
     empty_buffer,
     empty_slots,
 )
-from jaxsched.policies import Policy
+from jaxsched.policies.program import Choices
 
-Step = Callable[[Lane, Queue, Source, Policy, Plan], tuple[Lane, Event]]
+Step = Callable[[Lane, Queue, Inputs, Choices, Plan], tuple[Lane, Event]]
 Run = tuple[jax.Array, jax.Array]
 Runs = tuple[Run, ...]
 Merged = tuple[Runs, jax.Array]
@@ -58,8 +58,8 @@ class Records:
     preemptions: chex.Array
     lost: chex.Array
     peak: chex.Array
-    timed: journal.Timed | None = None
-    runs: journal.Runs | None = None
+    timed: events.Timed | None = None
+    runs: events.Runs | None = None
 
 
 @chex.dataclass(frozen=True, mappable_dataclass=False)
@@ -83,19 +83,19 @@ class Pool:
     records: Records
 
 
-def run(table: Table, policy: Policy, plan: Plan, skip: jax.Array, advance: Step) -> Records:
+def run(table: Table, choices: Choices, plan: Plan, skip: jax.Array, advance: Step) -> Records:
     """Simulates every instance of a table.
 
     Args:
       table: N instances.
-      policy: The scheduler.
+      choices: The scheduler.
       plan: Static sizes.
       skip: Instances that must not be simulated, [N] bool.
       advance: A step of one lane.
     """
     pool = _start(table, plan, skip)
     branches = [
-        functools.partial(_chunk, table, policy, plan, advance, i) for i in range(len(plan.slots))
+        functools.partial(_chunk, table, choices, plan, advance, i) for i in range(len(plan.slots))
     ]
 
     def body(pool: Pool) -> Pool:
@@ -118,14 +118,14 @@ def _start(table: Table, plan: Plan, skip: jax.Array) -> Pool:
     shape = (total, plan.n)
     return Pool(
         lanes=Lane(
-            slots=empty_slots(lanes, plan.slots[-1]),
-            buffer=empty_buffer(lanes, plan.buffer),
+            slots=empty_slots(lanes, plan),
+            buffer=empty_buffer(lanes, plan),
             time=zero,
             jump=zero,
             heads=_fresh_heads(plan, lanes),
             peak=zero,
             halt=halt,
-            clock=journal.wide_zeros((lanes,)) if plan.clocked else None,
+            clock=events.wide_zeros((lanes,)) if plan.clocked else None,
             prefill=zero if plan.clocked else None,
         ),
         queues=_empty_queues(plan, lanes),
@@ -136,10 +136,10 @@ def _start(table: Table, plan: Plan, skip: jax.Array) -> Pool:
             last=jnp.full(shape, -1, jnp.int32),
             first=jnp.full(shape, NEVER),
             preemptions=jnp.zeros(shape, jnp.int32),
-            lost=journal.wide_zeros((total, 2)),
+            lost=events.wide_zeros((total, 2)),
             peak=jnp.zeros((total,), jnp.int32),
-            timed=journal.no_times(shape) if plan.clocked else None,
-            runs=journal.no_runs(total, plan.history) if plan.history else None,
+            timed=events.no_times(shape) if plan.clocked else None,
+            runs=events.no_runs(total, plan.history) if plan.history else None,
         ),
     )
 
@@ -151,13 +151,16 @@ def _fresh_heads(plan: Plan, lanes: int) -> jax.Array:
 
 def _empty_queues(plan: Plan, lanes: int) -> Queue:
     never = [jnp.full((lanes, capacity), NEVER) for capacity in plan.runs]
+    zeros = jnp.zeros((lanes, plan.n), jnp.int32)
     return Queue(
-        runs=tuple((run, run) for run in never), estimate=jnp.zeros((lanes, plan.n), jnp.int32)
+        runs=tuple((run, run) for run in never),
+        estimate=zeros,
+        evictions=zeros if plan.counts_evictions else None,
     )
 
 
 def _chunk(
-    table: Table, policy: Policy, plan: Plan, advance: Step, level: int, pool: Pool
+    table: Table, choices: Choices, plan: Plan, advance: Step, level: int, pool: Pool
 ) -> tuple[Pool, Event]:
     """Steps all lanes until each stands still, `plan.chunk` times at most."""
     count, widest = plan.slots[level], plan.slots[-1]
@@ -165,7 +168,7 @@ def _chunk(
     lanes = pool.lanes.replace(slots=narrow)
 
     def one(lane: Lane, queue: Queue, row: jax.Array) -> tuple[Lane, Event]:
-        return advance(lane, queue, source_of(table, row), policy, plan)
+        return advance(lane, queue, inputs_of(table, row), choices, plan)
 
     def body(carry: tuple[jax.Array, Lane, Event]) -> tuple[jax.Array, Lane, Event]:
         i, lanes, log = carry
@@ -179,7 +182,7 @@ def _chunk(
 
     shape = (plan.chunk, plan.pool)
     never, zeros = jnp.full(shape, NEVER), jnp.zeros(shape, jnp.int32)
-    clock = journal.wide_zeros(shape) if plan.clocked else None
+    clock = events.wide_zeros(shape) if plan.clocked else None
     log = Event(admitted=never, evicted=never, time=never, lost=zeros, clock=clock)
     _, lanes, log = lax.while_loop(unfinished, body, (jnp.int32(0), lanes, log))
     slots = jax.tree.map(
@@ -228,10 +231,10 @@ def _record(pool: Pool, log: Event, table: Table, plan: Plan) -> Records:
     timed, runs = records.timed, records.runs
     if plan.clocked:
         output = table.fields["output"].reshape(last.shape)[pool.row]
-        timed = journal.write_times(timed, log, pool.row, last[pool.row], first[pool.row], output)
+        timed = events.write_times(timed, log, pool.row, last[pool.row], first[pool.row], output)
         timed = timed.replace(rounds=timed.rounds.at[pool.row].set(pool.lanes.time))
     if plan.history:
-        runs = journal.write_runs(runs, log, pool.row)
+        runs = events.write_runs(runs, log, pool.row)
     evicted = log.evicted != NEVER
     prompt = gather(table.fields["prompt"], table, row, log.evicted)
     with jax.enable_x64(True):
@@ -254,10 +257,15 @@ def _flush(plan: Plan, lanes: Lane, queues: Queue) -> tuple[Lane, Queue]:
     """Empties the buffers into the returned runs."""
     buffer = lanes.buffer
     row = lax.broadcasted_iota(np.int32, buffer.key.shape, 0)
-    estimate = queues.estimate.at[row, buffer.index].set(buffer.estimate, mode="drop")
+    estimate, evictions = (
+        None if old is None else old.at[row, buffer.index].set(new, mode="drop")
+        for old, new in (
+            (queues.estimate, buffer.estimate), (queues.evictions, buffer.evictions)
+        )
+    )  # fmt: skip
     runs, heads = _insert_from(0, plan, queues.runs, lanes.heads, (buffer.key, buffer.index))
-    lanes = lanes.replace(buffer=empty_buffer(*buffer.key.shape), heads=heads)
-    return lanes, Queue(runs=runs, estimate=estimate)
+    lanes = lanes.replace(buffer=empty_buffer(buffer.key.shape[0], plan), heads=heads)
+    return lanes, Queue(runs=runs, estimate=estimate, evictions=evictions)
 
 
 def _insert_from(i: int, plan: Plan, runs: Runs, heads: jax.Array, incoming: Run) -> Merged:
@@ -294,7 +302,7 @@ def _reload(pool: Pool, plan: Plan, skip: jax.Array) -> Pool:
     clear = lambda array: jnp.where(fresh[:, None], 0, array)  # noqa: E731
     clock, prefill = lanes.clock, lanes.prefill
     if plan.clocked:
-        clock = journal.where_wide(fresh, np.int64(0), clock)
+        clock = events.where_wide(fresh, np.int64(0), clock)
         prefill = jnp.where(fresh, 0, prefill)
     return pool.replace(
         lanes=Lane(

@@ -1,12 +1,13 @@
-"""The network around A_min as a rule of the reference, in whole numbers."""
+"""The network around A_min, by hand, in whole numbers."""
 
 from __future__ import annotations
 
 import functools
 from collections.abc import Sequence
+from typing import Any
 
-from jaxsched.engines.reference.model import Known, Rule
-from jaxsched.engines.reference.rules import LARGEST
+from jaxsched.policies import Policy
+from tests.oracle.rules import LARGEST
 
 ADMIT, RESERVE, EVICT, GROW = range(4)
 FEATURES, UNITS = 6, 12
@@ -14,54 +15,46 @@ HEAD = FEATURES + UNITS * (FEATURES + 1)  # weights of a head
 LONGEST, MOST_EVICTIONS = 2**28 - 1, 6
 
 
-def a_min_network(weights: Sequence[int]) -> Rule:
+def a_min_network(weights: Sequence[int]) -> Policy:
     """The network around A_min, its 360 weights in units of 1/1024.
 
     Head by head, for admission, reservation, eviction and growth: six linear weights, then for each
-    of twelve units the six that lead to it and the one that leads on. What a request carries as its
-    estimate is evictions << 28 | estimate.
+    of twelve units the six that lead to it and the one that leads on.
     """
 
     @functools.cache  # the same requests wait in every round
-    def net(head: int, prompt: int, memory: int, state: int, tokens: int) -> int:
+    def net(head: int, prompt: int, memory: int, estimate: int, evictions: int, tokens: int) -> int:
         """Result of a head in units of 2^-20 octaves."""
         own = weights[head * HEAD : (head + 1) * HEAD]
-        features = _features(prompt, memory, state, tokens)
+        features = _features(prompt, memory, estimate, evictions, tokens)
         total = _dot(own[:FEATURES], features) // 4
         for i in range(FEATURES, HEAD, FEATURES + 1):
             active = _dot(own[i : i + FEATURES], features) // 4096
             total += own[i + FEATURES] * min(max(active, 0), 8 * 1024)
         return total
 
-    def key(head: int, request: Known, state: int, tokens: int) -> int:
-        octaves = net(head, request.prompt, request.memory, state, tokens)
-        return _log2(state & LONGEST, 24) + 16 * max(-(2**26), min(octaves, 2**26))
+    def octaves(head: int, r: Any, tokens: int) -> int:
+        return net(head, r.prompt, r.memory, r.estimate, min(r.evictions, MOST_EVICTIONS), tokens)
 
-    def reserve(request: Known, state: int) -> int:
-        octaves = net(RESERVE, request.prompt, request.memory, state, 0)
-        return max(1, min(_stretched(state & LONGEST, octaves), LARGEST))
+    def key(head: int, r: Any, tokens: int) -> int:
+        return _log2(r.estimate, 24) + 16 * max(-(2**26), min(octaves(head, r, tokens), 2**26))
 
-    def refine(request: Known, state: int, tokens: int) -> int:
-        octaves = max(0, net(GROW, request.prompt, request.memory, state, tokens))
-        estimate = min(_stretched(max(state & LONGEST, tokens), octaves), LONGEST)
-        return min((state >> 28) + 1, MOST_EVICTIONS) << 28 | estimate
+    def refine(r: Any) -> int:
+        grown = max(0, octaves(GROW, r, r.generated))
+        return min(_stretched(max(r.estimate, r.generated), grown), LONGEST)
 
-    return Rule(
-        name="a_min_network",
-        estimate=lambda request: min(request.lower, LONGEST),
-        admission_key=lambda request, state: key(ADMIT, request, state, 0),
-        reserve=reserve,
-        eviction_key=lambda request, state, tokens, admitted, index: (
-            key(EVICT, request, state, tokens),
-            index,
-        ),
+    return Policy(
+        "a_min_network",
+        estimate=lambda r: min(r.lower, LONGEST),
+        admission_key=lambda r: key(ADMIT, r, 0),
+        reserve=lambda r: max(1, min(_stretched(r.estimate, octaves(RESERVE, r, 0)), LARGEST)),
+        eviction_key=lambda r: key(EVICT, r, r.generated),
         refine=refine,
     )
 
 
-def _features(prompt: int, memory: int, state: int, tokens: int) -> list[int]:
+def _features(prompt: int, memory: int, estimate: int, evictions: int, tokens: int) -> list[int]:
     """What a network sees, in units of 1/4096."""
-    estimate, evictions = state & LONGEST, state >> 28
     return [
         _log2(prompt, 10) - 7 * 1024,
         _log2(estimate, 10) - 7 * 1024,

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 from typing import Any, NamedTuple
 
 import chex
@@ -11,10 +10,12 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
+from jaxsched.engines.xla.choices import Read, ask
 from jaxsched.engines.xla.fold import settle
 from jaxsched.instance import Instance
-from jaxsched.limbs import join_traced
-from jaxsched.policies import Policy, View
+from jaxsched.pairs import join
+from jaxsched.policies.program import Choices
+from jaxsched.policies.view import View
 
 NO_CAP = 2**31 - 1
 """A cap on running requests that never binds."""
@@ -32,7 +33,7 @@ class Numbers(NamedTuple):
 
     Attributes:
       params: `Policy.params`, each leaf with an axis of lanes before its own, [N, ...].
-      clock: The six of `jaxsched.clocks.Ticks` as limbs, [N, 6, 2] uint32; `None` for rounds.
+      clock: The six of `jaxsched.clocks.Ticks` in pairs, [N, 6, 2] uint32; `None` for rounds.
     """
 
     params: chex.ArrayTree = None
@@ -70,12 +71,12 @@ class Table:
     one: chex.Array
 
 
-class Source(NamedTuple):
+class Inputs(NamedTuple):
     """One lane's row of the table; scalars but for the table and the policy's numbers."""
 
     table: Table
     row: jax.Array
-    count: jax.Array
+    num_requests: jax.Array
     memory: jax.Array
     params: chex.ArrayTree
     clock: jax.Array | None
@@ -89,32 +90,37 @@ class Queue:
     Attributes:
       runs: (key, index) sorted ascending, NEVER-padded, each pair of shape [capacity].
       estimate: Refined estimates by request, [n].
+      evictions: Evictions by request, [n]; `None` if the policy does not read them.
     """
 
     runs: tuple[tuple[chex.Array, chex.Array], ...]
     estimate: chex.Array
+    evictions: chex.Array | None
 
 
-def make_table(instance: Instance, limits: Limits, policy: Policy, numbers: Numbers) -> Table:
+def make_table(instance: Instance, limits: Limits, choices: Choices, numbers: Numbers) -> Table:
     """Lays out canonical instances of lane shape [N] for one policy."""
     clock = due = None
     arrivals = instance.arrival is not None
     if numbers.clock is not None:
-        clock = join_traced(numbers.clock)
-        due = join_traced(instance.arrival) if arrivals else None
+        clock = join(numbers.clock)
+        due = join(instance.arrival) if arrivals else None
         if arrivals:
             instance = instance.replace(arrival=_turns(due, instance.num_requests))
     position = lax.broadcasted_iota(np.int32, instance.prompt.shape, 1)
     real = position < instance.num_requests[:, None]
     fields = view_fields(instance)
-    if policy.rank is not None:
-        fields["rank"] = jax.vmap(functools.partial(_ranks, policy))(
-            fields, instance.memory, numbers.params, real
-        )
+    if choices.rank is not None:
+        fields["rank"] = ranks(choices, instance, numbers.params)
 
     def first_keys(fields: dict[str, jax.Array], memory: jax.Array, params: Any) -> jax.Array:
-        view = View(**fields, memory=memory, params=params)
-        return view.arrival if arrivals else policy.admission_key(policy.estimate(view), view)
+        if arrivals:
+            return fields["arrival"]
+        read, shape = reader(fields, memory=memory), fields["prompt"].shape
+        estimate = ask(choices, "estimate", read, params, shape)
+        nothing = jnp.zeros(shape, jnp.int32)
+        read = reader(fields, memory=memory, estimate=estimate, evictions=nothing)
+        return ask(choices, "admission_key", read, params, shape)
 
     key = jax.vmap(first_keys)(fields, instance.memory, numbers.params)
     return Table(
@@ -130,11 +136,36 @@ def make_table(instance: Instance, limits: Limits, policy: Policy, numbers: Numb
     )
 
 
-def _ranks(
-    policy: Policy, fields: dict[str, jax.Array], memory: jax.Array, params: Any, real: jax.Array
-) -> jax.Array:
-    view = View(**fields, memory=memory, params=params)
-    return policy.rank(policy.estimate(view), view, real)
+def reader(*sources: dict[str, jax.Array], **fields: jax.Array) -> Read:
+    """Looks fields up in what is given by name, then in the sources."""
+    known = {name: value for inputs in reversed(sources) for name, value in inputs.items()}
+    return (known | fields).__getitem__
+
+
+def ranks(choices: Choices, instance: Instance, params: Any) -> jax.Array:
+    """Places of the requests of each lane by the policy's order of a whole backlog, [N, n].
+
+    Args:
+      choices: A policy that has such an order.
+      instance: In canonical form, [N, n].
+      params: Numbers of the policy, [N, ...].
+    """
+    order = choices.rank
+    assert order is not None
+    position = lax.broadcasted_iota(np.int32, instance.prompt.shape, 1)
+    real = position < instance.num_requests[:, None]
+
+    def of_lane(
+        fields: dict[str, jax.Array], memory: jax.Array, params: Any, real: jax.Array
+    ) -> jax.Array:
+        read = reader(fields, memory=memory)
+        estimate = ask(choices, "estimate", read, params, real.shape)
+        with jax.enable_x64(True):
+            wide = {**fields, "memory": memory, "estimate": estimate, "params": params}
+            wide = jax.tree.map(lambda leaf: leaf.astype(jnp.int64), wide)
+            return order(View(**wide), real).astype(jnp.int32)
+
+    return jax.vmap(of_lane)(view_fields(instance), instance.memory, params, real)
 
 
 def valid_numbers(numbers: Numbers) -> jax.Array | np.bool_:
@@ -171,17 +202,17 @@ def view_fields(instance: Instance) -> dict[str, jax.Array]:
     }
 
 
-def source_of(table: Table, row: jax.Array) -> Source:
+def inputs_of(table: Table, row: jax.Array) -> Inputs:
     """Looks one lane's scalars up."""
     params, clock = jax.tree.map(lambda leaf: leaf[row], (table.params, table.clock))
-    return Source(table, row, table.count[row], table.memory[row], params, clock, table.limits)
+    return Inputs(table, row, table.count[row], table.memory[row], params, clock, table.limits)
 
 
-def lookup(source: Source, name: str, column: jax.Array) -> jax.Array:
+def lookup(inputs: Inputs, name: str, column: jax.Array) -> jax.Array:
     """An element of a lane's row of `order`, `due` or a field of `View`; past the end the last."""
-    table = source.table
+    table = inputs.table
     array = getattr(table, name) if name in ("order", "due") else table.fields[name]
-    return gather(array, table, source.row, column)
+    return gather(array, table, inputs.row, column)
 
 
 def gather(array: jax.Array, table: Table, row: jax.Array, column: jax.Array) -> jax.Array:
@@ -191,10 +222,23 @@ def gather(array: jax.Array, table: Table, row: jax.Array, column: jax.Array) ->
     return array.at[place].get(mode="promise_in_bounds")
 
 
-def view_of(source: Source, index: jax.Array) -> View:
-    """What is known of one request; fields that the policy does not read are not fetched."""
-    fields = {name: lookup(source, name, index) for name in source.table.fields}
-    return View(**fields, memory=source.memory, params=source.params)
+def fields_of(inputs: Inputs, index: jax.Array) -> Read:
+    """What is known of a request; what the policy does not read is not fetched."""
+
+    def read(name: str) -> jax.Array:
+        return inputs.memory if name == "memory" else lookup(inputs, name, index)
+
+    return read
+
+
+def known_as(read: Read, **fields: jax.Array | None) -> Read:
+    """The same, but for some fields."""
+
+    def first(name: str) -> jax.Array:
+        value = fields.get(name)
+        return read(name) if value is None else value
+
+    return first
 
 
 def sorted_pairs(key: jax.Array, index: jax.Array | None) -> tuple[jax.Array, jax.Array]:

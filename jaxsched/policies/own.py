@@ -1,0 +1,63 @@
+"""Policies of one's own, from a file of Python: "mine.py:halfway"."""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import importlib.util
+import sys
+from pathlib import Path
+from types import ModuleType
+
+from jaxsched.policies.files import digest
+from jaxsched.policies.interface import Policy
+
+USAGE = "FILE.py:NAME"
+
+
+def is_own(text: str) -> bool:
+    """Whether a text names something in a file of Python."""
+    return path_of(text).suffix == ".py"
+
+
+def path_of(text: str) -> Path:
+    """The file that it names."""
+    return Path(text.rpartition(":")[0])
+
+
+def load(text: str) -> Policy:
+    """The policy of that name, or one around the function of that name, as its estimate.
+
+    Raises:
+      ValueError: If the file has nothing of that name, or no policy or function.
+      OSError: If the file cannot be read.
+    """
+    path, name = path_of(text), text.rpartition(":")[2]
+    found = getattr(_module(path.resolve(), digest(path)), name, None)
+    if isinstance(found, Policy):
+        return dataclasses.replace(found, name=text)
+    if callable(found):
+        return Policy(text, estimate=found)
+    known = "nothing" if found is None else type(found).__name__
+    raise ValueError(
+        f"policy {text!r}: {path} has {known} of the name {name!r}; expected a Policy, or a "
+        "function that estimates an output"
+    )
+
+
+@functools.cache
+def _module(path: Path, contents: str) -> ModuleType:
+    """The file as a module, read once for what stands in it, so that its functions stay equal."""
+    name = f"jaxsched_own_{path.stem}_{contents[:12]}"
+    spec = importlib.util.spec_from_file_location(name, path)
+    assert spec is not None and spec.loader is not None  # it ends in .py
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[name] = module
+    try:
+        spec.loader.exec_module(module)
+    except OSError:
+        raise
+    except Exception as error:
+        del sys.modules[name]
+        raise ValueError(f"{path}: {type(error).__name__}: {error}") from error
+    return module
