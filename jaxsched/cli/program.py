@@ -97,9 +97,10 @@ def _prepare_jax() -> None:
     import jax
 
     logging.getLogger("jax").setLevel(logging.ERROR)
-    if jax.config.jax_compilation_cache_dir is None:
+    config: Any = jax.config  # which makes its attributes as it goes
+    if config.jax_compilation_cache_dir is None:
         _keep_programs(Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"))
-    if jax.config.jax_num_cpu_devices < 0 and "device_count" not in os.environ.get("XLA_FLAGS", ""):
+    if config.jax_num_cpu_devices < 0 and "device_count" not in os.environ.get("XLA_FLAGS", ""):
         try:
             jax.config.update("jax_num_cpu_devices", _cores())
         except RuntimeError:

@@ -36,7 +36,7 @@ def run(args: argparse.Namespace) -> None:
         return
     parts = open_parts(settings, plan, folder)
     what = "the current chunk is dropped, finished chunks are"
-    with runs.alone(folder, processes), kept_in(out, folder, what):
+    with runs.alone(folder, processes), kept_in(folder, out, what=what):
         ranges = parts.missing(share)
         if ranges:
             work.simulate(parts, ranges, work.announce(share, ranges))

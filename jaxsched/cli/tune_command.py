@@ -9,7 +9,7 @@ from pathlib import Path
 
 from rich.console import Console
 
-from jaxsched.cli.resume import folder_of, kept_in, named, replaced
+from jaxsched.cli.resume import folder_of, kept_in, replaced
 from jaxsched.report import figures, plots, study_tables
 from jaxsched.report.formats import count
 from jaxsched.report.terminal import console, progress_bar, say
@@ -27,7 +27,7 @@ def run(args: argparse.Namespace) -> None:
     """Runs what is left of the tuning, prints its table and draws its figure."""
     settings = _settings(args)
     folder, out = folder_of(args), console()
-    with named(args.config), kept_in(out, folder, "what is done is"):
+    with kept_in(folder, out, args.config, "what is done is"):
         with out.status("drawing the instances"):
             problem = Problem(settings)
         outcome = _run_with_progress(settings, problem, folder, out)

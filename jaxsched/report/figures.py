@@ -156,9 +156,9 @@ def _line(axes: Axes, line: pd.DataFrame, column: str, look: Look) -> None:
     axes.plot(x, y, color=look.color, ls=look.line, zorder=3)
     plots.band(axes, line, "rate", column, color=look.color, alpha=0.15, zorder=2)
     kept = line["sustained"].to_numpy(bool)
-    common = {"ls": "", "marker": look.marker, "color": look.color, "zorder": 4, "mew": 0.9}
-    axes.plot(x[kept], y[kept], **common)
-    axes.plot(x[~kept], y[~kept], mfc="white", **common)
+    for chosen, fill in ((kept, look.color), (~kept, "white")):
+        axes.plot(x[chosen], y[chosen], ls="", marker=look.marker, color=look.color, mfc=fill,
+                  mew=0.9, zorder=4)  # fmt: skip
     # For the legend only: line and marker together.
     axes.plot([], [], color=look.color, ls=look.line, marker=look.marker, label=look.label)
 
@@ -209,7 +209,7 @@ def gain_from_prediction(frame: pd.DataFrame) -> Figure:
         axes.xaxis.set_tick_params(labelbottom=True)
     plots.name_axes(figure, "KV cache in use under FCFS, mean", "mean latency of FCFS / policy")
     plots.legend_above(figure, grid[0])
-    for handle in figure.legends[0].legend_handles:
+    for handle in filter(None, figure.legends[0].legend_handles):
         handle.set(color="#333333", marker="")
     return figure
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 from collections.abc import Iterable, Iterator
 from typing import Any
@@ -9,7 +10,7 @@ from typing import Any
 import pandas as pd
 from rich.table import Table
 
-from jaxsched.metrics import PERCENTILES
+from jaxsched.metrics import PERCENTILES, Serving
 from jaxsched.report.formats import METRICS, UNITS, count, percent, rounds, seconds, shown
 from jaxsched.report.tables import alarm, bold, name_of, table
 from jaxsched.studies import frames
@@ -116,6 +117,12 @@ def _in_rounds(frame: pd.DataFrame) -> Table:
     return table([policy.replace(":", ":\n") for policy in frame["policy"]], [("", rows)])
 
 
+def _metrics() -> dict[str, tuple[str, str]]:
+    """Heading and unit of every metric of serving; counts of requests have a place of their own."""
+    names = {field.name for field in dataclasses.fields(Serving)} - {"completed", "unfinished"}
+    return METRICS | {name: (name.replace("_", " "), "") for name in sorted(names - set(METRICS))}
+
+
 def _latencies(frame: pd.DataFrame) -> Table:
     """Mean and percentiles of every distribution, a row per policy."""
     statistics = ("mean", *(f"p{q}" for q in PERCENTILES))
@@ -124,14 +131,14 @@ def _latencies(frame: pd.DataFrame) -> Table:
             (row["policy"], *(shown(row[f"{which}_{name}"], UNITS[unit]) for which in statistics))
             for _, row in frame.iterrows()
         ))
-        for name, (heading, unit) in METRICS.items() if f"mean_{name}" in frame
+        for name, (heading, unit) in _metrics().items() if f"mean_{name}" in frame
     )  # fmt: skip
     return table(["mean", *(f"P{q}" for q in PERCENTILES)], sections)
 
 
 def _figures(frame: pd.DataFrame) -> Table:
     """Every other metric that the table has, a row per policy."""
-    told = {name: METRICS[name] for name in METRICS if name in frame}
+    told = {name: one for name, one in _metrics().items() if name in frame}
     columns = {heading: (name, UNITS[unit]) for name, (heading, unit) in told.items()}
     if frame["unfinished"].any():
         left = "unfinished", lambda value: alarm(count(value))

@@ -58,7 +58,7 @@ def _nearest_half(values: Values) -> str:
     """Of predictions (1 ± x)o that with x nearest to 0.5; without one the first."""
     known = [read_prediction(text) for text in values]
     relative = [one for one in known if one.kind == "relative"]
-    return min(relative, key=lambda one: abs(one.parameter - 0.5), default=known[0]).text
+    return min(relative, key=lambda one: abs((one.parameter or 0) - 0.5), default=known[0]).text
 
 
 def _round_ones(values: Values) -> Values:
