@@ -262,7 +262,7 @@ def test_requests_without_output(capsys: Any, tmp_path: Path) -> None:
     [
         (
             ["--policies", "h_sf,amax"],
-            "policy 'amax' is unknown; expected one of h_sf, a_max, a_min",
+            "policy 'amax' is unknown (did you mean a_max?); expected one of h_sf, a_max, a_min",
         ),
         (["--policies", "h_sf,h_sf"], "policies: 'h_sf' is there twice"),
         (

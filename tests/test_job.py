@@ -22,6 +22,7 @@ from jaxsched.report.looks import LOOKS, METHODS, look_of
 from jaxsched.studies import frames, rows, store, toml
 from jaxsched.studies.backlog import BacklogConfig
 from jaxsched.workloads.texts import read_prediction
+from tests import oracle
 
 TEXT = """
 lanes = 2
@@ -93,8 +94,8 @@ def test_one_row_per_instance_prediction_and_policy(finished: Any) -> None:
 def test_rows_agree_with_the_reference(finished: Any) -> None:
     settings, folder = finished
     frame = store.read_results(folder).set_index(["n", "lane", "prediction", "policy"])
-    rules = {"h_sf": reference.h_sf(), "fcfs": reference.fcfs()}
-    rules["a_min:every_round"] = reference.a_min("every_round")
+    rules = {"h_sf": oracle.h_sf(), "fcfs": oracle.fcfs()}
+    rules["a_min:every_round"] = oracle.a_min("every_round")
     instance = instances(settings, 25, "relative:0.9")
     for name, rule in rules.items():
         columns = [getattr(instance, field)[1] for field in ("prompt", "output", "lower", "upper")]

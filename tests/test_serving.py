@@ -28,6 +28,7 @@ from jaxsched.studies.serving import ServingConfig
 from jaxsched.testing.instances import random_requests
 from jaxsched.workloads import arrivals
 from jaxsched.workloads.texts import read_prediction
+from tests import oracle
 
 CLOCK = "llama2_70b_2xa100"
 SMALL = {
@@ -113,7 +114,7 @@ def test_no_policy_is_busy_for_less_than_the_bound(name: str) -> None:
     for kind in ("wrong_intervals", "ties", "wide_memory", "long_outputs") * 4:
         requests, memory = random_requests(rng, kind, n=8)
         cap = rng.choice((None, 2, 5))
-        rule = rng.choice(list(reference.RULES.values()))
+        rule = rng.choice(list(oracle.RULES.values()))
         if rule.name.startswith("sorted_f"):
             continue  # for backlogs only
         live = [dataclasses.replace(r, arrival=rng.randint(0, 10**13)) for r in requests]
@@ -299,6 +300,19 @@ def test_figures_and_experiments(finished: Path, capsys: Any) -> None:
     gain_from_prediction.main(str(finished))
     for path in capsys.readouterr().out.split():
         assert Path(path).stat().st_size > 10_000
+
+
+def test_a_metric_is_shown_because_it_is_measured(monkeypatch: pytest.MonkeyPatch) -> None:
+    @dataclasses.dataclass(frozen=True)
+    class More(metrics.Serving):
+        stalls: int
+
+    monkeypatch.setattr(study_tables, "Serving", More)
+    row = {"policy": "fcfs", "n": 4, "memory": 9, "clock": CLOCK, "offered_rate": 2.0}
+    measured = {"goodput": 0.5, "stalls": 7, "completed": 4, "unfinished": 0}
+    title, _, figures, _ = study_tables.replay(pd.DataFrame([row | measured]))
+    assert "2 req/s arrive" in title
+    assert [column.header for column in figures.columns] == ["", "good/s", "stalls"]
 
 
 @pytest.mark.parametrize("names", [("fcfs",), ("h_sf", "a_max")])
