@@ -71,7 +71,7 @@ def _most_tokens(lane: Lane, i: int) -> int:
     output = int64(lane.requests[uint64(i)].output)
     if not lane.policy.quanta:
         return output
-    return min(output, max(int64(1), int64(lane.quantum[uint64(i)])))
+    return min(output, int64(lane.quantum[uint64(i)]))
 
 
 @jit
@@ -172,7 +172,7 @@ def _admit(lane: Lane, state: Record) -> int:
         headroom = lane.policy.headroom and state.active > 0
         memory = lane.memory
         if headroom:
-            memory -= max(int64(0), min(int64(lane.headroom[uint64(i)]), lane.memory))
+            memory -= lane.headroom[uint64(i)]
         crowded = state.level + state.active * (state.now + 1) + prompt + 1 > memory
         if crowded or prompt + reserve > memory or state.active == lane.max_batch:
             return int64(NEVER)  # only somebody leaving can change that

@@ -112,6 +112,7 @@ class Policy(NamedTuple):
     narrow: int  # 0 if there is no second form
     moving: bool  # whether eviction keys change while a request runs
     entering: bool  # whether they are known when it enters, but not before
+    latest: bool  # whether they are the round in which it enters
     largest: bool  # whether the largest key is evicted first; they come inverted
     headroom: bool
     quanta: bool

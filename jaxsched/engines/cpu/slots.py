@@ -13,7 +13,9 @@ def slot_add(lane: Lane, state: Record, i: int) -> None:
     request, slots, place = lane.requests[uint64(i)], lane.slots, uint64(state.active)
     request.slot = state.active
     slots.request[place] = i
-    if lane.policy.moving or lane.policy.entering:
+    if lane.policy.latest:
+        slots.key[place] = -state.now - 1 if lane.policy.largest else state.now
+    elif lane.policy.moving or lane.policy.entering:
         slots.estimate[place] = request.estimate
         slots.start[place] = state.now
         slots.prompt[place] = request.prompt
