@@ -91,7 +91,7 @@ def test_help_names_commands_policies_and_predictions(capsys: Any) -> None:
     for name in (*policies.SHIPPED, *texts.PREDICTIONS):
         assert f"  {name}" in details
     assert all(name in details for name in clocks.PRESETS)
-    assert all(form.usage in details for form in texts.ARRIVALS.values())
+    assert all(form.form in details for form in texts.ARRIVALS.values())
     assert max(map(len, general.splitlines() + details.splitlines())) <= 100
 
 

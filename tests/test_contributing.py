@@ -95,7 +95,6 @@ def test_a_clock(monkeypatch: pytest.MonkeyPatch) -> None:
         js.clocks.clock("nothing")
 
 
-@pytest.mark.xfail(strict=True, reason="help is not made from the registries yet")
 @pytest.mark.parametrize(
     "registry", ["policies.names.SHIPPED", "clocks.presets.PRESETS", "workloads.traces.FORMATS"]
 )

@@ -20,8 +20,7 @@ from jaxsched.studies.axes import AXES
 from jaxsched.studies.estimate import estimate, programs
 from jaxsched.studies.plan import Plan, without
 from jaxsched.studies.rows import Simulator
-from jaxsched.studies.sampling import RandomConfig, draw
-from jaxsched.studies.sweep import SweepConfig, plan_of
+from jaxsched.studies.sweep import RandomConfig, SweepConfig, drawn, plan_of
 
 TEXT = """
 lanes = 3
@@ -219,10 +218,10 @@ def test_what_is_done_is_taken_out_of_ranges() -> None:
 
 def test_random_values_are_reproducible_and_within_their_ranges() -> None:
     table = RandomConfig(axis="predictions", value="relative:{uniform:0.2:0.9}", count=50, seed=3)
-    values = [float(text.removeprefix("relative:")) for text in draw(table)]
-    assert draw(table) == draw(table) and len(set(values)) == 50
+    values = [float(text.removeprefix("relative:")) for text in drawn(table)]
+    assert drawn(table) == drawn(table) and len(set(values)) == 50
     assert 0.2 < min(values) < 0.3 and 0.8 < max(values) < 0.9
-    rates = draw(RandomConfig(axis="arrivals", value="poisson:{log_uniform:0.01:1}", count=200))
+    rates = drawn(RandomConfig(axis="arrivals", value="poisson:{log_uniform:0.01:1}", count=200))
     logs = np.log10([float(text.removeprefix("poisson:")) for text in rates])
     assert -2 < logs.min() and logs.max() < 0 and abs(logs.mean() + 1) < 0.1
 

@@ -15,7 +15,8 @@ from jaxsched.cli import main
 from jaxsched.report import plots, sweep_page
 from jaxsched.report.sweep_figures import drawings, front
 from jaxsched.report.sweep_view import AXIS_LOOKS, SweepView
-from jaxsched.studies import axes, reading
+from jaxsched.studies import axes
+from jaxsched.studies import sweep as sweeps
 
 TEXT = """
 lanes = 6
@@ -150,7 +151,7 @@ def test_the_page_needs_nothing_else(tmp_path: Path, capsys: Any) -> None:
     assert page.count("<table>") == page.count("</table>") == 2 and "a <sweep>" not in page
     sweep = SweepView(js.read_sweep(folder))
     drawn = sweep_page.laid_out(drawings(sweep))
-    again = sweep_page.page(folder, reading.manifest(folder), sweep, drawn)
+    again = sweep_page.page(folder, sweeps.manifest(folder), sweep, drawn)
     assert again == page
 
 
@@ -160,7 +161,7 @@ def test_what_is_not_finished_is_reported_as_such(
     out = tmp_path / "out"
     out.mkdir()
     (out / "manifest.json").write_text((folder / "manifest.json").read_text())
-    parts = reading.open_parts(out)
+    parts = sweeps.kept_parts(out)
     parts.write(0, 100, js.read_sweep(folder).drop(columns="ratio_to_h_sf").iloc[:100])
     monkeypatch.setattr(plots, "save", lambda figure, stem: stem)
     assert main(["report", str(out)]) == 0

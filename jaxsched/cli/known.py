@@ -16,13 +16,14 @@ WIDTH = 98
 
 def policies() -> str:
     """Every text that names a policy, with the first line of what makes the policy."""
+    own_head = own.USAGE.partition(":")[0]
+    makers = {**names.SHIPPED, names.FAMILY: js.a_min_family, "tuned": files, own_head: own}
     groups: dict[str, list[str]] = {}
     for text in names.usage():
         groups.setdefault(text.partition(":")[0], []).append(text)
     lines = ["policies:"]
     for head, group in groups.items():
-        makes = {"tuned": files, own.USAGE.partition(":")[0]: own}.get(head) or getattr(js, head)
-        lines += _entry(group, _first_line(makes))
+        lines += _entry(group, _first_line(makers.get(head) or makers[group[0]]))
     shipped = textwrap.wrap(f"Shipped tuned rules: {', '.join(files.names())}.", WIDTH)
     return "\n".join([*lines, *shipped]) + "\n"
 
@@ -63,4 +64,5 @@ def _wrapped(title: str, words: Iterable[str]) -> list[str]:
 
 
 def _first_line(function: object) -> str:
+    function = getattr(function, "func", function)  # of a partial one
     return (inspect.getdoc(function) or "").partition("\n")[0]

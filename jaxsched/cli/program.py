@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import importlib
 import logging
 import os
@@ -101,10 +102,9 @@ def _prepare_jax() -> None:
     if config.jax_compilation_cache_dir is None:
         _keep_programs(Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"))
     if config.jax_num_cpu_devices < 0 and "device_count" not in os.environ.get("XLA_FLAGS", ""):
-        try:
+        # Where JAX has started already, someone calls `main` from a program of their own.
+        with contextlib.suppress(RuntimeError):
             jax.config.update("jax_num_cpu_devices", _cores())
-        except RuntimeError:
-            pass  # JAX has started already: someone calls `main` from a program of their own.
 
 
 def _keep_programs(caches: Path) -> None:

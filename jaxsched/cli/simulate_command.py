@@ -23,7 +23,7 @@ def run(args: argparse.Namespace) -> None:
     with out.status("reading the trace") as status:
         loaded = replay.load(settings)
         # Not earlier: a trace that is refused should leave no folder behind.
-        kept = store.open_store(args.out, toml.to_toml(settings)) if args.out else None
+        kept = store.open_store(args.out, settings.text()) if args.out else None
         done = list(replay.run(settings, loaded, lambda name: status.update(f"simulating {name}")))
     rows, requests = (pd.concat(parts, ignore_index=True) for parts in zip(*done, strict=True))
     if settings.clock is None:

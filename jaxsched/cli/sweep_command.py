@@ -13,10 +13,10 @@ from jaxsched.report.formats import duration, size
 from jaxsched.report.terminal import console, progress_bar, say
 from jaxsched.studies import run as runs
 from jaxsched.studies import store, toml
-from jaxsched.studies.estimate import Estimate, estimate
+from jaxsched.studies.estimate import estimate
 from jaxsched.studies.plan import Plan, Range
-from jaxsched.studies.processes import Processes, start
 from jaxsched.studies.rows import Simulator
+from jaxsched.studies.run import Processes, join_processes
 from jaxsched.studies.sweep import SweepConfig, open_parts, plan_of
 
 
@@ -24,7 +24,7 @@ def run(args: argparse.Namespace) -> None:
     """Announces what there is to do, does it, and makes the table."""
     processes = Processes()
     if args.distributed or args.coordinator or args.num_processes:
-        processes = start(args.coordinator, args.num_processes, args.process_id)
+        processes = join_processes(args.coordinator, args.num_processes, args.process_id)
     out = console()
     out.quiet = not processes.first
     settings = toml.load(args.config, SweepConfig, replaced(args, policies="policies"))
@@ -39,7 +39,8 @@ def run(args: argparse.Namespace) -> None:
     with runs.alone(folder, processes), kept_in(folder, out, what=what):
         ranges = parts.missing(share)
         if ranges:
-            work.simulate(parts, ranges, work.announce(share, ranges))
+            work.announce(share, ranges)
+            work.simulate(parts, ranges)
         work.finish(parts)
 
 
@@ -52,7 +53,7 @@ class _Work:
     processes: Processes
     chunk: int | None
 
-    def announce(self, share: list[Range], ranges: list[Range]) -> Estimate:
+    def announce(self, share: list[Range], ranges: list[Range]) -> None:
         """Says what there is to do and what it is expected to take."""
         plan = self.simulator.plan
         self._say("", f"{plan.total:,} simulations: {_axes(plan)}")
@@ -75,9 +76,8 @@ class _Work:
         self._say("compiles:", f"{programs}{more}")
         for text in sorted(set(guess.programs)):
             self._say(" ", text)
-        return guess
 
-    def simulate(self, parts: runs.Parts, ranges: list[Range], guess: Estimate) -> None:
+    def simulate(self, parts: runs.Parts, ranges: list[Range]) -> None:
         """Simulates with a progress bar."""
         rows = sum(stop - start for start, stop in ranges)
         began = time.perf_counter()
@@ -89,7 +89,7 @@ class _Work:
                 done = bar.tasks[0].completed
                 bar.update(task, rate=f"{done / (time.perf_counter() - began):,.0f}/s")
 
-            runs.run_rows(self.simulator, parts, ranges, guess, chunk=self.chunk, on_rows=on_rows)
+            runs.run_rows(self.simulator, parts, ranges, chunk=self.chunk, on_rows=on_rows)
         spent = time.perf_counter() - began
         self._say("", f"{rows:,} simulations in {duration(spent)}, {rows / spent:,.0f} a second")
 

@@ -14,7 +14,8 @@ from jaxsched.report.formats import shown
 from jaxsched.report.plots import Drawing
 from jaxsched.report.sweep_figures import drawings
 from jaxsched.report.sweep_view import SweepView
-from jaxsched.studies import read_sweep, reading, store
+from jaxsched.studies import read_sweep, store
+from jaxsched.studies import sweep as sweeps
 from jaxsched.studies.frames import summarize
 
 MOST_ROWS = 40
@@ -30,7 +31,7 @@ def write(folder: Path) -> list[Path]:
       FileNotFoundError: If there is no sweep, or nothing of it is finished.
       ValueError: If a file of it is damaged.
     """
-    manifest = reading.manifest(folder)
+    manifest = sweeps.manifest(folder)
     sweep = SweepView(read_sweep(folder, partial=True))
     drawn = laid_out(drawings(sweep))
     paths = plots.save_all(drawn, folder / "figures")

@@ -21,7 +21,7 @@ import numpy as np
 
 from jaxsched import clocks, policies
 from jaxsched.instance import MAX_MEMORY
-from jaxsched.policies import Policy, family
+from jaxsched.studies.config import policy_file
 from jaxsched.studies.toml import several, with_key
 from jaxsched.workloads import texts
 
@@ -84,31 +84,6 @@ class Axis:
         return self.least is not None
 
 
-def _policy(text: str) -> Policy:
-    """Besides the names of `jaxsched.policy`, members of the family with their numbers.
-
-    Such as "a_min_family:start=0.2,run_growth=1" (see `jaxsched.FamilyParams`).
-    """
-    kind, _, rest = text.partition(":")
-    if kind != "a_min_family":
-        return policies.policy(text)
-    numbers = {}
-    for part in filter(None, rest.split(",")):
-        name, _, number = part.partition("=")
-        if name not in family.FIELDS:
-            what = "number of the family"
-            raise ValueError(texts.unknown(repr(name), name, family.FIELDS, what))
-        try:
-            numbers[name] = float(number)
-        except ValueError:
-            raise ValueError(f"policy {text!r}: {number!r} is not a number") from None
-    return family.a_min_family(family.FamilyParams(**numbers))
-
-
-def _file_after_colon(text: str) -> str | None:
-    return text.partition(":")[2] or None
-
-
 def _clock(name: str) -> str | None:
     known = (NO_CLOCK, *clocks.PRESETS)
     if name not in known:
@@ -127,9 +102,9 @@ AXES: dict[str, Axis] = {
         ),
         Axis("seeds", "seed", INSTANCES, default=(0,), least=0, most=2**32 - 1),
         Axis(
-            "policies", "policy", CALL, _policy,
+            "policies", "policy", CALL, policies.policy,
             title=lambda text, policy: policy.name if policy.params is None else text,
-            file=_file_after_colon, arguments=lambda policy: {"policy": policy},
+            file=policy_file, arguments=lambda policy: {"policy": policy},
         ),
         Axis(
             "max_batch", "max_batch", CALL, default=(0,), least=0, most=2**31 - 1,
@@ -221,7 +196,6 @@ class Values:
         """Number of values of an axis."""
         return len(self.read[name])
 
-    def files(self) -> list[str]:
-        """Files that the values name, without what is no file."""
-        named = {axis.file(x) for name, axis in AXES.items() for x in self.titles[name]}
-        return sorted(name for name in named if name)
+    def files(self) -> list[str | None]:
+        """The files that values name."""
+        return [axis.file(value) for name, axis in AXES.items() for value in self.titles[name]]

@@ -14,7 +14,7 @@ from jaxsched.policies import Policy
 from jaxsched.result import Result
 from jaxsched.studies import frames
 from jaxsched.studies.axes import Cell, Values
-from jaxsched.studies.config import LengthsConfig, all_predictions, different_policies
+from jaxsched.studies.config import LengthsConfig, all_predictions, different_policies, own_digests
 from jaxsched.studies.plan import Plan, Study
 from jaxsched.studies.rows import Simulator
 from jaxsched.studies.run import Point, Work
@@ -70,7 +70,8 @@ class BacklogConfig:
             for j, n in enumerate(read["num_requests"])
             for i, policy in enumerate(read["policies"])
         ]
-        return Work(to_toml(self), points, [simulator], _whole)
+        text = to_toml(self) + own_digests(self.policies)
+        return Work(text, points, [simulator], _whole)
 
 
 def _measure(instance: Instance, result: Result, bound: Any, cell: Cell) -> dict[str, Any]:
@@ -94,7 +95,7 @@ def _point(simulator: Simulator, policy: Policy, which: int, n: int, which_n: in
         # Stored as texts, not as categories.
         return frame.assign(**{name: np.asarray(column) for name, column in titles.items()})
 
-    name = f"n{n}-{policy.name.replace(':', '-')}{end}"
+    name = f"n{n}-{policy.name.translate(str.maketrans(':/', '--'))}{end}"
     return Point(name, f"n = {n:,}  {policy.name}", n * (stop - start) // once, table)
 
 

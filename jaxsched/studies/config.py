@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
-import math
 import os
 from collections.abc import Iterable
 from pathlib import Path
@@ -43,6 +42,24 @@ class LengthsConfig:
     def law(self) -> Lengths:
         """The distribution."""
         return read_lengths(self.text)
+
+
+def policy_file(text: str) -> str | None:
+    """The file that the text of a policy names, as it is written there; None if it names none."""
+    found = policies.policy_files(text)
+    parts = text.partition(":")[2], text.rpartition(":")[0]
+    return next((part for part in parts if Path(part) in found), None)
+
+
+def digests(files: Iterable[str | None]) -> str:
+    """Names and SHA-256 of files, as comments in TOML."""
+    names = sorted({name for name in files if name is not None})
+    return "".join(f"# {name}: sha256 {digest(name)}\n" for name in names)
+
+
+def own_digests(names: Iterable[str]) -> str:
+    """The same of policies in files of Python. (Tuned rules have their numbers in results.)"""
+    return digests(policy_file(name) for name in names if not name.startswith("tuned:"))
 
 
 def different_policies(names: tuple[str, ...], arrivals: bool = False) -> None:
@@ -93,13 +110,6 @@ def positive_seconds(**limits: float | None) -> None:
     for name, limit in limits.items():
         if limit is not None and not limit > 0:
             raise ValueError(f"{name}: got {limit}; expected more than 0 seconds")
-
-
-def positive_rates(rates: Iterable[float]) -> None:
-    """Refuses rates that are not above 0 and finite."""
-    for rate in rates:
-        if not 0 < rate < math.inf:
-            raise ValueError(f"rates: got {rate}; expected more than 0 requests per second")
 
 
 def digest(path: str | os.PathLike[str]) -> str:

@@ -112,7 +112,7 @@ class Drawn:
             parts = [axis.fields(self, self.plan.cells(cell, names, int(i))) for i in used]
             for name in parts[0]:
                 fields[name] = _chosen([part[name] for part in parts], used, which, instance)
-        if point:
+        if point and "point" not in fields:
             fields["point"] = generate.points(None, None, None, fields["lower"], fields["upper"])
         made = Instance(
             **{"prompt": self.lengths.prompt[instance], "output": self.lengths.output[instance]}

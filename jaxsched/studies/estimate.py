@@ -94,13 +94,6 @@ def programs(simulator: Simulator) -> tuple[str, ...]:
     return tuple(found.values())
 
 
-def seconds_per_row(plan: Plan, costs: np.ndarray, row: int) -> float:
-    """Expected time of the simulation of a row, from `Estimate.per_request`."""
-    call = next(plan.calls(row, row + 1))
-    which = plan.values.read["num_requests"].index(call.tile.n)
-    return float(costs[call.at["policies"], which] * call.tile.n)
-
-
 def _try(simulator: Simulator, policy: int, n: int) -> tuple[float, float]:
     """A small run, twice: seconds of the first, compilation included, and per request of the next.
 
@@ -111,7 +104,7 @@ def _try(simulator: Simulator, policy: int, n: int) -> tuple[float, float]:
     each = int(np.prod(plan.inner))
     count = min(plan.instances, max(1, -(-rows // each)))
     clock = int(np.argmax([bool(name) for name in plan.values.read["clocks"]]))
-    at = dict.fromkeys(plan.calls_of, 0) | {"policies": policy, "clocks": clock}
+    at = dict.fromkeys(plan.outer, 0) | {"policies": policy, "clocks": clock}
     call = Call(Tile(0, n, 0, count, 0), at, 0, min(rows, count * each))
     spent = []
     for _ in range(2):
@@ -128,31 +121,22 @@ def _filled(costs: np.ndarray, group: np.ndarray) -> np.ndarray:
       costs: NaN where not known.
       group: What a policy has in common with others, [P].
     """
-    known = ~np.isnan(costs)
-    filled = np.where(known, costs, 0.0)
-    for policy in range(len(costs)):
-        alike = known & ((group == group[policy])[:, None])
-        from_ = known[policy] if known[policy].any() else alike
-        values = costs[policy][from_] if known[policy].any() else costs[from_]
-        filled[policy, ~known[policy]] = values.mean() if values.size else 0.0
+    filled = costs.copy()
+    for policy, own in enumerate(costs):
+        alike = own if not np.isnan(own).all() else costs[group == group[policy]]
+        values = alike[~np.isnan(alike)]
+        filled[policy, np.isnan(own)] = values.mean() if values.size else 0.0
     return filled
 
 
 def _total(plan: Plan, costs: np.ndarray, ranges: list[Range]) -> float:
     """Time of ranges of rows."""
-    return sum(_seconds(plan, costs, start, stop) for start, stop in ranges)
-
-
-def _seconds(plan: Plan, costs: np.ndarray, start: int, stop: int) -> float:
-    """Time of a range of rows."""
-    total = 0.0
-    for tile, low, high in plan.tiles(start, stop):
-        which = plan.values.read["num_requests"].index(tile.n)
+    total, sizes = 0.0, plan.values.read["num_requests"]
+    for tile, low, high in (piece for ends in ranges for piece in plan.tiles(*ends)):
         each = tile.count * plan.points // plan.sizes["policies"]
-        edges = np.clip(
-            tile.start + each * np.arange(plan.sizes["policies"] + 1), low, high
-        )  # where each policy's rows begin
-        total += float(np.diff(edges) @ costs[:, which]) * tile.n
+        # Where each policy's rows begin.
+        edges = np.clip(tile.start + each * np.arange(plan.sizes["policies"] + 1), low, high)
+        total += float(np.diff(edges) @ costs[:, sizes.index(tile.n)]) * tile.n
     return total
 
 

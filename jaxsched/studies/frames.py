@@ -30,7 +30,7 @@ from jaxsched import clocks, metrics
 from jaxsched.bounds import mean_busy_time_bound
 from jaxsched.clocks import TICKS_PER_SECOND, Clock
 from jaxsched.instance import Instance
-from jaxsched.metrics import distribution, samples, totals
+from jaxsched.metrics import samples
 from jaxsched.result import Result, Status
 from jaxsched.studies.axes import YARDSTICK, Cell
 
@@ -41,9 +41,6 @@ FIRST = (
     "prediction", "prediction_kind", "prediction_parameter", "policy",
 )  # fmt: skip
 """Columns that say which simulation a row is about; they stand on the left."""
-
-REQUEST = ("prompt", "output", "lower", "upper", "point")
-"""Fields of a request that its row repeats."""
 
 STATUSES = [status.name for status in Status]
 
@@ -126,32 +123,46 @@ def result_columns(
 def request_frame(instance: Instance, result: Result, **columns: Any) -> pd.DataFrame:
     """One row per request of a single lane; `columns` come first.
 
-    Times are in rounds. Where a request did not finish, `completion` and `latency` are null; where
-    it was never admitted, `first_token` is. `status` is how the lane ended.
+    In rounds: `arrival`, `first_token`, `completion`, `latency`. Under a clock, in seconds:
+    `arrival`, `admission` (start of the round of the first), `first_token`, `completion`,
+    `queueing`, `ttft`, `tpot`, `e2el`. What did not happen is null. `status` is how the lane ended.
 
     Args:
-      instance: The instance simulated, of lane shape [1].
+      instance: The instance simulated, of lane shape [1], without padding.
       result: What `simulate` returned for it.
       **columns: Further columns, such as policy, scalars or of shape [n].
     """
-    arrival = 0 if instance.arrival is None else np.asarray(instance.arrival)[0]
-    completion = _or_null(result.completion)
-    values = {
-        **{field: np.asarray(getattr(instance, field))[0] for field in REQUEST},
-        "arrival": arrival,
-        "first_token": _or_null(result.first_token),
-        "completion": completion,
-        "latency": completion - arrival,
-        "evictions": np.asarray(result.preemptions)[0],
-        "status": Status(int(np.asarray(result.status)[0])).name,
-    }
+    fields = ("prompt", "output", "lower", "upper", "point")
+    values = {field: np.asarray(getattr(instance, field))[0] for field in fields}
+    values |= (_in_rounds if result.times is None else _in_seconds)(instance, result)
+    values["evictions"] = np.asarray(result.preemptions)[0]
+    values["status"] = Status(int(np.asarray(result.status)[0])).name
     return pd.DataFrame({**columns, **values})
 
 
-def _or_null(rounds: Any) -> pd.arrays.IntegerArray:
-    """The rounds of the one lane, nulls instead of -1."""
-    values = np.asarray(rounds)[0].astype(np.int64)
-    return pd.arrays.IntegerArray(values, values < 0)
+def _in_rounds(instance: Instance, result: Result) -> dict[str, Any]:
+    """Times of the one lane, nulls instead of -1."""
+
+    def known(rounds: Any) -> pd.arrays.IntegerArray:
+        values = np.asarray(rounds)[0].astype(np.int64)
+        return pd.arrays.IntegerArray(values, values < 0)
+
+    arrival = 0 if instance.arrival is None else np.asarray(instance.arrival)[0]
+    first, last = known(result.first_token), known(result.completion)
+    return {"arrival": arrival, "first_token": first, "completion": last, "latency": last - arrival}
+
+
+def _in_seconds(instance: Instance, result: Result) -> dict[str, Any]:
+    """Times of the one lane, NaN where a request did not finish."""
+    seen = metrics.requests(instance, result)
+    values = {"arrival": samples.arrival_ticks(instance)[0] / TICKS_PER_SECOND}
+    for name in ("admission", "first_token", "completion"):
+        times = getattr(result, f"{name}_seconds")
+        values[name] = np.where(seen.finished, times, np.nan)[0]
+    for name in ("queueing", "ttft", "tpot", "e2el"):
+        known = seen.several if name == "tpot" else seen.finished
+        values[name] = np.where(known, getattr(seen, name), np.nan)[0]
+    return values
 
 
 def with_ratios(frame: pd.DataFrame, same: Sequence[str]) -> pd.DataFrame:
@@ -271,37 +282,6 @@ def offered_rate(instance: Instance) -> np.ndarray:
     return np.where(span > 0, (number - 1) / np.where(span > 0, span, 1), np.nan)
 
 
-def served_frame(instance: Instance, result: Result, **columns: Any) -> pd.DataFrame:
-    """One row per request of a single lane; `columns` come first.
-
-    `arrival`, `admission` (start of the round of the first), `first_token` and `completion` are
-    points in time. Where a request did not finish, its times are null. `status` is how the lane
-    ended.
-
-    Args:
-      instance: The instance simulated, of lane shape [1], without padding.
-      result: What `simulate` returned for it.
-      **columns: Further columns, such as policy, scalars or of shape [n].
-    """
-    seen = samples.requests(instance, result)
-    values = {field: np.asarray(getattr(instance, field))[0] for field in REQUEST}
-    values["arrival"] = samples.arrival_ticks(instance)[0] / TICKS_PER_SECOND
-    points = ("admission_seconds", "first_token_seconds", "completion_seconds")
-    for name in points:
-        values[name.removesuffix("_seconds")] = _or_nan(getattr(result, name), seen.finished)
-    for name in ("queueing", "ttft", "tpot", "e2el"):
-        known = seen.several if name == "tpot" else seen.finished
-        values[name] = _or_nan(getattr(seen, name), known)
-    values["evictions"] = np.asarray(result.preemptions)[0]
-    values["status"] = Status(int(np.asarray(result.status)[0])).name
-    return pd.DataFrame({**columns, **values})
-
-
-def _or_nan(values: np.ndarray, known: np.ndarray) -> np.ndarray:
-    """Those of the one lane."""
-    return np.where(known, values, np.nan)[0]
-
-
 def drain_seconds(instance: Instance, clock: Clock) -> np.ndarray:
     """What the longest output takes alone on a worker whose cache is full, of shape [...]."""
     longest = np.max(np.asarray(instance.output), axis=-1)
@@ -381,26 +361,8 @@ def sweep_columns(
         found = result_columns(instance, result.replace(times=None), bound)
         found |= dict.fromkeys(("bound", "ratio_to_bound"), nothing)
         found["total_latency"] = np.full(len(output), -1, np.int64)
-        more = _few(instance, result, cell["clocks"])
-        found["mean_latency"] = more.pop("mean_e2el")
+        more = serving_columns(instance, result, cell["clocks"])
+        finished = more["status"] == Status.FINISHED
+        found["mean_latency"] = np.where(finished, more["mean_e2el"], np.nan)
+        more = {name: np.where(finished, more.get(name, np.nan), np.nan) for name in FEW}
     return {**found, "output_tokens": output, **more}
-
-
-def _few(instance: Instance, result: Result, clock: str) -> dict[str, Any]:
-    """Metrics as `metrics.serving` defines them, without what goes lane by lane (ITL)."""
-    seen = metrics.requests(instance, result)
-    sums = totals.totals(instance, result, seen, None, clocks.energy(clock))
-    finished = np.asarray(result.status) == Status.FINISHED
-    found = dict.fromkeys(FEW, np.full(len(finished), np.nan))
-    for name, values, mask in (
-        ("e2el", seen.e2el, seen.finished),
-        ("ttft", seen.ttft, seen.finished),
-        ("tpot", seen.tpot, seen.several),
-    ):
-        one = distribution.of(values, mask)
-        for part, value in (("mean", one.mean), ("p99", one.p99)):
-            found[f"{part}_{name}"] = np.where(finished & one.valid, value, np.nan)
-    for name, metric in totals.rates(sums).items():
-        if name in FEW and metric is not None:
-            found[name] = np.where(metric.valid, metric.value, np.nan)
-    return found

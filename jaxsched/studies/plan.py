@@ -98,13 +98,10 @@ class Plan:
     """All simulations of a study.
 
     Attributes:
-      study: What was asked for.
-      values: Its axes.
-      sizes: Number of values of each axis.
+      study, values: What was asked for.
+      sizes, outer, inner: Number of values of each axis, of each CALL axis and of each ROW axis.
       instances: Seeds times lanes.
-      calls_of: Number of values of each CALL axis, by name.
-      inner: Number of values of each ROW axis.
-      points: Combinations of all of these.
+      points: Combinations of values of CALL and ROW axes.
       total: Number of simulations.
     """
 
@@ -112,9 +109,9 @@ class Plan:
         self.study, self.values = study, study.values
         self.sizes = {name: len(found) for name, found in self.values.read.items()}
         self.instances = self.sizes["seeds"] * study.lanes
-        self.calls_of = {axis.name: self.sizes[axis.name] for axis in of_level(CALL)}
+        self.outer = {axis.name: self.sizes[axis.name] for axis in of_level(CALL)}
         self.inner = tuple(self.sizes[axis.name] for axis in of_level(ROW))
-        self.points = math.prod(self.calls_of.values()) * math.prod(self.inner)
+        self.points = math.prod(self.outer.values()) * math.prod(self.inner)
         self._block = self.instances * self.points
         self.total = self._block * math.prod(self.sizes[axis.name] for axis in of_level(BLOCK))
 
@@ -127,11 +124,6 @@ class Plan:
     def backlogs(self) -> np.ndarray:
         """Mask of the arrivals without any, of shape [arrivals]."""
         return np.asarray([arrivals.backlog for arrivals in self.values.read["arrivals"]])
-
-    @property
-    def has_clock(self) -> bool:
-        """Whether some of the simulations are under a clock."""
-        return any(self.values.read["clocks"])
 
     def _width(self, n: int) -> int:
         """Instances in a full tile."""
@@ -172,9 +164,9 @@ class Plan:
             size = tile.count * math.prod(self.inner)
             low, high = low - tile.start, high - tile.start
             for which in range(low // size, -(-high // size)):
-                at = map(int, np.unravel_index(which, list(self.calls_of.values())))
+                at = map(int, np.unravel_index(which, list(self.outer.values())))
                 ends = max(low - which * size, 0), min(high - which * size, size)
-                yield Call(tile, dict(zip(self.calls_of, at, strict=True)), *ends)
+                yield Call(tile, dict(zip(self.outer, at, strict=True)), *ends)
 
     def rows_of(self, policy: int, n: int = 0) -> Range:
         """The rows of a policy and a number of requests (by index), if the tiles are whole."""

@@ -12,11 +12,15 @@ import pandas as pd
 
 from jaxsched import clocks, policies
 from jaxsched.instance import Instance, check_instance
-from jaxsched.result import Result
 from jaxsched.simulate import simulate
 from jaxsched.studies import frames
-from jaxsched.studies.config import different_policies, positive_seconds, prediction
-from jaxsched.studies.toml import at_least, one_of, several, with_key
+from jaxsched.studies.config import (
+    different_policies,
+    own_digests,
+    positive_seconds,
+    prediction,
+)
+from jaxsched.studies.toml import at_least, one_of, several, to_toml, with_key
 from jaxsched.workloads import Trace, draws, generate, intervals, traces
 from jaxsched.workloads.texts import class_edges, read_arrivals, read_prediction
 
@@ -96,6 +100,10 @@ class ReplayConfig:
                 raise ValueError(f"{name}: {limit} is in seconds; expected a --clock")
         positive_seconds(**self.limits)
 
+    def text(self) -> str:
+        """The configuration as it is kept with results."""
+        return to_toml(self) + own_digests(self.policies)
+
     @property
     def limits(self) -> dict[str, float | None]:
         """Limits of a request that counts as good, by name."""
@@ -127,13 +135,20 @@ def load(config: ReplayConfig) -> Loaded:
     """
     trace = _read(config)
     _refuse_missing(trace, config)
+    prompt = np.broadcast_to(config.prompt if trace.prompt is None else trace.prompt, len(trace))
+    fits = prompt + trace.output.astype(np.int64) <= config.memory
     rows = np.arange(len(trace))
     if config.seed is not None:
         rows = np.asarray(jax.random.permutation(jax.random.key(config.seed), len(trace)))
-    fits = _fits(trace, config)
     too_large = int(np.sum(~fits)) if config.skip_too_large else 0
     rows = _first(rows[fits[rows]] if config.skip_too_large else rows, config)
-    _refuse_too_large(trace, rows[~fits[rows]], config)
+    if len(never := rows[~fits[rows]]):
+        row = never.min()
+        raise ValueError(
+            f"{trace.source}: request {row} (counted from 0 in order of arrival): prompt + output "
+            f"is {prompt[row]} + {trace.output[row]}; expected at most memory = {config.memory}; "
+            f"{len(never):,} of the requests can never fit, --skip-too-large leaves them out"
+        )
     if read_arrivals(config.arrivals).in_trace:
         rows = rows[np.argsort(trace.arrival_seconds[rows], kind="stable")]
     chosen = trace.select(rows)
@@ -165,24 +180,20 @@ def _first(rows: np.ndarray, config: ReplayConfig) -> np.ndarray:
 
 
 def _read(config: ReplayConfig) -> Trace:
+    """The trace as the options say; advice of the readers is put into the words of the command."""
+    zeros = "skip" if config.skip_zero_output else "error"
     try:
-        return _read_as(config)
+        if config.columns:
+            columns = {field: name for field, _, name in (x.partition("=") for x in config.columns)}
+            edges = _edges(config) if "predicted" in columns else None
+            return traces.read_table(config.trace, columns, edges=edges, zero_output=zeros)
+        read = traces.read_trace
+        if config.format != "auto":
+            read = getattr(traces, f"read_{config.format}")
+        return read(config.trace, zero_output=zeros)
     except ValueError as error:
-        # The readers know nothing of this command, so their advice is put into its words.
         text = str(error).replace("use read_table", "name the columns with --columns")
         raise ValueError(text.replace("zero_output='skip'", "--skip-zero-output")) from None
-
-
-def _read_as(config: ReplayConfig) -> Trace:
-    zeros = "skip" if config.skip_zero_output else "error"
-    if config.columns:
-        pairs = (pair.partition("=") for pair in config.columns)
-        columns = {field: column for field, _, column in pairs}
-        edges = _edges(config) if "predicted" in columns else None
-        return traces.read_table(config.trace, columns, edges=edges, zero_output=zeros)
-    if config.format == "auto":
-        return traces.read_trace(config.trace, zero_output=zeros)
-    return getattr(traces, f"read_{config.format}")(config.trace, zero_output=zeros)
 
 
 def _edges(config: ReplayConfig) -> tuple[int, ...]:
@@ -191,22 +202,6 @@ def _edges(config: ReplayConfig) -> tuple[int, ...]:
     if kind != "edges":
         raise ValueError("columns: predicted needs --interval edges:… to say what the classes are")
     return class_edges([int(edge) for edge in rest.split(",")], config.memory)
-
-
-def _fits(trace: Trace, config: ReplayConfig) -> np.ndarray:
-    prompt = config.prompt if trace.prompt is None else trace.prompt
-    return prompt + trace.output.astype(np.int64) <= config.memory
-
-
-def _refuse_too_large(trace: Trace, rows: np.ndarray, config: ReplayConfig) -> None:
-    if len(rows):
-        row = rows.min()
-        prompt = config.prompt if trace.prompt is None else trace.prompt[row]
-        raise ValueError(
-            f"{trace.source}: request {row} (counted from 0 in order of arrival): prompt + output "
-            f"is {prompt} + {trace.output[row]}; expected at most memory = {config.memory}; "
-            f"{len(rows):,} of the requests can never fit, --skip-too-large leaves them out"
-        )
 
 
 def _instance(trace: Trace, config: ReplayConfig) -> Instance:
@@ -254,14 +249,12 @@ def run(
 
     Yields:
       A table of one row (see `jaxsched.studies.frames`): without a clock with `latency_figures`,
-      under one with the metrics of serving. And one with a row per request
-      (`frames.request_frame`, `frames.served_frame`), which has the options --seed and --memory as
-      columns, the request's number in order of arrival as `request` and its line in the file (of
-      Parquet its row) as `line`.
+      under one with the metrics of serving. And one with a row per request, which has the options
+      --seed and --memory as columns, the request's number in order of arrival as `request` and its
+      line in the file (of Parquet its row) as `line`.
     """
     batch = jax.tree.map(lambda leaf: np.asarray(leaf)[None], loaded.instance)
     clock = None if config.clock is None else clocks.clock(config.clock)
-    tabulate = _in_rounds if clock is None else _in_seconds
     for name in config.policies:
         policy = policies.policy(name)
         on_policy(policy.name)
@@ -275,26 +268,15 @@ def run(
             "request": loaded.rows,
             "line": loaded.trace.line,
         }
-        yield tabulate(config, batch, result, about)
-
-
-def _in_rounds(
-    config: ReplayConfig, batch: Instance, result: Result, about: dict[str, Any]
-) -> tuple[pd.DataFrame, pd.DataFrame]:
-    requests = frames.request_frame(batch, result, **about)
-    bound = frames.bound_of(batch)
-    found = frames.result_columns(batch, result, bound)
-    row = frames.lane_frame(found, policy=about["policy"], lane=0)
-    return row.assign(**latency_figures(requests["latency"])), requests
-
-
-def _in_seconds(
-    config: ReplayConfig, batch: Instance, result: Result, about: dict[str, Any]
-) -> tuple[pd.DataFrame, pd.DataFrame]:
-    assert config.clock is not None  # or it would be in rounds
-    found = frames.serving_columns(batch, result, config.clock, **config.limits)
-    row = frames.lane_frame(found, policy=about["policy"], lane=0, clock=config.clock)
-    return row, frames.served_frame(batch, result, **about)
+        requests = frames.request_frame(batch, result, **about)
+        if config.clock is None:
+            found = frames.result_columns(batch, result, frames.bound_of(batch))
+            row = frames.lane_frame(found, policy=policy.name, lane=0)
+            yield row.assign(**latency_figures(requests["latency"])), requests
+        else:
+            found = frames.serving_columns(batch, result, config.clock, **config.limits)
+            row = frames.lane_frame(found, policy=policy.name, lane=0, clock=config.clock)
+            yield row, requests
 
 
 def latency_figures(latency: pd.Series) -> dict[str, float]:

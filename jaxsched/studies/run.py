@@ -14,21 +14,20 @@ try:
 except ImportError:  # Windows
     fcntl = None  # type: ignore[assignment]
 
+import jax
 import pandas as pd
 
 from jaxsched.studies import store
 from jaxsched.studies.budget import MOST_CHUNK
-from jaxsched.studies.estimate import Estimate, seconds_per_row
 from jaxsched.studies.parts import Parts
 from jaxsched.studies.plan import Call, Range
-from jaxsched.studies.processes import Processes
 from jaxsched.studies.rows import Simulator
 
 CHUNK_SECONDS = 10.0
 """Time that a chunk should take, and so the work that an interruption costs."""
 
-FIRST_SECONDS, FIRST_ROWS = 1.0, 2**14
-"""Time and rows of the first simulations of a kind, whose cost is not known."""
+FIRST_REQUESTS = 2**17
+"""Requests in the first simulations of a kind, whose cost is not known."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -98,7 +97,6 @@ def run_rows(
     simulator: Simulator,
     parts: Parts,
     ranges: list[Range],
-    guess: Estimate,
     *,
     chunk: int | None = None,
     on_rows: Callable[[int], Any] = lambda rows: None,
@@ -109,7 +107,6 @@ def run_rows(
       simulator: What simulates them.
       parts: Where they go.
       ranges: The rows.
-      guess: How long simulations are expected to take, for the size of the first chunk.
       chunk: Rows in a part; None for what takes about `CHUNK_SECONDS`.
       on_rows: Called with the number of rows that have just been simulated.
 
@@ -117,7 +114,7 @@ def run_rows(
       OSError: If a part cannot be written; what was written before stays.
     """
     parts.sweep_up(ranges)
-    pieces = _Pieces(simulator, guess)
+    pieces = _Pieces(simulator)
     for start, stop in ranges:
         while start < stop:
             end, frames, began = start, [], time.perf_counter()
@@ -135,20 +132,19 @@ def run_rows(
 class _Pieces:
     """Rows of one kind, few enough for the time that is left, as measured on that kind before."""
 
-    def __init__(self, simulator: Simulator, guess: Estimate) -> None:
-        self._simulator, self._guess = simulator, guess
+    def __init__(self, simulator: Simulator) -> None:
+        self._simulator = simulator
         self._pace: dict[tuple[int, ...], float] = {}
 
     def end(self, row: int, most: int, left: float) -> int:
-        """The row after those that take about `left` seconds, of the first of a kind a second."""
+        """The row after those that take about `left` seconds, if their kind is known."""
         call = next(self._simulator.plan.calls(row, most))
         if (pace := self._pace.get(self._kind(call))) is not None:
-            rows = int(max(left, FIRST_SECONDS) / pace)
+            rows = int(max(left, 1.0) / pace)
         elif (budget := self._simulator.budget(call.at["policies"])).pads:
             rows = budget.rows(call.tile.n)  # a batch, which cannot be had for less
         else:
-            each = seconds_per_row(self._simulator.plan, self._guess.per_request, row)
-            rows = min(FIRST_ROWS, int(FIRST_SECONDS / each)) if each else FIRST_ROWS
+            rows = FIRST_REQUESTS // call.tile.n
         return row + min(max(1, rows), call.stop - call.start)
 
     def run(self, start: int, end: int, on_rows: Callable[[int], Any]) -> pd.DataFrame:
@@ -161,6 +157,63 @@ class _Pieces:
     @staticmethod
     def _kind(call: Call) -> tuple[int, ...]:
         return *call.at.values(), call.tile.n, call.tile.workload
+
+
+# Several processes, on one machine or many, need no more of each other than their number: the rows
+# of each follow from the plan. JAX's coordination service tells them apart and lets the first wait
+# for the others at the end.
+
+WEEKS = 4 * 7 * 24 * 3600
+"""Seconds for which a process that has finished waits for the others."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Processes:
+    """Which of several processes this one is.
+
+    Attributes:
+      index: 0 for the first.
+      count: How many there are.
+    """
+
+    index: int = 0
+    count: int = 1
+
+    @property
+    def first(self) -> bool:
+        """Whether this is the one that prints and that puts the results together."""
+        return self.index == 0
+
+    def finish(self) -> None:
+        """Waits until all processes have called it."""
+        if self.count > 1:
+            jax.distributed.shutdown()
+
+
+def join_processes(
+    coordinator: str | None = None, processes: int | None = None, process: int | None = None
+) -> Processes:
+    """Joins the processes of a job; to be called before JAX is used.
+
+    Args:
+      coordinator: Address and port of the first process. What is None is found out by JAX where it
+        knows how, such as under SLURM and on a TPU pod slice.
+      processes: Number of processes.
+      process: Which one this is, from 0.
+
+    Raises:
+      ValueError: If JAX cannot find out what is missing, or the processes do not meet.
+    """
+    # Nothing is computed across processes; else CPUs would be connected for it, and say so.
+    jax.config.update("jax_cpu_collectives_implementation", None)
+    try:
+        jax.distributed.initialize(coordinator, processes, process, shutdown_timeout_seconds=WEEKS)
+    except (ValueError, RuntimeError) as error:
+        raise ValueError(
+            f"the processes could not be joined: {error}; outside of SLURM, Open MPI and TPU pods "
+            "give --coordinator HOST:PORT --num-processes N --process-id I to each"
+        ) from None
+    return Processes(jax.process_index(), jax.process_count())
 
 
 @contextmanager

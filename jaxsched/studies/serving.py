@@ -21,7 +21,7 @@ from jaxsched.studies.config import (
     all_predictions,
     different_policies,
     digest,
-    positive_rates,
+    own_digests,
     positive_seconds,
 )
 from jaxsched.studies.plan import Plan, Study
@@ -84,7 +84,9 @@ class ServingConfig:
         with_key("clock", clocks.clock, self.clock)
         several("rates", self.rates)
         positive_seconds(ttft_limit=self.ttft_limit, tpot_limit=self.tpot_limit)
-        positive_rates(self.rates)
+        for rate in self.rates:
+            if not 0 < rate < float("inf"):
+                raise ValueError(f"rates: got {rate}; expected more than 0 requests per second")
         different_policies(self.policies, arrivals=True)
         all_predictions(self.predictions, self.memory, trace=self.trace is not None)
 
@@ -120,7 +122,8 @@ class ServingConfig:
                 simulators.items() if policy.reads_predictions else [(ANY, first)]
             )
         ]
-        return Work(to_toml(config), points, list(simulators.values()), lambda table: table)
+        text = to_toml(config) + own_digests(self.policies)
+        return Work(text, points, list(simulators.values()), lambda table: table)
 
 
 def _point(
@@ -141,7 +144,7 @@ def _point(
             prediction=prediction,
         )
 
-    name = f"{policy.name}-{prediction}".replace(":", "-").replace(",", "-")
+    name = f"{policy.name}-{prediction}".translate(str.maketrans(":,/", "---"))
     requests = config.num_requests * (stop - start)
     return Point(name, f"{policy.name}, {prediction}", requests, table)
 

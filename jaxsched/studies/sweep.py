@@ -1,6 +1,13 @@
 """Sweeps: every combination of the values of all axes, cut into chunks of rows.
 
-The keys of a configuration are the axes of `jaxsched.studies.axes`, and a few of its own.
+The keys of a configuration are the axes of `jaxsched.studies.axes`, and a few of its own. Some
+values may be random: texts with places to fill in, such as "relative:{uniform:0:0.99}":
+
+    {uniform:LOW:HIGH}        equally likely in LOW … HIGH
+    {log_uniform:LOW:HIGH}    its logarithm is
+
+Several places in one text are drawn together, so a table with `count = 100` adds 100 random vectors
+of numbers rather than a grid of them.
 """
 
 from __future__ import annotations
@@ -8,23 +15,91 @@ from __future__ import annotations
 import dataclasses
 import functools
 import itertools
+import json
+import math
+import os
+import re
+import tomllib
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 import jax
 import numpy as np
+import pandas as pd
 
-from jaxsched.studies import store, toml
+from jaxsched.studies import store
 from jaxsched.studies.axes import AXES, Axis, Values
-from jaxsched.studies.config import digest
+from jaxsched.studies.config import digests
 from jaxsched.studies.frames import sweep_columns
-from jaxsched.studies.parts import Parts
+from jaxsched.studies.parts import ALL_AGAIN, Parts
 from jaxsched.studies.plan import Plan, Study
-from jaxsched.studies.sampling import RandomConfig, draw
-from jaxsched.studies.toml import at_least
+from jaxsched.studies.toml import at_least, from_table, one_of, to_toml, with_key
+from jaxsched.workloads import draws
 from jaxsched.workloads.intervals import OPEN_ENDED
 from jaxsched.workloads.joint import Lengths, TableLengths
 from jaxsched.workloads.texts import Prediction
+
+PLACE = re.compile(r"\{([^{}]*)\}")
+LAWS = ("uniform", "log_uniform")
+
+
+@dataclasses.dataclass(frozen=True)
+class RandomConfig:
+    """Random values on an axis.
+
+    Attributes:
+      axis: Name of the axis, such as "predictions".
+      value: Pattern of the values, such as "relative:{uniform:0:0.99}".
+      count: How many.
+      seed: Of these values.
+    """
+
+    axis: str
+    value: str
+    count: int = at_least(1)
+    seed: int = at_least(0, default=0)
+
+    def __post_init__(self) -> None:
+        one_of("axis", self.axis, AXES)
+        if not PLACE.search(self.value):
+            raise ValueError(
+                f"value: got {self.value!r}; expected a place such as {{uniform:0:1}} in it"
+            )
+        with_key("value", drawn, self)
+
+
+def drawn(random: RandomConfig) -> list[str]:
+    """The random values of a table, as texts; numbers have six significant digits.
+
+    Raises:
+      ValueError: If a place in the pattern is none of the known laws.
+    """
+    places = [_law(text) for text in PLACE.findall(random.value)]
+    shape = (len(places), random.count)
+    columns = draws.uniforms(jax.random.key(random.seed), shape)
+    # From levels to numbers column by column, each with the law of its place.
+    columns = [law(column) for law, column in zip(places, columns, strict=True)]
+    pattern = PLACE.sub("{}", random.value)
+    return [pattern.format(*(f"{x:.6g}" for x in row)) for row in zip(*columns, strict=True)]
+
+
+def _law(text: str) -> Callable[[np.ndarray], np.ndarray]:
+    """The function from uniform numbers in (0, 1) to those of a place, such as "uniform:0:1"."""
+    name, *ends = text.split(":")
+    usage = "expected {uniform:LOW:HIGH} or {log_uniform:LOW:HIGH}"
+    try:
+        low, high = map(float, ends)
+    except ValueError:
+        raise ValueError(f"got {{{text}}}; {usage}") from None
+    if name not in LAWS or not -math.inf < low < high < math.inf:
+        raise ValueError(f"got {{{text}}}; {usage} with LOW less than HIGH")
+    if name == "uniform":
+        return lambda u: low + (high - low) * u
+    if low <= 0:
+        raise ValueError(f"got {{{text}}}; expected LOW of more than 0 for log_uniform")
+    return lambda u: np.exp(math.log(low) + (math.log(high) - math.log(low)) * u)
+
 
 WRITTEN_FIRST = ("num_requests", "memory", "policies", "predictions", "workloads", "arrivals",
                  "clocks", "max_batch", "seeds")  # fmt: skip
@@ -95,9 +170,7 @@ class SweepConfig(_Keys):
             for name, axis in AXES.items()
             if axis.default and not getattr(self, name) and name not in random
         }
-        files = [name for name in self.values().files() if Path(name).is_file()]
-        digests = "".join(f"# {name}: sha256 {digest(name)}\n" for name in files)
-        return toml.to_toml(dataclasses.replace(self, **left_out)) + digests
+        return to_toml(dataclasses.replace(self, **left_out)) + digests(self.values().files())
 
 
 def plan_of(config: SweepConfig) -> Plan:
@@ -114,14 +187,14 @@ def _values(config: SweepConfig, axis: Axis) -> tuple[Any, ...]:
     """All values of an axis: those listed, then the random ones."""
     listed = getattr(config, axis.name)
     tables = [table for table in config.random if table.axis == axis.name]
-    drawn: list[Any] = [value for table in tables for value in draw(table)]
+    found: list[Any] = [value for table in tables for value in drawn(table)]
     if axis.least is not None:
         where = f"random values of {axis.name}"
-        numbers = [toml.with_key(where, lambda text: round(float(text)), text) for text in drawn]
-        drawn = [x for x in dict.fromkeys(numbers) if x not in listed]
-        if drawn and min(drawn) < axis.least:
-            raise ValueError(f"{where}: {min(drawn)}; expected at least {axis.least}")
-    return (*listed, *dict.fromkeys(drawn))
+        numbers = [with_key(where, lambda text: round(float(text)), text) for text in found]
+        found = [x for x in dict.fromkeys(numbers) if x not in listed]
+        if found and min(found) < axis.least:
+            raise ValueError(f"{where}: {min(found)}; expected at least {axis.least}")
+    return (*listed, *dict.fromkeys(found))
 
 
 def _check_fit(values: Values) -> None:
@@ -160,3 +233,52 @@ def _check_prediction(prediction: Prediction, law: Lengths, memory: int) -> None
     except ValueError as error:
         text = str(error).replace(OPEN_ENDED, "max_output leaves longer ones out")
         raise ValueError(f"predictions: {prediction.text!r}: {text}") from None
+
+
+# The folder of a sweep, read again.
+
+
+def manifest(folder: str | os.PathLike[str]) -> dict[str, Any]:
+    """The manifest of a sweep: configuration, versions, device and when it was begun.
+
+    Raises:
+      FileNotFoundError: If there is none.
+      ValueError: If it is none of a sweep.
+    """
+    path = Path(folder) / "manifest.json"
+    if not path.exists():
+        raise FileNotFoundError(f"{path} does not exist; expected a folder of `jaxsched sweep`")
+    try:
+        found = json.loads(path.read_text())
+        tomllib.loads(found["config"])["lanes"]
+    except (ValueError, KeyError, TypeError):
+        raise ValueError(f"{path} is not the manifest of a sweep") from None
+    return found
+
+
+def kept_parts(folder: str | os.PathLike[str]) -> Parts:
+    """The parts of a sweep, to read only."""
+    text = manifest(folder)["config"]
+    plan = plan_of(from_table(SweepConfig, tomllib.loads(text)))
+    return Parts(store.Store(Path(folder), {"config": text}), plan)
+
+
+def read(
+    folder: str | os.PathLike[str], columns: Sequence[str] | None, partial: bool
+) -> pd.DataFrame:
+    """See `jaxsched.read_sweep`."""
+    path = Path(folder) / "results.parquet"
+    if path.exists():
+        try:
+            return store.read_parquet(path, columns)[0]
+        except ValueError as error:
+            raise ValueError(f"{error}; {ALL_AGAIN}") from None
+    parts = kept_parts(folder)
+    missing = sum(stop - start for start, stop in parts.missing())
+    if missing and not (partial and missing < parts.plan.total):
+        raise FileNotFoundError(
+            f"{folder}: {missing:,} of {parts.plan.total:,} simulations are missing; run `jaxsched "
+            "sweep` again, or read what is there with partial=True"
+        )
+    frame = pd.concat(list(parts.tables()), ignore_index=True)
+    return frame if columns is None else frame[list(columns)]

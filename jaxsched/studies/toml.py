@@ -14,7 +14,8 @@ import os
 import tomllib
 import types
 import typing
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any, TypeVar
 
 from jaxsched.workloads.texts import unknown
@@ -45,12 +46,19 @@ def several(name: str, values: tuple[Any, ...]) -> None:
             raise ValueError(f"{name}: {value!r} is there twice; expected different values")
 
 
-def with_key(key: str, function: Any, value: Any) -> Any:
-    """Calls `function(value)`, naming the key in its errors."""
+@contextmanager
+def naming(name: Any) -> Iterator[None]:
+    """Puts a name before the text of a ValueError."""
     try:
-        return function(value)
+        yield
     except ValueError as error:
-        raise ValueError(f"{key}: {error}") from None
+        raise ValueError(f"{name}: {error}") from None
+
+
+def with_key(key: str, function: Callable[[Any], Any], value: Any) -> Any:
+    """Calls `function(value)`, naming the key in its errors."""
+    with naming(key):
+        return function(value)
 
 
 def load(
@@ -64,15 +72,13 @@ def load(
       ValueError: If it is no TOML, a key is unknown or missing, or a value is refused.
       OSError: If it cannot be read.
     """
-    try:
+    with naming(path):
         table = _read(path)
         for key, value in (overrides or {}).items():
             *inside, name = key.split(".")
             inner = table.setdefault(inside[0], {}) if inside else table
             inner[name] = value
         return from_table(cls, table)
-    except ValueError as error:
-        raise ValueError(f"{path}: {error}") from None
 
 
 def job_of(path: str | os.PathLike[str], jobs: Iterable[str]) -> str:
@@ -83,20 +89,15 @@ def job_of(path: str | os.PathLike[str], jobs: Iterable[str]) -> str:
       OSError: If it cannot be read.
     """
     jobs = list(jobs)
-    try:
+    with naming(path):
         job = _read(path).get("job", jobs[0])
         one_of("job", job, jobs)
-    except ValueError as error:
-        raise ValueError(f"{path}: {error}") from None
-    return job
+        return job
 
 
 def _read(path: str | os.PathLike[str]) -> dict[str, Any]:
-    with open(path, "rb") as file:
-        try:
-            return tomllib.load(file)
-        except tomllib.TOMLDecodeError as error:
-            raise ValueError(f"not valid TOML: {error}") from None
+    with open(path, "rb") as file, naming("not valid TOML"):
+        return tomllib.load(file)
 
 
 def from_table(cls: type[T], table: Mapping[str, Any], prefix: str = "") -> T:
@@ -114,7 +115,7 @@ def from_table(cls: type[T], table: Mapping[str, Any], prefix: str = "") -> T:
     missing = [
         f"missing {prefix}{name}: expected {_expected(hints[name], field.metadata.get('minimum'))}"
         for name, field in fields.items()
-        if name not in table and _required(field)
+        if name not in table and field.default is field.default_factory  # both are missing
     ]
     if missing:
         raise ValueError("; ".join(missing))
@@ -126,29 +127,16 @@ def from_table(cls: type[T], table: Mapping[str, Any], prefix: str = "") -> T:
 
 def to_toml(config: Any) -> str:
     """The dataclass as TOML text that `from_table` reads back to an equal one; None is left out."""
-    values = {f.name: getattr(config, f.name) for f in dataclasses.fields(config)}
-    tables = {name: value for name, value in values.items() if dataclasses.is_dataclass(value)}
-    arrays = {name: value for name, value in values.items() if _is_array_of_tables(value)}
-    lines = [
-        f"{name} = {_toml(value)}"
-        for name, value in values.items()
-        if value is not None and name not in tables and name not in arrays
-    ]
-    for name, value in tables.items():
-        lines += ["", f"[{name}]", to_toml(value).rstrip("\n")]
-    for name, several_tables in arrays.items():
-        for value in several_tables:
-            lines += ["", f"[[{name}]]", to_toml(value).rstrip("\n")]
-    return "\n".join(lines) + "\n"
-
-
-def _is_array_of_tables(value: Any) -> bool:
-    return isinstance(value, tuple) and bool(value) and dataclasses.is_dataclass(value[0])
-
-
-def _required(field: dataclasses.Field[Any]) -> bool:
-    missing = dataclasses.MISSING
-    return field.default is missing and field.default_factory is missing
+    lines, tables, arrays = [], [], []
+    for field in dataclasses.fields(config):
+        name, value = field.name, getattr(config, field.name)
+        if dataclasses.is_dataclass(value):
+            tables += ["", f"[{name}]", to_toml(value).rstrip("\n")]
+        elif isinstance(value, tuple) and value and dataclasses.is_dataclass(value[0]):
+            arrays += [x for one in value for x in ("", f"[[{name}]]", to_toml(one).rstrip("\n"))]
+        elif value is not None:
+            lines.append(f"{name} = {_toml(value)}")
+    return "\n".join((*lines, *tables, *arrays)) + "\n"
 
 
 def _value(key: str, hint: Any, value: Any, minimum: float | None) -> Any:

@@ -22,16 +22,22 @@ class Form:
     """A form of text: a kind, and what may follow its colon.
 
     Attributes:
-      usage: How it is written, as errors say it.
-      example: One of its texts, as the help of commands shows it.
-      about: What that text means.
+      form: How it is written, such as "one:LOWER:UPPER"; without a colon if nothing may follow.
+      example: Such a text, as the help of commands shows it.
+      about: What that means.
       read: What follows the colon -> what is wanted; ValueError says what is wrong with it.
     """
 
-    usage: str
+    form: str
     example: str
     about: str
     read: Callable[[str], Any]
+
+    @property
+    def usage(self) -> str:
+        """How it is written, as errors say it."""
+        nothing = f"{self.form}, without anything after it"
+        return f"{self.form}, such as {self.example}" if ":" in self.form else nothing
 
 
 def unknown(shown: str, name: str, known: Iterable[str], what: str) -> str:
@@ -47,16 +53,29 @@ def help_lines(forms: Mapping[str, Form]) -> list[str]:
     return [f"  {form.example:<24} {form.about}" for form in forms.values()]
 
 
-def _integers(rest: str, separator: str, size: int | None) -> tuple[int, ...]:
+def _read(forms: Mapping[str, Form], text: str, what: str) -> tuple[str, Any]:
+    """The kind of a text, and what its form reads.
+
+    Raises:
+      ValueError: If it is none of the forms; the text says what was expected.
+    """
+    kind, _, rest = text.partition(":")
+    if kind not in forms:
+        raise ValueError(unknown(repr(text), kind, forms, what))
+    try:
+        if rest and ":" not in forms[kind].form:
+            raise ValueError(f"got {rest!r} after the colon")
+        return kind, forms[kind].read(rest)
+    except ValueError as error:
+        said = f"{error}; expected {forms[kind].usage}"
+        raise ValueError(f"{what} {text!r}: {said}") from None
+
+
+def _integers(rest: str, separator: str, size: int | None = None) -> tuple[int, ...]:
     values = tuple(int(part) for part in rest.split(separator))
     if size is not None and len(values) != size:
         raise ValueError(f"got {len(values)} numbers")
     return values
-
-
-def _nothing(rest: str) -> None:
-    if rest:
-        raise ValueError(f"got {rest!r} after the colon")
 
 
 # Predictions.
@@ -96,14 +115,8 @@ def read_prediction(text: str) -> Prediction:
     Raises:
       ValueError: If it is none; the text says what was expected.
     """
-    kind, _, rest = text.partition(":")
-    if kind not in PREDICTIONS:
-        raise ValueError(unknown(repr(text), kind, PREDICTIONS, "prediction"))
-    try:
-        return Prediction(text, kind, *PREDICTIONS[kind].read(rest))
-    except ValueError as error:
-        usage = PREDICTIONS[kind].usage
-        raise ValueError(f"prediction {text!r}: {error}; expected {usage}") from None
+    kind, parsed = _read(PREDICTIONS, text, "prediction")
+    return Prediction(text, kind, *parsed)
 
 
 def class_edges(edges: Sequence[int], memory: int) -> tuple[int, ...]:
@@ -133,7 +146,7 @@ def _classes(rest: str) -> Parsed:
 
 
 def _edges(rest: str) -> Parsed:
-    edges = _integers(rest, ",", None)
+    edges = _integers(rest, ",")
     intervals.classes(edges=(1, *edges))  # refuses bad edges before the memory is known
     label = f"classes {', '.join(map(str, edges))}"
     return label, None, lambda memory: intervals.classes(edges=class_edges(edges, memory))
@@ -145,46 +158,33 @@ def _relative(rest: str) -> Parsed:
     return f"length × (1 ± {x:g})", x, lambda memory: source
 
 
-def _exact(rest: str) -> Parsed:
-    _nothing(rest)
-    return "true length", 0.0, lambda memory: intervals.relative(0.0)
-
-
 def _real(rest: str) -> Parsed:
-    _nothing(rest)
     source = embedded.real_predictions()
     return "real predicted classes", None, lambda memory: source
 
 
-def _columns(rest: str) -> Parsed:
-    _nothing(rest)
-    return "the trace's own intervals", None, None
-
-
 PREDICTIONS: dict[str, Form] = {
-    "relative": Form(
-        "relative:X with X from 0 to below 1, such as relative:0.5",
-        "relative:0.5", "from 0.5 to 1.5 times the true length", _relative,
-    ),
-    "one": Form(
-        "one:LOWER:UPPER, such as one:1:1000", "one:1:1000", "the same interval for all", _one
-    ),
+    "one": Form("one:LOWER:UPPER", "one:1:1000", "the same interval for all", _one),
     "classes": Form(
-        "classes:WIDTH:COUNT, such as classes:100:10",
-        "classes:100:10", "the class of the true length: 10 classes of 100 tokens", _classes,
+        "classes:WIDTH:COUNT", "classes:100:10",
+        "the class of the true length: 10 classes of 100 tokens", _classes,
     ),
     "edges": Form(
-        "edges:E1,E2,…, such as edges:42,141,294,503",
-        "edges:42,141,294,503", "the same with these edges; the last class ends at M", _edges,
+        "edges:E1,E2,…", "edges:42,141,294,503",
+        "the same with these edges; the last class ends at M", _edges,
     ),
-    "exact": Form("exact, without anything after it", "exact", "the true length", _exact),
-    "real": Form(
-        "real, without anything after it",
-        "real", "a class of LMSYS tokens, as wrong as a real predictor's", _real,
+    "relative": Form(
+        "relative:X with X from 0 to below 1", "relative:0.5",
+        "from 0.5 to 1.5 times the true length", _relative,
     ),
+    "exact": Form(
+        "exact", "exact", "the true length",
+        lambda rest: ("true length", 0.0, lambda memory: intervals.relative(0.0)),
+    ),
+    "real": Form("real", "real", "a class of LMSYS tokens, as wrong as a real predictor's", _real),
     "columns": Form(
-        "columns, without anything after it",
-        "columns", "the columns `lower` and `upper` of the trace", _columns,
+        "columns", "columns", "the columns `lower` and `upper` of the trace",
+        lambda rest: ("the trace's own intervals", None, None),
     ),
 }  # fmt: skip
 """Predictions of the output lengths; `read` gives `Parsed`."""
@@ -193,7 +193,6 @@ PREDICTIONS: dict[str, Form] = {
 # Lengths: a law, then options after commas.
 
 OPTIONS = "prompt:LOW:HIGH, max_prompt:N, max_output:N or max_total:N"
-LIMITS = ("max_prompt", "max_output", "max_total")
 
 EMBEDDED: dict[str, Callable[[], joint.Lengths]] = {
     "lmsys": embedded.lmsys,
@@ -206,27 +205,21 @@ EMBEDDED: dict[str, Callable[[], joint.Lengths]] = {
 def read_lengths(text: str) -> joint.Lengths:
     """Reads the text of a law of lengths: one of `LENGTHS`, then `OPTIONS` after commas.
 
-    `prompt:LOW:HIGH` (prompts equally likely, else one token) is for uniform and geometric; the
-    other options condition the law on limits in tokens.
+    `prompt:LOW:HIGH` (prompts equally likely, else one token) is for `SYNTHETIC` laws; the other
+    options condition the law on limits in tokens.
 
     Raises:
       ValueError: If it is none; the text says what was expected.
       OSError: If it names a trace that cannot be read.
     """
     head, *options = text.split(",")
-    kind, _, rest = head.partition(":")
+    kind, law = _read(LENGTHS, head, "law of lengths")
     try:
-        chosen = dict(_option(option) for option in options)
-        if kind not in LENGTHS:
-            raise ValueError(unknown(repr(kind), kind, LENGTHS, "law of lengths"))
-        if "prompt" in chosen and kind not in SYNTHETIC:
+        limits = dict(_option(option) for option in options)
+        prompt = limits.pop("prompt", 1)
+        if prompt != 1 and kind not in SYNTHETIC:
             raise ValueError(f"{kind} has prompts of its own; expected no option prompt")
-        law = LENGTHS[kind].read(rest)
-        if kind in SYNTHETIC:
-            low, high = chosen.get("prompt", (1, 1))
-            law = law(low if "prompt" not in chosen else (low, high))
-        limits = {name: numbers[0] for name, numbers in chosen.items() if name in LIMITS}
-        return law.truncated(**limits) if limits else law
+        return law(prompt).truncated(**limits) if limits else law(prompt)
     except ValueError as error:
         raise ValueError(f"workload {text!r}: {error}") from None
 
@@ -237,64 +230,63 @@ def trace_file(text: str) -> str | None:
     return rest if kind == "trace" else None
 
 
-def _option(text: str) -> tuple[str, list[int]]:
+def _option(text: str) -> tuple[str, Any]:
     name, _, rest = text.partition(":")
-    if name not in ("prompt", *LIMITS):
+    if name == "prompt":
+        return name, _whole(rest, 2, OPTIONS)
+    if name not in ("max_prompt", "max_output", "max_total"):
         raise ValueError(f"got option {text!r}; expected {OPTIONS}")
-    return name, _whole(rest, 2 if name == "prompt" else 1, OPTIONS)
+    return name, _whole(rest, 1, OPTIONS)[0]
 
 
-def _whole(rest: str, size: int, usage: str) -> list[int]:
+def _whole(rest: str, size: int, usage: str | None = None) -> tuple[int, ...]:
     parts = rest.split(":")
     if len(parts) != size or not all(part.strip().isdecimal() for part in parts):
-        raise ValueError(f"got {rest!r}; expected {usage}, in whole numbers")
-    return [int(part) for part in parts]
+        expected = "" if usage is None else f"; expected {usage}, in whole numbers"
+        raise ValueError(f"got {rest!r}{expected}")
+    return tuple(map(int, parts))
 
 
-def _embedded(name: str) -> Callable[[str], joint.Lengths]:
-    def read(rest: str) -> joint.Lengths:
-        if rest:
-            raise ValueError(f"got {rest!r} after the colon; expected {name} without it")
-        return EMBEDDED[name]()
-
-    return read
+Law = Callable[[lengths.Spec], joint.Lengths]
+"""prompt, for laws that have none of their own -> law."""
 
 
-def _uniform(rest: str) -> Callable[[lengths.Spec], joint.Lengths]:
-    low, high = _whole(rest, 2, LENGTHS["uniform"].usage)
+def _embedded(name: str) -> Form:
+    return Form(name, name, "an embedded distribution", lambda _: lambda prompt: EMBEDDED[name]())
+
+
+def _uniform(rest: str) -> Law:
+    low, high = _whole(rest, 2)
     return lambda prompt: lengths.uniform((low, high), prompt=prompt)
 
 
-def _geometric(rest: str) -> Callable[[lengths.Spec], joint.Lengths]:
-    mean, maximum = _whole(rest, 2, LENGTHS["geometric"].usage)
+def _geometric(rest: str) -> Law:
+    mean, maximum = _whole(rest, 2)
     return lambda prompt: lengths.geometric(mean, prompt=prompt, maximum=maximum)
 
 
-def _trace(rest: str) -> joint.Lengths:
+def _trace(rest: str) -> Law:
     if not rest:
-        raise ValueError(f"got no file; expected {LENGTHS['trace'].usage}")
-    return traces.read_trace(rest).lengths()
+        raise ValueError("got no file")
+    return lambda prompt: traces.read_trace(rest).lengths()
 
 
 SYNTHETIC = ("uniform", "geometric")
-"""Laws whose prompts an option says; `read` gives a function of them."""
+"""Laws whose prompts an option says."""
 
 LENGTHS: dict[str, Form] = {
-    **{name: Form(name, name, "an embedded distribution", _embedded(name)) for name in EMBEDDED},
-    "uniform": Form(
-        "uniform:LOW:HIGH, such as uniform:1:100",
-        "uniform:1:100", "outputs equally likely", _uniform,
-    ),
+    **{name: _embedded(name) for name in EMBEDDED},
+    "uniform": Form("uniform:LOW:HIGH", "uniform:1:100", "outputs equally likely", _uniform),
     "geometric": Form(
-        "geometric:MEAN:MAX, such as geometric:50:1000",
-        "geometric:50:1000", "geometric outputs of mean 50, up to 1000", _geometric,
+        "geometric:MEAN:MAX", "geometric:50:1000", "geometric outputs of mean 50, up to 1000",
+        _geometric,
     ),
     "trace": Form(
-        "trace:FILE, such as trace:requests.csv",
-        "trace:FILE", "the requests of a trace, drawn with replacement", _trace,
+        "trace:FILE", "trace:requests.csv", "the requests of a trace, drawn with replacement",
+        _trace,
     ),
 }  # fmt: skip
-"""Laws of prompt and output lengths."""
+"""Laws of prompt and output lengths; `read` gives `Law`."""
 
 
 # Arrivals.
@@ -339,31 +331,27 @@ def read_arrivals(text: str, kinds: Sequence[str] | None = None) -> Arrivals:
       ValueError: If it is none; the text says what was expected.
     """
     forms = {kind: ARRIVALS[kind] for kind in kinds or ARRIVALS}
-    kind, colon, rest = text.partition(":")
+    expected = f"{text!r}; expected one of {', '.join(form.form for form in forms.values())}"
     try:
-        number = forms[kind].read(rest) if not colon or rest else math.nan
-        if not 0 < number <= math.inf or (math.isinf(number) and kind != "backlog"):
-            raise ValueError
-    except (KeyError, ValueError):
-        expected = ", ".join(form.usage for form in forms.values())
-        raise ValueError(f"{text!r}; expected one of {expected}, more than 0") from None
+        kind, number = _read(forms, text, "arrivals")
+    except ValueError:
+        raise ValueError(f"{expected}, more than 0") from None
+    if text.endswith(":") or not 0 < number < math.inf and kind != "backlog":
+        raise ValueError(f"{expected}, more than 0")
     return Arrivals(text, kind, number)
 
 
-def _backlog(rest: str) -> float:
-    _nothing(rest)
-    return math.inf
-
-
 ARRIVALS: dict[str, Form] = {
-    "backlog": Form("backlog", "backlog", "everything is there from the start", _backlog),
+    "backlog": Form(
+        "backlog", "backlog", "everything is there from the start", lambda rest: math.inf
+    ),
     "rounds": Form(
         "rounds:SECONDS", "rounds:SECONDS", "the trace's own times, in rounds of that length", float
     ),
     "trace": Form(
         "trace, trace:SPEED", "trace, trace:SPEED",
         "the trace's own times, or SPEED times as fast; with --clock",
-        lambda rest: float(rest) if rest else 1.0,
+        lambda rest: float(rest or 1),
     ),
     "poisson": Form(
         "poisson:RATE", "poisson:RATE", "RATE requests per second at random; with --clock", float
