@@ -7,7 +7,6 @@ import contextlib
 import importlib
 import logging
 import os
-import platform
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -58,16 +57,11 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def version_text() -> str:
     """Versions and devices, as `jaxsched --version` prints them."""
-    import jax
-    import jaxlib
-    import numpy
-
     from jaxsched.studies import store
 
-    return (
-        f"jaxsched {__version__} (jax {jax.__version__}, jaxlib {jaxlib.__version__}, "
-        f"numpy {numpy.__version__}, Python {platform.python_version()}; {store.device()})"
-    )
+    found = store.versions()
+    others = ", ".join(f"{name} {found[name]}" for name in ("jax", "jaxlib", "numpy"))
+    return f"jaxsched {__version__} ({others}, Python {found['python']}; {store.device()})"
 
 
 class _Version(argparse.Action):

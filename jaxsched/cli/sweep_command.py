@@ -14,6 +14,7 @@ from jaxsched.report.terminal import console, progress_bar, say
 from jaxsched.studies import run as runs
 from jaxsched.studies import store, toml
 from jaxsched.studies.estimate import estimate
+from jaxsched.studies.parts import Parts
 from jaxsched.studies.plan import Plan, Range
 from jaxsched.studies.rows import Simulator
 from jaxsched.studies.run import Processes, join_processes
@@ -77,7 +78,7 @@ class _Work:
         for text in sorted(set(guess.programs)):
             self._say(" ", text)
 
-    def simulate(self, parts: runs.Parts, ranges: list[Range]) -> None:
+    def simulate(self, parts: Parts, ranges: list[Range]) -> None:
         """Simulates with a progress bar."""
         rows = sum(stop - start for start, stop in ranges)
         began = time.perf_counter()
@@ -93,7 +94,7 @@ class _Work:
         spent = time.perf_counter() - began
         self._say("", f"{rows:,} simulations in {duration(spent)}, {rows / spent:,.0f} a second")
 
-    def finish(self, parts: runs.Parts) -> None:
+    def finish(self, parts: Parts) -> None:
         """Makes the table.
 
         Raises:
