@@ -47,7 +47,7 @@ Programs = dict[str, Program | None]
 
 
 @functools.lru_cache(maxsize=256)
-def compile_policy(choices: Choices) -> layout.Policy:
+def compile_policy(choices: Choices) -> layout.Compiled:
     """Compiles the functions of a policy, all of which have programs."""
     names = (
         "estimate", "refine", "reserve", "admission_key", "eviction_key", "headroom", "quantum",
@@ -62,7 +62,7 @@ def compile_policy(choices: Choices) -> layout.Policy:
         moving,
         moving or reads_admitted,
     )
-    return layout.Policy(
+    return layout.Compiled(
         *addresses,
         moving=moving,
         entering=reads_admitted and not (moving or latest),
