@@ -24,6 +24,8 @@ from jaxsched.studies.backlog import BacklogConfig
 from jaxsched.workloads.texts import read_prediction
 from tests import oracle
 
+FIELDS = ("prompt", "output", "lower", "upper", "point")
+
 TEXT = """
 lanes = 2
 memory = 9000
@@ -98,8 +100,11 @@ def test_rows_agree_with_the_reference(finished: Any) -> None:
     rules["a_min:every_round"] = oracle.a_min("every_round")
     instance = instances(settings, 25, "relative:0.9")
     for name, rule in rules.items():
-        columns = [getattr(instance, field)[1] for field in ("prompt", "output", "lower", "upper")]
-        requests = [reference.Request(*map(int, row)) for row in zip(*columns, strict=True)]
+        columns = [getattr(instance, field)[1] for field in FIELDS]
+        requests = [
+            reference.Request(*map(int, row), point=int(point))
+            for *row, point in zip(*columns, strict=True)
+        ]
         expected = reference.simulate(requests, settings.memory, rule)
         row = frame.loc[(25, 1, "relative:0.9", name)]
         for field in ("total_latency", "evictions", "wasted_tokens", "peak_memory", "rounds"):
