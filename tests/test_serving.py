@@ -302,6 +302,19 @@ def test_figures_and_experiments(finished: Path, capsys: Any) -> None:
         assert Path(path).stat().st_size > 10_000
 
 
+def test_a_metric_is_shown_because_it_is_measured(monkeypatch: pytest.MonkeyPatch) -> None:
+    @dataclasses.dataclass(frozen=True)
+    class More(metrics.Serving):
+        stalls: int
+
+    monkeypatch.setattr(study_tables, "Serving", More)
+    row = {"policy": "fcfs", "n": 4, "memory": 9, "clock": CLOCK, "offered_rate": 2.0}
+    measured = {"goodput": 0.5, "stalls": 7, "completed": 4, "unfinished": 0}
+    title, _, figures, _ = study_tables.replay(pd.DataFrame([row | measured]))
+    assert "2 req/s arrive" in title
+    assert [column.header for column in figures.columns] == ["", "good/s", "stalls"]
+
+
 @pytest.mark.parametrize("names", [("fcfs",), ("h_sf", "a_max")])
 def test_a_job_without_gains_to_tell(names: tuple[str, ...], tmp_path: Path) -> None:
     chosen = small(policies=names, rates=(0.5,), max_batch=4, clock="llama31_8b_h100")

@@ -15,6 +15,7 @@ from jaxsched.cli import main
 from jaxsched.report import plots, sweep_page
 from jaxsched.report.sweep_figures import drawings, front
 from jaxsched.report.sweep_view import AXIS_LOOKS, SweepView
+from jaxsched.studies import axes
 from jaxsched.studies import sweep as sweeps
 
 TEXT = """
@@ -182,13 +183,15 @@ def test_values_are_said_in_words() -> None:
     assert AXIS_LOOKS["arrivals"].said("poisson:2") == "poisson:2"
 
 
-def test_an_axis_without_a_look_of_its_own(sweep: SweepView) -> None:
+def test_an_axis_without_a_look_of_its_own(sweep: SweepView, monkeypatch: Any) -> None:
+    cores = axes.Axis("cores", "cores", axes.CALL, least=1, label="cores of the worker")
+    monkeypatch.setitem(axes.AXES, "cores", cores)
     frame = sweep.frame.drop(columns=["width", "wasted"])
     more = [frame.assign(mean_latency=frame["mean_latency"] * cores) for cores in (1, 2)]
-    for cores, part in enumerate(more, 1):
-        part.insert(2, "worker_cores", cores)
+    for number, part in enumerate(more, 1):
+        part.insert(2, "cores", number)
     view = SweepView(pd.concat(more))
-    assert [axis.column for axis in view.varying()][:2] == ["prediction", "worker_cores"]
+    assert [axis.column for axis in view.varying()][:2] == ["prediction", "cores"]
     drawn = {one.name: one for one in drawings(view)}
-    assert drawn["heat_map_width_worker_cores"].figure.get_supylabel() == "worker cores"
-    assert "worker cores = 1, " in drawn["latency_against_n"].caption
+    assert drawn["heat_map_width_cores"].figure.get_supylabel() == "cores of the worker"
+    assert "cores = 1, " in drawn["latency_against_n"].caption

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import dataclasses
-from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -13,46 +11,32 @@ from rich.console import Console
 
 from jaxsched.cli.resume import folder_of, kept_in, replaced
 from jaxsched.report import figures, plots, study_tables
-from jaxsched.report.plots import Drawing
 from jaxsched.report.terminal import console, progress_bar, say
 from jaxsched.studies import serving, toml
 from jaxsched.studies.backlog import BacklogConfig
 from jaxsched.studies.run import Point
 
-
-@dataclasses.dataclass(frozen=True)
-class Kind:
-    """A kind of study that a configuration file can describe.
-
-    Attributes:
-      config: Its dataclass.
-      printed: table -> what is printed.
-      figures: table -> what is drawn.
-    """
-
-    config: type[Any]
-    printed: Callable[[pd.DataFrame], study_tables.Printed]
-    figures: Callable[[pd.DataFrame], Iterator[Drawing]]
-
-
 KINDS = {
-    "backlog": Kind(BacklogConfig, study_tables.backlog, figures.of_backlog),
-    serving.JOB: Kind(serving.ServingConfig, study_tables.serving_job, figures.of_serving),
+    "backlog": (BacklogConfig, study_tables.backlog, figures.of_backlog),
+    serving.JOB: (serving.ServingConfig, study_tables.serving_job, figures.of_serving),
 }
-"""Kinds of studies; a file without the key `job` describes a backlog."""
+"""Kinds of studies: configuration, what is printed of its table, and what is drawn.
+
+A file without the key `job` describes a backlog.
+"""
 
 
 def run(args: argparse.Namespace) -> None:
     """Runs what is left of the study, prints its table and draws its figures."""
-    kind = KINDS[toml.job_of(args.config, KINDS)]
+    config, printed, drawings = KINDS[toml.job_of(args.config, KINDS)]
     keys = replaced(args, lanes="lanes", seed="seed", policies="policies")
-    settings = toml.load(args.config, kind.config, keys)
+    settings: Any = toml.load(args.config, config, keys)
     folder, out = folder_of(args), console()
-    with toml.naming(args.config), kept_in(out, folder):
+    with kept_in(folder, out, args.config):
         frame = _run_with_progress(settings, folder, out)
-    out.print(*kind.printed(frame), sep="\n")
+    out.print(*printed(frame), sep="\n")
     say(out, f"results: {folder / 'results.parquet'} ({len(frame):,} rows)")
-    drawn = list(kind.figures(frame))
+    drawn = list(drawings(frame))
     for path in plots.save_all(drawn, folder / "figures"):
         say(out, f"figure:  {path} (and .pdf)")
     for one in drawn:

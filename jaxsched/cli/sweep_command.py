@@ -14,16 +14,18 @@ from jaxsched.report.terminal import console, progress_bar, say
 from jaxsched.studies import run as runs
 from jaxsched.studies import store, toml
 from jaxsched.studies.estimate import estimate
+from jaxsched.studies.parts import Parts
 from jaxsched.studies.plan import Plan, Range
 from jaxsched.studies.rows import Simulator
+from jaxsched.studies.run import Processes, join_processes
 from jaxsched.studies.sweep import SweepConfig, open_parts, plan_of
 
 
 def run(args: argparse.Namespace) -> None:
     """Announces what there is to do, does it, and makes the table."""
-    processes = runs.Processes()
+    processes = Processes()
     if args.distributed or args.coordinator or args.num_processes:
-        processes = runs.join_processes(args.coordinator, args.num_processes, args.process_id)
+        processes = join_processes(args.coordinator, args.num_processes, args.process_id)
     out = console()
     out.quiet = not processes.first
     settings = toml.load(args.config, SweepConfig, replaced(args, policies="policies"))
@@ -35,7 +37,7 @@ def run(args: argparse.Namespace) -> None:
         return
     parts = open_parts(settings, plan, folder)
     what = "the current chunk is dropped, finished chunks are"
-    with runs.alone(folder, processes), kept_in(out, folder, what):
+    with runs.alone(folder, processes), kept_in(folder, out, what=what):
         ranges = parts.missing(share)
         if ranges:
             work.announce(share, ranges)
@@ -49,7 +51,7 @@ class _Work:
 
     out: Console
     simulator: Simulator
-    processes: runs.Processes
+    processes: Processes
     chunk: int | None
 
     def announce(self, share: list[Range], ranges: list[Range]) -> None:
@@ -76,7 +78,7 @@ class _Work:
         for text in sorted(set(guess.programs)):
             self._say(" ", text)
 
-    def simulate(self, parts: runs.Parts, ranges: list[Range]) -> None:
+    def simulate(self, parts: Parts, ranges: list[Range]) -> None:
         """Simulates with a progress bar."""
         rows = sum(stop - start for start, stop in ranges)
         began = time.perf_counter()
@@ -92,7 +94,7 @@ class _Work:
         spent = time.perf_counter() - began
         self._say("", f"{rows:,} simulations in {duration(spent)}, {rows / spent:,.0f} a second")
 
-    def finish(self, parts: runs.Parts) -> None:
+    def finish(self, parts: Parts) -> None:
         """Makes the table.
 
         Raises:

@@ -27,7 +27,7 @@ def run(args: argparse.Namespace) -> None:
     """Runs what is left of the tuning, prints its table and draws its figure."""
     settings = _settings(args)
     folder, out = folder_of(args), console()
-    with toml.naming(args.config), kept_in(out, folder, "what is done is"):
+    with kept_in(folder, out, args.config, "what is done is"):
         with out.status("drawing the instances"):
             problem = Problem(settings)
         outcome = _run_with_progress(settings, problem, folder, out)

@@ -17,7 +17,6 @@ import numpy as np
 from jaxsched.policies.family import RANGES, FamilyParams, a_min_family
 from jaxsched.policies.interface import Policy
 from jaxsched.policies.network import SHAPES, WIDEST, NetworkParams, a_min_network
-from jaxsched.studies import toml
 
 RULES = Path(__file__).parent / "rules"
 """The shipped rules, a file each."""

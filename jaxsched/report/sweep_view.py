@@ -1,6 +1,6 @@
 """What a figure of a sweep shows: which axes vary, and what the others are held at.
 
-An axis that is not in `AXIS_LOOKS` is shown by its column's name, and as numbers if it has them.
+Names of axes are those of `jaxsched.studies.axes`; an axis needs no entry here.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from jaxsched.studies.axes import AXES
+from jaxsched.studies.axes import AXES, INSTANCES, Axis
 from jaxsched.workloads.texts import read_arrivals, read_prediction
 
 Values = list[Any]
@@ -58,7 +58,7 @@ def _nearest_half(values: Values) -> str:
     """Of predictions (1 ± x)o that with x nearest to 0.5; without one the first."""
     known = [read_prediction(text) for text in values]
     relative = [one for one in known if one.kind == "relative"]
-    return min(relative, key=lambda one: abs(one.parameter - 0.5), default=known[0]).text
+    return min(relative, key=lambda one: abs((one.parameter or 0) - 0.5), default=known[0]).text
 
 
 def _round_ones(values: Values) -> Values:
@@ -77,45 +77,35 @@ def _heaviest(values: Values) -> str:
     return max(values, key=lambda text: read_arrivals(text).number)
 
 
-def _look(name: str, **more: Any) -> AxisLook:
-    """An axis of `AXES` by name, and what only figures know of it."""
-    axis = AXES[name]
-    number = axis.column if axis.whole else axis.number
-    return AxisLook(axis.column, number, axis.label, axis.short, **more)
-
-
 AXIS_LOOKS = {
     look.column: look
     for look in (
-        _look("workloads", words=str),
-        _look("num_requests", typical=max),
-        _look("memory", typical=min),
-        _look("arrivals", typical=_heaviest, words=str),
-        _look("clocks", silent="rounds"),
-        _look("max_batch", silent=0),
-        _look(
-            "predictions", typical=_nearest_half, chosen=_round_ones,
+        AxisLook("workload", words=str),
+        AxisLook("n", typical=max),
+        AxisLook("memory", typical=min),
+        AxisLook("arrivals", "rate", typical=_heaviest, words=str),
+        AxisLook("clock", silent="rounds"),
+        AxisLook("max_batch", silent=0),
+        AxisLook(
+            "prediction", "width", typical=_nearest_half, chosen=_round_ones,
             words=lambda text: read_prediction(text).label,
         ),
-        _look("policies"),
     )
 }  # fmt: skip
-
-BESIDE = ("seed", "lane", "rate", "prediction_kind", "prediction_parameter")
-"""Columns on the left of a table that name no axis: instances, and numbers of axes of texts."""
+"""Axes that are shown in a way of their own, by column."""
 
 
 def axes_of(frame: pd.DataFrame) -> dict[str, AxisLook]:
-    """The axes of the table of a sweep, by column, in the table's order; the policy is the last."""
-    left = frame.columns[: frame.columns.get_loc("policy") + 1]
-    names = [name for name in left if name not in BESIDE]
-    return {name: AXIS_LOOKS.get(name) or _other(frame, name) for name in names}
+    """The axes of the table of a sweep but its seeds, by column, in the table's order."""
+    known = {axis.column: axis for axis in AXES.values() if axis.level != INSTANCES}
+    return {name: _look(known[name]) for name in frame.columns if name in known}
 
 
-def _other(frame: pd.DataFrame, name: str) -> AxisLook:
-    label = name.replace("_", " ")
-    number = name if pd.api.types.is_numeric_dtype(frame[name]) else ""
-    return AxisLook(name, number, label, label)
+def _look(axis: Axis) -> AxisLook:
+    column = axis.column
+    look = AXIS_LOOKS.get(column, AxisLook(column))
+    number = look.number or (column if axis.whole else "")
+    return dataclasses.replace(look, number=number, label=axis.label, short=axis.short)
 
 
 @dataclasses.dataclass(frozen=True)
