@@ -34,7 +34,7 @@ def coefficients(kind: type[Kind]) -> type[Kind]:
         leaves = [getattr(value, name) for name in names]
         shape = max((np.shape(x) for x in leaves if hasattr(x, "shape")), key=len, default=())
         plain = [isinstance(x, (float, int)) and shape != () for x in leaves]
-        return [np.broadcast_to(x, shape) if p else x for x, p in zip(leaves, plain, strict=True)], None
+        return [np.broadcast_to(x, shape) if p else x for x, p in zip(leaves, plain)], None  # noqa: B905
 
     def unflatten(_: None, leaves: Sequence[Any]) -> Kind:
         made = object.__new__(kind)

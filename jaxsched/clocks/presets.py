@@ -168,4 +168,8 @@ def formula(law: Clock | Energy, scale: float) -> str:
     if isinstance(law, Clock):
         terms[f" max(0, P + D − {law.free_tokens})"] = law.per_token_beyond
     terms[" K"] = law.per_cache_token
-    return " + ".join(f"{scale * value:.4g}{of}" for of, value in terms.items() if value)
+    return " + ".join(_short(scale * value) + of for of, value in terms.items() if value)
+
+
+def _short(value: float) -> str:
+    return f"{value:.4g}" if value >= 1e-3 else f"{value:.2e}".replace("e-0", "e-")

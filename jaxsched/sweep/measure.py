@@ -9,15 +9,8 @@ from numpy.typing import NDArray
 
 from jaxsched import clocks, frames, metrics
 from jaxsched.instance import Instance
-from jaxsched.metrics import distribution, totals
-from jaxsched.result import Result, Status
+from jaxsched.result import Result
 from jaxsched.sweep.config import NO_CLOCK
-
-SERVING = (
-    "p99_e2el", "mean_ttft", "p99_ttft", "mean_tpot", "p99_tpot", "request_throughput",
-    "energy_per_token",
-)  # fmt: skip
-"""Columns that only simulations under a clock have; in seconds, per second and in joules."""
 
 
 def columns(
@@ -30,7 +23,7 @@ def columns(
       result: What `simulate` returned for them.
       bound: Lower bounds on the total latency in rounds; NaN where there is none.
       clock: Name of their clock, or "rounds".
-      serving: Whether the table has the columns `SERVING`.
+      serving: Whether the table has the columns `metrics.SWEPT`.
 
     Returns:
       Under a clock `mean_latency` is in seconds, there is no total (-1) and no bound (NaN).
@@ -39,7 +32,7 @@ def columns(
     if clock == NO_CLOCK:
         found = frames.result_columns(instance, result, bound)
         nothing = np.full(len(output), np.nan)
-        more = dict.fromkeys(SERVING, nothing) if serving else {}
+        more = dict.fromkeys(metrics.SWEPT, nothing) if serving else {}
     else:
         # Rounds are counted under a clock too; only what compares them with arrivals is replaced.
         found = frames.result_columns(instance, result.replace(times=None), bound)
@@ -51,20 +44,11 @@ def columns(
 
 
 def _serving(instance: Instance, result: Result, clock: str) -> dict[str, Any]:
-    """Serving metrics as `metrics.serving` defines them, without what goes lane by lane (ITL)."""
-    seen = metrics.requests(instance, result)
-    sums = totals.totals(instance, result, seen, None, clocks.energy(clock))
-    finished = np.asarray(result.status) == Status.FINISHED
-    found = dict.fromkeys(SERVING, np.full(len(finished), np.nan))
-    for name, values, mask in (
-        ("e2el", seen.e2el, seen.finished),
-        ("ttft", seen.ttft, seen.finished),
-        ("tpot", seen.tpot, seen.several),
-    ):
-        one = distribution.of(values, mask)
-        for part, value in (("mean", one.mean), ("p99", one.p99)):
-            found[f"{part}_{name}"] = np.where(finished & one.valid, value, np.nan)
-    for name, metric in totals.rates(sums).items():
-        if name in SERVING and metric is not None:
-            found[name] = np.where(metric.valid, metric.value, np.nan)
-    return found
+    """Serving metrics of lanes that finished, NaN of others; without what goes lane by lane."""
+    found = metrics.serving(
+        instance, result.replace(history=None), clocks.clock(clock), energy=clocks.energy(clock)
+    )
+    known = {name: np.where(valid, value, np.nan) for name, value, valid in metrics.figures(found)}
+    nothing, finished = np.full(instance.lanes, np.nan), np.asarray(result.status) == 0
+    names = ("mean_e2el", *metrics.SWEPT)
+    return {name: np.where(finished, known.get(name, nothing), np.nan) for name in names}
