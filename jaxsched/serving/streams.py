@@ -11,8 +11,8 @@ from jaxsched import job, specs, workloads
 from jaxsched.instance import Instance, check_instance
 from jaxsched.serving.config import ServingConfig
 from jaxsched.workloads import arrivals, draws, generate, intervals
-from jaxsched.workloads.joint import Drawn
-from jaxsched.workloads.trace import Trace
+from jaxsched.workloads.lengths import Drawn
+from jaxsched.workloads.traces import Trace
 
 
 def draw(config: ServingConfig, prediction: str) -> Instance:

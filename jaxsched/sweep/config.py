@@ -18,7 +18,7 @@ from jaxsched.policies import Policy
 from jaxsched.sweep import texts
 from jaxsched.sweep.sampling import AXES, RandomConfig, draw
 from jaxsched.workloads.intervals import OPEN_ENDED
-from jaxsched.workloads.joint import Lengths, TableLengths
+from jaxsched.workloads.lengths import Lengths, TableLengths
 
 WHOLE = ("num_requests", "seeds", "max_batch", "memory")
 """Axes of whole numbers, to which random values are rounded; equal ones count once."""

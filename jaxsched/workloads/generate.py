@@ -13,7 +13,7 @@ from jaxsched.workloads import draws
 from jaxsched.workloads.arrivals import ArrivalSource
 from jaxsched.workloads.checks import whole
 from jaxsched.workloads.intervals import IntervalSource
-from jaxsched.workloads.joint import Drawn, Lengths
+from jaxsched.workloads.lengths import Drawn, Lengths
 
 PointSource = Callable[[jax.Array, np.ndarray], np.ndarray]
 """(key, output of shape [..., n]) -> point predictions, integers of the same shape."""
