@@ -78,6 +78,9 @@ class Lengths(abc.ABC):
         """Requests of the unconditioned law from two arrays of uniform numbers in (0, 1)."""
 
     @abc.abstractmethod
+    def _within(self, limits: Limits) -> Lengths:
+        """The law given these limits, which hold its own too."""
+
     def truncated(
         self,
         *,
@@ -94,6 +97,7 @@ class Lengths(abc.ABC):
           TypeError: If a limit is no integer.
           ValueError: If nothing is left.
         """
+        return self._within(self.limits.tightened(max_prompt, max_output, max_total))
 
     def sample(self, key: jax.Array, shape: tuple[int, ...]) -> tuple[np.ndarray, np.ndarray]:
         """Draws prompts and outputs.
@@ -114,18 +118,18 @@ class Lengths(abc.ABC):
     def draw(self, key: jax.Array, shape: tuple[int, ...]) -> Drawn:
         """As `sample`, with the interval of each request where the source has one."""
         keys = draws.for_lanes(key, tuple(shape[:-1]))
-        columns: list[np.ndarray | None] | None = None
-        todo = np.ones(shape, bool)
+        todo, columns = np.ones(shape, bool), {}
         for step in range(MAX_PASSES):
-            first = draws.uniforms(keys, shape, 2 * step)[todo]
-            second = draws.uniforms(keys, shape, 2 * step + 1)[todo]
-            drawn = self.propose(first, second)
-            if columns is None:
-                columns = [None if c is None else np.zeros(shape, np.int32) for c in drawn]
+            pair = (draws.uniforms(keys, shape, 2 * step + i)[todo] for i in (0, 1))
+            drawn = self.propose(*pair)
             good = self.limits.admit(drawn.prompt, drawn.output)
-            todo[todo] = ~_fill(columns, drawn, todo, good)
+            where = np.flatnonzero(todo)[good]
+            for name, values in drawn._asdict().items():
+                if values is not None:
+                    columns.setdefault(name, np.zeros(shape, np.int32)).flat[where] = values[good]
+            todo[todo] = ~good
             if not todo.any():
-                return Drawn(*columns)
+                return Drawn(**columns)
         raise ValueError(
             f"{self.limits}: {int(todo.sum())} of {todo.size} requests were still beyond the "
             f"limits after {MAX_PASSES} draws each; expected limits that leave more of the law"
@@ -169,15 +173,8 @@ class MarginalLengths(Lengths):
             second = special.ndtr(normal)
         return Drawn(self.prompt.quantile(first), self.output.quantile(second))
 
-    def truncated(
-        self,
-        *,
-        max_prompt: int | None = None,
-        max_output: int | None = None,
-        max_total: int | None = None,
-    ) -> MarginalLengths:
-        """As `Lengths.truncated`; in the tables for independent lengths without `max_total`."""
-        limits = self.limits.tightened(max_prompt, max_output, max_total)
+    def _within(self, limits: Limits) -> MarginalLengths:
+        """In the tables for independent lengths without a limit on the sum."""
         least_two = (self.prompt.first, self.output.first)
         for name, least, limit in zip(
             Limits._fields, (*least_two, sum(least_two)), limits, strict=True
@@ -228,15 +225,8 @@ class TableLengths(Lengths):
         bounds = (None if b is None else b[row] for b in (self.lower, self.upper))
         return Drawn(prompt, self.output[row], *bounds)
 
-    def truncated(
-        self,
-        *,
-        max_prompt: int | None = None,
-        max_output: int | None = None,
-        max_total: int | None = None,
-    ) -> TableLengths:
-        """As `Lengths.truncated`: by leaving out rows, and in the law of prompts."""
-        limits = self.limits.tightened(max_prompt, max_output, max_total)
+    def _within(self, limits: Limits) -> TableLengths:
+        """By leaving out rows, and in the law of prompts."""
         if not isinstance(self.prompt, Marginal):
             return self._kept(limits.admit(self.prompt, self.output), self.prompt, Limits())
         law = self.prompt if limits.prompt is None else self.prompt.truncated(limits.prompt)
@@ -260,17 +250,6 @@ def _longest(last: int, limit: int | None, total: int | None, other: int) -> int
     """Longest of two lengths when the other is at least `other` and their sum at most `total`."""
     bounds = (last, limit, None if total is None else total - other)
     return min(x for x in bounds if x is not None)
-
-
-def _fill(
-    columns: list[np.ndarray | None], drawn: Drawn, todo: np.ndarray, good: np.ndarray
-) -> np.ndarray:
-    """Writes the admitted requests into their places; returns which of them were admitted."""
-    where = np.flatnonzero(todo)[good]
-    for column, values in zip(columns, drawn, strict=True):
-        if column is not None:
-            column.reshape(-1)[where] = values[good]
-    return good
 
 
 Spec = int | tuple[int, int] | Marginal

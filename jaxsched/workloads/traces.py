@@ -207,9 +207,7 @@ class Format:
 
 FORMATS: dict[str, Format] = {
     "vidur": Format(
-        dict(
-            prompt="num_prefill_tokens", output="num_decode_tokens", arrival_seconds="arrived_at"
-        ),
+        dict(prompt="num_prefill_tokens", output="num_decode_tokens", arrival_seconds="arrived_at"),
         optional=("arrival_seconds",),
     ),
     "azure": Format(
