@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import random
+from pathlib import Path
 from typing import Any
 
 import jax
@@ -14,7 +15,7 @@ import jaxsched as js
 from jaxsched import metrics
 from jaxsched.engines import reference
 from jaxsched.engines.reference import Request
-from jaxsched.metrics import distribution
+from jaxsched.metrics import distribution, registry
 from jaxsched.testing.instances import random_requests
 from tests import oracle
 
@@ -367,3 +368,33 @@ def test_metrics_of_a_simulation(policy: str) -> None:
     pairs = zip(metrics.figures(found), metrics.figures(expected), strict=True)
     for (name, *arrays), (_, *wanted) in pairs:
         assert all(map(np.array_equal, arrays, wanted)), name
+
+
+def test_a_metric_is_one_entry(monkeypatch: pytest.MonkeyPatch) -> None:
+    longest = metrics.Metric(
+        "longest wait", "max `A − a`", "s",
+        of=lambda lanes: lanes.rate(lanes.seen.queueing.max(axis=-1)), heading="longest",
+    )  # fmt: skip
+    monkeypatch.setitem(metrics.METRICS, "longest_wait", longest)
+    found = metrics.serving(*by_hand())
+    assert found.longest_wait.value == 0
+    assert "longest_wait" in [name for name, _, _ in metrics.figures(found)]
+    few = metrics.serving(*by_hand(), names=["longest_wait", "kv_mean"])
+    assert list(vars(few)) == ["longest_wait", "kv_mean"]
+    with pytest.raises(AttributeError, match="metric 'kv' is not known; expected one of .*longest"):
+        found.kv  # noqa: B018
+
+
+def test_columns_and_documentation_follow_the_registry() -> None:
+    assert metrics.SWEPT == (
+        "p99_e2el", "mean_ttft", "p99_ttft", "mean_tpot", "p99_tpot", "request_throughput",
+        "energy_per_token",
+    )  # fmt: skip
+    assert metrics.MEANS == (
+        "mean_ttft", "p50_ttft", "p99_ttft", "mean_tpot", "p99_tpot", "mean_e2el", "p50_e2el",
+        "p99_e2el", "mean_queueing", "request_throughput", "output_throughput", "goodput",
+        "preemptions", "wasted_tokens", "kv_mean", "kv_peak", "energy_per_token",
+    )  # fmt: skip
+    page = (Path(__file__).parent.parent / "docs" / "metrics.md").read_text()
+    for row in registry.rows():
+        assert f"| {' | '.join(row)} |" in page, row

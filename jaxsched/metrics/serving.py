@@ -41,7 +41,7 @@ def serving(
     ttft_limit: float | None = None,
     tpot_limit: float | None = None,
     pooled: bool = False,
-    names: Iterable[str] = tuple(METRICS),
+    names: Iterable[str] | None = None,
 ) -> Serving:
     """Metrics of simulations under a clock, under the names and definitions of vLLM's benchmark.
 
@@ -54,7 +54,7 @@ def serving(
       tpot_limit: Its largest TPOT in seconds; None for no such limit.
       pooled: One distribution over the requests of all lanes, and sums over lanes; lanes that did
         not finish make the sums invalid.
-      names: Which of `METRICS` to compute.
+      names: Which of `METRICS` to compute; None for all.
 
     Raises:
       TypeError: If an argument is traced.
@@ -67,7 +67,8 @@ def serving(
         if limit is not None and not limit > 0:
             raise ValueError(f"{name} is {limit}; expected more than 0 seconds")
     lanes = Lanes(instance, result, clock, energy, ttft_limit, tpot_limit, pooled)
-    return Serving(**{name: METRICS[name].of(lanes) for name in names})
+    chosen = METRICS if names is None else names
+    return Serving(**{name: METRICS[name].of(lanes) for name in chosen})
 
 
 def figures(metrics: Serving) -> Iterator[tuple[str, Floats, NDArray[np.bool_]]]:

@@ -40,6 +40,9 @@ def make(
     `lanes=4, first_lane=4` give. Length, interval, arrival and point come from keys of their own,
     so changing one leaves the others as they were.
 
+    A fork of a process that has started JAX hangs here, as JAX's threads are not forked: use
+    `multiprocessing.get_context("spawn")`.
+
     Args:
       key: One threefry key, `jax.random.key(seed)`.
       lengths: Where prompts and outputs come from.
