@@ -9,8 +9,9 @@ Usage:
 import sys
 from pathlib import Path
 
-from jaxsched import plots, store
-from jaxsched.serving.plots import gain_from_prediction
+from jaxsched import store
+from jaxsched.report import plots
+from jaxsched.report.figures import gain_from_prediction
 
 
 def main(folder: str) -> None:

@@ -17,7 +17,7 @@ from rich.console import Console
 
 from experiments.relaxation import cost, figures, limit, quality
 from experiments.relaxation.cases import WORKLOADS
-from jaxsched import plots, terminal
+from jaxsched.report import plots, terminal
 
 
 def main(folder: Path) -> None:

@@ -9,8 +9,9 @@ Usage:
 import sys
 from pathlib import Path
 
-from jaxsched import plots, store
-from jaxsched.serving.plots import latency_against_rate
+from jaxsched import store
+from jaxsched.report import plots
+from jaxsched.report.figures import latency_against_rate
 
 
 def main(folder: str) -> None:

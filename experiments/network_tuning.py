@@ -34,10 +34,11 @@ from numpy.typing import NDArray
 from rich.progress import Progress as Bar
 
 import jaxsched as js
-from experiments.tables import markdown
-from jaxsched import plots, specs, store, workloads
+from jaxsched import specs, store, workloads
 from jaxsched.config import LengthsConfig
 from jaxsched.frames import half_width
+from jaxsched.report import looks, plots
+from jaxsched.report.tables import markdown
 from jaxsched.tuning import loop, rules, search
 from jaxsched.tuning.config import DescentConfig, TuneConfig
 from jaxsched.tuning.network_space import NetworkSpace
@@ -72,11 +73,11 @@ RUNS = {
 
 LOOKS = {
     "es": ("evolution strategies, 24 pairs", "#0072B2", "-"),
-    "es_few": ("evolution strategies, 4 pairs", "#56B4E9", plots.DASHES),
+    "es_few": ("evolution strategies, 4 pairs", "#56B4E9", looks.DASHES),
     "relaxation": ("relaxation", "#D55E00", "-"),
-    "combined": ("pairs along the relaxation", "#CC79A7", plots.DASH_DOTS),
-    "handover": ("relaxation, then 4 pairs", "#009E73", plots.DASHES),
-    "family": ("ten numbers, evolution strategies", "#777777", plots.DOTS),
+    "combined": ("pairs along the relaxation", "#CC79A7", looks.DASH_DOTS),
+    "handover": ("relaxation, then 4 pairs", "#009E73", looks.DASHES),
+    "family": ("ten numbers, evolution strategies", "#777777", looks.DOTS),
 }
 """Name -> label, color, line."""
 
@@ -237,7 +238,7 @@ def transfer_table(frame: pd.DataFrame) -> str:
 
 def figure(curves: pd.DataFrame) -> Figure:
     """The best so far against the requests simulated, and against CPU time."""
-    with rc_context(plots.STYLE):
+    with rc_context(looks.STYLE):
         drawn = Figure(figsize=(6.8, 3.2), layout="constrained")
         by_work, by_time = drawn.subplots(1, 2, sharey=True)
         for axes, column in ((by_work, "work"), (by_time, "seconds")):

@@ -23,9 +23,9 @@ from matplotlib import rc_context
 from matplotlib.figure import Figure
 
 import jaxsched as js
-from experiments.tables import markdown
-from jaxsched import plots
 from jaxsched.frames import half_width
+from jaxsched.report import looks, plots
+from jaxsched.report.tables import markdown
 from jaxsched.workloads import draws, embedded, intervals
 
 PROMPT, MEMORIES, SIZES = 79, (4096, 8192), (100, 200, 300, 400, 500, 600, 700, 800, 900, 1000)
@@ -85,7 +85,7 @@ def ratios(frame: pd.DataFrame, to: str, by: list[str]) -> pd.DataFrame:
 
 def draw(table: pd.DataFrame) -> Figure:
     """Ratio of mean latencies to A_min against the number of requests."""
-    with rc_context(plots.STYLE):
+    with rc_context(looks.STYLE):
         figure = Figure(figsize=(7.2, 5.2), layout="constrained")
         grid = figure.subplots(2, 2, sharex=True, sharey="row")
         for row, kind in zip(grid, KINDS, strict=True):

@@ -11,12 +11,13 @@ Usage:
 import sys
 from pathlib import Path
 
-from jaxsched import plots, store
+from jaxsched import store
+from jaxsched.report import figures, plots
 
 
 def main(folder: str) -> None:
     """Draws the figure from `folder`/results.parquet into `folder`/figures."""
-    figure = plots.ratio_against_width(store.read_results(folder))
+    figure = figures.ratio_against_width(store.read_results(folder))
     print(plots.save(figure, Path(folder, "figures", "ratio_against_width")))
 
 

@@ -26,9 +26,10 @@ from matplotlib.figure import Figure
 from rich.progress import track
 
 import jaxsched as js
-from experiments.tables import markdown
-from jaxsched import bounds, plots, specs, store, workloads
+from jaxsched import bounds, specs, store, workloads
 from jaxsched.frames import half_width
+from jaxsched.report import looks, plots
+from jaxsched.report.tables import markdown
 from jaxsched.workloads import Lengths
 
 LENGTHS = {"sharegpt": ("sharegpt", None), "lmsys": ("lmsys", 1000)}
@@ -203,7 +204,7 @@ def figure(home: pd.DataFrame) -> Figure:
     names = list(dict.fromkeys(home["name"]))
     ratio = home[list(MARKS)].div(home["h_sf"], axis=0).groupby(home["name"]).mean().loc[names]
     places = range(len(names))
-    with rc_context(plots.STYLE):
+    with rc_context(looks.STYLE):
         drawn = Figure(figsize=(6.4, 3.1), layout="constrained")
         axes = drawn.subplots()
         axes.axvline(1, color="#000000", lw=1, zorder=1)

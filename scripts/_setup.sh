@@ -1,9 +1,12 @@
-# Sourced by run and test: makes or reuses .venv beside this folder and sets $bin to its programs.
+# Sourced by the scripts: makes or reuses .venv beside this folder and sets $bin to its programs.
+# `needs` names the extras of pyproject.toml to install; without it, what the program and tests need.
 # Nothing is installed, and no network is needed, while the project files it was made from are the same.
 
 root="$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)"
 venv="$root/.venv"
 bin="$venv/bin"
+needs="${needs:-native,test}"
+stamp="$venv/.installed-$needs"
 
 recent_enough() { "$1" -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null; }
 
@@ -39,9 +42,9 @@ fingerprint() {
 if ! recent_enough "$bin/python"; then
   make_venv
 fi
-if [[ "$(cat "$venv/.installed" 2>/dev/null)" != "$(fingerprint)" ]]; then
-  echo "setting up $venv (about a minute, once)" >&2
+if [[ "$(cat "$stamp" 2>/dev/null)" != "$(fingerprint)" ]]; then
+  echo "setting up $venv for $needs (about a minute, once)" >&2
   "$bin/python" -m pip install --quiet --disable-pip-version-check \
-    --constraint "$root/constraints.txt" --editable "$root[native,test]" >&2
-  fingerprint > "$venv/.installed"
+    --constraint "$root/constraints.txt" --editable "$root[$needs]" >&2
+  fingerprint > "$stamp"
 fi

@@ -14,7 +14,7 @@ import pandas as pd
 import pytest
 
 from jaxsched import clocks, policies, specs, store
-from jaxsched.cli import main
+from jaxsched.cli import main, options
 
 # The worked example of the model, as a file: M = 9, all at 0.
 EXAMPLE = """\
@@ -335,3 +335,25 @@ def test_results_of_another_trace_are_not_overwritten(
     output_of(capsys, command)
     vidur.write_text(VIDUR.replace("3,2", "3,3"))
     assert "another configuration" in error_of(capsys, command)
+
+
+def test_a_list_of_policies_splits_between_them_alone() -> None:
+    text = "h_sf, a_min_family:start=0.2, run_growth=1,fcfs:watermark=0.01,mine.py:halfway"
+    assert options.policy_names(text) == (
+        "h_sf", "a_min_family:start=0.2, run_growth=1", "fcfs:watermark=0.01", "mine.py:halfway"
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize("command", ["run", "sweep"])
+def test_policies_of_a_configuration_are_replaced(
+    command: str, capsys: Any, tmp_path: Path
+) -> None:
+    path, lengths = tmp_path / "small.toml", '[lengths]\nsource = "sharegpt"\nmax_output = 99\n'
+    if command == "sweep":
+        lengths = 'workloads = ["sharegpt,max_output:99,max_total:9000"]\n'
+    memory, n = ("9000", "[5]") if command == "run" else ("[9000]", "[5]")
+    text = f'lanes = 2\nmemory = {memory}\nnum_requests = {n}\npolicies = ["h_sf"]\n'
+    path.write_text(f'{text}predictions = ["one:1:99"]\n{lengths}')
+    out = ["--out", str(tmp_path / "out"), "--policies", "a_max,fcfs"]
+    output_of(capsys, [command, str(path), *out])
+    assert list(store.read_results(tmp_path / "out")["policy"].unique()) == ["a_max", "fcfs"]

@@ -1,8 +1,12 @@
-"""Every snippet and command of the README and of docs/ runs, and every link leads somewhere."""
+"""Every snippet and command of the README and of docs/ runs, every link leads somewhere, every
+example in a docstring comes out as it says, and every public name is in the reference."""
 
 from __future__ import annotations
 
+import doctest
 import gzip
+import importlib
+import inspect
 import os
 import re
 import shlex
@@ -10,10 +14,23 @@ from pathlib import Path
 
 import pytest
 
+import jaxsched as js
 from jaxsched import cli
 
 ROOT = Path(__file__).parent.parent
-PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+PAGES = [
+    ROOT / "README.md",
+    ROOT / "CONTRIBUTING.md",
+    ROOT / "examples" / "README.md",
+    *sorted((ROOT / "docs").glob("**/*.md")),
+]
+EXAMPLES = [
+    path.relative_to(ROOT).with_suffix("").as_posix().replace("/", ".").removesuffix(".__init__")
+    for path in sorted((ROOT / "jaxsched").rglob("*.py"))
+    if ">>>" in path.read_text()
+]
+"""Modules whose docstrings have examples."""
+
 TRACE = "arrived_at,num_prefill_tokens,num_decode_tokens\n" + "".join(
     f"{0.25 * i},{10 + 7 * i % 50},{1 + 13 * i % 90}\n" for i in range(60)
 )
@@ -42,14 +59,14 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path
 
 
-@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.relative_to(ROOT).as_posix())
 def test_snippets_run(page: Path, folder: Path) -> None:
     names: dict[str, object] = {"__name__": "snippet"}
     for number, block in enumerate(blocks(page, "python")):
         exec(compile(block, f"{page.name}, snippet {number}", "exec"), names)
 
 
-@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.relative_to(ROOT).as_posix())
 def test_commands_run(page: Path, folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     for words in commands(page):
         if words[0] == "jaxsched":
@@ -68,8 +85,50 @@ def test_commands_run(page: Path, folder: Path, capsys: pytest.CaptureFixture[st
             assert words[:2] == ["pip", "install"] or words[0] in ("git", "cd"), words
 
 
-@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.relative_to(ROOT).as_posix())
 def test_links_lead_somewhere(page: Path) -> None:
     for target in re.findall(r"\]\(([^)#\s]+)", page.read_text()):
         if not target.startswith("http"):
             assert (page.parent / target).exists(), target
+
+
+@pytest.mark.parametrize("name", EXAMPLES)
+def test_examples_in_docstrings(name: str) -> None:
+    assert doctest.testmod(importlib.import_module(name)).failed == 0
+
+
+def documented() -> list[object]:
+    """What the pages of docs/reference document, in the words of Sphinx's autodoc."""
+    found: list[object] = []
+    for page in sorted((ROOT / "docs" / "reference").glob("*.md")):
+        module = js
+        for kind, name in re.findall(r"^\.\. (\w+):: (\S+)", page.read_text(), re.MULTILINE):
+            if kind == "currentmodule":
+                module = importlib.import_module(name)
+            elif kind == "automodule":
+                room = importlib.import_module(name)
+                names = getattr(room, "__all__", [x for x in vars(room) if not x.startswith("_")])
+                found += [room, *(getattr(room, name) for name in names)]
+            else:
+                found.append(getattr(module, name))
+    return found
+
+
+def test_the_reference_has_every_public_name() -> None:
+    found = documented()
+    missing = [
+        name
+        for name in js.__all__
+        if name != "__version__" and not any(getattr(js, name) is each for each in found)
+    ]
+    assert not missing, "name them on a page of docs/reference"
+    rooms = [room for name in js.__all__ if inspect.ismodule(room := getattr(js, name))]
+    assert all(getattr(room, "__all__", None) for room in rooms), "they say what is public"
+
+
+def test_the_reference_has_every_command(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        cli.main(["--help"])
+    page = (ROOT / "docs" / "reference" / "commands.md").read_text()
+    commands = re.findall(r"^    (\w+) {2,}\w", capsys.readouterr().out, re.MULTILINE)
+    assert commands == re.findall(r"^```{program-help} (\w+)$", page, re.MULTILINE)

@@ -14,9 +14,11 @@ import pytest
 
 import jaxsched as js
 from experiments import latency_against_n, ratio_against_width
-from jaxsched import config, frames, job, plots, policies, store
+from jaxsched import config, frames, job, policies, store
 from jaxsched.cli import main
 from jaxsched.engines import reference
+from jaxsched.report import figures
+from jaxsched.report.looks import LOOKS, METHODS, look_of
 
 TEXT = """
 lanes = 2
@@ -221,10 +223,11 @@ def test_intervals_are_paired() -> None:
 
 
 def test_every_policy_has_a_look_of_its_own() -> None:
-    assert {policies.policy(name).name for name in policies.SHIPPED} <= set(plots.LOOKS)
-    looks = {(look.color, look.line) for look in plots.LOOKS.values()}
-    assert len(looks) == len({look.label for look in plots.LOOKS.values()}) == len(plots.LOOKS)
-    assert plots.look_of("tuned").label == "tuned"
+    names = {policies.policy(name).name for name in policies.SHIPPED} | set(LOOKS)
+    looks = [look_of(name) for name in names]
+    for kinds in ({(look.color, look.line) for look in looks}, {look.label for look in looks}):
+        assert len(kinds) == len(names)
+    assert look_of("tuned").label == "tuned" and look_of("grid") is METHODS["grid"]
 
 
 def test_a_job_that_cannot_run_is_refused_before_it_has_a_folder(
@@ -259,7 +262,7 @@ def test_without_h_sf_the_ratio_figure_is_left_out(file: Path, tmp_path: Path, c
     assert "no ratio_against_width, since there is no finished h_sf" in capsys.readouterr().out
     assert (tmp_path / "out" / "figures" / "latency_against_n.png").exists()
     with pytest.raises(ValueError, match="nothing to draw: there is no finished h_sf"):
-        plots.ratio_against_width(store.read_results(tmp_path / "out"))
+        figures.ratio_against_width(store.read_results(tmp_path / "out"))
 
 
 def test_what_did_not_finish_is_in_no_mean_and_no_ratio() -> None:

@@ -20,7 +20,8 @@ from jaxsched import config, metrics, store
 from jaxsched.cli import main
 from jaxsched.engines import reference
 from jaxsched.engines.reference import Request
-from jaxsched.serving import frames, job, plots, streams, tables
+from jaxsched.report import figures, plots, study_tables
+from jaxsched.serving import frames, job, streams
 from jaxsched.serving.config import ServingConfig
 from jaxsched.testing.instances import random_requests
 from jaxsched.workloads import arrivals
@@ -285,9 +286,9 @@ def test_figures_and_experiments(finished: Path, capsys: Any) -> None:
 def test_a_job_without_gains_to_tell(names: tuple[str, ...], tmp_path: Path) -> None:
     chosen = small(policies=names, rates=(0.5,), max_batch=4, clock="llama31_8b_h100")
     table = job.run(chosen, tmp_path / "out")
-    title, _, note = tables.job_table(table)
+    title, _, note = study_tables.serving_job(table)
     assert "0.5 requests/s, llama31_8b_h100" in title and "/s is the most, for long" in note
-    written = plots.write_all(table, tmp_path / "figures")
+    written = plots.save_all(figures.of_serving(table), tmp_path / "figures")
     # Without fcfs there is nothing to gain on, and without predictions one figure for all.
     assert len(written) == (1 if names == ("fcfs",) else 2)
 
@@ -320,7 +321,7 @@ def test_what_is_sustained() -> None:
     assert table.set_index("policy")["gain"]["slow"].tolist() == [2.0, 2.0, 2.0]
     largest = frames.saturation(table).set_index("policy")["rate"]
     assert largest["fcfs"] == 4.0 and largest["slow"] == 1.0 and np.isnan(largest["stuck"])
-    assert tables.told_rate(table) == 4.0
+    assert study_tables.told_rate(table) == 4.0
 
 
 # The command.

@@ -12,10 +12,10 @@ import pytest
 
 import jaxsched as js
 from jaxsched.cli import main
-from jaxsched.sweep import reading, report
-from jaxsched.sweep.figures import drawings
-from jaxsched.sweep.pareto import front
-from jaxsched.sweep.select import Sweep, said
+from jaxsched.report import plots, sweep_page
+from jaxsched.report.sweep_figures import drawings, front
+from jaxsched.report.sweep_view import AXIS_LOOKS, SweepView
+from jaxsched.sweep import reading
 
 TEXT = """
 lanes = 6
@@ -37,19 +37,19 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def sweep(folder: Path) -> Sweep:
-    return Sweep(js.read_sweep(folder))
+def sweep(folder: Path) -> SweepView:
+    return SweepView(js.read_sweep(folder))
 
 
-def narrowed(sweep: Sweep, **values: Any) -> Sweep:
+def narrowed(sweep: SweepView, **values: Any) -> SweepView:
     """The sweep with only these values of some axes."""
     frame = sweep.frame
     for name, chosen in values.items():
         frame = frame[frame[name].isin(chosen)]
-    return Sweep(frame.drop(columns=["width", "wasted"]))
+    return SweepView(frame.drop(columns=["width", "wasted"]))
 
 
-def test_the_axes_that_vary_decide_on_the_figures(sweep: Sweep) -> None:
+def test_the_axes_that_vary_decide_on_the_figures(sweep: SweepView) -> None:
     names = [one.name for one in drawings(sweep)]
     assert names == [
         "ratio_against_width", "latency_against_n", "latency_against_load", "heat_map_width_n",
@@ -64,7 +64,7 @@ def test_the_axes_that_vary_decide_on_the_figures(sweep: Sweep) -> None:
     assert [drawing.name for drawing in drawings(without)] == []
 
 
-def test_lines_are_means_over_what_is_held(sweep: Sweep) -> None:
+def test_lines_are_means_over_what_is_held(sweep: SweepView) -> None:
     drawing = next(one for one in drawings(sweep) if one.name == "latency_against_load")
     panel = next(a for a in drawing.figure.axes if a.get_title("left") == "length × (1 ± 0.5)")
     line = next(line for line in panel.lines if line.get_label().startswith(r"$\mathrm{A_{max}}"))
@@ -77,7 +77,7 @@ def test_lines_are_means_over_what_is_held(sweep: Sweep) -> None:
     assert "n = 20, memory = 150" in drawing.caption and "6 instances" in drawing.caption
 
 
-def test_cells_are_means_over_what_is_held(sweep: Sweep) -> None:
+def test_cells_are_means_over_what_is_held(sweep: SweepView) -> None:
     drawing = next(one for one in drawings(sweep) if one.name == "heat_map_width_memory")
     panel = next(a for a in drawing.figure.axes if "max" in a.get_title())
     image = panel.images[0].get_array()
@@ -89,26 +89,26 @@ def test_cells_are_means_over_what_is_held(sweep: Sweep) -> None:
     assert image[1, 0] == pytest.approx(rows["ratio_to_h_sf"].mean())
 
 
-def test_many_values_become_bins(sweep: Sweep) -> None:
+def test_many_values_become_bins(sweep: SweepView) -> None:
     frame = sweep.frame.drop(columns=["width", "wasted"]).astype({"prediction": object})
     more = [
         frame.assign(prediction=f"relative:{i / 20}", prediction_kind="relative",
                      prediction_parameter=i / 20, ratio_to_h_sf=float(i))
         for i in range(1, 17)
     ]  # fmt: skip
-    drawing = next(one for one in drawings(Sweep(pd.concat(more))) if "memory" in one.name)
+    drawing = next(one for one in drawings(SweepView(pd.concat(more))) if "memory" in one.name)
     first = drawing.figure.axes[0].images[0].get_array()
     # Two widths in each of eight bins.
     np.testing.assert_allclose(first[0], np.arange(1.5, 17, 2))
 
 
-def test_of_many_policies_the_best_are_drawn(sweep: Sweep) -> None:
+def test_of_many_policies_the_best_are_drawn(sweep: SweepView) -> None:
     frame = sweep.frame.drop(columns=["width", "wasted"]).astype({"policy": object})
     more = [
         frame.assign(policy=frame["policy"] + f":{i}", mean_latency=frame["mean_latency"] * i)
         for i in range(2, 9)
     ]
-    drawn = {one.name: one for one in drawings(Sweep(pd.concat([frame, *more])))}
+    drawn = {one.name: one for one in drawings(SweepView(pd.concat([frame, *more])))}
     assert "The best 8 of 24 policies are drawn." in drawn["latency_against_n"].caption
     labels = [line.get_label() for line in drawn["latency_against_n"].figure.axes[0].lines]
     assert len(labels) == 8 and "h_sf:2" in labels and "fcfs:8" not in labels
@@ -125,7 +125,7 @@ def test_under_a_clock_there_are_seconds_and_energy(tmp_path: Path) -> None:
     text = TEXT.replace("lanes = 6", 'lanes = 2\nclocks = ["llama31_8b_h100"]')
     (tmp_path / "sweep.toml").write_text(text)
     assert main(["sweep", str(tmp_path / "sweep.toml"), "--out", str(tmp_path / "out")]) == 0
-    sweep = Sweep(js.read_sweep(tmp_path / "out"))
+    sweep = SweepView(js.read_sweep(tmp_path / "out"))
     drawn = {one.name: one for one in drawings(sweep)}
     assert "latency_against_energy_per_token" in drawn
     assert drawn["latency_against_load"].figure.get_supylabel() == "mean latency (seconds)"
@@ -148,9 +148,9 @@ def test_the_page_needs_nothing_else(tmp_path: Path, capsys: Any) -> None:
     for text in ("54 simulations", "h_sf", "num_requests = [20]", "js.read_sweep", "1.000 ±"):
         assert text in page
     assert page.count("<table>") == page.count("</table>") == 2 and "a <sweep>" not in page
-    sweep = Sweep(js.read_sweep(folder))
-    drawn = report.laid_out(drawings(sweep))
-    again = report.page(folder, reading.manifest(folder), sweep, drawn)
+    sweep = SweepView(js.read_sweep(folder))
+    drawn = sweep_page.laid_out(drawings(sweep))
+    again = sweep_page.page(folder, reading.manifest(folder), sweep, drawn)
     assert again == page
 
 
@@ -162,7 +162,7 @@ def test_what_is_not_finished_is_reported_as_such(
     (out / "manifest.json").write_text((folder / "manifest.json").read_text())
     parts = reading.open_parts(out)
     parts.write(0, 100, js.read_sweep(folder).drop(columns="ratio_to_h_sf").iloc[:100])
-    monkeypatch.setattr(report.plots, "save", lambda figure, stem: stem)
+    monkeypatch.setattr(plots, "save", lambda figure, stem: stem)
     assert main(["report", str(out)]) == 0
     page = (out / "report.html").read_text()
     assert "not finished yet" in page and "100 simulations" in page
@@ -177,6 +177,18 @@ def test_a_folder_of_something_else_is_refused(tmp_path: Path, capsys: Any) -> N
 
 
 def test_values_are_said_in_words() -> None:
-    assert said("max_batch", 1000) == "max batch = 1,000"
-    assert said("prediction", "relative:0.5") == "length × (1 ± 0.5)"
-    assert said("arrivals", "poisson:2") == "poisson:2"
+    assert AXIS_LOOKS["max_batch"].said(1000) == "max batch = 1,000"
+    assert AXIS_LOOKS["prediction"].said("relative:0.5") == "length × (1 ± 0.5)"
+    assert AXIS_LOOKS["arrivals"].said("poisson:2") == "poisson:2"
+
+
+def test_an_axis_without_a_look_of_its_own(sweep: SweepView) -> None:
+    frame = sweep.frame.drop(columns=["width", "wasted"])
+    more = [frame.assign(mean_latency=frame["mean_latency"] * cores) for cores in (1, 2)]
+    for cores, part in enumerate(more, 1):
+        part.insert(2, "worker_cores", cores)
+    view = SweepView(pd.concat(more))
+    assert [axis.column for axis in view.varying()][:2] == ["prediction", "worker_cores"]
+    drawn = {one.name: one for one in drawings(view)}
+    assert drawn["heat_map_width_worker_cores"].figure.get_supylabel() == "worker cores"
+    assert "worker cores = 1, " in drawn["latency_against_n"].caption

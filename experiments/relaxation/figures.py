@@ -8,7 +8,7 @@ from matplotlib import rc_context
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from jaxsched import plots
+from jaxsched.report import looks, plots
 
 RULES = (("#0072B2", "s"), ("#56B4E9", "D"), ("#D55E00", "o"))
 
@@ -28,7 +28,7 @@ LOOKS = {
 def limit(table: pd.DataFrame) -> Figure:
     """Error of the relaxed latency against temperature, a panel for each kind of steps."""
     panels = list(dict.fromkeys(table["steps"]))
-    with rc_context(plots.STYLE):
+    with rc_context(looks.STYLE):
         figure = Figure(figsize=(2.6 * len(panels), 2.9), layout="constrained")
         grid = figure.subplots(1, len(panels), sharey=True)
         for axes, steps in zip(grid, panels, strict=True):
@@ -50,7 +50,7 @@ def limit(table: pd.DataFrame) -> Figure:
 
 def cosine(table: pd.DataFrame) -> Figure:
     """Mean cosine with the truth against simulated work."""
-    with rc_context(plots.STYLE):
+    with rc_context(looks.STYLE):
         figure, grid = _panels(table, (8.6, 5.4))
         for axes, panel in grid:
             for name, (color, marker, line) in LOOKS.items():
@@ -72,7 +72,7 @@ SHOWN = ("relaxation, T = 1", "straight-through, clipped", "antithetic ES")
 
 def coordinates(table: pd.DataFrame) -> Figure:
     """The coordinates of some gradients, each divided by its norm, beside the truth's."""
-    with rc_context(plots.STYLE):
+    with rc_context(looks.STYLE):
         figure, grid = _panels(table, (8.6, 5.2))
         for axes, panel in grid:
             some = panel[panel["estimator"] == SHOWN[0]]

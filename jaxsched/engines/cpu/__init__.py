@@ -21,10 +21,10 @@ except ImportError as error:
         f"the native engine needs numba, which cannot be imported ({error}); pip install numba"
     ) from error
 
-from jaxsched.engines.cpu.batch import Batch, scratch
+from jaxsched.engines.cpu.batch import CpuBatch, scratch
 from jaxsched.engines.cpu.kernels import compile_policy, narrow_until
 from jaxsched.engines.cpu.lanes import run_lanes
-from jaxsched.engines.cpu.layout import NEVER, STATE, Policy
+from jaxsched.engines.cpu.layout import NEVER, STATE, Compiled
 from jaxsched.policies.program import Choices
 
 __all__ = ["Found", "compile_policy", "run"]
@@ -52,7 +52,7 @@ class Found(NamedTuple):
 
 
 def run(
-    policy: Policy,
+    policy: Compiled,
     choices: Choices,
     fields: dict[str, NDArray[np.int32]],
     *,
@@ -94,7 +94,7 @@ def run(
         assert key is not None
         narrow = narrow_until(key, params, memory, longest, widest)
     ticks = np.empty((lanes, 0), np.int64) if clock is None else clock
-    batch = Batch(
+    batch = CpuBatch(
         prompt=prompt,
         **arrays,
         arrival=_fixed(np.zeros((lanes, n)) if arrival is None else arrival, np.int64),
@@ -130,7 +130,7 @@ def _fixed(array: NDArray, dtype: type) -> NDArray:
     return view
 
 
-def _run_all(batch: Batch, policy: Policy, longest: int, threads: int) -> None:
+def _run_all(batch: CpuBatch, policy: Compiled, longest: int, threads: int) -> None:
     """Shares the lanes among threads, a few at a time, as their costs differ.
 
     Plain threads and not numba's own: its default threading layer breaks when two Python threads
@@ -147,7 +147,8 @@ def _run_all(batch: Batch, policy: Policy, longest: int, threads: int) -> None:
             run_lanes(batch, first, min(first + step, lanes), policy, memory)
 
     if threads == 1:
-        return work()
+        work()
+        return
     with ThreadPoolExecutor(threads) as pool:
         for done in [pool.submit(work) for _ in range(threads)]:
             done.result()

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from jaxsched.engines.cpu.layout import BLOCK, CONTEXT, REQUEST, RING, Ints
 
 
-class Batch(NamedTuple):
+class CpuBatch(NamedTuple):
     """Lanes to simulate, and where their results go."""
 
     prompt: Ints  # [lanes, n], like the next seven; what is not read may be any of them

@@ -12,7 +12,7 @@ import math
 from numba import int64, uint64
 from numpy.typing import NDArray
 
-from jaxsched.engines.cpu.layout import LAST_TICK, Lane, Record, jit
+from jaxsched.engines.cpu.layout import LAST_TICK, CpuLane, Record, jit
 
 # Columns of `clock`.
 FIXED, PER_PROMPT_TOKEN, PER_REQUEST, PER_CACHE_TOKEN, PER_TOKEN_BEYOND, FREE_TOKENS = range(6)
@@ -20,7 +20,7 @@ COLUMNS = 6
 
 
 @jit
-def run_rounds(lane: Lane, state: Record, event: int, arrival: int) -> None:
+def run_rounds(lane: CpuLane, state: Record, event: int, arrival: int) -> None:
     """Runs the rounds up to `event`, or to the first that starts at or after the next arrival."""
     if state.active == 0:
         state.time = arrival
@@ -48,7 +48,7 @@ def _beyond(clock: NDArray, tokens: int) -> int:
 
 
 @jit
-def _see_first_tokens(lane: Lane, state: Record) -> None:
+def _see_first_tokens(lane: CpuLane, state: Record) -> None:
     """Notes the end of the round for those whose first run began in it."""
     for k in range(state.fresh):
         lane.times[uint64(lane.fresh[uint64(k)]), uint64(1)] = state.time

@@ -5,7 +5,7 @@ from __future__ import annotations
 from numba import int64, uint64
 
 from jaxsched.engines.cpu.clock import run_rounds
-from jaxsched.engines.cpu.layout import LAST_TICK, NEVER, ROUND_LIMIT, Lane, Record, call, jit
+from jaxsched.engines.cpu.layout import LAST_TICK, NEVER, ROUND_LIMIT, CpuLane, Record, call, jit
 from jaxsched.engines.cpu.lookahead import earliest, ends_add, ends_drop, ends_pass
 from jaxsched.engines.cpu.queues import heap_pop, heap_push, ring_add, ring_drop, ring_next
 from jaxsched.engines.cpu.slots import (
@@ -19,7 +19,7 @@ from jaxsched.engines.cpu.slots import (
 
 
 @jit
-def run_events(lane: Lane, state: Record) -> None:
+def run_events(lane: CpuLane, state: Record) -> None:
     """Simulates a lane whose queues are filled and whose state is that before its first round."""
     count = lane.completion.shape[0]
     while True:
@@ -46,7 +46,7 @@ def run_events(lane: Lane, state: Record) -> None:
 
 
 @jit
-def _complete(lane: Lane, state: Record) -> None:
+def _complete(lane: CpuLane, state: Record) -> None:
     """Lets the requests that end now leave, and counts those that have to give their place up;
     others in the bucket end a lap of the ring later."""
     i = int64(lane.ring.bucket[uint64(state.now & lane.mask)])
@@ -66,16 +66,16 @@ def _complete(lane: Lane, state: Record) -> None:
 
 
 @jit
-def _most_tokens(lane: Lane, i: int) -> int:
+def _most_tokens(lane: CpuLane, i: int) -> int:
     """What request i generates in a run that nothing cuts short."""
     output = int64(lane.requests[uint64(i)].output)
     if not lane.policy.quanta:
         return output
-    return min(output, max(int64(1), int64(lane.quantum[uint64(i)])))
+    return min(output, int64(lane.quantum[uint64(i)]))
 
 
 @jit
-def _leave(lane: Lane, state: Record, i: int) -> None:
+def _leave(lane: CpuLane, state: Record, i: int) -> None:
     """Frees the place of request i and books its run."""
     request = lane.requests[uint64(i)]
     start, prompt = int64(request.start), int64(request.prompt)
@@ -93,7 +93,7 @@ def _leave(lane: Lane, state: Record, i: int) -> None:
 
 
 @jit
-def _arrive(lane: Lane, state: Record) -> None:
+def _arrive(lane: CpuLane, state: Record) -> None:
     """Moves requests that are known by now to the heap of those that wait."""
     while state.arrived < lane.coming.shape[0]:
         i = int64(lane.coming[state.arrived])
@@ -104,19 +104,19 @@ def _arrive(lane: Lane, state: Record) -> None:
 
 
 @jit
-def _wait(lane: Lane, state: Record, i: int) -> None:
+def _wait(lane: CpuLane, state: Record, i: int) -> None:
     heap_push(lane.heap, state.heaped, _place_in_line(lane, i))
     state.heaped += 1
 
 
 @jit
-def _place_in_line(lane: Lane, i: int) -> int:
+def _place_in_line(lane: CpuLane, i: int) -> int:
     """Key and index in one integer; the smallest is admitted first."""
     return (int64(lane.key[uint64(i)]) << 32) | i
 
 
 @jit
-def _give_up(lane: Lane, state: Record) -> None:
+def _give_up(lane: CpuLane, state: Record) -> None:
     """Evicts those that have generated their quantum."""
     if lane.policy.moving:
         smallest_key(lane, state)
@@ -127,7 +127,7 @@ def _give_up(lane: Lane, state: Record) -> None:
 
 
 @jit
-def _make_fit(lane: Lane, state: Record) -> None:
+def _make_fit(lane: CpuLane, state: Record) -> None:
     """Evicts until the coming round fits."""
     key = smallest_key(lane, state)
     while True:
@@ -138,7 +138,7 @@ def _make_fit(lane: Lane, state: Record) -> None:
 
 
 @jit
-def _send_back(lane: Lane, state: Record, i: int) -> None:
+def _send_back(lane: CpuLane, state: Record, i: int) -> None:
     """Evicts request i: it waits again, with the estimate that the policy now has."""
     start = int64(lane.requests[uint64(i)].start)
     end = start + _most_tokens(lane, i)
@@ -152,7 +152,7 @@ def _send_back(lane: Lane, state: Record, i: int) -> None:
 
 
 @jit
-def _note_eviction(lane: Lane, state: Record, i: int, start: int) -> None:
+def _note_eviction(lane: CpuLane, state: Record, i: int, start: int) -> None:
     if state.evictions < lane.history.shape[0]:
         run = lane.history[uint64(state.evictions)]
         run[0], run[1], run[2] = i, start, state.now
@@ -162,7 +162,7 @@ def _note_eviction(lane: Lane, state: Record, i: int, start: int) -> None:
 
 
 @jit
-def _admit(lane: Lane, state: Record) -> int:
+def _admit(lane: CpuLane, state: Record) -> int:
     """Admits those that wait, in order, while they fit; returns when the next one may."""
     while state.heaped > 0 or state.head < state.backlog:
         item, heaped = _next_waiting(lane, state)
@@ -172,7 +172,7 @@ def _admit(lane: Lane, state: Record) -> int:
         headroom = lane.policy.headroom and state.active > 0
         memory = lane.memory
         if headroom:
-            memory -= max(int64(0), min(int64(lane.headroom[uint64(i)]), lane.memory))
+            memory -= lane.headroom[uint64(i)]
         crowded = state.level + state.active * (state.now + 1) + prompt + 1 > memory
         if crowded or prompt + reserve > memory or state.active == lane.max_batch:
             return int64(NEVER)  # only somebody leaving can change that
@@ -190,7 +190,7 @@ def _admit(lane: Lane, state: Record) -> int:
 
 
 @jit
-def _next_waiting(lane: Lane, state: Record) -> tuple[int, bool]:
+def _next_waiting(lane: CpuLane, state: Record) -> tuple[int, bool]:
     """The waiting request that is first, and whether it is on the heap."""
     if state.head == state.backlog:
         return lane.heap[0], True
@@ -201,7 +201,7 @@ def _next_waiting(lane: Lane, state: Record) -> tuple[int, bool]:
 
 
 @jit
-def _enter(lane: Lane, state: Record, i: int) -> None:
+def _enter(lane: CpuLane, state: Record, i: int) -> None:
     """Makes request i active."""
     request = lane.requests[uint64(i)]
     request.start = state.now
@@ -222,7 +222,7 @@ def _enter(lane: Lane, state: Record, i: int) -> None:
 
 
 @jit
-def _next_event(lane: Lane, state: Record, wake: int) -> int:
+def _next_event(lane: CpuLane, state: Record, wake: int) -> int:
     """The next round in which somebody completes, overflows or may be admitted."""
     event = min(state.next_end, wake, lane.max_rounds)
     if state.evicts and state.active > 0:
@@ -231,14 +231,14 @@ def _next_event(lane: Lane, state: Record, wake: int) -> int:
 
 
 @jit
-def _next_arrival(lane: Lane, state: Record) -> int:
+def _next_arrival(lane: CpuLane, state: Record) -> int:
     if state.arrived == lane.coming.shape[0]:
         return int64(LAST_TICK)
     return lane.arrival[uint64(lane.coming[state.arrived])]
 
 
 @jit
-def _cut(lane: Lane, state: Record) -> None:
+def _cut(lane: CpuLane, state: Record) -> None:
     """Books the runs that the round limit cuts short."""
     state.status = ROUND_LIMIT
     for i in range(lane.completion.shape[0]):

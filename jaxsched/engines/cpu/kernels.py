@@ -25,7 +25,15 @@ from llvmlite import ir
 from numpy.typing import NDArray
 
 from jaxsched.engines.cpu import layout
-from jaxsched.engines.cpu.code import INT32, INT64, at_least_one, compute, saturated, smaller
+from jaxsched.engines.cpu.code import (
+    INT32,
+    INT64,
+    at_least_one,
+    compute,
+    larger,
+    saturated,
+    smaller,
+)
 from jaxsched.policies.program import Choices, Op, Program
 from jaxsched.policies.ranges import FIELD_RANGES, Range, narrow, ranges, widths
 
@@ -39,13 +47,14 @@ Programs = dict[str, Program | None]
 
 
 @functools.lru_cache(maxsize=256)
-def compile_policy(choices: Choices) -> layout.Policy:
+def compile_policy(choices: Choices) -> layout.Compiled:
     """Compiles the functions of a policy, all of which have programs."""
     names = (
         "estimate", "refine", "reserve", "admission_key", "eviction_key", "headroom", "quantum",
     )  # fmt: skip
     programs = {name: choices.program(name) for name in names}
     moving, reads_admitted = choices.keys_move, "admitted" in choices.eviction_key.reads
+    latest = programs["eviction_key"].is_field == "admitted"
     addresses = _compile(
         tuple(programs.items()),
         choices.evict_largest,
@@ -53,10 +62,11 @@ def compile_policy(choices: Choices) -> layout.Policy:
         moving,
         moving or reads_admitted,
     )
-    return layout.Policy(
+    return layout.Compiled(
         *addresses,
         moving=moving,
-        entering=reads_admitted and not moving,
+        entering=reads_admitted and not (moving or latest),
+        latest=latest,
         largest=choices.evict_largest,
         headroom=choices.headroom is not None,
         quanta=choices.quantum is not None,
@@ -172,7 +182,7 @@ class _Maker:
         estimate = at_least_one(loop.body, self._value(loop.body, "estimate", load))
         lane.put_field(loop.body, layout.ESTIMATE_OFFSET, loop.place, estimate)
         load = lane.loader(loop.body, loop.place, evictions=INT32(0), estimate=estimate)
-        self._after(lane, loop.body, loop.place, load)
+        self._after(lane, loop.body, loop.place, load, again=False)
         loop.close(INT32(0))
 
     def refine(self) -> None:
@@ -185,7 +195,7 @@ class _Maker:
         lane.put_field(b, layout.ESTIMATE_OFFSET, place, estimate)
         evictions = b.add(lane.get(b, layout.EVICTIONS, place), INT32(1))
         load = lane.loader(b, place, evictions=evictions, estimate=estimate)
-        self._after(lane, b, place, load)
+        self._after(lane, b, place, load, again=True)
         b.ret(b.sext(estimate, INT64))
 
     def keys(self, name: str, wide: Sequence[int]) -> None:
@@ -207,20 +217,34 @@ class _Maker:
         lane.put(b, layout.SLOT_KEY, j, key)
         loop.close(smaller(b, loop.carried, key))
 
-    def _after(self, lane: _Lane, b: ir.IRBuilder, place: ir.Value, load: Load) -> None:
+    def _after(
+        self, lane: _Lane, b: ir.IRBuilder, place: ir.Value, load: Load, again: bool
+    ) -> None:
         """Stores what follows from the estimate of a request that waits."""
         prompt = b.sext(load(Op("field", data="prompt")), INT64)
         most = b.sub(lane.bases[layout.MEMORY], prompt)
         reserve = smaller(b, b.sext(self._value(b, "reserve", load), INT64), most)
         reserve = at_least_one(b, b.trunc(reserve, INT32))
         lane.put_field(b, layout.RESERVE_OFFSET, place, reserve)
-        lane.put(b, layout.KEY, place, self._value(b, "admission_key", load))
-        for name, where in (("headroom", layout.HEADROOM), ("quantum", layout.QUANTUM)):
-            if self.programs[name] is not None:
-                lane.put(b, where, place, self._value(b, name, load))
-        if not self.asks_slots:
+        if self._changes("admission_key", again):
+            lane.put(b, layout.KEY, place, self._value(b, "admission_key", load))
+        if self._changes("quantum", again):
+            quantum = at_least_one(b, self._value(b, "quantum", load))
+            lane.put(b, layout.QUANTUM, place, quantum)
+        if self._changes("headroom", again):
+            free = larger(b, self._value(b, "headroom", load), INT32(0))
+            free = smaller(b, free, b.trunc(lane.bases[layout.MEMORY], INT32))
+            lane.put(b, layout.HEADROOM, place, free)
+        if not self.asks_slots and self._changes("eviction_key", again):
             wide = widths(self.needed("eviction_key"), self.limit)
             lane.put(b, layout.STANDING, place, self._eviction_key(b, load, wide))
+
+    def _changes(self, name: str, again: bool) -> bool:
+        """Whether there is such a function, and it may say something new after an eviction."""
+        program = self.programs[name]
+        if program is None or not again:
+            return program is not None
+        return any(op.data in ("estimate", "evictions") for op in program.ops if op.name == "field")
 
     def _eviction_key(self, b: ir.IRBuilder, load: Load, wide: Sequence[int]) -> ir.Value:
         key = saturated(b, compute(b, self.needed("eviction_key"), wide, load))

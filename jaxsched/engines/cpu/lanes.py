@@ -8,9 +8,9 @@ from pathlib import Path
 
 from numba import njit
 
-from jaxsched.engines.cpu.batch import Batch, Scratch
+from jaxsched.engines.cpu.batch import CpuBatch, Scratch
 from jaxsched.engines.cpu.events import run_events
-from jaxsched.engines.cpu.layout import FINISHED, INVALID, OPTIONS, Lane, Policy, Record, jit
+from jaxsched.engines.cpu.layout import FINISHED, INVALID, OPTIONS, Compiled, CpuLane, Record, jit
 from jaxsched.engines.cpu.prepare import prepare, survey_lane, view_lane
 from jaxsched.engines.cpu.scan import run_scan
 
@@ -19,21 +19,24 @@ def _compile(sources: int) -> Callable[..., None]:
     """Compiles the entry point, or loads it from numba's cache.
 
     The cache watches the file and the closure of the function it holds, not the files of the
-    functions called: `sources`, a hash of them all, is in the closure for that.
+    functions called: `sources`, a hash of them all, is in the closure for that, and in the name, so
+    that what an older version left there is not even opened.
     """
 
-    @njit(**OPTIONS, cache=True)
-    def run_lanes(batch: Batch, first: int, last: int, policy: Policy, scratch: Scratch) -> None:
+    def run_lanes(
+        batch: CpuBatch, first: int, last: int, policy: Compiled, scratch: Scratch
+    ) -> None:
         """Simulates lanes [first, last) of the batch."""
         if sources:
             for row in range(first, last):
                 _run_lane(batch, row, policy, scratch)
 
-    return run_lanes
+    run_lanes.__qualname__ = f"run_lanes_{sources:x}"
+    return njit(**OPTIONS, cache=True)(run_lanes)
 
 
 @jit
-def _run_lane(batch: Batch, row: int, policy: Policy, scratch: Scratch) -> None:
+def _run_lane(batch: CpuBatch, row: int, policy: Compiled, scratch: Scratch) -> None:
     state, count = batch.totals[row], batch.num_requests[row]
     _clear_results(batch, row)
     state.status = INVALID
@@ -59,14 +62,14 @@ def _run_lane(batch: Batch, row: int, policy: Policy, scratch: Scratch) -> None:
 
 
 @jit
-def _clear_results(batch: Batch, row: int) -> None:
+def _clear_results(batch: CpuBatch, row: int) -> None:
     batch.completion[row, :] = -1
     batch.first_admission[row, :] = -1
     batch.preemptions[row, :] = 0
 
 
 @jit
-def _sum_latencies(lane: Lane, state: Record) -> None:
+def _sum_latencies(lane: CpuLane, state: Record) -> None:
     for i in range(lane.completion.shape[0]):
         if lane.completion[i] >= 0:
             state.total_latency += lane.completion[i] - lane.arrival[i]

@@ -103,7 +103,7 @@ STATE = np.dtype(
 )
 
 
-class Policy(NamedTuple):
+class Compiled(NamedTuple):
     """The compiled functions of a policy, by address, and what the loop has to know of it."""
 
     start: int  # see the head of `kernels`, like the next three
@@ -112,6 +112,7 @@ class Policy(NamedTuple):
     narrow: int  # 0 if there is no second form
     moving: bool  # whether eviction keys change while a request runs
     entering: bool  # whether they are known when it enters, but not before
+    latest: bool  # whether they are the round in which it enters
     largest: bool  # whether the largest key is evicted first; they come inverted
     headroom: bool
     quanta: bool
@@ -130,7 +131,7 @@ class Ends(NamedTuple):
     lasting: Ints  # how many requests last to this end or longer
 
 
-class Slots(NamedTuple):
+class CpuSlots(NamedTuple):
     """The active requests, densely and in no order; kept only if an eviction is possible."""
 
     key: Ints  # what evictions go by; of no meaning between them if the lane's keys move
@@ -147,13 +148,13 @@ class Ring(NamedTuple):
     bits: NDArray[np.uint64]
 
 
-class Lane(NamedTuple):
+class CpuLane(NamedTuple):
     """All that the functions of a lane read and write, apart from its state."""
 
     memory: int
     max_rounds: int
     max_batch: int
-    policy: Policy
+    policy: Compiled
     narrow_until: int  # up to this estimate eviction keys may be computed in 32 bits
     clocked: bool  # whether rounds have lengths
     mask: int  # size of the ring - 1
@@ -170,7 +171,7 @@ class Lane(NamedTuple):
     fresh: Ints  # requests whose first run begins in this round
     heap: NDArray[np.int64]
     ends: Ends
-    slots: Slots
+    slots: CpuSlots
     ring: Ring
     clock: NDArray[np.int64]
     completion: Ints

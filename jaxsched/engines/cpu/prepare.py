@@ -7,16 +7,16 @@ from typing import NamedTuple
 from numba import int32, int64
 
 from jaxsched.engines.cpu import layout
-from jaxsched.engines.cpu.batch import Batch, Scratch
+from jaxsched.engines.cpu.batch import CpuBatch, Scratch
 from jaxsched.engines.cpu.layout import (
     NEVER,
     RING,
+    Compiled,
+    CpuLane,
+    CpuSlots,
     Ends,
-    Lane,
-    Policy,
     Record,
     Ring,
-    Slots,
     address,
     call,
     jit,
@@ -32,7 +32,7 @@ class Survey(NamedTuple):
 
 
 @jit
-def survey_lane(batch: Batch, row: int, count: int) -> Survey:
+def survey_lane(batch: CpuBatch, row: int, count: int) -> Survey:
     """Looks once at all that the lane consists of."""
     longest, differ = int32(1), int64(0)
     for i in range(count):
@@ -44,14 +44,14 @@ def survey_lane(batch: Batch, row: int, count: int) -> Survey:
 
 @jit
 def view_lane(
-    batch: Batch, row: int, count: int, policy: Policy, survey: Survey, scratch: Scratch
-) -> Lane:
+    batch: CpuBatch, row: int, count: int, policy: Compiled, survey: Survey, scratch: Scratch
+) -> CpuLane:
     """The lane's view of the batch and the scratch memory."""
     ring = 64
     while ring <= survey.longest and ring < RING:
         ring *= 2
     ends, slots, own = scratch.ends, scratch.slots, scratch.of_requests
-    lane = Lane(
+    lane = CpuLane(
         memory=int64(batch.memory[row]),
         max_rounds=batch.max_rounds,
         max_batch=batch.max_batch,
@@ -72,7 +72,7 @@ def view_lane(
         fresh=scratch.spare,
         heap=scratch.heap,
         ends=Ends(ends[0], ends[1], ends[2]),
-        slots=Slots(slots[0], slots[1], slots[2], slots[3], slots[4]),
+        slots=CpuSlots(slots[0], slots[1], slots[2], slots[3], slots[4]),
         ring=Ring(scratch.bucket[:ring], scratch.bits[: ring // 64]),
         clock=batch.clock[row],
         completion=batch.completion[row, :count],
@@ -86,7 +86,7 @@ def view_lane(
 
 
 @jit
-def _fill_context(lane: Lane, batch: Batch, row: int, scratch: Scratch) -> None:
+def _fill_context(lane: CpuLane, batch: CpuBatch, row: int, scratch: Scratch) -> None:
     """Tells the functions of the policy where everything is."""
     context = scratch.context
     context[layout.MEMORY] = batch.memory[row]
@@ -113,7 +113,7 @@ def _fill_context(lane: Lane, batch: Batch, row: int, scratch: Scratch) -> None:
 
 @jit
 def prepare(
-    lane: Lane, state: Record, batch: Batch, row: int, survey: Survey, scratch: Scratch
+    lane: CpuLane, state: Record, batch: CpuBatch, row: int, survey: Survey, scratch: Scratch
 ) -> bool:
     """Fills the queues and puts the state before the first arrival.
 
@@ -141,7 +141,7 @@ def prepare(
 
 
 @jit
-def _load(lane: Lane, batch: Batch, row: int) -> None:
+def _load(lane: CpuLane, batch: CpuBatch, row: int) -> None:
     for i in range(lane.coming.shape[0]):
         request = lane.requests[i]
         request.prompt, request.output = batch.prompt[row, i], batch.output[row, i]
@@ -150,7 +150,7 @@ def _load(lane: Lane, batch: Batch, row: int) -> None:
 
 
 @jit
-def _look_ahead(lane: Lane, state: Record) -> bool:
+def _look_ahead(lane: CpuLane, state: Record) -> bool:
     """Notes whether anybody can outrun a reservation; returns whether all are what they look."""
     evicts, exact, largest = False, True, int32(0)
     for i in range(lane.coming.shape[0]):
@@ -163,7 +163,7 @@ def _look_ahead(lane: Lane, state: Record) -> bool:
 
 
 @jit
-def _first_to_arrive(lane: Lane) -> int:
+def _first_to_arrive(lane: CpuLane) -> int:
     """Puts those that arrive first in the order of the backlog; returns how many they are."""
     count, first = 0, lane.arrival[lane.coming[0]]
     while count < lane.coming.shape[0] and lane.arrival[lane.coming[count]] == first:
@@ -173,7 +173,7 @@ def _first_to_arrive(lane: Lane) -> int:
 
 
 @jit
-def _count_turns(lane: Lane) -> None:
+def _count_turns(lane: CpuLane) -> None:
     """What a policy sees of arrivals: the round, or the number of different ones before."""
     turn, before = -1, int64(-1)
     for k in range(lane.coming.shape[0]):
@@ -184,7 +184,7 @@ def _count_turns(lane: Lane) -> None:
 
 
 @jit
-def _clear(lane: Lane, state: Record) -> None:
+def _clear(lane: CpuLane, state: Record) -> None:
     state.now = state.active = state.level = state.low = state.high = state.head = state.heaped = 0
     state.finished = state.spent = state.prompts = state.fresh = state.evicts = state.largest = 0
     state.total_latency = state.evictions = state.wasted_tokens = 0

@@ -9,12 +9,12 @@ from __future__ import annotations
 
 from numba import int32, int64, uint64
 
-from jaxsched.engines.cpu.layout import NEVER, Ends, Lane, Record, jit, whole_blocks
+from jaxsched.engines.cpu.layout import NEVER, CpuLane, Ends, Record, jit, whole_blocks
 from jaxsched.engines.cpu.lookahead import ends_append
 
 
 @jit
-def run_scan(lane: Lane, state: Record) -> bool:
+def run_scan(lane: CpuLane, state: Record) -> bool:
     """Simulates a lane as `run_events` does; False, half done, if the round limit would bind."""
     wake, count = state.now, state.backlog
     for k in range(count):

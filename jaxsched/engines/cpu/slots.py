@@ -4,16 +4,18 @@ from __future__ import annotations
 
 from numba import int32, int64, uint64
 
-from jaxsched.engines.cpu.layout import NEVER, Lane, Record, Slots, call, jit, whole_blocks
+from jaxsched.engines.cpu.layout import NEVER, CpuLane, CpuSlots, Record, call, jit, whole_blocks
 
 
 @jit
-def slot_add(lane: Lane, state: Record, i: int) -> None:
+def slot_add(lane: CpuLane, state: Record, i: int) -> None:
     """Gives request i, admitted now, the next slot."""
     request, slots, place = lane.requests[uint64(i)], lane.slots, uint64(state.active)
     request.slot = state.active
     slots.request[place] = i
-    if lane.policy.moving or lane.policy.entering:
+    if lane.policy.latest:
+        slots.key[place] = -state.now - 1 if lane.policy.largest else state.now
+    elif lane.policy.moving or lane.policy.entering:
         slots.estimate[place] = request.estimate
         slots.start[place] = state.now
         slots.prompt[place] = request.prompt
@@ -24,7 +26,7 @@ def slot_add(lane: Lane, state: Record, i: int) -> None:
 
 
 @jit
-def slot_drop(lane: Lane, state: Record, i: int) -> None:
+def slot_drop(lane: CpuLane, state: Record, i: int) -> None:
     """Frees the slot of request i; the last one moves into it. `active` counts it no more."""
     slots, place, last = lane.slots, uint64(lane.requests[uint64(i)].slot), uint64(state.active)
     moved = slots.request[last]
@@ -38,7 +40,7 @@ def slot_drop(lane: Lane, state: Record, i: int) -> None:
 
 
 @jit
-def smallest_key(lane: Lane, state: Record) -> int:
+def smallest_key(lane: CpuLane, state: Record) -> int:
     """The smallest eviction key of this round; keys that move are brought up to it."""
     if not lane.policy.moving:
         return least(lane.slots, state.active)
@@ -47,7 +49,7 @@ def smallest_key(lane: Lane, state: Record) -> int:
 
 
 @jit
-def least(slots: Slots, count: int) -> int:
+def least(slots: CpuSlots, count: int) -> int:
     best = int32(NEVER)
     for j in range(whole_blocks(count)):
         best = min(best, slots.key[j])
@@ -55,7 +57,7 @@ def least(slots: Slots, count: int) -> int:
 
 
 @jit
-def first_with(slots: Slots, count: int, key: int, last: bool) -> int:
+def first_with(slots: CpuSlots, count: int, key: int, last: bool) -> int:
     """Of the active requests with this key the one of the lowest index, or the highest."""
     tie, flip, key = int32(NEVER), int32(-1 if last else 0), int32(key)  # ~i falls as i grows
     for j in range(whole_blocks(count)):
@@ -64,7 +66,7 @@ def first_with(slots: Slots, count: int, key: int, last: bool) -> int:
 
 
 @jit
-def first_spent(lane: Lane, state: Record) -> int:
+def first_spent(lane: CpuLane, state: Record) -> int:
     """Of the active requests with their quantum generated, the one that is evicted first."""
     best, found = int64(0), int64(-1)
     for j in range(state.active):

@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array, lax
 
-from jaxsched.engines.soft.step import Lane, State, advance
+from jaxsched.engines.soft.step import SoftLane, State, advance
 from jaxsched.engines.soft.threshold import SAVED
 from jaxsched.engines.soft.timeline import Timeline
 from jaxsched.instance import REQUEST_FIELDS, Instance, check_shapes
@@ -143,14 +143,14 @@ def _lane(
     temperature: Array,
     policy: Policy,
     exact_gradient: bool,
-) -> Lane:
+) -> SoftLane:
     names = {name: fields[name] for name in REQUEST_FIELDS}
     prompt = fields["prompt"]
     n, dtype = prompt.shape[0], prompt.dtype
     place = np.arange(n, dtype=dtype)
     zero = jnp.zeros_like(prompt)
     view = View(memory=fields["memory"], params=params, evictions=zero, **names)
-    return Lane(
+    return SoftLane(
         view=view,
         real=place < fields["count"],
         tie=jnp.asarray(KEY_STEP * place / n, dtype),
@@ -160,7 +160,7 @@ def _lane(
     )
 
 
-def _scan(lane: Lane, steps: Timeline) -> State:
+def _scan(lane: SoftLane, steps: Timeline) -> State:
     """All steps, in blocks: between blocks the state is kept, within them only thresholds are."""
     zero = jnp.zeros_like(lane.view.prompt)
     estimate = zero + lane.policy.estimate(lane.view)
@@ -197,7 +197,7 @@ def _block_size(count: int) -> int:
     return min(divisors, key=lambda size: abs(size - count**0.5))
 
 
-def _result(lane: Lane, state: State, steps: Timeline, count: Array) -> SoftResult:
+def _result(lane: SoftLane, state: State, steps: Timeline, count: Array) -> SoftResult:
     left = jnp.where(lane.real, state.waiting + state.active, 0.0)
     end = steps.start[-1] + steps.length[-1]
     total = state.completion + left * end

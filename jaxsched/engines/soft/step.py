@@ -31,7 +31,7 @@ _NONE = 1e-7
 
 
 @dataclasses.dataclass(frozen=True)
-class Lane:
+class SoftLane:
     """What does not change while a lane is simulated.
 
     Attributes:
@@ -86,7 +86,7 @@ class State:
         return jnp.where(some, self.tokens / jnp.where(some, self.active, 1.0), 0.0)
 
 
-def advance(lane: Lane, state: State, step: Timeline) -> State:
+def advance(lane: SoftLane, state: State, step: Timeline) -> State:
     """Takes one step; its `start` and `length` are of shape [], its decisions of shape [n]."""
     present = _present(lane, state, step)
     state = _evict(lane, state, step, present)
@@ -99,18 +99,18 @@ def _ahead(step: Timeline) -> Array:
     return jnp.ones_like(step.length) if step.admitted is not None else (step.length + 1) / 2
 
 
-def _present(lane: Lane, state: State, step: Timeline) -> Array:
+def _present(lane: SoftLane, state: State, step: Timeline) -> Array:
     """Part of the step in which the request runs, if it does: less than 1 in its last one."""
     left = _held(lane, lane.view.output - state.generated)
     return jnp.clip(left / jnp.maximum(step.length, 1.0), 0.0, 1.0)
 
 
-def _held(lane: Lane, value: Array) -> Array:
+def _held(lane: SoftLane, value: Array) -> Array:
     """The value, without a derivative if derivatives are damped."""
     return value if lane.exact_gradient else lax.stop_gradient(value)
 
 
-def _evict(lane: Lane, state: State, step: Timeline, present: Array) -> State:
+def _evict(lane: SoftLane, state: State, step: Timeline, present: Array) -> State:
     view, temperature = lane.view, lane.temperature
     running = dataclasses.replace(
         view,
@@ -145,7 +145,7 @@ def _evict(lane: Lane, state: State, step: Timeline, present: Array) -> State:
     )
 
 
-def _admit(lane: Lane, state: State, step: Timeline, present: Array) -> State:
+def _admit(lane: SoftLane, state: State, step: Timeline, present: Array) -> State:
     view, temperature = lane.view, lane.temperature
     known = jnp.where(view.arrival <= step.start, state.waiting, 0.0)
     key = lane.policy.admission_key(_waiting(lane, state))
@@ -161,13 +161,13 @@ def _admit(lane: Lane, state: State, step: Timeline, present: Array) -> State:
     )
 
 
-def _waiting(lane: Lane, state: State) -> View:
+def _waiting(lane: SoftLane, state: State) -> View:
     return dataclasses.replace(
         lane.view, estimate=state.waiting_estimate, evictions=state.waiting_evictions
     )
 
 
-def _distinct(lane: Lane, key: Array) -> Array:
+def _distinct(lane: SoftLane, key: Array) -> Array:
     """Keys of which equal ones go by index, as far as floats of their size can tell."""
     key = jnp.broadcast_to(key, lane.tie.shape)
     size = lax.stop_gradient(jnp.max(jnp.where(lane.real, jnp.abs(key), 0.0)))
@@ -180,7 +180,7 @@ def _mixed(old: Any, part: Array, new: Any) -> Any:
 
 
 def _admission_threshold(
-    lane: Lane, state: State, step: Timeline, present: Array, known: Array, key: Array
+    lane: SoftLane, state: State, step: Timeline, present: Array, known: Array, key: Array
 ) -> Array:
     """The key up to which the look-ahead test passes.
 
@@ -221,12 +221,12 @@ def _admission_threshold(
     return root(missing, bracket(key, known, temperature), *by_end, least_slope=least)
 
 
-def _reserve(lane: Lane, view: View) -> Array:
+def _reserve(lane: SoftLane, view: View) -> Array:
     most = jnp.maximum(view.memory - view.prompt, 1.0)
     return jnp.broadcast_to(jnp.clip(lane.policy.reserve(view), 1.0, most), most.shape)
 
 
-def _run(lane: Lane, state: State, step: Timeline) -> State:
+def _run(lane: SoftLane, state: State, step: Timeline) -> State:
     output = lane.view.output
     # Rounding errors of float32 may not cost a request a step.
     done = (state.generated + step.length >= output - 1e-3).astype(output.dtype)
@@ -239,8 +239,10 @@ def _run(lane: Lane, state: State, step: Timeline) -> State:
 
 
 def _part(new: Array, old: Array, source: Array) -> Array:
-    """new / (new + old); where both are nothing, 1 if there is a source, so that derivatives start
-    from what would be new."""
+    """The part of the new in both; where there is neither, 1 if there is a source.
+
+    So derivatives start from what would be new.
+    """
     some = new + old > _NONE
     return jnp.where(
         some, new / jnp.where(some, new + old, 1.0), jnp.where(source > _NONE, 1.0, 0.0)

@@ -26,7 +26,7 @@ from jaxsched.pairs import split
 from jaxsched.policies.program import Choices
 from jaxsched.result import Result, Status
 
-__all__ = ["Limits", "NO_CAP", "Numbers", "make_plan", "ranks", "simulate_lanes", "valid_numbers"]
+__all__ = ["NO_CAP", "Limits", "Numbers", "make_plan", "ranks", "simulate_lanes", "valid_numbers"]
 
 GROUP_REQUESTS = 2**17
 """Requests of the lanes that a CPU works on at a time."""

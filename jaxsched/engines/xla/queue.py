@@ -13,12 +13,12 @@ from jaxsched.engines.xla.choices import ask
 from jaxsched.engines.xla.clock import LAST_TICK
 from jaxsched.engines.xla.fold import lowest, place_of_first, put, settle, total
 from jaxsched.engines.xla.inputs import Inputs, Queue, fields_of, known_as, lookup
-from jaxsched.engines.xla.slots import Leaver, Request
+from jaxsched.engines.xla.slots import Entrant, Leaver
 from jaxsched.engines.xla.state import NEVER, Entries, Lane, Plan
 from jaxsched.policies.program import Choices
 
 
-class Arrivals(NamedTuple):
+class Joined(NamedTuple):
     """The queue after a step's arrival; scalars but for the first two."""
 
     buffer: Entries
@@ -40,11 +40,11 @@ class Candidate(NamedTuple):
 
 def arrive(
     lane: Lane, inputs: Inputs, time: jax.Array, stepping: jax.Array, choices: Choices, plan: Plan
-) -> Arrivals:
+) -> Joined:
     """Moves one request that has arrived to the buffer."""
     if not plan.arrivals:
         never = jnp.full_like(time, NEVER)
-        return Arrivals(lane.buffer, lane.heads, jnp.zeros_like(stepping), never)
+        return Joined(lane.buffer, lane.heads, jnp.zeros_like(stepping), never)
     name, now, never = ("due", lane.clock, LAST_TICK) if plan.clocked else ("arrival", time, NEVER)
     taken = lane.heads[0]
     index, following = (lookup(inputs, "order", taken + i) for i in (0, 1))
@@ -57,7 +57,7 @@ def arrive(
     left = taken < inputs.num_requests
     with jax.enable_x64(True):
         next_one, more = jnp.where(left, arrival - now, never), left & (arrival <= now)
-    return Arrivals(buffer, lane.heads.at[0].set(taken), more, next_one)
+    return Joined(buffer, lane.heads.at[0].set(taken), more, next_one)
 
 
 def candidate(
@@ -104,7 +104,7 @@ def _fresh(
     return key, index, estimate, none if plan.counts_evictions else None
 
 
-def request(candidate: Candidate, inputs: Inputs, choices: Choices) -> Request:
+def request(candidate: Candidate, inputs: Inputs, choices: Choices) -> Entrant:
     """What a slot needs to know of the candidate; its reserve is capped here, for every policy."""
     read = fields_of(inputs, candidate.position)
     prompt, output = read("prompt"), read("output")
@@ -114,7 +114,7 @@ def request(candidate: Candidate, inputs: Inputs, choices: Choices) -> Request:
     free = None
     if choices.headroom is not None:
         free = jnp.minimum(ask(choices, "headroom", read, inputs.params), inputs.memory)
-    return Request(
+    return Entrant(
         prompt, output, reserve, candidate.estimate, candidate.evictions, candidate.position, free
     )
 

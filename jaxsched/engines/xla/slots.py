@@ -57,7 +57,7 @@ class Leaver(NamedTuple):
     key: jax.Array  # admission key
 
 
-class Request(NamedTuple):
+class Entrant(NamedTuple):
     """A request that may enter; scalars."""
 
     prompt: jax.Array
@@ -167,7 +167,7 @@ def release(slots: Slots, leaver: Leaver, time: jax.Array) -> Slots:
 def look_ahead(
     slots: Slots,
     time: jax.Array,
-    request: Request,
+    request: Entrant,
     room: jax.Array,
     memory: jax.Array,
     one: jax.Array,
@@ -211,7 +211,7 @@ def insert(
     slots: Slots,
     slot: jax.Array,
     admitted: jax.Array,
-    request: Request,
+    request: Entrant,
     load: jax.Array,
     time: jax.Array,
 ) -> Slots:

@@ -118,7 +118,7 @@ class Passing(NamedTuple):
     prefill: jax.Array | None
 
 
-def _headroom(request: running.Request, count: jax.Array) -> jax.Array | np.int32:
+def _headroom(request: running.Entrant, count: jax.Array) -> jax.Array | np.int32:
     """Memory that the look-ahead test leaves free: none for a request that would run alone."""
     if request.headroom is None:
         return np.int32(0)
@@ -126,7 +126,7 @@ def _headroom(request: running.Request, count: jax.Array) -> jax.Array | np.int3
 
 
 def _pass_rounds(
-    arrivals: waiting.Arrivals, change: jax.Array, still: jax.Array, silent: jax.Array
+    arrivals: waiting.Joined, change: jax.Array, still: jax.Array, silent: jax.Array
 ) -> Passing:
     """Without a clock an arrival is a round like any other change."""
     idle = silent & (arrivals.next_one == NEVER)
@@ -136,7 +136,7 @@ def _pass_rounds(
 
 def _pass_time(
     lane: Lane,
-    arrivals: waiting.Arrivals,
+    arrivals: waiting.Joined,
     inputs: Inputs,
     change: jax.Array,
     still: jax.Array,

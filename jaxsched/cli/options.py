@@ -1,0 +1,158 @@
+"""The commands of `jaxsched` and their options; nothing here needs pandas or matplotlib.
+
+Each command is a function that adds its options to a parser; its docstring is the command's help.
+"""
+
+from __future__ import annotations
+
+import argparse
+import inspect
+import re
+from argparse import ArgumentParser
+from pathlib import Path
+
+from jaxsched.cli import known
+
+PAPER = "h_sf,a_max,a_min:on_eviction,a_min:every_round,mc_sf,fcfs"
+"""The policies that `simulate` runs by default."""
+
+
+def run(parser: ArgumentParser) -> None:
+    """Run the job of a configuration file.
+
+    Runs every policy under every prediction of a configuration file on the same random
+    instances. Started again after an interruption, it goes on where it stopped.
+    """
+    _config(parser, "paper")
+    _policies(parser)
+    add = parser.add_argument
+    add("--lanes", type=int, metavar="N", help="random instances for each point")
+    add("--seed", type=int, metavar="S", help="seed of the random instances")
+
+
+def simulate(parser: ArgumentParser) -> None:
+    """Run the requests of a trace.
+
+    Runs the requests of a trace under each policy and prints how long they took: in rounds (in one
+    round every running request generates one token), or with --clock in seconds. By default all
+    requests are there at the start.
+
+    The format is recognized by the file's header, or name the columns of any CSV, JSONL or Parquet
+    file with --columns; plain or gzipped.
+    """
+    add = parser.add_argument
+    add("trace", type=Path, metavar="TRACE", help="file of requests")
+    add("--memory", type=int, required=True, metavar="M", help="KV cache of the worker, in tokens")
+    add("--interval", metavar="KIND", help="prediction, see below; default: the trace's own")
+    add("--out", type=Path, metavar="DIR", help="write the table to DIR/results.parquet as well")
+    add("--per-request", action="store_true", help="and every request to DIR/requests.parquet")
+    add("--format", metavar="NAME", help="format of the trace; default: by its header")
+    add("--columns", type=_pairs, metavar="FIELD=NAME,…", help="columns of the trace, see below")
+    add("--prompt", type=int, metavar="S", help="prompt length, for a trace that has none")
+    add("--limit", type=int, metavar="N", help="take N requests: the first, or with --seed any")
+    add("--seed", type=int, metavar="S", help="shuffle the requests, which draws ties at random")
+    add("--arrivals", metavar="KIND",
+        help="when requests arrive, see below; default: all are there at the start")  # fmt: skip
+    add("--max-batch", type=int, metavar="B", help="at most B requests run together")
+    add("--clock", metavar="NAME", help="results in seconds on that hardware, see below")
+    add("--ttft-limit", type=float, metavar="S", help="with --clock: count requests that have the "
+        "first token in S seconds")  # fmt: skip
+    add("--tpot-limit", type=float, metavar="S", help="and take at most S seconds a token after it")
+    add("--skip-too-large", action="store_true", help="leave out requests that can never fit into "
+        "M, instead of refusing the trace")  # fmt: skip
+    add("--skip-zero-output", action="store_true", help="leave out requests without output, such "
+        "as failed ones, instead of refusing them")  # fmt: skip
+    for explained in (known.formats, known.predictions, known.arrivals, known.clock_names):
+        _explain(parser, explained())
+    _policies(parser, PAPER)
+
+
+def sweep(parser: ArgumentParser) -> None:
+    """Run every combination of a configuration file.
+
+    Runs every combination of the values of a configuration file. Started again after an
+    interruption, it goes on where it stopped. docs/sweeps.md says more.
+    """
+    _config(parser, "sweep_small")
+    _policies(parser)
+    add = parser.add_argument
+    add("--dry-run", action="store_true", help="say what it would take, and stop there")
+    add("--engine", default="auto", choices=("auto", "jax", "native"),
+        help="what simulates; the results are the same")  # fmt: skip
+    add("--chunk", type=_positive, metavar="N", help="simulations in a file; default: 10 s of them")
+    add("--distributed", action="store_true", help="one of several processes, which JAX tells "
+        "apart: under SLURM, Open MPI, on TPU pods")  # fmt: skip
+    add("--coordinator", metavar="HOST:PORT", help="elsewhere: where the first process listens")
+    add("--num-processes", type=int, metavar="N", help="how many processes there are")
+    add("--process-id", type=int, metavar="I", help="which one this is, from 0")
+
+
+def report(parser: ArgumentParser) -> None:
+    """Draw the results of a sweep."""
+    parser.add_argument("folder", type=Path, metavar="DIR", help="folder of the sweep's results")
+
+
+def tune(parser: ArgumentParser) -> None:
+    """Search a rule of the A_min family.
+
+    Searches the ten numbers of a rule on simulated instances, beside baselines at the same work,
+    and writes the best to a file. Started again after an interruption, it goes on where it
+    stopped. docs/tuning.md says more.
+    """
+    _config(parser, "tune_sharegpt_one", "folder of the results; the rule is DIR/NAME.toml, NAME "
+            "being that of DIR without tune_")  # fmt: skip
+    add = parser.add_argument
+    add("--trace", metavar="FILE", help="tune for the requests of this trace")
+    add("--steps", type=_positive, metavar="N", help="steps of the descent")
+    add("--seed", type=int, metavar="S", help="of everything random")
+
+
+COMMANDS = {command.__name__: command for command in (run, simulate, sweep, report, tune)}
+"""Every command by name; the file NAME_command.py carries it out."""
+
+
+def add_to(parser: ArgumentParser) -> None:
+    """Adds every command to the parser of `jaxsched`."""
+    commands = parser.add_subparsers(metavar="COMMAND", required=True)
+    for name, command in COMMANDS.items():
+        summary, _, description = (inspect.getdoc(command) or name).partition("\n\n")
+        own = commands.add_parser(
+            name, help=summary[0].lower() + summary[1:].rstrip("."),
+            description=description or summary, formatter_class=parser.formatter_class,
+        )  # fmt: skip
+        own.set_defaults(command=name)
+        command(own)
+
+
+def policy_names(text: str) -> tuple[str, ...]:
+    """The names in a list with commas; a NAME=NUMBER after a comma belongs to the one before."""
+    return tuple(part.strip() for part in re.split(r",(?!\s*\w+=)", text))
+
+
+def _policies(parser: ArgumentParser, default: str | None = None) -> None:
+    parser.add_argument(
+        "--policies", type=policy_names, metavar="A,B,…", default=default,
+        help=f"see below; default: {default or 'those of CONFIG'}",
+    )  # fmt: skip
+    _explain(parser, known.policies())
+
+
+def _config(parser: ArgumentParser, example: str, out: str = "folder of the results") -> None:
+    add = parser.add_argument
+    add("config", type=Path, metavar="CONFIG", help=f"such as configs/{example}.toml")
+    add("--out", type=Path, metavar="DIR", help=f"{out}; default: out/NAME of CONFIG")
+
+
+def _explain(parser: ArgumentParser, text: str) -> None:
+    """Adds a list of known names to the end of the help."""
+    parser.epilog = "\n".join(filter(None, (parser.epilog, text)))
+
+
+def _pairs(text: str) -> tuple[str, ...]:
+    return tuple(part.strip() for part in text.split(","))
+
+
+def _positive(text: str) -> int:
+    if not text.isdecimal() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"{text!r}; expected a whole number of at least 1")
+    return int(text)

@@ -1,0 +1,125 @@
+"""The command `jaxsched`: reads the arguments, prepares JAX, and calls the command's own file."""
+
+from __future__ import annotations
+
+import argparse
+import importlib
+import logging
+import os
+import platform
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from jaxsched._version import __version__
+from jaxsched.cli import options
+
+DESCRIPTION = """\
+Exact simulation of schedulers for LLM inference on a worker with a limited KV cache.
+
+  jaxsched run configs/paper.toml
+      the experiment of arXiv 2508.14544: tables, Parquet and figures
+  jaxsched simulate trace.csv --memory 16492 --interval relative:0.5
+      what each policy would have done with your own requests
+  jaxsched simulate trace.csv --memory 16492 --interval relative:0.5 \\
+      --clock llama2_70b_2xa100 --arrivals trace
+      the same in seconds: TTFT, TPOT, end-to-end latency
+  jaxsched sweep configs/sweep_small.toml --out out/small
+      every combination of the values of some axes; jaxsched report out/small draws it
+  jaxsched tune configs/tune_trace.toml --trace trace.csv --out out/mine
+      a rule for such requests; use it as --policies tuned:out/mine/mine.toml
+
+Compiled programs are kept for the next run in ~/.cache/jaxsched (in $XDG_CACHE_HOME, if that is
+set; JAX_COMPILATION_CACHE_DIR names another folder).
+"""
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Runs the command with these arguments (those of the process by default).
+
+    Returns:
+      The exit status: 0, 1 for an error that was explained, 130 after Ctrl-C.
+    """
+    args = _parser().parse_args(argv)
+    try:
+        _prepare_jax()
+        # Imported late so that --help need not wait for pandas and matplotlib.
+        importlib.import_module(f"jaxsched.cli.{args.command}_command").run(args)
+        return 0
+    except (ValueError, OSError) as error:
+        print(f"jaxsched: {error}", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        print("jaxsched: stopped", file=sys.stderr)
+        return 130
+
+
+def version_text() -> str:
+    """Versions and devices, as `jaxsched --version` prints them."""
+    import jax
+    import jaxlib
+    import numpy
+
+    from jaxsched import store
+
+    return (
+        f"jaxsched {__version__} (jax {jax.__version__}, jaxlib {jaxlib.__version__}, "
+        f"numpy {numpy.__version__}, Python {platform.python_version()}; {store.device()})"
+    )
+
+
+class _Version(argparse.Action):
+    """Prints the version; an action of its own because asking for devices starts JAX."""
+
+    def __call__(self, parser: argparse.ArgumentParser, *_: Any) -> None:
+        _prepare_jax()
+        print(version_text())
+        parser.exit()
+
+
+def _parser() -> argparse.ArgumentParser:
+    raw = argparse.RawDescriptionHelpFormatter
+    parser = argparse.ArgumentParser("jaxsched", description=DESCRIPTION, formatter_class=raw)
+    parser.add_argument(
+        "--version", action=_Version, nargs=0, help="print versions and devices, and leave"
+    )
+    options.add_to(parser)
+    return parser
+
+
+def _prepare_jax() -> None:
+    """Uses all cores, keeps compiled programs between runs, and keeps JAX's logs quiet.
+
+    Settings that the user made in the environment stay.
+    """
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+    import jax
+
+    logging.getLogger("jax").setLevel(logging.ERROR)
+    if jax.config.jax_compilation_cache_dir is None:
+        _keep_programs(Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"))
+    if jax.config.jax_num_cpu_devices < 0 and "device_count" not in os.environ.get("XLA_FLAGS", ""):
+        try:
+            jax.config.update("jax_num_cpu_devices", _cores())
+        except RuntimeError:
+            pass  # JAX has started already: someone calls `main` from a program of their own.
+
+
+def _keep_programs(caches: Path) -> None:
+    import jax
+
+    folder = caches / "jaxsched"
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError:
+        return  # A home that cannot be written to costs time, nothing else.
+    jax.config.update("jax_compilation_cache_dir", str(folder))
+    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.1)
+    jax.config.update("jax_persistent_cache_min_entry_size_bytes", 0)
+
+
+def _cores() -> int:
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1

@@ -1,0 +1,50 @@
+"""What commands that can be interrupted and go on later have in common."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+
+from jaxsched.report.terminal import say
+
+
+def folder_of(args: argparse.Namespace) -> Path:
+    """Where the results of a configuration file go."""
+    return args.out or Path("out") / args.config.stem
+
+
+def replaced(args: argparse.Namespace, **keys: str) -> dict[str, Any]:
+    """Configuration key -> value, of the options (option=key) that are given."""
+    given = {key: getattr(args, option) for option, key in keys.items()}
+    return {key: value for key, value in given.items() if value is not None}
+
+
+@contextmanager
+def kept_in(console: Console, folder: Path, what: str = "what is finished is") -> Iterator[None]:
+    """Says how to go on after an interruption, and of a full disk where."""
+    kept = f"kept in {folder}; run the same command again to go on"
+    try:
+        yield
+    except OSError as error:
+        where = "" if str(folder) in str(error) else f"{folder}: "
+        raise OSError(f"{where}{error}; {what.rpartition(', ')[2]} {kept}") from None
+    except (KeyboardInterrupt, RuntimeError, ValueError) as error:
+        # Where Ctrl-C falls into a callback, XLA makes an error of its own of it.
+        if not isinstance(error, KeyboardInterrupt) and "KeyboardInterrupt" not in str(error):
+            raise
+        say(console, f"{what} {kept}")
+        raise KeyboardInterrupt from None
+
+
+@contextmanager
+def named(config: Path) -> Iterator[None]:
+    """Puts the name of the configuration file before errors about what is in it."""
+    try:
+        yield
+    except ValueError as error:
+        raise ValueError(f"{config}: {error}") from None

@@ -1,0 +1,84 @@
+"""`jaxsched tune`: searches a rule, compares the methods, writes the rule."""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import math
+from pathlib import Path
+
+from rich.console import Console
+
+from jaxsched import config as toml
+from jaxsched import replay
+from jaxsched.cli.resume import folder_of, kept_in, named, replaced
+from jaxsched.report import figures, plots, study_tables
+from jaxsched.report.formats import count
+from jaxsched.report.terminal import console, progress_bar, say
+from jaxsched.tuning import search
+from jaxsched.tuning.config import TuneConfig
+from jaxsched.tuning.loop import Progress
+from jaxsched.tuning.method import Method
+from jaxsched.tuning.problem import Problem
+from jaxsched.tuning.rules import lengths_text
+
+
+def run(args: argparse.Namespace) -> None:
+    """Runs what is left of the tuning, prints its table and draws its figure."""
+    settings = _settings(args)
+    folder, out = folder_of(args), console()
+    with named(args.config), kept_in(out, folder, "what is done is"):
+        with out.status("drawing the instances"):
+            problem = Problem(settings)
+        outcome = _run_with_progress(settings, problem, folder, out)
+    requests = lengths_text(settings)
+    title = (
+        f"{requests}, n = {settings.num_requests:,} requests, M = {settings.memory:,} tokens, "
+        f"{settings.test_lanes} test instances"
+    )
+    out.print(*study_tables.tuning(title, outcome.methods, outcome.tests), sep="\n")
+    say(out, f"rule:    {outcome.rule}; use it as --policies tuned:{outcome.rule}")
+    figure = figures.score_against_work(outcome.curves, requests)
+    path = plots.save(figure, folder / "figures" / "score_against_work")
+    say(out, f"figure:  {path} (and .pdf)")
+    say(out, f"results: {folder / 'results.parquet'}, methods.parquet, curves.parquet")
+
+
+def _settings(args: argparse.Namespace) -> TuneConfig:
+    """The file's configuration with what the command line replaces."""
+    keys = replaced(args, seed="seed", steps="descent.steps", trace="trace.path")
+    settings = toml.load(args.config, TuneConfig, keys)
+    if settings.trace is None:
+        return settings
+    digest = replay.digest(Path(settings.trace.path))
+    if settings.trace.sha256 not in ("", digest):
+        raise ValueError(
+            f"{args.config}: trace.sha256: got {settings.trace.sha256!r}; expected {digest!r}, "
+            f"that of {settings.trace.path}"
+        )
+    return dataclasses.replace(settings, trace=dataclasses.replace(settings.trace, sha256=digest))
+
+
+def _run_with_progress(
+    settings: TuneConfig, problem: Problem, folder: Path, out: Console
+) -> search.Outcome:
+    chosen = search.methods(settings, problem, search.space_of(settings))
+    with progress_bar(out, "score") as bar:
+        tasks = {
+            method.name: bar.add_task(method.label, total=method.steps, score="", start=False)
+            for method in chosen
+        }
+
+        def on_step(method: Method, done: Progress) -> None:
+            task = tasks[method.name]
+            bar.start_task(task)
+            bar.update(task, completed=int(done.steps), score=_live(done))
+
+        return search.run(settings, problem, chosen, folder, on_step)
+
+
+def _live(done: Progress) -> str:
+    """The latest figures: best ratio to h_sf on the validation instances, and work."""
+    if not math.isfinite(done.score):
+        return ""
+    return f"best {math.exp(done.score):.4f} h_sf, {count(int(done.work))} requests"

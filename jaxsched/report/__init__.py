@@ -1,0 +1,1 @@
+"""How results look: looks of policies, tables, figures and pages, in one place each."""

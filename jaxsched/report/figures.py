@@ -1,0 +1,251 @@
+"""Figures of the studies, from their tidy tables: the paper's experiment, serving, tuning."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+import pandas as pd
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.ticker import FixedLocator
+
+from jaxsched import frames, specs
+from jaxsched.report import plots
+from jaxsched.report.formats import percent
+from jaxsched.report.looks import BOUND, FAINT, LINES, Look, in_house_style, look_of
+from jaxsched.report.plots import Drawing
+from jaxsched.serving import frames as serving
+from jaxsched.serving.job import ANY
+
+LATENCIES = {
+    "mean_ttft": "mean TTFT (s)",
+    "p99_ttft": "P99 TTFT (s)",
+    "mean_e2el": "mean end-to-end latency (s)",
+    "p99_e2el": "P99 end-to-end latency (s)",
+}
+"""Columns of serving that figures show, and the names of their axes."""
+
+RATIO = "mean latency / mean latency of H-SF"
+
+
+def of_backlog(frame: pd.DataFrame) -> Iterator[Drawing]:
+    """Every figure of the table; one that it has no rows for says why it is left out."""
+    yield Drawing("latency_against_n", latency_against_n(frame))
+    reason = why_no_ratio(frame)
+    figure = None if reason else ratio_against_width(frame)
+    yield Drawing("ratio_against_width", figure, caption=reason or "")
+
+
+@in_house_style
+def latency_against_n(frame: pd.DataFrame) -> Figure:
+    """Mean latency against the number of requests, one panel per prediction.
+
+    The figure of arXiv 2508.14544, with a logarithmic axis of latency, 95 % confidence bands and
+    the proved lower bound.
+    """
+    table = frames.summarize(frame, ["prediction", "policy", "n"])
+    predictions = list(dict.fromkeys(table["prediction"]))
+    figure, grid = plots.panels(
+        len(predictions), 4, (2.35, 2.1), (0, 0.9), least=4.5, sharex=True, sharey=True
+    )
+    for axes, prediction in zip(grid, predictions, strict=True):
+        panel = table[table["prediction"] == prediction]
+        axes.set_title(specs.interval(prediction).label)
+        plots.draw_policies(axes, panel, "n", "mean_latency")
+        bound = panel.drop_duplicates("n").sort_values("n")
+        axes.plot(
+            bound["n"], bound["bound"] / bound["n"], ls=BOUND.line, color=BOUND.color,
+            label=BOUND.label, zorder=1,
+        )  # fmt: skip
+        plots.plain_log_axis(axes)
+        plots.ticks(axes.xaxis)
+    plots.name_axes(figure, "requests in the backlog, n", "mean latency (rounds)")
+    plots.legend_above(figure, grid[0])
+    return figure
+
+
+def why_no_ratio(frame: pd.DataFrame) -> str | None:
+    """Why `ratio_against_width` has nothing to draw from the table; None if it has."""
+    chosen = frame[(frame["prediction_kind"] == "relative") & (frame["n"] == frame["n"].max())]
+    if chosen.empty:
+        return 'there is no prediction "relative:x"'
+    if chosen["ratio_to_h_sf"].isna().all():
+        return f"there is no finished {frames.YARDSTICK} to compare with"
+    return None
+
+
+@in_house_style
+def ratio_against_width(frame: pd.DataFrame) -> Figure:
+    """Mean latency relative to H-SF against the half width x of the intervals (1 ± x)o.
+
+    At the largest number of requests in the table; the band is the paired 95 % confidence interval.
+
+    Raises:
+      ValueError: If there is nothing to draw; see `why_no_ratio`.
+    """
+    if reason := why_no_ratio(frame):
+        raise ValueError(f"nothing to draw: {reason}")
+    n = frame["n"].max()
+    chosen = frame[(frame["prediction_kind"] == "relative") & (frame["n"] == n)]
+    table = frames.summarize(chosen, ["prediction_parameter", "policy"])
+    figure, (axes,) = plots.panels(1, 1, (5.4, 3.4))
+    plots.draw_policies(axes, table, "prediction_parameter", "ratio_to_h_sf")
+    axes.xaxis.set_major_locator(FixedLocator(sorted(table["prediction_parameter"].unique())))
+    plots.plain_log_axis(axes)
+    axes.set_xlabel("half width x of the predicted interval (1 ± x)o")
+    axes.set_ylabel(RATIO)
+    memory, lanes = int(chosen["memory"].iloc[0]), chosen["lane"].nunique()
+    title = f"n = {n:,}, M = {memory:,}, {lanes} instances; the midpoint is the true length"
+    plots.subtitle(axes, title)
+    plots.label_ends(axes, table, "prediction_parameter", "ratio_to_h_sf")
+    return figure
+
+
+def of_serving(frame: pd.DataFrame) -> Iterator[Drawing]:
+    """Every figure that the table has rows for."""
+    predictions = [text for text in dict.fromkeys(frame["prediction"]) if text != ANY]
+    for prediction in predictions or [ANY]:
+        name = "".join(c if c.isalnum() else "-" for c in prediction)
+        yield Drawing(f"latency_against_rate-{name}", latency_against_rate(frame, prediction))
+    if predictions and (frame["policy"] == serving.YARDSTICK).any():
+        yield Drawing("gain_from_prediction", gain_from_prediction(frame))
+
+
+@in_house_style
+def latency_against_rate(
+    frame: pd.DataFrame, prediction: str, figures: Sequence[str] = tuple(LATENCIES)
+) -> Figure:
+    """Latency against the rate of arrivals under one prediction, one panel per figure.
+
+    Hollow markers: the policy does not sustain the rate, so the latency is that of a stream of this
+    length and grows with it. The vertical line is the proved bound on what any policy sustains.
+
+    Args:
+      frame: The table of a serving job.
+      prediction: One of its predictions.
+      figures: Columns, keys of `LATENCIES`.
+    """
+    table = serving.summarize(frame)
+    table = table[table["prediction"].isin((prediction, ANY))]
+    figure, grid = plots.panels(len(figures), 2, (3.4, 2.3), (0, 0.9), sharex=True)
+    for axes, column in zip(grid, figures, strict=True):
+        draw_rates(axes, table, column)
+        axes.set_title(LATENCIES[column], loc="left")
+    for axes in grid[-2:]:
+        axes.set_xlabel("requests that arrive per second")
+    figure.supxlabel(_subject(frame, prediction), fontsize=7.5, color=FAINT)
+    plots.legend_above(figure, grid[0], columns=3)
+    return figure
+
+
+def draw_rates(axes: Axes, table: pd.DataFrame, column: str) -> None:
+    """A line with a confidence band for each policy, and the bound on the rate."""
+    for policy in dict.fromkeys(table["policy"]):
+        line = table[table["policy"] == policy].sort_values("rate")
+        _line(axes, line, column, look_of(policy))
+    _mark_bound(axes, table)
+    # Bands may reach below zero where streams differ much; the lines decide what is shown.
+    axes.set_ylim(table[column].min() / 1.3, table[column].max() * 1.3)
+    plots.plain_log_axis(axes)
+    axes.set_xlim(left=0)
+
+
+def _line(axes: Axes, line: pd.DataFrame, column: str, look: Look) -> None:
+    x, y = line["rate"], line[column]
+    axes.plot(x, y, color=look.color, ls=look.line, zorder=3)
+    plots.band(axes, line, "rate", column, color=look.color, alpha=0.15, zorder=2)
+    kept = line["sustained"].to_numpy(bool)
+    common = {"ls": "", "marker": look.marker, "color": look.color, "zorder": 4, "mew": 0.9}
+    axes.plot(x[kept], y[kept], **common)
+    axes.plot(x[~kept], y[~kept], mfc="white", **common)
+    # For the legend only: line and marker together.
+    axes.plot([], [], color=look.color, ls=look.line, marker=look.marker, label=look.label)
+
+
+def _mark_bound(axes: Axes, table: pd.DataFrame) -> None:
+    bound, largest = table["rate_bound"].mean(), table["rate"].max()
+    left = bound > 0.8 * largest
+    axes.axvline(bound, color=BOUND.color, ls=BOUND.line, lw=1.2, zorder=1)
+    axes.annotate(
+        "no policy\nsustains more", (bound, 0.02), xycoords=("data", "axes fraction"),
+        xytext=(-3 if left else 3, 0), textcoords="offset points", fontsize=7, color=FAINT,
+        va="bottom", ha="right" if left else "left",
+    )  # fmt: skip
+
+
+def _subject(frame: pd.DataFrame, prediction: str) -> str:
+    first = frame.iloc[0]
+    told = "" if prediction == ANY else f"; prediction: {specs.interval(prediction).label}"
+    return (
+        f"{first['clock']}, M = {int(first['memory']):,}; {frame['lane'].nunique()} streams of "
+        f"{int(first['n']):,} requests{told}"
+    )
+
+
+@in_house_style
+def gain_from_prediction(frame: pd.DataFrame) -> Figure:
+    """What knowing lengths gains over fcfs, and the memory pressure at which it does.
+
+    Mean end-to-end latency of fcfs over the policy's, against the mean KV use under fcfs, at the
+    rates that fcfs sustains: a panel per policy that reads predictions, a line per prediction.
+    """
+    table = serving.summarize(frame)
+    kept = table[(table["policy"] == serving.YARDSTICK) & table["sustained"]]
+    fcfs = kept.set_index("rate")["kv_mean"]
+    table = table[table["prediction"] != ANY].assign(pressure=table["rate"].map(fcfs))
+    table = table.dropna(subset=["pressure"])
+    policies = list(dict.fromkeys(table["policy"]))
+    figure, grid = plots.panels(
+        len(policies), 3, (2.2, 2.1), (0, 0.8), least=4.5, sharex=True, sharey=True
+    )
+    for axes, policy in zip(grid, policies, strict=True):
+        look = look_of(policy)
+        axes.set_title(look.label)
+        axes.axhline(1.0, color=BOUND.color, ls=BOUND.line, zorder=1)
+        _gains(axes, table[table["policy"] == policy], look)
+        plots.ticks(axes.xaxis, percent)
+    for axes in grid[-min(3, len(policies)) :]:
+        axes.xaxis.set_tick_params(labelbottom=True)
+    plots.name_axes(figure, "KV cache in use under FCFS, mean", "mean latency of FCFS / policy")
+    plots.legend_above(figure, grid[0])
+    for handle in figure.legends[0].legend_handles:
+        handle.set(color="#333333", marker="")
+    return figure
+
+
+def _gains(axes: Axes, table: pd.DataFrame, look: Look) -> None:
+    for prediction, style in zip(dict.fromkeys(table["prediction"]), LINES * 9, strict=False):
+        line = table[table["prediction"] == prediction].sort_values("rate")
+        label = specs.interval(prediction).label
+        axes.plot(
+            line["pressure"], line["gain"], color=look.color, ls=style, marker=look.marker,
+            label=label,
+        )  # fmt: skip
+        plots.band(axes, line, "pressure", "gain", color=look.color, alpha=0.15)
+
+
+@in_house_style
+def score_against_work(curves: pd.DataFrame, title: str) -> Figure:
+    """Validation score of the best candidate so far against the requests simulated.
+
+    Args:
+      curves: `Outcome.curves`.
+      title: What was tuned.
+    """
+    figure, (axes,) = plots.panels(1, 1, (5.4, 3.2))
+    draw_curves(axes, curves)
+    axes.set_xlabel("requests simulated for candidates")
+    axes.set_ylabel("mean latency / that of H-SF")
+    plots.subtitle(axes, title)
+    axes.legend()
+    return figure
+
+
+def draw_curves(axes: Axes, curves: pd.DataFrame) -> None:
+    """A line for each method; its first point is that after the starts and a few steps."""
+    for (method, label), line in curves.groupby(["method", "label"], sort=False):
+        look = look_of(method)
+        axes.step(
+            line["work"], line["best"], where="post", color=look.color, ls=look.line, label=label
+        )
+    axes.set_xscale("log")

@@ -1,0 +1,94 @@
+"""Numbers as readers see them, and what metrics are called."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+
+Form = str | Callable[[float], str]
+"""How a number is written: a format such as ".3f", or a function."""
+
+
+def shown(value: float, form: Form) -> str:
+    """The number in this form; a dash where there is none."""
+    if math.isnan(value):
+        return "–"
+    return format(value, form) if isinstance(form, str) else form(value)
+
+
+def percent(value: float) -> str:
+    """A share as whole percent."""
+    return f"{value:.0%}"
+
+
+def count(value: float) -> str:
+    """Whole numbers up to six digits, then four digits and a unit."""
+    for factor, unit in ((1e9, "G"), (1e6, "M")):
+        if value >= factor:
+            return f"{value / factor:.4g} {unit}"
+    return f"{value:,.0f}"
+
+
+def rounds(value: float) -> str:
+    """Rounds, with one decimal below 100."""
+    return f"{value:,.0f}" if value >= 100 else f"{value:.1f}"
+
+
+def seconds(value: float) -> str:
+    """Three significant digits, and no decimals from 100 on."""
+    if value >= 100:
+        return f"{value:,.0f}"
+    if value <= 0:
+        return "0"
+    return f"{value:.{min(4, max(0, 2 - math.floor(math.log10(value))))}f}"
+
+
+def plain(value: float, _: int | None = None) -> str:
+    """A number as it is, with commas: what axes show instead of powers of ten."""
+    return f"{value:,g}"
+
+
+def duration(value: float) -> str:
+    """Seconds as people say them: 0.4 s, 12 s, 3 min, 5.2 h, 3.1 days."""
+    for limit, unit, name in ((60, 1, "s"), (3600, 60, "min"), (48 * 3600, 3600, "h")):
+        if value < limit:
+            number = value / unit
+            return f"{number:.1f} {name}" if number < 10 else f"{number:.0f} {name}"
+    return f"{value / 86400:.1f} days"
+
+
+def size(value: float) -> str:
+    """Bytes as people say them: 640 MB, 1.3 GB."""
+    return f"{value / 1e9:.1f} GB" if value >= 1e9 else f"{value / 1e6:.0f} MB"
+
+
+UNITS: dict[str, Form] = {
+    "s": seconds,
+    "whole s": "{:,.0f} s".format,
+    "1/s": ".3f",
+    "tokens/s": ",.0f",
+    "share": percent,
+    "J": count,
+    "J/token": ".2f",
+    "": count,
+}
+"""How the values of a unit are written."""
+
+METRICS = {
+    "ttft": ("TTFT", "s"),
+    "tpot": ("TPOT", "s"),
+    "itl": ("ITL", "s"),
+    "e2el": ("end to end", "s"),
+    "queueing": ("queueing", "s"),
+    "request_throughput": ("req/s", "1/s"),
+    "output_throughput": ("tok/s", "tokens/s"),
+    "goodput": ("good/s", "1/s"),
+    "makespan": ("makespan", "whole s"),
+    "preemptions": ("preempted", ""),
+    "wasted_tokens": ("wasted", ""),
+    "kv_mean": ("KV", "share"),
+    "kv_peak": ("peak", "share"),
+    "energy": ("joules", "J"),
+    "energy_per_token": ("J/tok", "J/token"),
+}
+"""Metric of serving -> what tables call it, and its unit: one lookup for all tables."""

@@ -1,0 +1,95 @@
+"""Colors, markers, lines and names: of policies, of what tunes them, of bounds, and the style.
+
+Colors are Okabe and Ito's, which color-blind readers can tell apart; every policy also has a
+marker and a line style of its own, so that the figures survive a black-and-white printer.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+
+from matplotlib import rc_context
+
+Line = str | tuple[int, tuple[float, ...]]
+
+
+@dataclasses.dataclass(frozen=True)
+class Look:
+    """How a policy is drawn, and what it is called in a legend."""
+
+    label: str
+    color: str
+    marker: str = ""
+    line: Line = "-"
+
+
+DASHES, DOTS, DASH_DOTS = (0, (4, 1)), (0, (1, 1)), (0, (3, 1, 1, 1))
+LINES: tuple[Line, ...] = ("-", DASHES, DOTS, DASH_DOTS)
+
+LOOKS = {
+    "h_sf": Look("H-SF (hindsight)", "#000000", "o"),
+    "a_max": Look(r"$\mathrm{A_{max}}$", "#D55E00", "^"),
+    "a_min:on_eviction": Look(r"$\mathrm{A_{min}}$, refined on eviction", "#0072B2", "s"),
+    "a_min:every_round": Look(r"$\mathrm{A_{min}}$, refined every round", "#56B4E9", "D", DASHES),
+    "mc_sf": Look("MC-SF (midpoint)", "#009E73", "v", DOTS),
+    "fcfs": Look("FCFS", "#CC79A7", "P", DASH_DOTS),
+    "tuned:lmsys_one": Look("tuned for one interval", "#A50F15", "*"),
+    "tuned:lmsys_classes": Look("tuned for classes of 100", "#A50F15", "X", DASHES),
+    "tuned:lmsys_relative": Look("tuned for (1 ± 0.5)o", "#A50F15", "h", DOTS),
+    "svf:output": Look("SVF (hindsight)", "#E69F00", "p"),
+    "svf:point": Look("SVF (midpoint)", "#7B3294", "X", DASHES),
+    "svf:lower": Look("SVF (lower bound)", "#E69F00", ">", DASHES),
+    "svf:upper": Look("SVF (upper bound)", "#E69F00", "<", DASH_DOTS),
+    "sorted_f:output": Look("Sorted-F (hindsight)", "#882255", "*"),
+    "sorted_f:point": Look("Sorted-F (midpoint)", "#882255", "X", DOTS),
+    "sorted_f:lower": Look("Sorted-F (lower bound)", "#882255", ">", DASHES),
+    "sorted_f:upper": Look("Sorted-F (upper bound)", "#882255", "<", DASH_DOTS),
+    "gsa_spec": Look("GSA-Spec", "#999933", "h"),
+    "gsa_spec:patience=1": Look("GSA, slices enforced", "#999933", "H", DASHES),
+}
+"""Looks of the policies that are drawn in papers; `look_of` finds one for every other."""
+
+METHODS = {
+    "descent": Look("", "#0072B2"),
+    "cma_es": Look("", "#D55E00", line=DASHES),
+    "random": Look("", "#009E73", line=DOTS),
+    "grid": Look("", "#CC79A7", line=DASH_DOTS),
+}
+"""Looks of the methods that tune a rule."""
+
+SPARE_COLORS = ("#737373", "#A6761D", "#B2182B", "#4D9221")
+SPARE_MARKERS = ("X", "*", "<", "p")
+BOUND = Look("proved lower bound", "#777777", "", ":")
+FAINT = "#555555"
+"""The color of subtitles and remarks."""
+
+STYLE = {
+    "font.size": 8,
+    "axes.titlesize": 8.5,
+    "axes.labelsize": 8.5,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.grid": True,
+    "axes.grid.which": "major",
+    "grid.color": "#e6e6e6",
+    "grid.linewidth": 0.6,
+    "axes.axisbelow": True,
+    "lines.linewidth": 1.4,
+    "lines.markersize": 4,
+    "legend.frameon": False,
+    # Text stays text in the PDF.
+    "pdf.fonttype": 42,
+}
+
+in_house_style = rc_context(STYLE)
+"""Decorates a function that makes a figure."""
+
+
+def look_of(name: str) -> Look:
+    """The look of a policy or method; those not drawn in the papers get a spare color."""
+    if name in LOOKS:
+        return LOOKS[name]
+    if name in METHODS:
+        return METHODS[name]
+    color, marker = divmod(sum(name.encode()) % 16, 4)
+    return Look(name, SPARE_COLORS[color], SPARE_MARKERS[marker], "--")

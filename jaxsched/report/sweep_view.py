@@ -1,0 +1,209 @@
+"""What a figure of a sweep shows: which axes vary, and what the others are held at.
+
+An axis that is not in `AXIS_LOOKS` is shown by its column's name, and as numbers if it has them.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Callable, Iterable
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from jaxsched import specs
+from jaxsched.sweep import texts
+
+Values = list[Any]
+
+MOST_LINES = 8
+"""Policies drawn as lines; of more, the best."""
+
+
+@dataclasses.dataclass(frozen=True)
+class AxisLook:
+    """How an axis is shown.
+
+    Attributes:
+      column: Its column in the table of a sweep.
+      number: The column of its numbers; empty if it has none.
+      label: What a figure calls its numbers; {time} stands for round or second.
+      short: What titles call them.
+      typical: values -> what it is held at where a figure does not show it.
+      chosen: values -> those that panels are chosen from, in their order.
+      words: A value in words; None for the column's name and the value.
+      silent: The value that goes without saying.
+    """
+
+    column: str
+    number: str = ""
+    label: str = ""
+    short: str = ""
+    typical: Callable[[Values], Any] = lambda values: values[0]
+    chosen: Callable[[Values], Values] = lambda values: values
+    words: Callable[[Any], str] | None = None
+    silent: Any = None
+
+    def said(self, value: Any) -> str:
+        """A value in words."""
+        if self.words is not None:
+            return self.words(value)
+        text = f"{value:,}" if isinstance(value, int | np.integer) else str(value)
+        return f"{self.column.replace('_', ' ')} = {text}"
+
+
+def _nearest_half(values: Values) -> str:
+    """Of predictions (1 ± x)o that with x nearest to 0.5; without one the first."""
+    known = [specs.interval(text) for text in values]
+    relative = [one for one in known if one.kind == "relative"]
+    return min(relative, key=lambda one: abs(one.parameter - 0.5), default=known[0]).text
+
+
+def _round_ones(values: Values) -> Values:
+    """Rounded predictions, where there are some, make better titles than random ones."""
+
+    def order(text: str) -> tuple[str, float]:
+        one = specs.interval(text)
+        return one.kind, one.parameter or 0.0
+
+    rounded = [text for text in values if len(text) <= len("relative:0.99")]
+    return sorted(rounded if len(rounded) > 1 else values, key=order)
+
+
+def _heaviest(values: Values) -> str:
+    """The heaviest load: a backlog, or else the highest rate."""
+    return max(values, key=lambda text: texts.arrival(text).rate)
+
+
+AXIS_LOOKS = {
+    axis.column: axis
+    for axis in (
+        AxisLook("workload", words=str),
+        AxisLook("n", "n", "requests, n", "requests", typical=max),
+        AxisLook("memory", "memory", "memory, M (tokens)", "memory", typical=min),
+        AxisLook(
+            "arrivals", "rate", "arrivals (requests per {time})", "load", typical=_heaviest,
+            words=str,
+        ),
+        AxisLook("clock", silent="rounds"),
+        AxisLook(
+            "max_batch", "max_batch", "most requests that run together", "cap on running requests",
+            silent=0,
+        ),
+        AxisLook(
+            "prediction", "width", "half width x of (1 ± x)o", "width of predictions",
+            typical=_nearest_half, chosen=_round_ones,
+            words=lambda text: specs.interval(text).label,
+        ),
+        AxisLook("policy"),
+    )
+}  # fmt: skip
+
+BESIDE = ("seed", "lane", "rate", "prediction_kind", "prediction_parameter")
+"""Columns on the left of a table that name no axis: instances, and numbers of axes of texts."""
+
+
+def axes_of(frame: pd.DataFrame) -> dict[str, AxisLook]:
+    """The axes of the table of a sweep, by column, in the table's order; the policy is the last."""
+    left = frame.columns[: frame.columns.get_loc("policy") + 1]
+    names = [name for name in left if name not in BESIDE]
+    return {name: AXIS_LOOKS.get(name) or _other(frame, name) for name in names}
+
+
+def _other(frame: pd.DataFrame, name: str) -> AxisLook:
+    label = name.replace("_", " ")
+    number = name if pd.api.types.is_numeric_dtype(frame[name]) else ""
+    return AxisLook(name, number, label, label)
+
+
+@dataclasses.dataclass(frozen=True)
+class Slice:
+    """The rows of a figure.
+
+    Attributes:
+      rows: Rows of the table, with a column `width` for predictions (1 ± x)o.
+      held: What every row has in common, in words.
+      instances: Instances at each point.
+    """
+
+    rows: pd.DataFrame
+    held: str
+    instances: int
+
+
+class SweepView:
+    """A table of a sweep, for figures.
+
+    Attributes:
+      frame: The table, with columns `width` and `wasted` added.
+      axes: How its axes are shown, by column.
+      values: The different values of each axis, in order of appearance.
+    """
+
+    def __init__(self, frame: pd.DataFrame) -> None:
+        relative = (frame["prediction_kind"] == "relative").to_numpy()
+        made = frame["wasted_tokens"] + frame["output_tokens"]
+        self.frame = frame.assign(
+            width=np.where(relative, frame["prediction_parameter"], np.nan),
+            wasted=frame["wasted_tokens"] / made,
+        )
+        self.axes = axes_of(frame)
+        self.values = {name: list(frame[name].unique()) for name in self.axes}
+
+    def numbers(self, column: str) -> list[float]:
+        """The numbers of an axis, ascending; of arrivals only the finite rates."""
+        found = np.unique(self.frame[self.axes[column].number].to_numpy(np.float64))
+        return [float(x) for x in found if math.isfinite(x)]
+
+    def varying(self) -> list[AxisLook]:
+        """The axes that have several numbers, that of predictions first."""
+        found = [one for one in self.axes.values() if one.number]
+        found = [one for one in found if len(self.numbers(one.column)) > 1]
+        return sorted(found, key=lambda one: one.column != "prediction")
+
+    def typical(self, column: str) -> Any:
+        """What an axis is held at where a figure does not show it."""
+        return self.axes[column].typical(self.values[column])
+
+    def slice(self, free: Iterable[str], **fixed: Any) -> Slice:
+        """The rows with every axis held but those in the columns `free`, and the policy."""
+        free = {*free, "policy"}
+        held = {name: self.typical(name) for name in self.axes if name not in free} | fixed
+        mask = np.ones(len(self.frame), bool)
+        for name, value in held.items():
+            mask &= (self.frame[name] == value).to_numpy()
+        rows = self.frame[mask]
+        words = [
+            self.axes[name].said(value)
+            for name, value in held.items()
+            if value != self.axes[name].silent
+        ]
+        points = max(1, len(rows.drop_duplicates(list(self.axes))))
+        return Slice(rows, ", ".join(words), round(len(rows) / points))
+
+    def some(self, column: str, most: int = 4) -> list[Any]:
+        """At most so many values of an axis, evenly chosen from first to last."""
+        values = self.axes[column].chosen(self.values[column])
+        places = np.unique(np.linspace(0, len(values) - 1, min(most, len(values))).round())
+        return [values[int(i)] for i in places]
+
+    def best(self, rows: pd.DataFrame, by: str, most: int = MOST_LINES) -> list[Any]:
+        """At most so many policies, those with the smallest mean, in their order in the table."""
+        means = rows.groupby("policy", observed=True)[by].mean().nsmallest(most)
+        return [policy for policy in self.values["policy"] if policy in means.index]
+
+    def left_out(self, table: pd.DataFrame) -> str:
+        """A sentence about policies that a figure leaves out."""
+        shown, there = table["policy"].nunique(), len(self.values["policy"])
+        return "" if shown == there else f" The best {shown} of {there} policies are drawn."
+
+    def time(self, clock: str | None = None) -> str:
+        """The unit of latency under a clock, by default the one that figures hold."""
+        clock = self.typical("clock") if clock is None else clock
+        return "rounds" if clock == "rounds" else "seconds"
+
+    def label(self, axis: AxisLook) -> str:
+        """What a figure calls the numbers of an axis."""
+        return axis.label.format(time=self.time().removesuffix("s"))
