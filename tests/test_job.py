@@ -19,7 +19,7 @@ from jaxsched.cli import main
 from jaxsched.engines import reference
 from jaxsched.report import figures
 from jaxsched.report.looks import LOOKS, METHODS, look_of
-from jaxsched.studies import frames, rows, store, toml
+from jaxsched.studies import frames, rows, store
 from jaxsched.studies.backlog import BacklogConfig
 from jaxsched.workloads.texts import read_prediction
 from tests import oracle

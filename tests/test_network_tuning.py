@@ -13,7 +13,6 @@ import jaxsched as js
 from jaxsched import cli
 from jaxsched.policies import files as tuned
 from jaxsched.policies.network import EVICT, PROGRESS, SHAPES, WIDEST, quantize
-from jaxsched.studies import toml
 from jaxsched.studies.config import LengthsConfig
 from jaxsched.tuning import rules, search
 from jaxsched.tuning.config import DescentConfig, TuneConfig

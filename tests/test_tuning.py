@@ -20,7 +20,6 @@ import jaxsched as js
 from jaxsched import cli
 from jaxsched.policies.family import FIELDS, RANGES, quantize
 from jaxsched.policies.files import read_rule
-from jaxsched.studies import toml
 from jaxsched.tuning import loop, relaxed, rules, search
 from jaxsched.tuning.baselines import Screen
 from jaxsched.tuning.cma_es import CmaEs
