@@ -14,7 +14,7 @@ import pytest
 
 import jaxsched as js
 from experiments import latency_against_n, ratio_against_width
-from jaxsched import policies
+from jaxsched import policies, toml
 from jaxsched.cli import main
 from jaxsched.engines import reference
 from jaxsched.report import figures

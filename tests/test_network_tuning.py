@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 import jaxsched as js
-from jaxsched import cli
+from jaxsched import cli, toml
 from jaxsched.policies import files as tuned
 from jaxsched.policies.network import EVICT, PROGRESS, SHAPES, WIDEST, quantize
 from jaxsched.studies.config import LengthsConfig

@@ -16,7 +16,7 @@ import pytest
 
 import jaxsched as js
 from experiments import fidelity, gain_from_prediction, latency_against_rate
-from jaxsched import metrics
+from jaxsched import metrics, toml
 from jaxsched.cli import main
 from jaxsched.engines import reference
 from jaxsched.engines.reference import Request

@@ -12,7 +12,7 @@ import jax
 import numpy as np
 import pandas as pd
 
-from jaxsched import policies
+from jaxsched import policies, toml
 from jaxsched._version import __version__
 from jaxsched.policies.files import Score
 from jaxsched.simulate import simulate
