@@ -37,7 +37,7 @@ from jaxsched.studies.plan import Plan, Study
 from jaxsched.studies.toml import at_least, from_table, one_of, to_toml, with_key
 from jaxsched.workloads import draws
 from jaxsched.workloads.intervals import OPEN_ENDED
-from jaxsched.workloads.joint import Lengths, TableLengths
+from jaxsched.workloads.lengths import Lengths, TableLengths
 from jaxsched.workloads.texts import Prediction
 
 PLACE = re.compile(r"\{([^{}]*)\}")

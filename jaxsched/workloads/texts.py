@@ -12,7 +12,7 @@ import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
-from jaxsched.workloads import arrivals, embedded, intervals, joint, lengths, traces
+from jaxsched.workloads import arrivals, embedded, intervals, lengths, traces
 from jaxsched.workloads.arrivals import ArrivalSource
 from jaxsched.workloads.intervals import IntervalSource
 
@@ -194,7 +194,7 @@ PREDICTIONS: dict[str, Form] = {
 
 OPTIONS = "prompt:LOW:HIGH, max_prompt:N, max_output:N or max_total:N"
 
-EMBEDDED: dict[str, Callable[[], joint.Lengths]] = {
+EMBEDDED: dict[str, Callable[[], lengths.Lengths]] = {
     "lmsys": embedded.lmsys,
     "lmsys_tokens": embedded.lmsys_tokens,
     "sharegpt": embedded.sharegpt,
@@ -202,7 +202,7 @@ EMBEDDED: dict[str, Callable[[], joint.Lengths]] = {
 """Embedded length distributions by name."""
 
 
-def read_lengths(text: str) -> joint.Lengths:
+def read_lengths(text: str) -> lengths.Lengths:
     """Reads the text of a law of lengths: one of `LENGTHS`, then `OPTIONS` after commas.
 
     `prompt:LOW:HIGH` (prompts equally likely, else one token) is for `SYNTHETIC` laws; the other
@@ -247,7 +247,7 @@ def _whole(rest: str, size: int, usage: str | None = None) -> tuple[int, ...]:
     return tuple(map(int, parts))
 
 
-Law = Callable[[lengths.Spec], joint.Lengths]
+Law = Callable[[lengths.Spec], lengths.Lengths]
 """prompt, for laws that have none of their own -> law."""
 
 
