@@ -188,4 +188,6 @@ def read_rule(path: str | os.PathLike[str]) -> RuleFile:
       ValueError: If it is not a rule; the text names the key.
       OSError: If it cannot be read.
     """
+    from jaxsched.studies import toml  # noqa: PLC0415 - it builds on policies
+
     return toml.load(path, RuleFile)
