@@ -51,7 +51,8 @@ class Axis:
       read: A value -> what it stands for; ValueError if it is refused.
       default: Values where a configuration has none; () if it has to have some.
       least, most: Limits of whole numbers; values are texts where they are None.
-      label: What figures call the axis of its numbers; empty if it has none.
+      number: The column of numbers that figures show, of axes of texts that have one.
+      label: What figures call its numbers; {time} stands for round or second.
       short: The same in titles.
       title: (value, what it stands for) -> what tables call it.
       more: Further columns: name -> what a value stands for -> a number or a text.
@@ -69,6 +70,7 @@ class Axis:
     default: tuple[Any, ...] = ()
     least: int | None = None
     most: int | None = None
+    number: str = ""
     label: str = ""
     short: str = ""
     title: Callable[[Any, Any], Any] = lambda value, read: value
@@ -125,7 +127,7 @@ AXES: dict[str, Axis] = {
         Axis(
             "arrivals", "arrivals", ROW,
             lambda text: texts.read_arrivals(text, texts.RANDOM_ARRIVALS), ("backlog",),
-            label="arrivals (requests per {time})", short="load",
+            number="rate", label="arrivals (requests per {time})", short="load",
             more={"rate": lambda arrivals: arrivals.number},
             fields=lambda drawn, cell: {
                 "arrival": drawn.arrival(cell["arrivals"], cell["clocks"] is not None)
@@ -133,7 +135,7 @@ AXES: dict[str, Axis] = {
         ),
         Axis(
             "predictions", "prediction", ROW, texts.read_prediction,
-            label="half width x of (1 ± x)o", short="width of predictions",
+            number="width", label="half width x of (1 ± x)o", short="width of predictions",
             more={
                 "prediction_kind": lambda prediction: prediction.kind,
                 "prediction_parameter": lambda prediction: prediction.parameter,

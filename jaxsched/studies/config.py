@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import dataclasses
-import hashlib
-import os
 from collections.abc import Iterable
 from pathlib import Path
 
 from jaxsched import policies
+from jaxsched.policies.files import digest
 from jaxsched.studies.toml import at_least, one_of, several, with_key
 from jaxsched.workloads import Lengths
 from jaxsched.workloads.texts import EMBEDDED, Prediction, read_lengths, read_prediction
@@ -110,8 +109,3 @@ def positive_seconds(**limits: float | None) -> None:
     for name, limit in limits.items():
         if limit is not None and not limit > 0:
             raise ValueError(f"{name}: got {limit}; expected more than 0 seconds")
-
-
-def digest(path: str | os.PathLike[str]) -> str:
-    """SHA-256 of a file's bytes, in hexadecimal."""
-    return hashlib.sha256(Path(path).read_bytes()).hexdigest()

@@ -336,7 +336,7 @@ def read_arrivals(text: str, kinds: Sequence[str] | None = None) -> Arrivals:
         kind, number = _read(forms, text, "arrivals")
     except ValueError:
         raise ValueError(f"{expected}, more than 0") from None
-    if text.endswith(":") or not 0 < number < math.inf and kind != "backlog":
+    if text.endswith(":") or (not 0 < number < math.inf and kind != "backlog"):
         raise ValueError(f"{expected}, more than 0")
     return Arrivals(text, kind, number)
 
