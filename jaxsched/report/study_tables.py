@@ -131,8 +131,9 @@ def _latencies(frame: pd.DataFrame) -> Table:
 
 def _figures(frame: pd.DataFrame) -> Table:
     """Every other metric that the table has, a row per policy."""
-    told = {name: one for name, one in METRICS.items() if name in frame and one.heading}
-    columns = {one.heading: (name, UNITS[one.unit]) for name, one in told.items()}
+    told = [(name, one) for name, one in METRICS.items() if name in frame and one.heading]
+    told.sort(key=lambda item: not item[1].unit.endswith("/s"))  # rates in front
+    columns = {one.heading: (name, UNITS[one.unit]) for name, one in told}
     if frame["unfinished"].any():
         left = "unfinished", lambda value: alarm(count(value))
         columns = {alarm("unfinished"): left, **columns}
