@@ -5,7 +5,6 @@ from __future__ import annotations
 import dataclasses
 import itertools
 import time
-from typing import Any
 
 import numpy as np
 
@@ -79,18 +78,15 @@ def estimate(simulator: Simulator, missing: list[Range], chunk: int | None = Non
 
 def programs(simulator: Simulator) -> tuple[str, ...]:
     """What the JAX engine compiles for a sweep: one program for each kind and shape of batch."""
-    plan = simulator.plan
-    found: dict[Any, str] = {}
-    timed = set(map(bool, plan.values.read["clocks"]))
+    plan, found = simulator.plan, {}
+    kinds = set(plan.backlogs.tolist()), set(map(bool, plan.values.read["clocks"]))
     for p, policy in enumerate(plan.values.read["policies"]):
         budget = simulator.budget(p)
-        if not budget.pads:
-            continue
-        sizes = plan.values.read["num_requests"]
-        for n, *kind in itertools.product(sizes, set(plan.backlogs.tolist()), timed):
-            # Numbers of policies and clocks are traced; their kinds are not.
-            shape = f"{policy.name}, {budget.rows(n)} × {budget.width(n)} requests"
-            found[(shape, *kind)] = shape
+        # Numbers of policies and clocks are traced; their kinds are not.
+        for n, *kind in itertools.product(plan.values.read["num_requests"], *kinds):
+            if budget.pads:
+                shape = f"{policy.name}, {budget.rows(n)} × {budget.width(n)} requests"
+                found[(shape, *kind)] = shape
     return tuple(found.values())
 
 
