@@ -29,11 +29,12 @@ class Budget:
     Args:
       pads: Whether batches are padded to a few shapes, as the JAX engine needs.
       largest: Simulations that there will ever be for one batch.
+      width: Requests that all batches are padded to; 0 for the next power of two.
     """
 
-    def __init__(self, pads: bool, largest: int) -> None:
+    def __init__(self, pads: bool, largest: int, width: int = 0) -> None:
         self.pads = pads
-        self._largest = largest
+        self._largest, self._width = largest, width
         self._host = min(MOST_BYTES, free_memory() // 8)
         devices = len(jax.local_devices())
         self._most = MOST_ROWS.get(jax.default_backend(), PLENTY) * devices
@@ -42,7 +43,7 @@ class Budget:
 
     def width(self, n: int) -> int:
         """Requests that a batch of n requests is padded to: with few widths few programs."""
-        return power_of_two(n) if self.pads else n
+        return (self._width or power_of_two(n)) if self.pads else n
 
     def rows(self, n: int) -> int:
         """Simulations of n requests that run at a time."""
