@@ -96,7 +96,7 @@ class Lanes:
 
     @property
     def good(self) -> Any:
-        """Requests that keep the limits; None without any. One token has a TPOT of 0, as in vLLM."""
+        """Requests that keep the limits; None without any. TPOT is 0 for one token, as in vLLM."""
         limits = (self.seen.ttft, self.ttft_limit), (self.seen.tpot, self.tpot_limit)
         kept = [times <= limit for times, limit in limits if limit is not None]
         if not kept:
