@@ -17,8 +17,7 @@ import pandas as pd
 import pytest
 
 import jaxsched as js
-from jaxsched import cli
-from jaxsched import config as toml
+from jaxsched import cli, toml
 from jaxsched.policies.family import FIELDS, RANGES, quantize
 from jaxsched.policies.files import read_rule
 from jaxsched.tuning import loop, relaxed, rules, search
