@@ -188,7 +188,7 @@ def test_a_batch_of_one_coefficient_leaves_the_others_alone() -> None:
     rng = random.Random(11)
     instance = live(rng, js.Clock(fixed=0.5)).replace(arrival=None)
     run = lambda clock: js.simulate(instance, js.fcfs(), clock=clock).completion_seconds  # noqa: E731
-    for base in (js.Clock(free_tokens=3), js.Clock(per_request=0.25, per_token_beyond=0.5)):
+    for base in (js.Clock(free_tokens=3), js.Clock(per_request=np.float32(0.25), free_tokens=1)):
         fixed = np.float32([0.25, 0.5, 2.0])
         batch = dataclasses.replace(base, fixed=jnp.asarray(fixed))
         alone = [run(dataclasses.replace(base, fixed=float(seconds))) for seconds in fixed]

@@ -33,7 +33,7 @@ def coefficients(kind: type[Kind]) -> type[Kind]:
     def flatten(value: Kind) -> tuple[list[Any], None]:
         given = [getattr(value, name) for name in names]
         shape = max((x.shape for x in given if hasattr(x, "shape")), key=len, default=())
-        plain = (isinstance(x, float | int) and shape != () for x in given)
+        plain = (isinstance(x, numbers.Real) and shape != () for x in given)
         pairs = zip(given, plain, strict=True)
         return [np.broadcast_to(x, shape) if alone else x for x, alone in pairs], None
 
