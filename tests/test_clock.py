@@ -98,6 +98,7 @@ def test_a_million_rounds_do_not_drift() -> None:
         prompt=np.ones((1, WIDTH), int), output=np.array([[1_000_000, 3] + [1] * (WIDTH - 2)]),
         lower=np.array([[1_000_000] + [3] * (WIDTH - 1)]), upper=np.full((1, WIDTH), 10**6),
         memory=2_000_000, arrival=np.zeros((1, WIDTH)), num_requests=np.array([2]),
+        point=np.full((1, WIDTH), 10**6),
     )  # fmt: skip
     instance.arrival[0, 1] = 9_999.123_456_789_012
     results = [js.simulate(instance, js.a_min(), clock=clock, engine=name) for name in ENGINES]
