@@ -126,7 +126,7 @@ def ticks(clock: Clock) -> Ticks:
     refuse are clipped to what 64 bits can hold.
     """
     traced = is_traced(clock)
-    scales = {name: TICKS_PER_SECOND for name in COEFFICIENTS} | {"free_tokens": 1}
+    scales = dict.fromkeys(COEFFICIENTS, TICKS_PER_SECOND) | {"free_tokens": 1}
     return Ticks(*(_whole(getattr(clock, name), scale, traced) for name, scale in scales.items()))
 
 

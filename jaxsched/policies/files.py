@@ -14,6 +14,7 @@ from pathlib import Path
 
 import numpy as np
 
+from jaxsched import toml
 from jaxsched.policies.family import RANGES, FamilyParams, a_min_family
 from jaxsched.policies.interface import Policy
 from jaxsched.policies.network import SHAPES, WIDEST, NetworkParams, a_min_network
@@ -188,6 +189,4 @@ def read_rule(path: str | os.PathLike[str]) -> RuleFile:
       ValueError: If it is not a rule; the text names the key.
       OSError: If it cannot be read.
     """
-    from jaxsched.studies import toml  # noqa: PLC0415 - it builds on policies
-
     return toml.load(path, RuleFile)

@@ -7,11 +7,11 @@ is written, what it means and how it is read; errors and the help of the command
 from __future__ import annotations
 
 import dataclasses
-import difflib
 import math
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
+from jaxsched.toml import unknown
 from jaxsched.workloads import arrivals, embedded, intervals, lengths, traces
 from jaxsched.workloads.arrivals import ArrivalSource
 from jaxsched.workloads.intervals import IntervalSource
@@ -38,14 +38,6 @@ class Form:
         """How it is written, as errors say it."""
         nothing = f"{self.form}, without anything after it"
         return f"{self.form}, such as {self.example}" if ":" in self.form else nothing
-
-
-def unknown(shown: str, name: str, known: Iterable[str], what: str) -> str:
-    """Text of the error for a name that is not one of `known`, with the nearest of them."""
-    known = list(known)
-    near = difflib.get_close_matches(name, known, n=1)
-    hint = f" (did you mean {near[0]}?)" if near else ""
-    return f"unknown {what} {shown}{hint}; expected one of: {', '.join(known)}"
 
 
 def help_lines(forms: Mapping[str, Form]) -> list[str]:
