@@ -111,12 +111,18 @@ def test_a_metric(monkeypatch: pytest.MonkeyPatch) -> None:
 @pending("an axis")
 def test_an_axis(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     """An axis that changes nothing, read from a configuration and found in the table."""
+    from jaxsched.cli import sweep_command
     from jaxsched.studies import axes, sweep
+
+    def read_again() -> None:
+        """The keys of a configuration are those of the axes when it is imported."""
+        for module in (sweep, sweep_command):
+            importlib.reload(module)
 
     again = axes.Axis("again", "again", axes.CALL, default=(1,), least=1, most=9)
     with monkeypatch.context() as patch:
         patch.setitem(axes.AXES, "again", again)
-        importlib.reload(sweep)  # the configuration's keys are those of the axes
+        read_again()
         (tmp_path / "sweep.toml").write_text(
             'lanes = 2\nworkloads = ["lmsys,max_total:1000"]\nnum_requests = [5]\nmemory = [1000]\n'
             'policies = ["fcfs"]\npredictions = ["one:1:1000"]\nagain = [2, 4]\n'
@@ -125,7 +131,7 @@ def test_an_axis(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
             cli.main(["sweep", str(tmp_path / "sweep.toml"), "--out", str(tmp_path / "out")]) == 0
         )
         found = js.read_sweep(tmp_path / "out")
-    importlib.reload(sweep)
+    read_again()
     assert found.groupby("again").size().to_dict() == {2: 2, 4: 2}
 
 

@@ -9,10 +9,10 @@ from collections.abc import Iterator
 import pandas as pd
 
 from jaxsched import toml
+from jaxsched.policies.files import digest
 from jaxsched.report import study_tables
 from jaxsched.report.terminal import console, say
 from jaxsched.studies import frames, replay, store
-from jaxsched.studies.config import digest
 
 
 def run(args: argparse.Namespace) -> None:

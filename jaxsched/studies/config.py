@@ -57,7 +57,7 @@ def digests(files: Iterable[str | None]) -> str:
 
 
 def own_digests(names: Iterable[str]) -> str:
-    """The same of policies in files of Python. (Tuned rules have their numbers in results.)"""
+    """The same of policies in files of Python; the names of parts tell tuned rules apart."""
     return digests(policy_file(name) for name in names if not name.startswith("tuned:"))
 
 

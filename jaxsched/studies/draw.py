@@ -38,7 +38,8 @@ class Drawn:
     """
 
     def __init__(self, plan: Plan, tile: Tile) -> None:
-        self.tile, self.plan = tile, plan
+        self.tile = tile
+        self.plan = plan
         index = np.arange(tile.first, tile.first + tile.count)
         self.seed = np.asarray(plan.values.read["seeds"])[index // plan.study.lanes]
         self.lane = index % plan.study.lanes
@@ -82,9 +83,7 @@ class Drawn:
     def bound(self, memory: int) -> np.ndarray:
         """Proved lower bound on the total latency of each instance as a backlog."""
         prompt, output = self.lengths.prompt, self.lengths.output
-        instance = Instance(
-            prompt=prompt, output=output, lower=output, upper=output, memory=memory
-        )
+        instance = Instance(prompt=prompt, output=output, lower=output, upper=output, memory=memory)
         return self._part(("bound", memory), lambda: bound_of(instance))
 
     def gather(

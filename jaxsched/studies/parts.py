@@ -88,9 +88,9 @@ class Parts:
     def sweep_up(self, ranges: Sequence[Range]) -> None:
         """Removes what killed processes left half written of these ranges."""
         for path in self._folder.glob(".*.parquet"):
-            if match := PART.fullmatch(path.name.split(".", 2)[-1]):
-                if not without([(int(match[1]), int(match[2]))], ranges):
-                    path.unlink(missing_ok=True)
+            match = PART.fullmatch(path.name.split(".", 2)[-1])
+            if match and not without([(int(match[1]), int(match[2]))], ranges):
+                path.unlink(missing_ok=True)
 
     def finish(self) -> None:
         """Puts all parts into one table, in order, and removes them.

@@ -12,7 +12,7 @@ from typing import Any
 try:
     import fcntl
 except ImportError:  # Windows
-    fcntl = None  # type: ignore[assignment]
+    fcntl = None
 
 import jax
 import pandas as pd
@@ -117,7 +117,8 @@ def run_rows(
     pieces = _Pieces(simulator)
     for start, stop in ranges:
         while start < stop:
-            end, frames, began = start, [], time.perf_counter()
+            frames: list[pd.DataFrame] = []
+            end, began = start, time.perf_counter()
             most = min(stop, start + (chunk or MOST_CHUNK))
             while end < most:
                 left = CHUNK_SECONDS - (time.perf_counter() - began)

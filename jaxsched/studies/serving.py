@@ -13,6 +13,7 @@ from jaxsched import clocks, workloads
 from jaxsched.bounds import busy_seconds_bound
 from jaxsched.instance import Instance
 from jaxsched.policies import Policy
+from jaxsched.policies.files import digest
 from jaxsched.result import Result
 from jaxsched.studies import frames
 from jaxsched.studies.axes import Cell, Values
@@ -20,7 +21,6 @@ from jaxsched.studies.config import (
     LengthsConfig,
     all_predictions,
     different_policies,
-    digest,
     own_digests,
     positive_seconds,
 )

@@ -164,7 +164,9 @@ def open_store(folder: Path, config: str) -> Store:
         text), or has files in it but no manifest.
     """
     about = {"config": config, "versions": versions(), "device": device()}
-    store = Store(folder, {**about, "versions": json.dumps(about["versions"])})
+    store = Store(
+        folder, {"config": config, "versions": json.dumps(versions()), "device": device()}
+    )
     path = folder / "manifest.json"
     # Hidden files do not count: a run killed while it wrote a file leaves one.
     if path.exists():

@@ -77,9 +77,9 @@ def drawn(random: RandomConfig) -> list[str]:
     """
     places = [_law(text) for text in PLACE.findall(random.value)]
     shape = (len(places), random.count)
-    columns = draws.uniforms(jax.random.key(random.seed), shape)
+    levels = draws.uniforms(jax.random.key(random.seed), shape)
     # From levels to numbers column by column, each with the law of its place.
-    columns = [law(column) for law, column in zip(places, columns, strict=True)]
+    columns = [law(column) for law, column in zip(places, levels, strict=True)]
     pattern = PLACE.sub("{}", random.value)
     return [pattern.format(*(f"{x:.6g}" for x in row)) for row in zip(*columns, strict=True)]
 
@@ -108,9 +108,9 @@ WRITTEN_FIRST = ("num_requests", "memory", "policies", "predictions", "workloads
 
 def _key(axis: Axis) -> tuple[str, Any, Any]:
     """The field of a configuration that has the values of an axis."""
-    least = {} if axis.least is None else {"metadata": {"minimum": axis.least}}
-    kind = tuple[int, ...] if axis.whole else tuple[str, ...]
-    return axis.name, kind, dataclasses.field(default=(), **least)
+    if axis.least is None:
+        return axis.name, tuple[str, ...], dataclasses.field(default=())
+    return axis.name, tuple[int, ...], at_least(axis.least, default=())
 
 
 _Keys: Any = dataclasses.make_dataclass(
@@ -165,7 +165,7 @@ class SweepConfig(_Keys):
     def text(self) -> str:
         """The configuration as it is kept with results: complete, with the digests of its files."""
         random = {table.axis for table in self.random}
-        left_out = {
+        left_out: dict[str, Any] = {
             name: axis.default
             for name, axis in AXES.items()
             if axis.default and not getattr(self, name) and name not in random
