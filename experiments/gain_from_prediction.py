@@ -9,9 +9,9 @@ Usage:
 import sys
 from pathlib import Path
 
-from jaxsched import store
 from jaxsched.report import plots
 from jaxsched.report.figures import gain_from_prediction
+from jaxsched.studies import store
 
 
 def main(folder: str) -> None:

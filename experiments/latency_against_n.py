@@ -9,8 +9,8 @@ Usage:
 import sys
 from pathlib import Path
 
-from jaxsched import store
 from jaxsched.report import figures, plots
+from jaxsched.studies import store
 
 
 def main(folder: str) -> None:

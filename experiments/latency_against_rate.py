@@ -9,9 +9,9 @@ Usage:
 import sys
 from pathlib import Path
 
-from jaxsched import store
 from jaxsched.report import plots
 from jaxsched.report.figures import latency_against_rate
+from jaxsched.studies import store
 
 
 def main(folder: str) -> None:

@@ -34,15 +34,17 @@ from numpy.typing import NDArray
 from rich.progress import Progress as Bar
 
 import jaxsched as js
-from jaxsched import specs, store, workloads
-from jaxsched.config import LengthsConfig
-from jaxsched.frames import half_width
+from jaxsched import workloads
 from jaxsched.report import looks, plots
 from jaxsched.report.tables import markdown
+from jaxsched.studies import store
+from jaxsched.studies.config import LengthsConfig
+from jaxsched.studies.frames import half_width
 from jaxsched.tuning import loop, rules, search
 from jaxsched.tuning.config import DescentConfig, TuneConfig
 from jaxsched.tuning.network_space import NetworkSpace
 from jaxsched.tuning.problem import Problem
+from jaxsched.workloads.texts import EMBEDDED, read_prediction
 
 PREDICTION = "classes:100:18"
 CONFIG = TuneConfig(
@@ -211,8 +213,8 @@ def transfer(place: str, policies: dict[str, js.Policy]) -> pd.DataFrame:
     source, longest, prediction, n, memory = PLACES[place]
     instance = workloads.make(
         jax.random.key(KEY),
-        lengths=specs.LENGTHS[source]().truncated(max_output=longest, max_total=memory),
-        intervals=specs.interval(prediction).source(memory),
+        lengths=EMBEDDED[source]().truncated(max_output=longest, max_total=memory),
+        intervals=read_prediction(prediction).source(memory),
         n=n,
         memory=memory,
         lanes=LANES,

@@ -23,9 +23,9 @@ from matplotlib import rc_context
 from matplotlib.figure import Figure
 
 import jaxsched as js
-from jaxsched.frames import half_width
 from jaxsched.report import looks, plots
 from jaxsched.report.tables import markdown
+from jaxsched.studies.frames import half_width
 from jaxsched.workloads import draws, embedded, intervals
 
 PROMPT, MEMORIES, SIZES = 79, (4096, 8192), (100, 200, 300, 400, 500, 600, 700, 800, 900, 1000)

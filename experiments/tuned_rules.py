@@ -26,11 +26,13 @@ from matplotlib.figure import Figure
 from rich.progress import track
 
 import jaxsched as js
-from jaxsched import bounds, specs, store, workloads
-from jaxsched.frames import half_width
+from jaxsched import bounds, workloads
 from jaxsched.report import looks, plots
 from jaxsched.report.tables import markdown
+from jaxsched.studies import store
+from jaxsched.studies.frames import half_width
 from jaxsched.workloads import Lengths
+from jaxsched.workloads.texts import EMBEDDED, read_prediction
 
 LENGTHS = {"sharegpt": ("sharegpt", None), "lmsys": ("lmsys", 1000)}
 """First part of a rule's name -> embedded lengths, longest output."""
@@ -123,7 +125,7 @@ def home_and_sizes() -> Iterator[Case]:
         if rule == REAL:
             source, longest = "lmsys_tokens", None
         for n, memory in SIZES:
-            lengths = specs.LENGTHS[source]().truncated(max_output=longest, max_total=memory)
+            lengths = EMBEDDED[source]().truncated(max_output=longest, max_total=memory)
             yield Case(where(n, memory), rule, lengths, prediction, n, memory)
 
 
@@ -162,7 +164,7 @@ def on_trace(text: str) -> Iterator[Case]:
 
 def compare(case: Case, rule: str, lanes: int) -> pd.DataFrame:
     """Mean latency, in rounds, of a rule and other policies on fresh instances: one row each."""
-    source = specs.interval(case.prediction).source
+    source = read_prediction(case.prediction).source
     instance = workloads.make(
         jax.random.key(KEY), lengths=case.lengths, n=case.n, memory=case.memory, lanes=lanes,
         intervals=source and source(case.memory),

@@ -26,7 +26,7 @@ from jaxsched.policies.files import load_policy
 from jaxsched.policies.network import NetworkParams, a_min_network
 from jaxsched.result import Result, Status
 from jaxsched.simulate import simulate
-from jaxsched.sweep import read_sweep
+from jaxsched.studies import read_sweep
 
 __all__ = [
     "Clock",

@@ -11,8 +11,8 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
+from jaxsched.arrays import Pytree, split
 from jaxsched.clocks.formula import TICKS_PER_SECOND, to_ticks
-from jaxsched.pairs import split
 
 MAX_MEMORY = 2**28
 """Largest KV cache, in tokens, for which the engine's int32 arithmetic cannot overflow."""
@@ -29,8 +29,7 @@ MAX_SECONDS = 4_611_686
 REQUEST_FIELDS = ("prompt", "output", "lower", "upper", "arrival", "point")
 
 
-@chex.dataclass(frozen=True, mappable_dataclass=False)
-class Instance:
+class Instance(Pytree):
     """A batch of instances: leading axes are lanes, the last axis is the request.
 
     Each lane is one worker with room for `memory` tokens of KV cache and its own requests, as in
@@ -140,7 +139,7 @@ def stack(instances: Iterable[Instance]) -> Instance:
 def canonical(instance: Instance) -> Instance:
     """Broadcasts scalars over the lanes and brings every leaf to int32, without checking values.
 
-    Arrivals in seconds become picoseconds: int64, if they are traced in pairs (`jaxsched.pairs`).
+    Arrivals in seconds become picoseconds: int64, if they are traced in pairs (`jaxsched.arrays`).
     """
     lanes, module = instance.lanes, jnp if is_traced(instance) else np
     count = instance.n if instance.num_requests is None else instance.num_requests

@@ -11,8 +11,8 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
+from jaxsched.arrays import Pytree, whole
 from jaxsched.clocks.formula import TICKS_PER_SECOND
-from jaxsched.pairs import whole
 
 
 class Status(enum.IntEnum):
@@ -26,12 +26,11 @@ class Status(enum.IntEnum):
     """The lane failed a check inside `jit` and was not simulated (outside, it is refused)."""
 
 
-@chex.dataclass(frozen=True, mappable_dataclass=False)
-class Result:
+class Result(Pytree):
     """The outcome of a batch of simulations; leading axes are lanes.
 
     Totals can pass 2**31. Outside `jit` they are numpy's int64. JAX has no 64-bit integers by
-    default, so they leave a `jit` in pairs (see `jaxsched.pairs`) and are joined on reading. Inside
+    default, so they leave a `jit` in pairs (`jaxsched.arrays`) and are joined on reading. Inside
     that gives a 64-bit JAX array that is exact when returned, but unless `jax_enable_x64` is on,
     JAX cuts integer arithmetic on it to 32 bits, with a warning: return it, or use `mean_latency`.
 
@@ -48,7 +47,7 @@ class Result:
       totals: What `total_latency`, `wasted_tokens` and `memory_time` read, of shape [..., 3] int64,
         or in pairs.
       num_requests: Real requests of each lane, of shape [...] int32.
-      times: Under a clock, what `ticks` reads, of shape [..., n, 3] int64, or in pairs; else `None`.
+      times: Under a clock what `ticks` reads, of shape [..., n, 3] int64, or in pairs; else `None`.
       history: Every evicted run: request, round of admission, round of eviction, in order of
         eviction and -1 padded, of shape [..., E, 3] int32; `None` unless it was asked for.
     """
@@ -142,7 +141,9 @@ class Result:
             exact = ticks.astype(jnp.float64) / np.float64(TICKS_PER_SECOND)
             seconds = jnp.where(ticks < 0, np.float64(-1), exact)
         return (
-            seconds if jax.config.jax_enable_x64 else lax.convert_element_type(seconds, np.float32)
+            seconds
+            if jax.config.read("jax_enable_x64")
+            else lax.convert_element_type(seconds, np.float32)
         )
 
     def _expect_clock(self, clock: bool, name: str) -> None:

@@ -14,6 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh, PartitionSpec
 
+from jaxsched.arrays import join, split, whole
 from jaxsched.clocks import Clock, check_clock, ticks, valid_clock
 from jaxsched.engines.xla import NO_CAP, Limits, Numbers, ranks, simulate_lanes, valid_numbers
 from jaxsched.instance import (
@@ -26,7 +27,6 @@ from jaxsched.instance import (
     is_traced,
     valid_lanes,
 )
-from jaxsched.pairs import join, split, whole
 from jaxsched.policies import Policy
 from jaxsched.policies.fixed_point import exact
 from jaxsched.policies.program import Choices
@@ -266,7 +266,8 @@ def _batched(run: Run) -> Run:
 
         @jax.custom_batching.custom_vmap
         def on_leaves(*leaves: jax.Array) -> Result:
-            return run(*structure.unflatten(leaves), limits)
+            flat, numbers = jax.tree.unflatten(structure, leaves)
+            return run(flat, numbers, limits)
 
         @on_leaves.def_vmap
         def _rule(size: int, mapped: list[bool], *leaves: jax.Array) -> tuple[Result, Result]:
@@ -276,7 +277,7 @@ def _batched(run: Run) -> Run:
                 leaf if has else jnp.broadcast_to(leaf, (size, *leaf.shape))
                 for leaf, has in zip(leaves, mapped, strict=True)
             ]
-            flat, numbers = _reshape(structure.unflatten(whole), 2, (-1,))
+            flat, numbers = _reshape(jax.tree.unflatten(structure, whole), 2, (-1,))
             result = call(flat, numbers, limits)
             result = _reshape(result, 1, (size, result.status.shape[0] // size))
             return result, jax.tree.map(lambda _: True, result)

@@ -13,8 +13,10 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from jaxsched import clocks, policies, specs, store
+from jaxsched import clocks, policies
 from jaxsched.cli import main, options
+from jaxsched.studies import store
+from jaxsched.workloads import texts
 
 # The worked example of the model, as a file: M = 9, all at 0.
 EXAMPLE = """\
@@ -86,9 +88,10 @@ def test_help_names_commands_policies_and_predictions(capsys: Any) -> None:
     assert "Compiled programs are kept" in general
     assert "--lanes" in help_of(capsys, "run")
     details = help_of(capsys, "simulate")
-    for name in (*policies.SHIPPED, *specs.KINDS):
+    for name in (*policies.SHIPPED, *texts.PREDICTIONS):
         assert f"  {name}" in details
-    assert all(name in details for name in (*clocks.PRESETS, *specs.ARRIVALS))
+    assert all(name in details for name in clocks.PRESETS)
+    assert all(form.form in details for form in texts.ARRIVALS.values())
     assert max(map(len, general.splitlines() + details.splitlines())) <= 100
 
 
@@ -259,7 +262,7 @@ def test_requests_without_output(capsys: Any, tmp_path: Path) -> None:
     [
         (
             ["--policies", "h_sf,amax"],
-            "policy 'amax' is unknown; expected one of h_sf, a_max, a_min",
+            "policy 'amax' is unknown (did you mean a_max?); expected one of h_sf, a_max, a_min",
         ),
         (["--policies", "h_sf,h_sf"], "policies: 'h_sf' is there twice"),
         (

@@ -8,7 +8,10 @@ import jax
 import numpy as np
 import pytest
 
-from jaxsched import config, specs
+from jaxsched.studies import toml
+from jaxsched.studies.backlog import BacklogConfig
+from jaxsched.studies.config import LengthsConfig
+from jaxsched.workloads.texts import read_prediction
 
 PAPER = Path(__file__).parent.parent / "configs" / "paper.toml"
 
@@ -25,9 +28,9 @@ max_output = 50
 """
 
 
-def load(path: Path, text: str) -> config.JobConfig:
+def load(path: Path, text: str) -> BacklogConfig:
     path.write_text(text)
-    return config.load(path, config.JobConfig)
+    return toml.load(path, BacklogConfig)
 
 
 @pytest.fixture
@@ -38,32 +41,32 @@ def file(tmp_path: Path) -> Path:
 def test_reads_a_file_into_a_hashable_dataclass(file: Path) -> None:
     settings = load(file, GOOD)
     assert settings.num_requests == (3, 5)
-    assert settings.lengths == config.LengthsConfig("sharegpt", 50)
+    assert settings.lengths == LengthsConfig("sharegpt", 50)
     assert settings.seed == 0
     hash(settings)
 
 
 def test_overrides_replace_and_are_checked_like_the_file(file: Path) -> None:
     file.write_text(GOOD)
-    assert config.load(file, config.JobConfig, {"seed": 7}).seed == 7
+    assert toml.load(file, BacklogConfig, {"seed": 7}).seed == 7
     with pytest.raises(ValueError, match="lanes: got 1; expected at least 2"):
-        config.load(file, config.JobConfig, {"lanes": 1})
+        toml.load(file, BacklogConfig, {"lanes": 1})
 
 
 def test_the_shipped_file_is_the_papers_experiment() -> None:
-    paper = config.load(PAPER, config.JobConfig)
+    paper = toml.load(PAPER, BacklogConfig)
     assert paper.memory == 16492
     assert paper.lanes >= 64
     assert min(paper.num_requests) == 200 and max(paper.num_requests) == 2000
-    kinds = {specs.interval(text).kind for text in paper.predictions}
+    kinds = {read_prediction(text).kind for text in paper.predictions}
     assert kinds == {"one", "classes", "relative"}
     untuned = [name for name in paper.policies if not name.startswith("tuned:")]
     assert len(untuned) == 6 and len(paper.policies) == 9
 
 
 def test_toml_round_trip(file: Path) -> None:
-    for settings in (load(file, GOOD), config.load(PAPER, config.JobConfig)):
-        assert load(file, config.to_toml(settings)) == settings
+    for settings in (load(file, GOOD), toml.load(PAPER, BacklogConfig)):
+        assert load(file, toml.to_toml(settings)) == settings
 
 
 @pytest.mark.parametrize(
@@ -116,7 +119,7 @@ def test_wrong_files_are_refused(file: Path, change: tuple[str, str], message: s
     ],
 )
 def test_predictions_of_a_length_of_150(text: str, expected: tuple[int, int]) -> None:
-    source = specs.interval(text).source
+    source = read_prediction(text).source
     lower, upper = source(500)(jax.random.key(0), np.full((1, 1), 150, np.int32))
     assert (int(lower[0, 0]), int(upper[0, 0])) == expected
 
@@ -128,4 +131,4 @@ def test_predictions_of_a_length_of_150(text: str, expected: tuple[int, int]) ->
 )  # fmt: skip
 def test_wrong_predictions_say_what_was_expected(text: str) -> None:
     with pytest.raises(ValueError, match="expected"):
-        specs.interval(text)
+        read_prediction(text)

@@ -14,11 +14,17 @@ import pytest
 
 import jaxsched as js
 from experiments import latency_against_n, ratio_against_width
-from jaxsched import config, frames, job, policies, store
+from jaxsched import policies
 from jaxsched.cli import main
 from jaxsched.engines import reference
 from jaxsched.report import figures
 from jaxsched.report.looks import LOOKS, METHODS, look_of
+from jaxsched.studies import frames, rows, store, toml
+from jaxsched.studies.backlog import BacklogConfig
+from jaxsched.workloads.texts import read_prediction
+from tests import oracle
+
+FIELDS = ("prompt", "output", "lower", "upper", "point")
 
 TEXT = """
 lanes = 2
@@ -40,26 +46,37 @@ def file(tmp_path: Path) -> Path:
 
 
 @pytest.fixture(scope="module")
-def finished(tmp_path_factory: pytest.TempPathFactory) -> tuple[config.JobConfig, Path]:
+def finished(tmp_path_factory: pytest.TempPathFactory) -> tuple[BacklogConfig, Path]:
     """A finished job, for the tests that only look at it."""
     folder = tmp_path_factory.mktemp("job")
     (folder / "small.toml").write_text(TEXT)
-    settings = config.load(folder / "small.toml", config.JobConfig)
-    job.run(settings, folder / "out")
+    settings = toml.load(folder / "small.toml", BacklogConfig)
+    settings.work().run(folder / "out")
     return settings, folder / "out"
+
+
+def instances(settings: BacklogConfig, n: int, prediction: str) -> js.Instance:
+    """The instances of n requests, drawn by the library."""
+    assert settings.lengths.source == "sharegpt"
+    return js.workloads.make(
+        jax.random.fold_in(jax.random.key(settings.seed), n),
+        lengths=js.workloads.embedded.sharegpt().truncated(max_output=1000),
+        intervals=read_prediction(prediction).source(settings.memory),
+        n=n, lanes=settings.lanes, memory=settings.memory,
+    )  # fmt: skip
 
 
 def interrupt_after(monkeypatch: pytest.MonkeyPatch, calls: int) -> list[str]:
     """Lets `simulate` be called so many times, then presses Ctrl-C; returns the policies run."""
     seen: list[str] = []
 
-    def simulate(instance: js.Instance, policy: js.Policy) -> js.Result:
+    def simulate(instance: js.Instance, policy: js.Policy, **more: Any) -> js.Result:
         if len(seen) == calls:
             raise KeyboardInterrupt
         seen.append(policy.name)
-        return js.simulate(instance, policy)
+        return js.simulate(instance, policy, **more)
 
-    monkeypatch.setattr(job, "simulate", simulate)
+    monkeypatch.setattr(rows, "simulate", simulate)
     return seen
 
 
@@ -79,12 +96,15 @@ def test_one_row_per_instance_prediction_and_policy(finished: Any) -> None:
 def test_rows_agree_with_the_reference(finished: Any) -> None:
     settings, folder = finished
     frame = store.read_results(folder).set_index(["n", "lane", "prediction", "policy"])
-    rules = {"h_sf": reference.h_sf(), "fcfs": reference.fcfs()}
-    rules["a_min:every_round"] = reference.a_min("every_round")
-    instance = job.draw_instances(settings, 25, "relative:0.9")
+    rules = {"h_sf": oracle.h_sf(), "fcfs": oracle.fcfs()}
+    rules["a_min:every_round"] = oracle.a_min("every_round")
+    instance = instances(settings, 25, "relative:0.9")
     for name, rule in rules.items():
-        columns = [getattr(instance, field)[1] for field in ("prompt", "output", "lower", "upper")]
-        requests = [reference.Request(*map(int, row)) for row in zip(*columns, strict=True)]
+        columns = [getattr(instance, field)[1] for field in FIELDS]
+        requests = [
+            reference.Request(*map(int, row), point=int(point))
+            for *row, point in zip(*columns, strict=True)
+        ]
         expected = reference.simulate(requests, settings.memory, rule)
         row = frame.loc[(25, 1, "relative:0.9", name)]
         for field in ("total_latency", "evictions", "wasted_tokens", "peak_memory", "rounds"):
@@ -94,7 +114,7 @@ def test_rows_agree_with_the_reference(finished: Any) -> None:
 
 def test_the_same_instances_for_every_prediction(finished: Any) -> None:
     settings, folder = finished
-    one, relative = (job.draw_instances(settings, 25, text) for text in settings.predictions)
+    one, relative = (instances(settings, 25, text) for text in settings.predictions)
     np.testing.assert_array_equal(one.output, relative.output)
     frame = store.read_results(folder)
     fcfs = frame[frame["policy"] == "fcfs"].drop(columns=[c for c in frame if "prediction" in c])
@@ -102,7 +122,7 @@ def test_the_same_instances_for_every_prediction(finished: Any) -> None:
 
 
 def test_policies_that_a_prediction_matters_to_are_found() -> None:
-    reads = {name: job.reads_predictions(policies.policy(name)) for name in policies.SHIPPED}
+    reads = {name: policies.policy(name).reads_predictions for name in policies.SHIPPED}
     none = {"h_sf", "fcfs", "svf:output", "sorted_f:output", "gsa_spec"}
     assert {name for name, yes in reads.items() if not yes} == none
 
@@ -111,7 +131,7 @@ def test_files_say_where_they_come_from(finished: Any) -> None:
     settings, folder = finished
     metadata = store.read_parquet(folder / "results.parquet")[1]
     manifest = json.loads((folder / "manifest.json").read_text())
-    assert metadata["config"] == manifest["config"] == config.to_toml(settings)
+    assert metadata["config"] == manifest["config"] == toml.to_toml(settings)
     assert json.loads(metadata["versions"]) == manifest["versions"] == store.versions()
     assert "cpu" in metadata["device"] and metadata["device"] == manifest["device"]
     part = store.read_parquet(folder / "parts" / "n25-a_min-every_round.parquet")[1]
@@ -157,12 +177,12 @@ def test_a_folder_of_other_files_is_refused(file: Path, tmp_path: Path, capsys: 
 
 def test_a_damaged_part_is_named(finished: Any, tmp_path: Path) -> None:
     settings, _ = finished
-    kept = store.open_store(tmp_path / "out", config.to_toml(settings))
-    name = job.points(settings)[0].name
+    kept = store.open_store(tmp_path / "out", toml.to_toml(settings))
+    name = settings.work().points[0].name
     kept.part(name).parent.mkdir()
     kept.part(name).write_bytes(b"PAR1 half a file")
     with pytest.raises(ValueError, match=f"{name}.parquet: .*delete it"):
-        job.run(settings, tmp_path / "out")
+        settings.work().run(tmp_path / "out")
 
 
 def test_a_failed_write_leaves_what_was_there(tmp_path: Path) -> None:
@@ -239,8 +259,8 @@ def test_a_job_that_cannot_run_is_refused_before_it_has_a_folder(
     error = capsys.readouterr().err
     assert f"{file}: n = 40, prediction 'one:1:1000': lane " in error and "memory = 900," in error
     assert not out.exists()
-    fitting = config.load(file, config.JobConfig, {"lengths.max_total": 900})
-    prompt, output = job.lengths_of(fitting.lengths).sample(jax.random.key(0), (8, 40))
+    fitting = toml.load(file, BacklogConfig, {"lengths.max_total": 900})
+    prompt, output = fitting.lengths.law.sample(jax.random.key(0), (8, 40))
     assert np.max(prompt + output) <= 900
     file.write_text(TEXT.replace("one:1:1000", "classes:100:3"))
     assert main(["run", str(file), "--out", str(out)]) == 1
@@ -271,8 +291,8 @@ def test_what_did_not_finish_is_in_no_mean_and_no_ratio() -> None:
     parts = []
     for name in ("h_sf", "a_max"):
         result = js.simulate(instance, js.policy(name), max_rounds=4)
-        bound = frames.bound_of(instance)
-        parts.append(frames.result_frame(instance, result, bound, policy=name, lane=[0, 1]))
+        measured = frames.result_columns(instance, result, frames.bound_of(instance))
+        parts.append(frames.lane_frame(measured, policy=name, lane=[0, 1]))
     table = frames.with_ratios(pd.concat(parts, ignore_index=True), ["lane"])
     assert table["status"].tolist() == ["FINISHED", "ROUND_LIMIT"] * 2
     for column in ("mean_latency", "ratio_to_bound", "ratio_to_h_sf"):

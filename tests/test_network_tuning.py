@@ -11,10 +11,10 @@ import pytest
 
 import jaxsched as js
 from jaxsched import cli
-from jaxsched import config as toml
-from jaxsched.config import LengthsConfig
 from jaxsched.policies import files as tuned
 from jaxsched.policies.network import EVICT, PROGRESS, SHAPES, WIDEST, quantize
+from jaxsched.studies import toml
+from jaxsched.studies.config import LengthsConfig
 from jaxsched.tuning import rules, search
 from jaxsched.tuning.config import DescentConfig, TuneConfig
 from jaxsched.tuning.estimators import estimator

@@ -16,15 +16,19 @@ import pytest
 
 import jaxsched as js
 from experiments import fidelity, gain_from_prediction, latency_against_rate
-from jaxsched import config, metrics, store
+from jaxsched import metrics
 from jaxsched.cli import main
 from jaxsched.engines import reference
 from jaxsched.engines.reference import Request
 from jaxsched.report import figures, plots, study_tables
-from jaxsched.serving import frames, job, streams
-from jaxsched.serving.config import ServingConfig
+from jaxsched.studies import frames, store, toml
+from jaxsched.studies.draw import Drawn
+from jaxsched.studies.run import Point
+from jaxsched.studies.serving import ServingConfig
 from jaxsched.testing.instances import random_requests
 from jaxsched.workloads import arrivals
+from jaxsched.workloads.texts import read_prediction
+from tests import oracle
 
 CLOCK = "llama2_70b_2xa100"
 SMALL = {
@@ -44,7 +48,19 @@ TRACE = "arrived_at,num_prefill_tokens,num_decode_tokens\n" + "".join(
 
 
 def small(**changes: Any) -> ServingConfig:
-    return config.from_table(ServingConfig, {**SMALL, **changes})
+    return toml.from_table(ServingConfig, {**SMALL, **changes})
+
+
+def streams(chosen: ServingConfig, prediction: str, *rates: float) -> js.Instance:
+    """The streams of a study at these rates, of lane shape [rates · lanes]."""
+    chosen = dataclasses.replace(chosen, predictions=(prediction,), rates=rates or (1.0,))
+    (simulator,) = chosen.work().simulators
+    simulator.check()
+    (call, *_) = simulator.plan.calls(0, simulator.plan.total)
+    shape = (*simulator.plan.inner, call.tile.count)
+    places = np.stack(np.unravel_index(np.arange(np.prod(shape)), shape))
+    drawn = Drawn(simulator.plan, call.tile)
+    return drawn.gather(simulator.plan.cell(call), places, True)[0]
 
 
 @pytest.fixture
@@ -98,7 +114,7 @@ def test_no_policy_is_busy_for_less_than_the_bound(name: str) -> None:
     for kind in ("wrong_intervals", "ties", "wide_memory", "long_outputs") * 4:
         requests, memory = random_requests(rng, kind, n=8)
         cap = rng.choice((None, 2, 5))
-        rule = rng.choice(list(reference.RULES.values()))
+        rule = rng.choice(list(oracle.RULES.values()))
         if rule.name.startswith("sorted_f"):
             continue  # for backlogs only
         live = [dataclasses.replace(r, arrival=rng.randint(0, 10**13)) for r in requests]
@@ -154,11 +170,11 @@ def test_the_bound_by_hand() -> None:
 
 def test_streams_differ_in_nothing_but_the_rate_and_the_prediction() -> None:
     chosen = small()
-    real, exact = (streams.draw(chosen, text) for text in chosen.predictions)
+    real, exact = (streams(chosen, text) for text in chosen.predictions)
     for name in ("prompt", "output", "arrival"):
         np.testing.assert_array_equal(getattr(real, name), getattr(exact, name))
     assert np.any(real.lower != exact.lower)
-    both = streams.at_rates(real, (0.5, 3.0))
+    both = streams(chosen, "real", 0.5, 3.0)
     assert both.lanes == (6,)
     np.testing.assert_array_equal(both.output[:3], both.output[3:])
     np.testing.assert_allclose(both.arrival[:3], real.arrival * 2)
@@ -171,7 +187,7 @@ def test_streams_of_a_trace_are_requests_in_a_row(trace: Path) -> None:
     read = js.workloads.read_trace(trace)
     fits = read.prompt + read.output <= 100
     kept = read.select(fits)
-    unit = streams.draw(chosen, "relative:0.5")
+    unit = streams(chosen, "relative:0.5")
     mean_rate = (len(kept) - 1) / (kept.arrival_seconds[-1] - kept.arrival_seconds[0])
     starts = set()
     for lane in range(3):
@@ -186,9 +202,9 @@ def test_streams_of_a_trace_are_requests_in_a_row(trace: Path) -> None:
         np.testing.assert_allclose(unit.arrival[lane], (times - times[0]) * mean_rate)
     assert len(starts) > 1 and not fits.all()
     with pytest.raises(ValueError, match="num_requests is 60; expected at most"):
-        streams.draw(dataclasses.replace(chosen, num_requests=60), "relative:0.5")
+        streams(dataclasses.replace(chosen, num_requests=60), "relative:0.5")
     with pytest.raises(ValueError, match=r"prompt \+ output is"):
-        streams.draw(dataclasses.replace(chosen, skip_too_large=False), "relative:0.5")
+        streams(dataclasses.replace(chosen, skip_too_large=False), "relative:0.5")
 
 
 BAD: dict[str, tuple[dict[str, Any], str]] = {
@@ -206,14 +222,14 @@ BAD: dict[str, tuple[dict[str, Any], str]] = {
 @pytest.mark.parametrize("name", BAD)
 def test_bad_configurations(name: str) -> None:
     changes, message = BAD[name]
-    with pytest.raises(ValueError) as caught:  # noqa: PT011 - the message is compared below
+    with pytest.raises(ValueError) as caught:
         small(**changes)
     assert message in str(caught.value)
 
 
 def test_configurations_survive_a_file() -> None:
     chosen = small(max_batch=8, trace="trace.csv")
-    again = config.from_table(ServingConfig, tomllib.loads(config.to_toml(chosen)))
+    again = toml.from_table(ServingConfig, tomllib.loads(toml.to_toml(chosen)))
     assert again == chosen
 
 
@@ -221,7 +237,7 @@ def test_configurations_survive_a_file() -> None:
 def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder in which `jaxsched run` has finished a small job."""
     folder = tmp_path_factory.mktemp("serving")
-    (folder / "small.toml").write_text(config.to_toml(small()))
+    (folder / "small.toml").write_text(toml.to_toml(small()))
     with open(folder / "printed.txt", "w") as printed, contextlib.redirect_stdout(printed):
         assert main(["run", str(folder / "small.toml"), "--out", str(folder / "out")]) == 0
     return folder / "out"
@@ -233,7 +249,11 @@ def test_the_job_is_what_simulate_and_metrics_say(finished: Path) -> None:
     assert set(table["prediction"][table["policy"] == "a_max"]) == {"real", "exact"}
     assert set(table["prediction"][table["policy"] != "a_max"]) == {"any"}
     clock = js.clocks.clock(CLOCK)
-    instance = streams.at_rates(streams.draw(chosen, "real"), [3.0])
+    instance = js.workloads.make(
+        jax.random.key(chosen.seed), lengths=js.workloads.embedded.lmsys_tokens(),
+        intervals=read_prediction("real").source(chosen.memory),
+        arrivals=arrivals.poisson_seconds(3.0), n=40, lanes=3, memory=chosen.memory,
+    )  # fmt: skip
     result = js.simulate(instance, js.a_max(), clock=clock)
     energy = js.clocks.energy(CLOCK)
     found = metrics.serving(instance, result, clock, energy=energy, ttft_limit=10.0)
@@ -250,26 +270,26 @@ def test_the_job_is_what_simulate_and_metrics_say(finished: Path) -> None:
 def test_an_interrupted_job_goes_on(finished: Path, tmp_path: Path) -> None:
     seen: list[tuple[str, bool]] = []
 
-    def stop(point: job.Point, done: bool) -> None:
+    def stop(point: Point, done: bool) -> None:
         seen.append((point.name, done))
         if len(seen) == 5:
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        job.run(small(), tmp_path / "out", stop)
+        small().work().run(tmp_path / "out", stop)
     assert seen[4] == ("a_max-real", False)
     again: list[tuple[str, bool]] = []
 
-    def note(point: job.Point, done: bool) -> None:
+    def note(point: Point, done: bool) -> None:
         again.append((point.name, done))
 
-    table = job.run(small(), tmp_path / "out", note)
+    table = small().work().run(tmp_path / "out", note)
     assert [event for event in again if not event[1]] == [
         ("a_max-real", False), ("a_max-exact", False),
     ]  # fmt: skip
     pd.testing.assert_frame_equal(table, store.read_results(finished))
     with pytest.raises(ValueError, match="another configuration"):
-        job.run(small(seed=1), tmp_path / "out")
+        small(seed=1).work().run(tmp_path / "out")
 
 
 def test_figures_and_experiments(finished: Path, capsys: Any) -> None:
@@ -282,10 +302,23 @@ def test_figures_and_experiments(finished: Path, capsys: Any) -> None:
         assert Path(path).stat().st_size > 10_000
 
 
+def test_a_metric_is_shown_because_it_is_measured(monkeypatch: pytest.MonkeyPatch) -> None:
+    @dataclasses.dataclass(frozen=True)
+    class More(metrics.Serving):
+        stalls: int
+
+    monkeypatch.setattr(study_tables, "Serving", More)
+    row = {"policy": "fcfs", "n": 4, "memory": 9, "clock": CLOCK, "offered_rate": 2.0}
+    measured = {"goodput": 0.5, "stalls": 7, "completed": 4, "unfinished": 0}
+    title, _, figures, _ = study_tables.replay(pd.DataFrame([row | measured]))
+    assert "2 req/s arrive" in title
+    assert [column.header for column in figures.columns] == ["", "good/s", "stalls"]
+
+
 @pytest.mark.parametrize("names", [("fcfs",), ("h_sf", "a_max")])
 def test_a_job_without_gains_to_tell(names: tuple[str, ...], tmp_path: Path) -> None:
     chosen = small(policies=names, rates=(0.5,), max_batch=4, clock="llama31_8b_h100")
-    table = job.run(chosen, tmp_path / "out")
+    table = chosen.work().run(tmp_path / "out")
     title, _, note = study_tables.serving_job(table)
     assert "0.5 requests/s, llama31_8b_h100" in title and "/s is the most, for long" in note
     written = plots.save_all(figures.of_serving(table), tmp_path / "figures")
@@ -313,7 +346,7 @@ def test_what_is_sustained() -> None:
     for rate, arriving in span.items():
         rows.append(row("stuck", rate, 0, arriving, "FINISHED"))
         rows.append(row("stuck", rate, 1, arriving, "ROUND_LIMIT"))
-    table = frames.summarize(pd.DataFrame(rows))
+    table = frames.summarize_serving(pd.DataFrame(rows))
     found = table.set_index(["policy", "rate"])["sustained"].to_dict()
     assert [found["fcfs", r] for r in span] == [True, True, True]
     assert [found["slow", r] for r in span] == [True, False, False]

@@ -18,13 +18,13 @@ import pandas as pd
 import pytest
 
 import jaxsched as js
-from jaxsched import config, store
 from jaxsched.cli import main
-from jaxsched.sweep import rows as rows_module
-from jaxsched.sweep import run as runs
-from jaxsched.sweep.config import SweepConfig
-from jaxsched.sweep.plan import Plan
-from jaxsched.sweep.rows import Simulator
+from jaxsched.studies import rows as rows_module
+from jaxsched.studies import run as runs
+from jaxsched.studies import store, toml
+from jaxsched.studies.plan import Plan
+from jaxsched.studies.rows import Simulator
+from jaxsched.studies.sweep import SweepConfig, open_parts, plan_of
 from tests.conftest import CACHE
 
 TEXT = """
@@ -103,7 +103,8 @@ def test_a_dry_run_says_what_it_would_take_and_leaves_nothing(
 
 KILLED_WHILE_WRITING = """
 import os, signal, sys
-from jaxsched import cli, store
+from jaxsched import cli
+from jaxsched.studies import store
 write, calls = store.pq.write_table, []
 def half(table, path, **options):
     write(table, path, **options)
@@ -190,8 +191,9 @@ def test_a_folder_that_cannot_be_made_is_an_error(file: Path, tmp_path: Path, ca
 
 def begun(file: Path, out: Path, monkeypatch: Any, stop: int = 30) -> None:
     """Leaves the first rows of a sweep in chunks of ten."""
-    plan = Plan(config.load(file, SweepConfig))
-    parts, simulator = runs.open_parts(plan, out), Simulator(plan)
+    settings = toml.load(file, SweepConfig)
+    plan = plan_of(settings)
+    parts, simulator = open_parts(settings, plan, out), Simulator(plan)
     for start in range(0, stop, 10):
         parts.write(start, start + 10, simulator.table(start, start + 10))
 
@@ -266,8 +268,9 @@ def test_parts_that_do_not_belong_are_refused(
 def test_parts_that_overlap_are_not_doubled(
     file: Path, tmp_path: Path, monkeypatch: Any, expected: Any
 ) -> None:
-    plan = Plan(config.load(file, SweepConfig))
-    parts, simulator = runs.open_parts(plan, tmp_path / "out"), Simulator(plan)
+    settings = toml.load(file, SweepConfig)
+    plan = plan_of(settings)
+    parts, simulator = open_parts(settings, plan, tmp_path / "out"), Simulator(plan)
     for start, stop in ((0, 20), (5, 15), (12, 30)):
         parts.write(start, stop, simulator.table(start, stop))
     assert main(command(file, tmp_path / "out")) == 0
@@ -287,9 +290,9 @@ def test_files_say_where_they_come_from(file: Path, tmp_path: Path, monkeypatch:
     part = tmp_path / "out" / "parts" / "000000000010-000000000020.parquet"
     metadata = store.read_parquet(part)[1]
     assert metadata["config"] == manifest["config"]
-    again = config.from_table(SweepConfig, tomllib.loads(metadata["config"]))
+    again = toml.from_table(SweepConfig, tomllib.loads(metadata["config"]))
     # What the file leaves out is there as it was taken.
-    assert Plan(config.load(file, SweepConfig)).axes.values == Plan(again).axes.values
+    assert toml.load(file, SweepConfig).values().titles == again.values().titles
     assert again.seeds
     assert json.loads(metadata["versions"]) == store.versions()
     assert "cpu" in metadata["device"] and "seeds = [0, 1]" in metadata["config"]

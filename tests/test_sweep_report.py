@@ -15,7 +15,8 @@ from jaxsched.cli import main
 from jaxsched.report import plots, sweep_page
 from jaxsched.report.sweep_figures import drawings, front
 from jaxsched.report.sweep_view import AXIS_LOOKS, SweepView
-from jaxsched.sweep import reading
+from jaxsched.studies import axes
+from jaxsched.studies import sweep as sweeps
 
 TEXT = """
 lanes = 6
@@ -150,7 +151,7 @@ def test_the_page_needs_nothing_else(tmp_path: Path, capsys: Any) -> None:
     assert page.count("<table>") == page.count("</table>") == 2 and "a <sweep>" not in page
     sweep = SweepView(js.read_sweep(folder))
     drawn = sweep_page.laid_out(drawings(sweep))
-    again = sweep_page.page(folder, reading.manifest(folder), sweep, drawn)
+    again = sweep_page.page(folder, sweeps.manifest(folder), sweep, drawn)
     assert again == page
 
 
@@ -160,7 +161,7 @@ def test_what_is_not_finished_is_reported_as_such(
     out = tmp_path / "out"
     out.mkdir()
     (out / "manifest.json").write_text((folder / "manifest.json").read_text())
-    parts = reading.open_parts(out)
+    parts = sweeps.kept_parts(out)
     parts.write(0, 100, js.read_sweep(folder).drop(columns="ratio_to_h_sf").iloc[:100])
     monkeypatch.setattr(plots, "save", lambda figure, stem: stem)
     assert main(["report", str(out)]) == 0
@@ -182,13 +183,15 @@ def test_values_are_said_in_words() -> None:
     assert AXIS_LOOKS["arrivals"].said("poisson:2") == "poisson:2"
 
 
-def test_an_axis_without_a_look_of_its_own(sweep: SweepView) -> None:
+def test_an_axis_without_a_look_of_its_own(sweep: SweepView, monkeypatch: Any) -> None:
+    cores = axes.Axis("cores", "cores", axes.CALL, least=1, label="cores of the worker")
+    monkeypatch.setitem(axes.AXES, "cores", cores)
     frame = sweep.frame.drop(columns=["width", "wasted"])
     more = [frame.assign(mean_latency=frame["mean_latency"] * cores) for cores in (1, 2)]
-    for cores, part in enumerate(more, 1):
-        part.insert(2, "worker_cores", cores)
+    for number, part in enumerate(more, 1):
+        part.insert(2, "cores", number)
     view = SweepView(pd.concat(more))
-    assert [axis.column for axis in view.varying()][:2] == ["prediction", "worker_cores"]
+    assert [axis.column for axis in view.varying()][:2] == ["prediction", "cores"]
     drawn = {one.name: one for one in drawings(view)}
-    assert drawn["heat_map_width_worker_cores"].figure.get_supylabel() == "worker cores"
-    assert "worker cores = 1, " in drawn["latency_against_n"].caption
+    assert drawn["heat_map_width_cores"].figure.get_supylabel() == "cores of the worker"
+    assert "cores = 1, " in drawn["latency_against_n"].caption

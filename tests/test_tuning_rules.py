@@ -10,9 +10,13 @@ import numpy as np
 import pytest
 
 import jaxsched as js
-from jaxsched import cli, config, job, specs
+from jaxsched import cli
 from jaxsched.policies import files as tuned
+from jaxsched.studies import toml
+from jaxsched.studies.backlog import BacklogConfig
+from jaxsched.studies.config import different_policies
 from jaxsched.testing import check_policy
+from jaxsched.workloads.texts import EMBEDDED, read_prediction
 from tests.small_tuning import TRACE
 
 NAMES = (
@@ -44,9 +48,9 @@ def test_a_shipped_rule_beats_a_min_where_it_was_tuned(name: str) -> None:
 def home(rule: tuned.RuleFile, prediction: str) -> js.Instance:
     """Instances like those that a rule was tuned on."""
     lengths, _, longest = rule.origin.lengths.partition(", outputs up to ")
-    law = specs.LENGTHS[lengths]().truncated(max_output=int(longest) if longest else None)
+    law = EMBEDDED[lengths]().truncated(max_output=int(longest) if longest else None)
     return js.workloads.make(
-        jax.random.key(77), lengths=law, intervals=specs.interval(prediction).source(16_492),
+        jax.random.key(77), lengths=law, intervals=read_prediction(prediction).source(16_492),
         n=1000, memory=16_492, lanes=4,
     )  # fmt: skip
 
@@ -95,9 +99,8 @@ def test_wrong_names_are_answered_with_the_right_ones(tmp_path: Path) -> None:
 
 
 def test_a_hand_written_rule_needs_only_its_numbers(tmp_path: Path) -> None:
-    numbers = {name: 0.0 for name in dataclasses.asdict(tuned.read_rule(
-        ROOT / "configs" / "tuned" / "lmsys_one.toml").params)}  # fmt: skip
-    text = config.to_toml(tuned.RuleFile(tuned.Numbers(**numbers | {"admit_prompt": 1.0})))
+    numbers = dict.fromkeys(dataclasses.asdict(tuned.read_rule(ROOT / "configs" / "tuned" / "lmsys_one.toml").params), 0.0)  # fmt: skip
+    text = toml.to_toml(tuned.RuleFile(tuned.Numbers(**numbers | {"admit_prompt": 1.0})))
     (tmp_path / "plain.toml").write_text(text)
     policy = js.load_policy(tmp_path / "plain.toml")
     expected = js.FamilyParams(**numbers | {"admit_prompt": 1.0})
@@ -108,7 +111,8 @@ def test_a_changed_file_is_simulated_again(tmp_path: Path) -> None:
     path, names = tmp_path / "mine.toml", []
     for text in (RULE, RULE.replace("reserve_floor = 1.0", "reserve_floor = 9.0")):
         path.write_text(text)
-        names.append(job.Point(10, js.load_policy(path)).name)
+        study = BacklogConfig(2, 9000, (10,), (f"tuned:{path}",), ("exact",))
+        names.append(study.work().points[0].name)
     assert names[0].startswith("n10-tuned-mine-")
     assert names[0] != names[1]
 
@@ -129,4 +133,4 @@ def test_two_files_of_one_name_are_told_apart_from_one_file(tmp_path: Path) -> N
         (tmp_path / folder / "mine.toml").write_text(RULE)
     names = tuple(f"tuned:{tmp_path / folder / 'mine.toml'}" for folder in ("a", "b"))
     with pytest.raises(ValueError, match="are both called 'tuned:mine'; expected different ones"):
-        config.different_policies(names)
+        different_policies(names)

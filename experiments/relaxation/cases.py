@@ -9,10 +9,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 import jaxsched as js
-from jaxsched import specs, workloads
+from jaxsched import workloads
 from jaxsched.policies.files import RULES, read_rule
 from jaxsched.tuning.config import TuneConfig
 from jaxsched.tuning.space import Space
+from jaxsched.workloads.texts import EMBEDDED, read_prediction
 
 SPACE = Space(TuneConfig.free)
 """The coordinates that `jaxsched tune` searches."""
@@ -27,7 +28,7 @@ class Workload:
 
     Attributes:
       name: In tables and figures.
-      source: A name in `jaxsched.specs.LENGTHS`.
+      source: A name in `jaxsched.workloads.texts.EMBEDDED`.
       longest: Output, in tokens; `None` for no limit but the memory.
       prediction: Its specification.
       tuned: A shipped rule for such predictions.
@@ -41,11 +42,11 @@ class Workload:
 
     def draw(self, lanes: int, seed: int, n: int = 128, memory: int = 4096) -> js.Instance:
         """Instances; memory is of the lanes' shape, too."""
-        lengths = specs.LENGTHS[self.source]()
+        lengths = EMBEDDED[self.source]()
         return workloads.make(
             jax.random.key(seed),
             lengths=lengths.truncated(max_output=self.longest, max_total=memory),
-            intervals=specs.interval(self.prediction).source(memory),
+            intervals=read_prediction(self.prediction).source(memory),
             n=n,
             memory=np.full(lanes, memory),
             lanes=lanes,

@@ -5,37 +5,37 @@ from __future__ import annotations
 import inspect
 import textwrap
 from collections.abc import Iterable
-from types import ModuleType
 
-import jaxsched
-from jaxsched import clocks, specs
-from jaxsched.policies import files, names
-from jaxsched.workloads import traces
+import jaxsched as js
+from jaxsched import clocks
+from jaxsched.policies import files, names, own
+from jaxsched.workloads import texts, traces
 
 WIDTH = 98
 
 
 def policies() -> str:
-    """Every name of a policy, with the first line of its function's docstring."""
-    known = [*names.SHIPPED, *(f"{name}=NUMBER" for name in names.NUMBERED)]
+    """Every text that names a policy, with the first line of what makes the policy."""
+    own_head = own.USAGE.partition(":")[0]
+    makers = {**names.SHIPPED, names.FAMILY: js.a_min_family, "tuned": files, own_head: own}
     groups: dict[str, list[str]] = {}
-    for name in known:
-        groups.setdefault(name.partition(":")[0], []).append(name)
+    for text in names.usage():
+        groups.setdefault(text.partition(":")[0], []).append(text)
     lines = ["policies:"]
     for head, group in groups.items():
-        lines += _entry(group, _first_line(getattr(jaxsched, head)))
-    shipped = f"a rule found by jaxsched tune: shipped ones ({', '.join(files.names())}), or yours"
-    return "\n".join([*lines, *_entry(["tuned:NAME", "tuned:FILE.toml"], shipped)]) + "\n"
+        lines += _entry(group, _first_line(makers.get(head) or makers[group[0]]))
+    shipped = textwrap.wrap(f"Shipped tuned rules: {', '.join(files.names())}.", WIDTH)
+    return "\n".join([*lines, *shipped]) + "\n"
 
 
 def predictions() -> str:
     """The text forms of predictions."""
-    return f"predictions (--interval):\n{_forms(specs, 'Predictions:')}\n"
+    return "\n".join(["predictions (--interval):", *texts.help_lines(texts.PREDICTIONS)]) + "\n"
 
 
 def arrivals() -> str:
     """The text forms of arrivals of a trace."""
-    return f"arrivals (--arrivals):\n{_forms(specs, 'Arrivals of a trace:')}\n"
+    return "\n".join(["arrivals (--arrivals):", *texts.help_lines(texts.ARRIVALS)]) + "\n"
 
 
 def clock_names() -> str:
@@ -64,10 +64,5 @@ def _wrapped(title: str, words: Iterable[str]) -> list[str]:
 
 
 def _first_line(function: object) -> str:
+    function = getattr(function, "func", function)  # of a partial one
     return (inspect.getdoc(function) or "").partition("\n")[0]
-
-
-def _forms(module: ModuleType, title: str) -> str:
-    """The paragraph of a module's docstring after a title: its text forms and what they mean."""
-    _, _, after = (module.__doc__ or "").partition(f"{title}\n\n")
-    return textwrap.indent(textwrap.dedent(after.partition("\n\n")[0]), "  ")

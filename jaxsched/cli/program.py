@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import importlib
 import logging
 import os
-import platform
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -57,16 +57,11 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def version_text() -> str:
     """Versions and devices, as `jaxsched --version` prints them."""
-    import jax
-    import jaxlib
-    import numpy
+    from jaxsched.studies import store
 
-    from jaxsched import store
-
-    return (
-        f"jaxsched {__version__} (jax {jax.__version__}, jaxlib {jaxlib.__version__}, "
-        f"numpy {numpy.__version__}, Python {platform.python_version()}; {store.device()})"
-    )
+    found = store.versions()
+    others = ", ".join(f"{name} {found[name]}" for name in ("jax", "jaxlib", "numpy"))
+    return f"jaxsched {__version__} ({others}, Python {found['python']}; {store.device()})"
 
 
 class _Version(argparse.Action):
@@ -97,13 +92,13 @@ def _prepare_jax() -> None:
     import jax
 
     logging.getLogger("jax").setLevel(logging.ERROR)
-    if jax.config.jax_compilation_cache_dir is None:
+    config: Any = jax.config  # which makes its attributes as it goes
+    if config.jax_compilation_cache_dir is None:
         _keep_programs(Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"))
-    if jax.config.jax_num_cpu_devices < 0 and "device_count" not in os.environ.get("XLA_FLAGS", ""):
-        try:
+    if config.jax_num_cpu_devices < 0 and "device_count" not in os.environ.get("XLA_FLAGS", ""):
+        # Where JAX has started already, someone calls `main` from a program of their own.
+        with contextlib.suppress(RuntimeError):
             jax.config.update("jax_num_cpu_devices", _cores())
-        except RuntimeError:
-            pass  # JAX has started already: someone calls `main` from a program of their own.
 
 
 def _keep_programs(caches: Path) -> None:

@@ -25,8 +25,10 @@ def replaced(args: argparse.Namespace, **keys: str) -> dict[str, Any]:
 
 
 @contextmanager
-def kept_in(console: Console, folder: Path, what: str = "what is finished is") -> Iterator[None]:
-    """Says how to go on after an interruption, and of a full disk where."""
+def kept_in(
+    folder: Path, console: Console, config: Path | None = None, what: str = "what is finished is"
+) -> Iterator[None]:
+    """Says how to go on after an interruption, and of errors in which folder or file they are."""
     kept = f"kept in {folder}; run the same command again to go on"
     try:
         yield
@@ -35,16 +37,9 @@ def kept_in(console: Console, folder: Path, what: str = "what is finished is") -
         raise OSError(f"{where}{error}; {what.rpartition(', ')[2]} {kept}") from None
     except (KeyboardInterrupt, RuntimeError, ValueError) as error:
         # Where Ctrl-C falls into a callback, XLA makes an error of its own of it.
-        if not isinstance(error, KeyboardInterrupt) and "KeyboardInterrupt" not in str(error):
-            raise
-        say(console, f"{what} {kept}")
-        raise KeyboardInterrupt from None
-
-
-@contextmanager
-def named(config: Path) -> Iterator[None]:
-    """Puts the name of the configuration file before errors about what is in it."""
-    try:
-        yield
-    except ValueError as error:
-        raise ValueError(f"{config}: {error}") from None
+        if isinstance(error, KeyboardInterrupt) or "KeyboardInterrupt" in str(error):
+            say(console, f"{what} {kept}")
+            raise KeyboardInterrupt from None
+        if isinstance(error, ValueError) and config is not None:
+            raise ValueError(f"{config}: {error}") from None
+        raise

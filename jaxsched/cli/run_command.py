@@ -3,65 +3,40 @@
 from __future__ import annotations
 
 import argparse
-import dataclasses
-from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 from rich.console import Console
 
-from jaxsched import config, job
-from jaxsched.cli.resume import folder_of, kept_in, named, replaced
+from jaxsched.cli.resume import folder_of, kept_in, replaced
 from jaxsched.report import figures, plots, study_tables
-from jaxsched.report.plots import Drawing
 from jaxsched.report.terminal import console, progress_bar, say
-from jaxsched.serving import config as serving_config
-from jaxsched.serving import job as serving_job
-
-
-@dataclasses.dataclass(frozen=True)
-class Kind:
-    """A kind of study that a configuration file can describe.
-
-    Attributes:
-      config: Its dataclass.
-      points: configuration -> the parts that it is made of.
-      run: (configuration, folder, called before and after each point) -> its table.
-      printed: table -> what is printed.
-      figures: table -> what is drawn.
-    """
-
-    config: type[Any]
-    points: Callable[[Any], Sequence[Any]]
-    run: Callable[[Any, Path, Callable[[Any, bool], Any]], pd.DataFrame]
-    printed: Callable[[pd.DataFrame], study_tables.Printed]
-    figures: Callable[[pd.DataFrame], Iterator[Drawing]]
-
+from jaxsched.studies import serving, toml
+from jaxsched.studies.backlog import BacklogConfig
+from jaxsched.studies.run import Point
 
 KINDS = {
-    "backlog": Kind(
-        config.JobConfig, job.points, job.run, study_tables.backlog, figures.of_backlog
-    ),
-    serving_config.JOB: Kind(
-        serving_config.ServingConfig, serving_job.points, serving_job.run,
-        study_tables.serving_job, figures.of_serving,
-    ),
-}  # fmt: skip
-"""Kinds of studies; a file without the key `job` describes a backlog."""
+    "backlog": (BacklogConfig, study_tables.backlog, figures.of_backlog),
+    serving.JOB: (serving.ServingConfig, study_tables.serving_job, figures.of_serving),
+}
+"""Kinds of studies: configuration, what is printed of its table, and what is drawn.
+
+A file without the key `job` describes a backlog.
+"""
 
 
 def run(args: argparse.Namespace) -> None:
     """Runs what is left of the study, prints its table and draws its figures."""
-    kind = KINDS[config.job_of(args.config, KINDS)]
+    config, printed, drawings = KINDS[toml.job_of(args.config, KINDS)]
     keys = replaced(args, lanes="lanes", seed="seed", policies="policies")
-    settings = config.load(args.config, kind.config, keys)
+    settings: Any = toml.load(args.config, config, keys)
     folder, out = folder_of(args), console()
-    with named(args.config), kept_in(out, folder):
-        frame = _run_with_progress(kind, settings, folder, out)
-    out.print(*kind.printed(frame), sep="\n")
+    with kept_in(folder, out, args.config):
+        frame = _run_with_progress(settings, folder, out)
+    out.print(*printed(frame), sep="\n")
     say(out, f"results: {folder / 'results.parquet'} ({len(frame):,} rows)")
-    drawn = list(kind.figures(frame))
+    drawn = list(drawings(frame))
     for path in plots.save_all(drawn, folder / "figures"):
         say(out, f"figure:  {path} (and .pdf)")
     for one in drawn:
@@ -69,13 +44,13 @@ def run(args: argparse.Namespace) -> None:
             say(out, f"figure:  no {one.name}, since {one.caption}")
 
 
-def _run_with_progress(kind: Kind, settings: Any, folder: Path, out: Console) -> pd.DataFrame:
+def _run_with_progress(settings: Any, folder: Path, out: Console) -> pd.DataFrame:
     with progress_bar(out) as bar:
-        total = sum(point.cost(settings) for point in kind.points(settings))
-        task = bar.add_task("", total=total)
+        work = settings.work()
+        task = bar.add_task("", total=sum(point.requests for point in work.points))
 
-        def on_point(point: Any, finished: bool) -> None:
+        def on_point(point: Point, finished: bool) -> None:
             bar.update(task, description=point.label)
-            bar.advance(task, point.cost(settings) if finished else 0)
+            bar.advance(task, point.requests if finished else 0)
 
-        return kind.run(settings, folder, on_point)
+        return work.run(folder, on_point)

@@ -8,9 +8,10 @@ from collections.abc import Iterator
 
 import pandas as pd
 
-from jaxsched import config, frames, replay, store
 from jaxsched.report import study_tables
 from jaxsched.report.terminal import console, say
+from jaxsched.studies import frames, replay, store, toml
+from jaxsched.studies.config import digest
 
 
 def run(args: argparse.Namespace) -> None:
@@ -22,7 +23,7 @@ def run(args: argparse.Namespace) -> None:
     with out.status("reading the trace") as status:
         loaded = replay.load(settings)
         # Not earlier: a trace that is refused should leave no folder behind.
-        kept = store.open_store(args.out, config.to_toml(settings)) if args.out else None
+        kept = store.open_store(args.out, settings.text()) if args.out else None
         done = list(replay.run(settings, loaded, lambda name: status.update(f"simulating {name}")))
     rows, requests = (pd.concat(parts, ignore_index=True) for parts in zip(*done, strict=True))
     if settings.clock is None:
@@ -41,8 +42,8 @@ def _settings(args: argparse.Namespace) -> replay.ReplayConfig:
     given = {key: value for key, value in vars(args).items() if value is not None}
     names = [field.name for field in dataclasses.fields(replay.ReplayConfig)]
     options = {name: given[name] for name in names if name in given}
-    options |= {"trace": str(args.trace), "sha256": replay.digest(args.trace)}
-    return config.from_table(replay.ReplayConfig, options)
+    options |= {"trace": str(args.trace), "sha256": digest(args.trace)}
+    return toml.from_table(replay.ReplayConfig, options)
 
 
 def _notes(loaded: replay.Loaded) -> Iterator[str]:

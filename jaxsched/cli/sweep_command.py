@@ -8,37 +8,40 @@ import time
 
 from rich.console import Console
 
-from jaxsched import config, store
 from jaxsched.cli.resume import folder_of, kept_in, replaced
 from jaxsched.report.formats import duration, size
 from jaxsched.report.terminal import console, progress_bar, say
-from jaxsched.sweep import run as runs
-from jaxsched.sweep.config import SweepConfig
-from jaxsched.sweep.distributed import Processes, start
-from jaxsched.sweep.estimate import Estimate, estimate
-from jaxsched.sweep.plan import Plan, Range
-from jaxsched.sweep.rows import Simulator
+from jaxsched.studies import run as runs
+from jaxsched.studies import store, toml
+from jaxsched.studies.estimate import estimate
+from jaxsched.studies.parts import Parts
+from jaxsched.studies.plan import Plan, Range
+from jaxsched.studies.rows import Simulator
+from jaxsched.studies.run import Processes, join_processes
+from jaxsched.studies.sweep import SweepConfig, open_parts, plan_of
 
 
 def run(args: argparse.Namespace) -> None:
     """Announces what there is to do, does it, and makes the table."""
     processes = Processes()
     if args.distributed or args.coordinator or args.num_processes:
-        processes = start(args.coordinator, args.num_processes, args.process_id)
+        processes = join_processes(args.coordinator, args.num_processes, args.process_id)
     out = console()
     out.quiet = not processes.first
-    plan = Plan(config.load(args.config, SweepConfig, replaced(args, policies="policies")))
+    settings = toml.load(args.config, SweepConfig, replaced(args, policies="policies"))
+    plan = plan_of(settings)
     work = _Work(out, Simulator(plan, args.engine, args.chunk), processes, args.chunk)
     folder, share = folder_of(args), plan.share(processes.index, processes.count)
     if args.dry_run:
         work.announce(share, share)
         return
-    parts = runs.open_parts(plan, folder)
+    parts = open_parts(settings, plan, folder)
     what = "the current chunk is dropped, finished chunks are"
-    with runs.alone(folder, processes), kept_in(out, folder, what):
+    with runs.alone(folder, processes), kept_in(folder, out, what=what):
         ranges = parts.missing(share)
         if ranges:
-            work.simulate(parts, ranges, work.announce(share, ranges))
+            work.announce(share, ranges)
+            work.simulate(parts, ranges)
         work.finish(parts)
 
 
@@ -51,7 +54,7 @@ class _Work:
     processes: Processes
     chunk: int | None
 
-    def announce(self, share: list[Range], ranges: list[Range]) -> Estimate:
+    def announce(self, share: list[Range], ranges: list[Range]) -> None:
         """Says what there is to do and what it is expected to take."""
         plan = self.simulator.plan
         self._say("", f"{plan.total:,} simulations: {_axes(plan)}")
@@ -74,9 +77,8 @@ class _Work:
         self._say("compiles:", f"{programs}{more}")
         for text in sorted(set(guess.programs)):
             self._say(" ", text)
-        return guess
 
-    def simulate(self, parts: runs.Parts, ranges: list[Range], guess: Estimate) -> None:
+    def simulate(self, parts: Parts, ranges: list[Range]) -> None:
         """Simulates with a progress bar."""
         rows = sum(stop - start for start, stop in ranges)
         began = time.perf_counter()
@@ -88,11 +90,11 @@ class _Work:
                 done = bar.tasks[0].completed
                 bar.update(task, rate=f"{done / (time.perf_counter() - began):,.0f}/s")
 
-            runs.run(self.simulator, parts, ranges, guess, chunk=self.chunk, on_rows=on_rows)
+            runs.run_rows(self.simulator, parts, ranges, chunk=self.chunk, on_rows=on_rows)
         spent = time.perf_counter() - began
         self._say("", f"{rows:,} simulations in {duration(spent)}, {rows / spent:,.0f} a second")
 
-    def finish(self, parts: runs.Parts) -> None:
+    def finish(self, parts: Parts) -> None:
         """Makes the table.
 
         Raises:
@@ -117,6 +119,6 @@ class _Work:
 
 def _axes(plan: Plan) -> str:
     """The sizes of the axes that have several values."""
-    sizes = {**plan.sizes, "lanes": plan.config.lanes}
+    sizes = {**plan.sizes, "lanes": plan.study.lanes}
     texts = [f"{size:,} {name.replace('_', ' ')}" for name, size in sizes.items() if size > 1]
     return " × ".join(texts) or "one of everything"

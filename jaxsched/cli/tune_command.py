@@ -9,12 +9,12 @@ from pathlib import Path
 
 from rich.console import Console
 
-from jaxsched import config as toml
-from jaxsched import replay
-from jaxsched.cli.resume import folder_of, kept_in, named, replaced
+from jaxsched.cli.resume import folder_of, kept_in, replaced
 from jaxsched.report import figures, plots, study_tables
 from jaxsched.report.formats import count
 from jaxsched.report.terminal import console, progress_bar, say
+from jaxsched.studies import toml
+from jaxsched.studies.config import digest
 from jaxsched.tuning import search
 from jaxsched.tuning.config import TuneConfig
 from jaxsched.tuning.loop import Progress
@@ -27,7 +27,7 @@ def run(args: argparse.Namespace) -> None:
     """Runs what is left of the tuning, prints its table and draws its figure."""
     settings = _settings(args)
     folder, out = folder_of(args), console()
-    with named(args.config), kept_in(out, folder, "what is done is"):
+    with kept_in(folder, out, args.config, "what is done is"):
         with out.status("drawing the instances"):
             problem = Problem(settings)
         outcome = _run_with_progress(settings, problem, folder, out)
@@ -50,13 +50,13 @@ def _settings(args: argparse.Namespace) -> TuneConfig:
     settings = toml.load(args.config, TuneConfig, keys)
     if settings.trace is None:
         return settings
-    digest = replay.digest(Path(settings.trace.path))
-    if settings.trace.sha256 not in ("", digest):
+    found = digest(settings.trace.path)
+    if settings.trace.sha256 not in ("", found):
         raise ValueError(
-            f"{args.config}: trace.sha256: got {settings.trace.sha256!r}; expected {digest!r}, "
+            f"{args.config}: trace.sha256: got {settings.trace.sha256!r}; expected {found!r}, "
             f"that of {settings.trace.path}"
         )
-    return dataclasses.replace(settings, trace=dataclasses.replace(settings.trace, sha256=digest))
+    return dataclasses.replace(settings, trace=dataclasses.replace(settings.trace, sha256=found))
 
 
 def _run_with_progress(

@@ -42,7 +42,7 @@ def where(condition: Any, yes: Any, no: Any) -> Any:
 
 
 def shift(value: Any, bits: Any) -> Any:
-    """value / 2^bits; `bits` may be negative."""
+    """Value / 2^bits; `bits` may be negative."""
     if _plain(value, bits):
         return value >> bits if bits >= 0 else value << -bits
     if _real(value):
@@ -53,7 +53,7 @@ def shift(value: Any, bits: Any) -> Any:
 
 
 def over(value: Any, by: Any) -> Any:
-    """value / by; of whole numbers, `by` is at least 1."""
+    """Value / by; of whole numbers, `by` is at least 1."""
     return value / by if _real(value, by) else value // by
 
 
@@ -85,7 +85,7 @@ def whole_log2(value: jax.Array, bits: Any) -> jax.Array:
 
 
 def stretch(value: Any, octaves: Any) -> Any:
-    """value 2^octaves; octaves in units of 1/1024, up to ±16, linear between whole ones."""
+    """Value 2^octaves; octaves in units of 1/1024, up to ±16, linear between whole ones."""
     octaves = most(-(2**14), least(octaves, 2**14))
     if _real(value, octaves):
         whole = lax.stop_gradient(jnp.floor(octaves / 1024))

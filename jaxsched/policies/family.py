@@ -21,10 +21,10 @@ from __future__ import annotations
 
 from typing import Any
 
-import chex
 import jax.numpy as jnp
 from jax import lax
 
+from jaxsched.arrays import Pytree
 from jaxsched.policies.arithmetic import least, memory_time, most, over, shift
 from jaxsched.policies.fixed_point import fixed_point, module_of
 from jaxsched.policies.interface import Policy
@@ -34,8 +34,7 @@ UNIT = 1024
 """Fixed-point units in 1; `reserve_floor` counts whole tokens."""
 
 
-@chex.dataclass(frozen=True, mappable_dataclass=False)
-class FamilyParams:
+class FamilyParams(Pytree):
     """The ten numbers of a rule, each of shape [] and traced; the defaults are A_min, literally.
 
     Values outside the range given are brought to its nearest end, and rounded to 1/1024.

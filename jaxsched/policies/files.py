@@ -188,6 +188,4 @@ def read_rule(path: str | os.PathLike[str]) -> RuleFile:
       ValueError: If it is not a rule; the text names the key.
       OSError: If it cannot be read.
     """
-    from jaxsched import config  # noqa: PLC0415 - it builds on policies
-
-    return config.load(path, RuleFile)
+    return toml.load(path, RuleFile)

@@ -37,10 +37,10 @@ from __future__ import annotations
 import dataclasses
 from typing import Any
 
-import chex
 import jax.numpy as jnp
 import numpy as np
 
+from jaxsched.arrays import Pytree
 from jaxsched.policies.arithmetic import least, log2, most, shift, stretch
 from jaxsched.policies.fixed_point import fixed_point, module_of
 from jaxsched.policies.interface import Policy
@@ -79,8 +79,7 @@ def _zeros(name: str) -> Any:
     return dataclasses.field(default_factory=lambda: np.zeros(SHAPES[name], np.float32))
 
 
-@chex.dataclass(frozen=True, mappable_dataclass=False)
-class NetworkParams:
+class NetworkParams(Pytree):
     """The weights of a network, traced; the defaults are A_min, refined on eviction.
 
     Values beyond ±8 are brought to the nearest end, and rounded to 1/1024. Heads are in the order
@@ -125,10 +124,10 @@ def a_min_network(params: NetworkParams | None = None) -> Policy:
 
 
 def quantize(params: NetworkParams) -> Any:
-    """The weights in fixed point, int32 of shape [360]: head by head its linear weights, then for
-    every unit those that lead to it and the one that leads on.
+    """The weights in fixed point, int32 of shape [360].
 
-    From numpy's float32 if they are concrete, so that traced and concrete numbers agree.
+    Head by head its linear weights, then for every unit those that lead to it and the one that
+    leads on. From numpy's float32 if they are concrete, so that traced and concrete numbers agree.
 
     Raises:
       ValueError: If a field has another shape (use `jax.vmap`), or is concrete and holds a NaN.

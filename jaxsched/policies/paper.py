@@ -9,11 +9,9 @@ import dataclasses
 from typing import Any
 
 import jax
-import jax.numpy as jnp
-import numpy as np
 
 from jaxsched.policies.arithmetic import least, memory_time, shift
-from jaxsched.policies.fixed_point import fixed_point
+from jaxsched.policies.fixed_point import fixed_point, module_of
 from jaxsched.policies.interface import Policy, ViewFunction, larger
 from jaxsched.policies.view import View
 
@@ -115,14 +113,14 @@ def fcfs(watermark: Any = 0.0) -> Policy:
         refine=keep,
         evict_largest=True,
     )
-    module, name = jnp, "fcfs:watermark"
+    name = "fcfs:watermark"
     if not isinstance(watermark, jax.core.Tracer):
         if not 0 <= watermark <= 1:
             raise ValueError(f"fcfs: watermark is {watermark}; expected 0 to 1")
         if watermark == 0:
             return plain
-        module, name = np, f"{name}={watermark:g}"
-    share = fixed_point("watermark", watermark, (), (0, 1), 1024, module)
+        name = f"{name}={watermark:g}"
+    share = fixed_point("watermark", watermark, (), (0, 1), 1024, module_of(watermark))
     return dataclasses.replace(plain, name=name, headroom=share_of_memory, limit=1024, params=share)
 
 

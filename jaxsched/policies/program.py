@@ -356,8 +356,9 @@ def _apply(build: _Builder, eqn: Any, args: list[Places]) -> list[Places]:
         inner = params["jaxpr"] if "jaxpr" in params else params["call_jaxpr"]
         if params.get("name") in NAMED and np.shape(args[0]) == ():
             return [each(NAMED[params["name"]], *args)]
-        closed = (inner.jaxpr, inner.consts) if hasattr(inner, "consts") else (inner, ())
-        return _run(build, *closed, args)
+        if hasattr(inner, "consts"):
+            return _run(build, inner.jaxpr, inner.consts, args)
+        return _run(build, inner, (), args)
     if name in ELEMENTWISE:
         return [each(ELEMENTWISE[name], *args)]
     if name == "select_n":

@@ -9,13 +9,14 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import FixedLocator
 
-from jaxsched import frames, specs
 from jaxsched.report import plots
 from jaxsched.report.formats import percent
 from jaxsched.report.looks import BOUND, FAINT, LINES, Look, in_house_style, look_of
 from jaxsched.report.plots import Drawing
-from jaxsched.serving import frames as serving
-from jaxsched.serving.job import ANY
+from jaxsched.studies.axes import YARDSTICK
+from jaxsched.studies.frames import SERVING_YARDSTICK, summarize, summarize_serving
+from jaxsched.studies.serving import ANY
+from jaxsched.workloads.texts import read_prediction
 
 LATENCIES = {
     "mean_ttft": "mean TTFT (s)",
@@ -43,14 +44,14 @@ def latency_against_n(frame: pd.DataFrame) -> Figure:
     The figure of arXiv 2508.14544, with a logarithmic axis of latency, 95 % confidence bands and
     the proved lower bound.
     """
-    table = frames.summarize(frame, ["prediction", "policy", "n"])
+    table = summarize(frame, ["prediction", "policy", "n"])
     predictions = list(dict.fromkeys(table["prediction"]))
     figure, grid = plots.panels(
         len(predictions), 4, (2.35, 2.1), (0, 0.9), least=4.5, sharex=True, sharey=True
     )
     for axes, prediction in zip(grid, predictions, strict=True):
         panel = table[table["prediction"] == prediction]
-        axes.set_title(specs.interval(prediction).label)
+        axes.set_title(read_prediction(prediction).label)
         plots.draw_policies(axes, panel, "n", "mean_latency")
         bound = panel.drop_duplicates("n").sort_values("n")
         axes.plot(
@@ -70,7 +71,7 @@ def why_no_ratio(frame: pd.DataFrame) -> str | None:
     if chosen.empty:
         return 'there is no prediction "relative:x"'
     if chosen["ratio_to_h_sf"].isna().all():
-        return f"there is no finished {frames.YARDSTICK} to compare with"
+        return f"there is no finished {YARDSTICK} to compare with"
     return None
 
 
@@ -87,7 +88,7 @@ def ratio_against_width(frame: pd.DataFrame) -> Figure:
         raise ValueError(f"nothing to draw: {reason}")
     n = frame["n"].max()
     chosen = frame[(frame["prediction_kind"] == "relative") & (frame["n"] == n)]
-    table = frames.summarize(chosen, ["prediction_parameter", "policy"])
+    table = summarize(chosen, ["prediction_parameter", "policy"])
     figure, (axes,) = plots.panels(1, 1, (5.4, 3.4))
     plots.draw_policies(axes, table, "prediction_parameter", "ratio_to_h_sf")
     axes.xaxis.set_major_locator(FixedLocator(sorted(table["prediction_parameter"].unique())))
@@ -107,7 +108,7 @@ def of_serving(frame: pd.DataFrame) -> Iterator[Drawing]:
     for prediction in predictions or [ANY]:
         name = "".join(c if c.isalnum() else "-" for c in prediction)
         yield Drawing(f"latency_against_rate-{name}", latency_against_rate(frame, prediction))
-    if predictions and (frame["policy"] == serving.YARDSTICK).any():
+    if predictions and (frame["policy"] == SERVING_YARDSTICK).any():
         yield Drawing("gain_from_prediction", gain_from_prediction(frame))
 
 
@@ -125,7 +126,7 @@ def latency_against_rate(
       prediction: One of its predictions.
       figures: Columns, keys of `LATENCIES`.
     """
-    table = serving.summarize(frame)
+    table = summarize_serving(frame)
     table = table[table["prediction"].isin((prediction, ANY))]
     figure, grid = plots.panels(len(figures), 2, (3.4, 2.3), (0, 0.9), sharex=True)
     for axes, column in zip(grid, figures, strict=True):
@@ -155,9 +156,9 @@ def _line(axes: Axes, line: pd.DataFrame, column: str, look: Look) -> None:
     axes.plot(x, y, color=look.color, ls=look.line, zorder=3)
     plots.band(axes, line, "rate", column, color=look.color, alpha=0.15, zorder=2)
     kept = line["sustained"].to_numpy(bool)
-    common = {"ls": "", "marker": look.marker, "color": look.color, "zorder": 4, "mew": 0.9}
-    axes.plot(x[kept], y[kept], **common)
-    axes.plot(x[~kept], y[~kept], mfc="white", **common)
+    for chosen, fill in ((kept, look.color), (~kept, "white")):
+        axes.plot(x[chosen], y[chosen], ls="", marker=look.marker, color=look.color, mfc=fill,
+                  mew=0.9, zorder=4)  # fmt: skip
     # For the legend only: line and marker together.
     axes.plot([], [], color=look.color, ls=look.line, marker=look.marker, label=look.label)
 
@@ -175,7 +176,7 @@ def _mark_bound(axes: Axes, table: pd.DataFrame) -> None:
 
 def _subject(frame: pd.DataFrame, prediction: str) -> str:
     first = frame.iloc[0]
-    told = "" if prediction == ANY else f"; prediction: {specs.interval(prediction).label}"
+    told = "" if prediction == ANY else f"; prediction: {read_prediction(prediction).label}"
     return (
         f"{first['clock']}, M = {int(first['memory']):,}; {frame['lane'].nunique()} streams of "
         f"{int(first['n']):,} requests{told}"
@@ -189,8 +190,8 @@ def gain_from_prediction(frame: pd.DataFrame) -> Figure:
     Mean end-to-end latency of fcfs over the policy's, against the mean KV use under fcfs, at the
     rates that fcfs sustains: a panel per policy that reads predictions, a line per prediction.
     """
-    table = serving.summarize(frame)
-    kept = table[(table["policy"] == serving.YARDSTICK) & table["sustained"]]
+    table = summarize_serving(frame)
+    kept = table[(table["policy"] == SERVING_YARDSTICK) & table["sustained"]]
     fcfs = kept.set_index("rate")["kv_mean"]
     table = table[table["prediction"] != ANY].assign(pressure=table["rate"].map(fcfs))
     table = table.dropna(subset=["pressure"])
@@ -208,7 +209,7 @@ def gain_from_prediction(frame: pd.DataFrame) -> Figure:
         axes.xaxis.set_tick_params(labelbottom=True)
     plots.name_axes(figure, "KV cache in use under FCFS, mean", "mean latency of FCFS / policy")
     plots.legend_above(figure, grid[0])
-    for handle in figure.legends[0].legend_handles:
+    for handle in filter(None, figure.legends[0].legend_handles):
         handle.set(color="#333333", marker="")
     return figure
 
@@ -216,7 +217,7 @@ def gain_from_prediction(frame: pd.DataFrame) -> Figure:
 def _gains(axes: Axes, table: pd.DataFrame, look: Look) -> None:
     for prediction, style in zip(dict.fromkeys(table["prediction"]), LINES * 9, strict=False):
         line = table[table["prediction"] == prediction].sort_values("rate")
-        label = specs.interval(prediction).label
+        label = read_prediction(prediction).label
         axes.plot(
             line["pressure"], line["gain"], color=look.color, ls=style, marker=look.marker,
             label=label,

@@ -25,19 +25,15 @@ pre { background: #f5f5f5; padding: .7rem 1rem; overflow-x: auto; font-size: .83
 """
 
 
-def page(title: str, parts: Iterable[str]) -> str:
-    """A whole page of these parts, which are HTML; the title is text."""
+def page(title: str, head: str, sections: Iterable[tuple[str, str]]) -> str:
+    """A whole page: its head as HTML, and sections of a title and HTML."""
+    parts = [head, *(f"<h2>{escape(name)}</h2>\n{section}" for name, section in sections)]
     return (
         '<!doctype html>\n<html lang="en"><head><meta charset="utf-8">'
         f"<title>{escape(title)}</title>\n"
         '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
         f"<style>{STYLE}</style></head><body>\n" + "\n".join(parts) + "\n</body></html>\n"
     )
-
-
-def heading(text: str) -> str:
-    """The heading of a section."""
-    return f"<h2>{escape(text)}</h2>"
 
 
 def code(text: str) -> str:
@@ -60,16 +56,15 @@ def table(header: Iterable[str], rows: Iterable[Iterable[str]], left: bool = Fal
     return "<table>" + line("th", header) + "".join(line("td", row) for row in rows) + "</table>"
 
 
-def figure(one: Drawing) -> list[str]:
-    """A figure within the page, with its title and caption."""
+def figure(one: Drawing) -> str:
+    """A figure within the page, with its caption."""
     assert one.figure is not None  # or it was left out
     image = io.BytesIO()
     # The same results give the same page: no date, and no random names.
     with rc_context({"svg.hashsalt": one.name}):
         one.figure.savefig(image, format="svg", metadata={"Date": None})
     data = base64.b64encode(image.getvalue()).decode()
-    return [
-        heading(one.title),
-        f'<figure><img alt="{escape(one.title)}" src="data:image/svg+xml;base64,{data}">',
-        f"<figcaption>{escape(one.caption)}</figcaption></figure>",
-    ]
+    return (
+        f'<figure><img alt="{escape(one.title)}" src="data:image/svg+xml;base64,{data}">\n'
+        f"<figcaption>{escape(one.caption)}</figcaption></figure>"
+    )

@@ -7,6 +7,7 @@ marker and a line style of its own, so that the figures survive a black-and-whit
 from __future__ import annotations
 
 import dataclasses
+from typing import Any
 
 from matplotlib import rc_context
 
@@ -63,7 +64,7 @@ BOUND = Look("proved lower bound", "#777777", "", ":")
 FAINT = "#555555"
 """The color of subtitles and remarks."""
 
-STYLE = {
+STYLE: dict[Any, Any] = {
     "font.size": 8,
     "axes.titlesize": 8.5,
     "axes.labelsize": 8.5,

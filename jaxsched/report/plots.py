@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import math
 from collections.abc import Callable, Iterable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -14,10 +15,10 @@ from matplotlib.axis import Axis
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullLocator
 
-from jaxsched import store
-from jaxsched.frames import YARDSTICK
 from jaxsched.report.formats import plain
 from jaxsched.report.looks import FAINT, look_of
+from jaxsched.studies import store
+from jaxsched.studies.axes import YARDSTICK
 
 
 @dataclasses.dataclass(frozen=True)
@@ -39,17 +40,12 @@ class Drawing:
 
 def panels(
     count: int, columns: int, size: tuple[float, float], more: tuple[float, float] = (0, 0),
-    least: float = 0, **shared: bool,
+    least: float = 0, **shared: Any,
 ) -> tuple[Figure, list[Axes]]:  # fmt: skip
     """A figure with a grid of so many panels, in so many columns at most.
 
-    Args:
-      count: Panels.
-      columns: Columns, at most.
-      size: Inches of a panel, across and down.
-      more: Inches beside them.
-      least: Inches across that the panels have together, at least.
-      **shared: `sharex` and `sharey`, as in `Figure.subplots`.
+    In inches, `size` is that of a panel, `more` is beside them all, and `least` the least width
+    that they have together; `shared` goes to `Figure.subplots`.
     """
     columns = min(columns, count)
     rows = math.ceil(count / columns)
@@ -125,7 +121,11 @@ def plain_log_axis(axes: Axes) -> None:
 
 def ticks(axis: Axis, form: Callable[[float], str] = plain) -> None:
     """Writes the numbers of an axis in this form."""
-    axis.set_major_formatter(FuncFormatter(lambda value, _: form(value)))
+
+    def written(value: float, _: int | None) -> str:
+        return form(value)
+
+    axis.set_major_formatter(FuncFormatter(written))
 
 
 def legend_above(figure: Figure, axes: Axes, columns: int = 4) -> None:
@@ -137,15 +137,10 @@ def legend_above(figure: Figure, axes: Axes, columns: int = 4) -> None:
 
 def save(figure: Figure, stem: Path) -> Path:
     """Writes `stem`.png and `stem`.pdf, each whole or not at all; returns the path of the PNG."""
-    for suffix in (".png", ".pdf"):
-        # No date, so that the same results give the same file.
-        metadata = {"CreationDate": None} if suffix == ".pdf" else None
-        store.write_atomically(
-            stem.with_suffix(suffix),
-            lambda path, suffix=suffix, metadata=metadata: figure.savefig(
-                path, format=suffix[1:], dpi=200, metadata=metadata
-            ),
-        )
+    # No date, so that the same results give the same file.
+    for suffix, metadata in ((".png", None), (".pdf", {"CreationDate": None})):
+        write = partial(figure.savefig, format=suffix[1:], dpi=200, metadata=metadata)
+        store.write_atomically(stem.with_suffix(suffix), write)
     return stem.with_suffix(".png")
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 from collections.abc import Iterable, Iterator
 from typing import Any
@@ -9,13 +10,13 @@ from typing import Any
 import pandas as pd
 from rich.table import Table
 
-from jaxsched import specs
-from jaxsched.frames import half_width, summarize
-from jaxsched.metrics import PERCENTILES
+from jaxsched.metrics import PERCENTILES, Serving
 from jaxsched.report.formats import METRICS, UNITS, count, percent, rounds, seconds, shown
 from jaxsched.report.tables import alarm, bold, name_of, table
-from jaxsched.serving import frames as serving
-from jaxsched.serving.job import ANY
+from jaxsched.studies import frames
+from jaxsched.studies.frames import half_width, summarize
+from jaxsched.studies.serving import ANY
+from jaxsched.workloads.texts import read_prediction
 
 Printed = tuple[str | Table, ...]
 """A title, one or two tables, and a note."""
@@ -62,7 +63,7 @@ def backlog(frame: pd.DataFrame) -> Printed:
 def _by(summary: pd.DataFrame) -> Iterator[tuple[str, pd.DataFrame]]:
     """The label and the rows of each prediction, in order of appearance."""
     for prediction in dict.fromkeys(summary["prediction"]):
-        label = "no prediction" if prediction == ANY else specs.interval(prediction).label
+        label = "no prediction" if prediction == ANY else read_prediction(prediction).label
         yield label, summary[summary["prediction"] == prediction]
 
 
@@ -116,6 +117,12 @@ def _in_rounds(frame: pd.DataFrame) -> Table:
     return table([policy.replace(":", ":\n") for policy in frame["policy"]], [("", rows)])
 
 
+def _metrics() -> dict[str, tuple[str, str]]:
+    """Heading and unit of every metric of serving; counts of requests have a place of their own."""
+    names = {field.name for field in dataclasses.fields(Serving)} - {"completed", "unfinished"}
+    return METRICS | {name: (name.replace("_", " "), "") for name in sorted(names - set(METRICS))}
+
+
 def _latencies(frame: pd.DataFrame) -> Table:
     """Mean and percentiles of every distribution, a row per policy."""
     statistics = ("mean", *(f"p{q}" for q in PERCENTILES))
@@ -124,14 +131,14 @@ def _latencies(frame: pd.DataFrame) -> Table:
             (row["policy"], *(shown(row[f"{which}_{name}"], UNITS[unit]) for which in statistics))
             for _, row in frame.iterrows()
         ))
-        for name, (heading, unit) in METRICS.items() if f"mean_{name}" in frame
+        for name, (heading, unit) in _metrics().items() if f"mean_{name}" in frame
     )  # fmt: skip
     return table(["mean", *(f"P{q}" for q in PERCENTILES)], sections)
 
 
 def _figures(frame: pd.DataFrame) -> Table:
     """Every other metric that the table has, a row per policy."""
-    told = {name: METRICS[name] for name in METRICS if name in frame}
+    told = {name: one for name, one in _metrics().items() if name in frame}
     columns = {heading: (name, UNITS[unit]) for name, (heading, unit) in told.items()}
     if frame["unfinished"].any():
         left = "unfinished", lambda value: alarm(count(value))
@@ -149,9 +156,9 @@ def serving_job(frame: pd.DataFrame) -> Printed:
     The rate is the largest that fcfs sustains (the smallest of all if it sustains none, or was not
     run): beyond it a latency says how long the streams are, rather than how good the policy is.
     """
-    summary = serving.summarize(frame)
+    summary = frames.summarize_serving(frame)
     rate = told_rate(summary)
-    chosen, largest = summary[summary["rate"] == rate], serving.saturation(summary)
+    chosen, largest = summary[summary["rate"] == rate], frames.saturation(summary)
     largest = largest.set_index(["prediction", "policy"])["rate"]
     made = table(
         ("TTFT", "P99", "E2E", "P99", "gain", "KV", "peak", "preempted", "wasted", "sustains"),
@@ -168,7 +175,7 @@ def serving_job(frame: pd.DataFrame) -> Printed:
 
 def told_rate(summary: pd.DataFrame) -> float:
     """The rate of `serving_job`, from `summarize`."""
-    fcfs = summary[(summary["policy"] == serving.YARDSTICK) & summary["sustained"]]
+    fcfs = summary[(summary["policy"] == frames.SERVING_YARDSTICK) & summary["sustained"]]
     return float(fcfs["rate"].max() if len(fcfs) else summary["rate"].min())
 
 

@@ -16,25 +16,20 @@ from matplotlib.colors import LogNorm
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, LogLocator, NullLocator
 
-from jaxsched.frames import YARDSTICK, summarize
 from jaxsched.report import plots
 from jaxsched.report.figures import RATIO
 from jaxsched.report.formats import plain
 from jaxsched.report.looks import STYLE, in_house_style, look_of
 from jaxsched.report.plots import Drawing
 from jaxsched.report.sweep_view import AxisLook, Slice, SweepView
+from jaxsched.studies.axes import YARDSTICK
+from jaxsched.studies.frames import summarize
 
-MOST_MAPS = 3
-"""Heat maps, at most."""
-
-MOST_PANELS = 6
-"""Policies with a heat map; of more, the best."""
+MOST_MAPS, MOST_PANELS, MOST_NAMED = 3, 6, 9
+"""Heat maps; policies with a panel in one, the best; policies with a dot that is not grey."""
 
 MOST_CELLS = 8
 """Cells in each direction; more values are put into as many bins of equal numbers of rows."""
-
-MOST_NAMED = 9
-"""Policies with a look of their own where each is a dot; others are grey."""
 
 PANELS = ("memory", "n", "arrivals")
 """Axes that can stand beside the width of predictions, a panel for a value."""
@@ -169,7 +164,8 @@ def _heat_map(sweep: SweepView, x: AxisLook, y: AxisLook, value: str) -> Drawing
     cells = cells.assign(x=_bins(cells[x.number]), y=_bins(cells[y.number]))
     means = cells.groupby(["policy", "y", "x"], observed=True)[value].mean().dropna()
     # Differences of a few percent at most should not look like much.
-    norm = LogNorm(means.min(), max(means.max(), means.min() * 1.1))
+    low, high = means.min(), max(means.max(), means.min() * 1.1)
+    norm = LogNorm(low, high)
     label = RATIO if value == "ratio_to_h_sf" else "mean latency"
     columns = 2 if len(policies) in (2, 4) else 3
     figure, grid = plots.panels(
@@ -181,7 +177,7 @@ def _heat_map(sweep: SweepView, x: AxisLook, y: AxisLook, value: str) -> Drawing
         _cells(axes, table, norm)
         axes.set_xticks(range(table.shape[1]), [_tick(x, v) for v in table.columns])
         axes.set_yticks(range(table.shape[0]), [_tick(y, v) for v in table.index])
-    _bar(figure, grid, norm, label)
+    _bar(figure, grid, norm, label, narrow=high / low < 4)
     plots.name_axes(figure, sweep.label(x), sweep.label(y))
     return Drawing(
         f"heat_map_{x.number}_{y.number}", figure, f"Heat map: {x.short} and {y.short}",
@@ -219,11 +215,11 @@ def _tick(axis: AxisLook, value: float) -> str:
     return f"{value:,.0f}" if value >= 10 else f"{value:.2g}"
 
 
-def _bar(figure: Figure, panels: list[Axes], norm: LogNorm, label: str) -> None:
+def _bar(figure: Figure, panels: list[Axes], norm: LogNorm, label: str, narrow: bool) -> None:
     bar = figure.colorbar(ScalarMappable(norm, "viridis_r"), ax=panels, label=label, shrink=0.9)
     # As many ticks as fit: a scale from 1.0 to 1.3 has none at whole powers of ten.
     near = (1, 1.1, 1.2, 1.4, 1.7, 2, 2.5, 3, 4, 5, 7)
-    bar.locator = LogLocator(subs=near if norm.vmax / norm.vmin < 4 else (1, 2, 5))
+    bar.locator = LogLocator(subs=near if narrow else (1, 2, 5))
     bar.minorlocator = NullLocator()
     bar.formatter = FuncFormatter(plain)
     bar.outline.set_visible(False)

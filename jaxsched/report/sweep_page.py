@@ -9,14 +9,14 @@ from typing import Any
 
 import pandas as pd
 
-from jaxsched import store
-from jaxsched.frames import summarize
 from jaxsched.report import html, plots
 from jaxsched.report.formats import shown
 from jaxsched.report.plots import Drawing
 from jaxsched.report.sweep_figures import drawings
 from jaxsched.report.sweep_view import SweepView
-from jaxsched.sweep import read_sweep, reading
+from jaxsched.studies import read_sweep, store
+from jaxsched.studies import sweep as sweeps
+from jaxsched.studies.frames import summarize
 
 MOST_ROWS = 40
 """Policies in the table of the page; of more, the best."""
@@ -31,7 +31,7 @@ def write(folder: Path) -> list[Path]:
       FileNotFoundError: If there is no sweep, or nothing of it is finished.
       ValueError: If a file of it is damaged.
     """
-    manifest = reading.manifest(folder)
+    manifest = sweeps.manifest(folder)
     sweep = SweepView(read_sweep(folder, partial=True))
     drawn = laid_out(drawings(sweep))
     paths = plots.save_all(drawn, folder / "figures")
@@ -44,9 +44,9 @@ def write(folder: Path) -> list[Path]:
 def laid_out(drawn: Iterable[Drawing]) -> list[Drawing]:
     """The figures laid out once and for all: every file would do it again, a little differently."""
     drawn = list(drawn)
-    for one in drawn:
-        one.figure.draw_without_rendering()
-        one.figure.set_layout_engine("none")
+    for figure in filter(None, (one.figure for one in drawn)):
+        figure.draw_without_rendering()
+        figure.set_layout_engine("none")
     return drawn
 
 
@@ -54,19 +54,18 @@ def page(folder: Path, manifest: dict[str, Any], sweep: SweepView, drawn: Iterab
     """The page as HTML."""
     finished = (folder / "results.parquet").exists()
     rows, name = f"{len(sweep.frame):,} simulations", folder.resolve().name
-    parts = [
-        f"<h1>Sweep {escape(name)}</h1>",
-        f"<p>{rows}{'' if finished else ', <strong>not finished yet</strong>'}.</p>",
-        html.heading("Policies"), *_policies(sweep),
-        *(part for one in drawn for part in html.figure(one)),
-        html.heading("Axes"), _axes(sweep),
-        html.heading("Configuration"), html.code(manifest["config"]),
-        html.heading("How to reproduce"), *_reproduce(manifest),
-    ]  # fmt: skip
-    return html.page(name, parts)
+    unfinished = "" if finished else ", <strong>not finished yet</strong>"
+    sections = [
+        ("Policies", _policies(sweep)),
+        *((one.title, html.figure(one)) for one in drawn),
+        ("Axes", _axes(sweep)),
+        ("Configuration", html.code(manifest["config"])),
+        ("How to reproduce", _reproduce(manifest)),
+    ]
+    return html.page(name, f"<h1>Sweep {escape(name)}</h1>\n<p>{rows}{unfinished}.</p>", sections)
 
 
-def _policies(sweep: SweepView) -> list[str]:
+def _policies(sweep: SweepView) -> str:
     """A table of the policies where all other axes are held at typical values."""
     seen = sweep.slice([])
     summary = summarize(seen.rows, ["policy"]).set_index("policy")
@@ -80,7 +79,7 @@ def _policies(sweep: SweepView) -> list[str]:
         for row in [summary.loc[policy]]
     ]  # fmt: skip
     about = f"{seen.held}; means over {seen.instances:,} instances, ± half a 95 % interval"
-    return [html.table(header, rows), html.note(about)]
+    return f"{html.table(header, rows)}\n{html.note(about)}"
 
 
 def _with_half(row: pd.Series, name: str, form: str, half: str) -> str:
@@ -99,15 +98,16 @@ def _axes(sweep: SweepView) -> str:
     return html.table(("axis", "values", ""), rows, left=True)
 
 
-def _reproduce(manifest: dict[str, Any]) -> list[str]:
+def _reproduce(manifest: dict[str, Any]) -> str:
     versions = ", ".join(f"{name} {version}" for name, version in manifest["versions"].items())
-    return [
-        "<p>Save the configuration above as config.toml, then</p>",
-        html.code("jaxsched sweep config.toml --out DIR\njaxsched report DIR"),
-        "<p>gives the same table, row by row, on any number of devices and processes. In Python:"
-        "</p>" + html.code('import jaxsched as js\n\nframe = js.read_sweep("DIR")'),
-        html.note(
-            f"{versions}; begun on {manifest['device']}, {manifest['started']}. "
-            "Figures are also in figures/, as PNG and PDF."
-        ),
-    ]
+    command = html.code("jaxsched sweep config.toml --out DIR\njaxsched report DIR")
+    read = html.code('import jaxsched as js\n\nframe = js.read_sweep("DIR")')
+    about = (
+        f"{versions}; begun on {manifest['device']}, {manifest['started']}. "
+        "Figures are also in figures/, as PNG and PDF."
+    )
+    return (
+        f"<p>Save the configuration above as config.toml, then</p>\n{command}\n<p>gives the same "
+        "table, row by row, on any number of devices and processes. In Python:</p>"
+        f"{read}\n{html.note(about)}"
+    )

@@ -1,6 +1,6 @@
 """What a figure of a sweep shows: which axes vary, and what the others are held at.
 
-An axis that is not in `AXIS_LOOKS` is shown by its column's name, and as numbers if it has them.
+Names of axes are those of `jaxsched.studies.axes`; an axis needs no entry here.
 """
 
 from __future__ import annotations
@@ -13,8 +13,8 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from jaxsched import specs
-from jaxsched.sweep import texts
+from jaxsched.studies.axes import AXES, INSTANCES, Axis
+from jaxsched.workloads.texts import read_arrivals, read_prediction
 
 Values = list[Any]
 
@@ -56,16 +56,16 @@ class AxisLook:
 
 def _nearest_half(values: Values) -> str:
     """Of predictions (1 ± x)o that with x nearest to 0.5; without one the first."""
-    known = [specs.interval(text) for text in values]
+    known = [read_prediction(text) for text in values]
     relative = [one for one in known if one.kind == "relative"]
-    return min(relative, key=lambda one: abs(one.parameter - 0.5), default=known[0]).text
+    return min(relative, key=lambda one: abs((one.parameter or 0) - 0.5), default=known[0]).text
 
 
 def _round_ones(values: Values) -> Values:
     """Rounded predictions, where there are some, make better titles than random ones."""
 
     def order(text: str) -> tuple[str, float]:
-        one = specs.interval(text)
+        one = read_prediction(text)
         return one.kind, one.parameter or 0.0
 
     rounded = [text for text in values if len(text) <= len("relative:0.99")]
@@ -74,48 +74,38 @@ def _round_ones(values: Values) -> Values:
 
 def _heaviest(values: Values) -> str:
     """The heaviest load: a backlog, or else the highest rate."""
-    return max(values, key=lambda text: texts.arrival(text).rate)
+    return max(values, key=lambda text: read_arrivals(text).number)
 
 
 AXIS_LOOKS = {
-    axis.column: axis
-    for axis in (
+    look.column: look
+    for look in (
         AxisLook("workload", words=str),
-        AxisLook("n", "n", "requests, n", "requests", typical=max),
-        AxisLook("memory", "memory", "memory, M (tokens)", "memory", typical=min),
-        AxisLook(
-            "arrivals", "rate", "arrivals (requests per {time})", "load", typical=_heaviest,
-            words=str,
-        ),
+        AxisLook("n", typical=max),
+        AxisLook("memory", typical=min),
+        AxisLook("arrivals", "rate", typical=_heaviest, words=str),
         AxisLook("clock", silent="rounds"),
+        AxisLook("max_batch", silent=0),
         AxisLook(
-            "max_batch", "max_batch", "most requests that run together", "cap on running requests",
-            silent=0,
+            "prediction", "width", typical=_nearest_half, chosen=_round_ones,
+            words=lambda text: read_prediction(text).label,
         ),
-        AxisLook(
-            "prediction", "width", "half width x of (1 ± x)o", "width of predictions",
-            typical=_nearest_half, chosen=_round_ones,
-            words=lambda text: specs.interval(text).label,
-        ),
-        AxisLook("policy"),
     )
 }  # fmt: skip
-
-BESIDE = ("seed", "lane", "rate", "prediction_kind", "prediction_parameter")
-"""Columns on the left of a table that name no axis: instances, and numbers of axes of texts."""
+"""Axes that are shown in a way of their own, by column."""
 
 
 def axes_of(frame: pd.DataFrame) -> dict[str, AxisLook]:
-    """The axes of the table of a sweep, by column, in the table's order; the policy is the last."""
-    left = frame.columns[: frame.columns.get_loc("policy") + 1]
-    names = [name for name in left if name not in BESIDE]
-    return {name: AXIS_LOOKS.get(name) or _other(frame, name) for name in names}
+    """The axes of the table of a sweep but its seeds, by column, in the table's order."""
+    known = {axis.column: axis for axis in AXES.values() if axis.level != INSTANCES}
+    return {name: _look(known[name]) for name in frame.columns if name in known}
 
 
-def _other(frame: pd.DataFrame, name: str) -> AxisLook:
-    label = name.replace("_", " ")
-    number = name if pd.api.types.is_numeric_dtype(frame[name]) else ""
-    return AxisLook(name, number, label, label)
+def _look(axis: Axis) -> AxisLook:
+    column = axis.column
+    look = AXIS_LOOKS.get(column, AxisLook(column))
+    number = look.number or (column if axis.whole else "")
+    return dataclasses.replace(look, number=number, label=axis.label, short=axis.short)
 
 
 @dataclasses.dataclass(frozen=True)

@@ -51,8 +51,8 @@ def check_result(
     """
     flat, found = flatten(instance), _flatten_result(result, instance.lanes)
     exact = None if clock is None else reference.Clock(*(int(tick) for tick in ticks(clock)))
-    fields = (*PER_REQUEST, *(PER_LANE if clock is None else (*PER_LANE_CLOCKED, "ticks")))
-    fields += () if result.history is None else ("history",)
+    fields = [*PER_REQUEST, *(PER_LANE if clock is None else (*PER_LANE_CLOCKED, "ticks"))]
+    fields += [] if result.history is None else ["history"]
     for lane in range(flat.prompt.shape[0]):
         requests, memory = requests_of(flat, lane)
         outcome = reference.simulate(requests, memory, policy, max_rounds, max_batch, exact)
@@ -162,7 +162,7 @@ def _expected(outcome: Outcome, requests: list[Request], width: int) -> dict[str
     """The reference's outcome in the fields of a `Result`, padding included."""
     unfinished = outcome.status != reference.FINISHED
     used = _memory_used(outcome, requests)
-    per_request = {
+    per_request: dict[str, tuple[list[Any], Any]] = {
         "completion": (outcome.completion, -1),
         "first_token": (outcome.first_token, -1),
         "preemptions": ([sum(r.how == reference.EVICTED for r in own) for own in outcome.runs], 0),

@@ -107,7 +107,7 @@ def _check_finished(instance: Instance, result: Result, max_rounds: int) -> None
     for lane in np.flatnonzero(result.status != 0):
         raise AssertionError(
             f"lane {lane}: {max_rounds} rounds were not enough; expected all requests to complete, "
-            f"does the policy evict for ever?\n{reproduction(instance, lane, max_rounds)}"
+            f"does the policy evict for ever?\n{reproduction(instance, int(lane), max_rounds)}"
         )
 
 

@@ -7,9 +7,10 @@ from collections.abc import Callable
 
 import optax
 
-from jaxsched.config import LengthsConfig, at_least, one_of, prediction, several
 from jaxsched.policies.family import FIELDS
-from jaxsched.replay.config import FORMATS
+from jaxsched.studies.config import LengthsConfig, all_predictions
+from jaxsched.studies.replay import FORMATS
+from jaxsched.studies.toml import at_least, one_of, several
 
 MEMBERS = ("family", "network")
 METHODS = ("descent", "cma_es", "random", "grid")
@@ -170,8 +171,4 @@ class TuneConfig:
                 one_of(name, value, known)
         if (self.lengths is None) == (self.trace is None):
             raise ValueError("lengths, trace: expected one of the tables [lengths] and [trace]")
-        several("predictions", self.predictions)
-        for text in self.predictions:
-            own = prediction("predictions", text, self.memory).source is None
-            if own and self.trace is None:
-                raise ValueError('predictions: "columns" needs a trace; random lengths have none')
+        all_predictions(self.predictions, self.memory, trace=self.trace is not None)

@@ -16,14 +16,17 @@ import jax.numpy as jnp
 import numpy as np
 from numpy.typing import NDArray
 
-from jaxsched import job, policies, replay, specs, workloads
+from jaxsched import policies, workloads
 from jaxsched.instance import Instance
 from jaxsched.policies.family import a_min_family
 from jaxsched.policies.network import a_min_network
-from jaxsched.replay.config import ReplayConfig
 from jaxsched.simulate import simulate
+from jaxsched.studies import replay
+from jaxsched.studies.draw import concatenate
+from jaxsched.studies.replay import ReplayConfig
 from jaxsched.tuning.config import TuneConfig
 from jaxsched.workloads import Lengths
+from jaxsched.workloads.texts import read_prediction
 
 TUNING, VALIDATION, TEST = range(3)
 """What instances are for; each draws with a key of its own."""
@@ -113,9 +116,9 @@ class Problem:
                 lanes=lanes,
                 first_lane=first_lane,
             )
-            for source in (specs.interval(text).source for text in config.predictions)
+            for source in (read_prediction(text).source for text in config.predictions)
         ]
-        instance = job.concatenate(drawn)
+        instance = concatenate(drawn)
         yardstick = simulate(instance, policies.h_sf()).total_latency.astype(float)
         return Batch(instance, yardstick)
 
@@ -123,7 +126,7 @@ class Problem:
 def _laws(config: TuneConfig) -> list[Lengths]:
     """Lengths for tuning, validation and test; of a trace each has rows of its own."""
     if config.trace is None:
-        return [job.lengths_of(config.lengths)] * 3
+        return [config.lengths.law] * 3
     given = dataclasses.asdict(config.trace)
     own = "columns" if "columns" in config.predictions else config.predictions[0]
     options = ReplayConfig(

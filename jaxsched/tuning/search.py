@@ -12,12 +12,12 @@ import jax
 import numpy as np
 import pandas as pd
 
-from jaxsched import config as toml
-from jaxsched import policies, store
+from jaxsched import policies
 from jaxsched._version import __version__
-from jaxsched.frames import half_width
 from jaxsched.policies.files import Score
 from jaxsched.simulate import simulate
+from jaxsched.studies import store, toml
+from jaxsched.studies.frames import half_width
 from jaxsched.tuning import loop, rules
 from jaxsched.tuning.baselines import Screen
 from jaxsched.tuning.cma_es import CmaEs

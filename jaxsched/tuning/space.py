@@ -80,7 +80,7 @@ class Space:
 
     @property
     def scale(self) -> NDArray[np.float64]:
-        """c of every coordinate, of shape [d]."""
+        """C of every coordinate, of shape [d]."""
         return np.array([SCALES[name] for name in self.free])
 
     @property

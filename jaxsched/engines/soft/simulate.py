@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from typing import Any
 
-import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import Array, lax
 
+from jaxsched.arrays import Pytree
 from jaxsched.engines.soft.step import SoftLane, State, advance
 from jaxsched.engines.soft.threshold import SAVED
 from jaxsched.engines.soft.timeline import Timeline
@@ -24,8 +24,7 @@ A_MIN_NETWORK = network.a_min_network()
 """Policies whose params are a `FamilyParams` and a `NetworkParams`."""
 
 
-@chex.dataclass(frozen=True, mappable_dataclass=False)
-class SoftResult:
+class SoftResult(Pytree):
     """What the relaxation found; leading axes are lanes.
 
     Attributes:
@@ -152,7 +151,7 @@ def _lane(
     view = View(memory=fields["memory"], params=params, evictions=zero, **names)
     return SoftLane(
         view=view,
-        real=place < fields["count"],
+        real=jnp.asarray(place) < fields["count"],
         tie=jnp.asarray(KEY_STEP * place / n, dtype),
         policy=policy,
         temperature=temperature,

@@ -10,12 +10,12 @@ from __future__ import annotations
 import dataclasses
 from typing import Any
 
-import chex
 import jax
 import jax.numpy as jnp
 from jax import Array, lax
 from jax.ad_checkpoint import checkpoint_name
 
+from jaxsched.arrays import Pytree
 from jaxsched.engines.soft.threshold import (
     SAVED,
     bracket,
@@ -51,8 +51,7 @@ class SoftLane:
     exact_gradient: bool
 
 
-@chex.dataclass(frozen=True, mappable_dataclass=False)
-class State:
+class State(Pytree):
     """Shares and lengths of the requests of a lane; all of shape [n] but for the last.
 
     Attributes:

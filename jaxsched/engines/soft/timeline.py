@@ -9,10 +9,10 @@ from __future__ import annotations
 
 from typing import Any
 
-import chex
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from jaxsched.arrays import Pytree
 from jaxsched.instance import Instance
 from jaxsched.result import Result, Status
 
@@ -23,8 +23,7 @@ EVEN = 0.3
 """Share of the steps of `event_timeline` that are spread evenly; the others follow the events."""
 
 
-@chex.dataclass(frozen=True, mappable_dataclass=False)
-class Timeline:
+class Timeline(Pytree):
     """Steps of time, and what an exact simulation did in them; leading axes are lanes.
 
     Attributes:

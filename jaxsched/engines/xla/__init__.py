@@ -9,6 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
+from jaxsched.arrays import split
 from jaxsched.engines.xla import hindsight, loop
 from jaxsched.engines.xla.inputs import (
     NO_CAP,
@@ -22,7 +23,6 @@ from jaxsched.engines.xla.inputs import (
 from jaxsched.engines.xla.plan import make_plan
 from jaxsched.engines.xla.step import step
 from jaxsched.instance import Instance, valid_lanes
-from jaxsched.pairs import split
 from jaxsched.policies.program import Choices
 from jaxsched.result import Result, Status
 

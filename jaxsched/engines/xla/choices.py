@@ -79,6 +79,7 @@ def _run(program: Program, wide: list[int], read: Read, number: Callable[[int], 
     values: list[Any] = []
     for op, bits in zip(program.ops, wide, strict=True):
         own = np.dtype(np.bool_ if op.boolean else np.int32 if bits == 32 else np.int64)
+        value: Any
         if op.name == "field":
             value = read(op.data)
         elif op.name == "param":

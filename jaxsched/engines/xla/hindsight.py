@@ -79,13 +79,13 @@ def _insert(
     )
 
 
-def _last_peak(slots: Slots, limit: jax.Array) -> jax.Array:
+def _last_peak(slots: Slots, limit: jax.Array | np.int32) -> jax.Array:
     """Largest memory still to come when nobody else is admitted before the round limit."""
     held = jnp.where(slots.end > limit, slots.prompt - slots.admitted + limit, 0)
     return jnp.maximum(_peak_until(slots, limit), total(held))
 
 
-def _peak_until(slots: Slots, time: jax.Array) -> jax.Array:
+def _peak_until(slots: Slots, time: jax.Array | np.int32) -> jax.Array:
     """Largest memory at the ends up to a round; slots never used, or of an older lane, end at 0."""
     ended = (slots.end > 0) & (slots.end <= time)
     return highest(jnp.where(ended, slots.load - slots.end, 0))

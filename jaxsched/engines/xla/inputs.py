@@ -10,10 +10,10 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
+from jaxsched.arrays import Pytree, join
 from jaxsched.engines.xla.choices import Read, ask
 from jaxsched.engines.xla.fold import settle
 from jaxsched.instance import Instance
-from jaxsched.pairs import join
 from jaxsched.policies.program import Choices
 from jaxsched.policies.view import View
 
@@ -40,8 +40,7 @@ class Numbers(NamedTuple):
     clock: jax.Array | None = None
 
 
-@chex.dataclass(frozen=True, mappable_dataclass=False)
-class Table:
+class Table(Pytree):
     """All instances of a simulation.
 
     What is looked up by request is flat: XLA:CPU would fuse a reshape into the lookup, count the
@@ -83,8 +82,7 @@ class Inputs(NamedTuple):
     limits: Limits
 
 
-@chex.dataclass(frozen=True, mappable_dataclass=False)
-class Queue:
+class Queue(Pytree):
     """Requests that returned to a lane's queue before the last border.
 
     Attributes:

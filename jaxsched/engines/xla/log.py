@@ -12,11 +12,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from jaxsched.arrays import Pytree
 from jaxsched.engines.xla.state import NEVER, Event
 
 
-@chex.dataclass(frozen=True, mappable_dataclass=False)
-class Timed:
+class Timed(Pytree):
     """Times in picoseconds, by instance.
 
     Attributes:
@@ -29,8 +29,7 @@ class Timed:
     rounds: chex.Array
 
 
-@chex.dataclass(frozen=True, mappable_dataclass=False)
-class Runs:
+class Runs(Pytree):
     """Evicted runs, by instance.
 
     Attributes:

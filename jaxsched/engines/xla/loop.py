@@ -16,6 +16,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
+from jaxsched.arrays import Pytree
 from jaxsched.engines.xla import log as events
 from jaxsched.engines.xla.inputs import Inputs, Queue, Table, gather, inputs_of, sorted_pairs
 from jaxsched.engines.xla.state import (
@@ -38,8 +39,7 @@ Runs = tuple[Run, ...]
 Merged = tuple[Runs, jax.Array]
 
 
-@chex.dataclass(frozen=True, mappable_dataclass=False)
-class Records:
+class Records(Pytree):
     """What the log has told so far, by instance.
 
     Attributes:
@@ -62,8 +62,7 @@ class Records:
     runs: events.Runs | None = None
 
 
-@chex.dataclass(frozen=True, mappable_dataclass=False)
-class Pool:
+class Pool(Pytree):
     """W lanes at work.
 
     Attributes:
@@ -190,8 +189,8 @@ def _chunk(
         pool.lanes.slots,
         lanes.slots,
     )
-    level = _next_level(lanes, plan, level)
-    return pool.replace(lanes=lanes.replace(slots=slots), level=level), log
+    lanes, following = lanes.replace(slots=slots), _next_level(lanes, plan, level)
+    return pool.replace(lanes=lanes, level=following), log
 
 
 def _next_level(lanes: Lane, plan: Plan, level: int) -> jax.Array:
@@ -272,16 +271,19 @@ def _insert_from(i: int, plan: Plan, runs: Runs, heads: jax.Array, incoming: Run
     """Merges pairs into run i, or with all of run i into the next if they might not fit."""
     position = lax.broadcasted_iota(np.int32, runs[i][0].shape, 1)
     taken = position < heads[:, i + 1, None]
-    left = tuple(jnp.where(taken, NEVER, array) for array in runs[i])
-    pairs = tuple(jnp.concatenate(both, axis=1) for both in zip(left, incoming, strict=True))
+    left, other = (jnp.where(taken, NEVER, array) for array in runs[i])
+    pairs = (
+        jnp.concatenate([left, incoming[0]], axis=1),
+        jnp.concatenate([other, incoming[1]], axis=1),
+    )
     merged_heads = heads.at[:, i + 1].set(0)
 
     def merge() -> Merged:
-        run = tuple(array[:, : plan.runs[i]] for array in sorted_pairs(*pairs))
-        return (*runs[:i], run, *runs[i + 1 :]), merged_heads
+        key, index = (array[:, : plan.runs[i]] for array in sorted_pairs(*pairs))
+        return (*runs[:i], (key, index), *runs[i + 1 :]), merged_heads
 
     def pass_on() -> Merged:
-        never = jnp.full_like(left[0], NEVER)
+        never = jnp.full_like(left, NEVER)
         rest = (*runs[:i], (never, never), *runs[i + 1 :])
         return _insert_from(i + 1, plan, rest, merged_heads, pairs)
 

@@ -43,9 +43,10 @@ def arrive(
 ) -> Joined:
     """Moves one request that has arrived to the buffer."""
     if not plan.arrivals:
-        never = jnp.full_like(time, NEVER)
-        return Joined(lane.buffer, lane.heads, jnp.zeros_like(stepping), never)
-    name, now, never = ("due", lane.clock, LAST_TICK) if plan.clocked else ("arrival", time, NEVER)
+        nobody = jnp.full_like(time, NEVER)
+        return Joined(lane.buffer, lane.heads, jnp.zeros_like(stepping), nobody)
+    name, now = ("due", lane.clock) if plan.clocked else ("arrival", time)
+    never = LAST_TICK if plan.clocked else NEVER
     taken = lane.heads[0]
     index, following = (lookup(inputs, "order", taken + i) for i in (0, 1))
     with jax.enable_x64(True):
@@ -72,24 +73,26 @@ def candidate(
     """The smallest (key, index) of the fresh order, returned runs, buffer and the evicted one."""
     zero = jnp.zeros_like(leaver.slot)
     place = place_of_first(buffer.key, buffer.index, inputs.table.one)
-    buffered = (
+    key, index, estimate, evictions = (
         _at(a, place) for a in (buffer.key, buffer.index, buffer.estimate, buffer.evictions)
     )
     origin = zero + np.int32(1 + len(queue.runs))
-    best = Candidate(*buffered, origin, place)
+    best = Candidate(key, index, estimate, evictions, origin, place)
     key, index = (jnp.where(leaver.evicted, a, NEVER) for a in (leaver.key, leaver.position))
     evicted = Candidate(key, index, leaver.estimate, leaver.evictions, origin + 1, zero)
     best = _earlier(best, evicted)
     for i, run in enumerate(queue.runs, start=1):
         left = heads[i] < np.int32(run[0].shape[-1])
         key, index = (jnp.where(left, _at(array, heads[i]), NEVER) for array in run)
-        own = (_at(array, index) for array in (queue.estimate, queue.evictions))
-        best = _earlier(best, Candidate(key, index, *own, zero + np.int32(i), zero))
+        estimate, evictions = (_at(array, index) for array in (queue.estimate, queue.evictions))
+        mine = Candidate(key, index, estimate, evictions, zero + np.int32(i), zero)
+        best = _earlier(best, mine)
     if not plan.arrivals:
         left = heads[0] < inputs.num_requests
         index = jnp.where(left, lookup(inputs, "order", heads[0]), NEVER)
-        key, _, *own = _fresh(inputs, index, choices, plan)
-        best = _earlier(best, Candidate(jnp.where(left, key, NEVER), index, *own, zero, zero))
+        key, _, estimate, evictions = _fresh(inputs, index, choices, plan)
+        key = jnp.where(left, key, NEVER)
+        best = _earlier(best, Candidate(key, index, estimate, evictions, zero, zero))
     return jax.tree.map(lambda value: settle(inputs.table.one, value)[0], best)
 
 

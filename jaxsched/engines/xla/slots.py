@@ -19,9 +19,9 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
-from jaxsched.engines.xla.choices import ask
+from jaxsched.engines.xla.choices import Read, ask
 from jaxsched.engines.xla.fold import highest, lowest, place_of_first, put, settle, total
-from jaxsched.engines.xla.inputs import Inputs, Read, fields_of, known_as
+from jaxsched.engines.xla.inputs import Inputs, fields_of, known_as
 from jaxsched.engines.xla.state import NEVER, Slots
 from jaxsched.policies.program import Choices
 

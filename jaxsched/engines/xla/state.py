@@ -8,6 +8,8 @@ import chex
 import jax.numpy as jnp
 import numpy as np
 
+from jaxsched.arrays import Pytree
+
 NEVER = np.int32(2**31 - 1)
 """A round, key or index that does not exist."""
 
@@ -44,8 +46,7 @@ class Plan:
     counts_evictions: bool = False
 
 
-@chex.dataclass(frozen=True, mappable_dataclass=False)
-class Slots:
+class Slots(Pytree):
     """The active requests of a lane, unordered, S of them at most.
 
     A slot is free when `finish` and `end` have both passed, so completing costs no write.
@@ -71,8 +72,7 @@ class Slots:
     evictions: chex.Array | None
 
 
-@chex.dataclass(frozen=True, mappable_dataclass=False)
-class Entries:
+class Entries(Pytree):
     """Waiting requests with their admission keys, of shape [B] each; `key` is NEVER where empty."""
 
     key: chex.Array
@@ -81,8 +81,7 @@ class Entries:
     evictions: chex.Array | None
 
 
-@chex.dataclass(frozen=True, mappable_dataclass=False)
-class Lane:
+class Lane(Pytree):
     """Scalars of a lane and its small arrays: all that a step reads and writes.
 
     Attributes:
@@ -108,8 +107,7 @@ class Lane:
     prefill: chex.Array | None = None
 
 
-@chex.dataclass(frozen=True, mappable_dataclass=False)
-class Event:
+class Event(Pytree):
     """What one step did, for the log: request positions, NEVER where nothing happened.
 
     Attributes:

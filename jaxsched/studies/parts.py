@@ -1,6 +1,6 @@
-"""What is finished of a sweep, on disk: parts of any size, then one table.
+"""What is finished of a study of many rows, on disk: parts of any size, then one table.
 
-    FOLDER/manifest.json                  configuration, versions, device (see `jaxsched.store`)
+    FOLDER/manifest.json                  configuration, versions, device (see `store`)
     FOLDER/parts/FIRST-END.parquet        the rows FIRST … END - 1; each appears whole or not at all
     FOLDER/results.parquet                all rows in order, when all are there; the parts then go
 
@@ -16,32 +16,33 @@ import re
 import shutil
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from jaxsched import store
-from jaxsched.frames import YARDSTICK
-from jaxsched.store import Store
-from jaxsched.sweep.plan import Plan, Range, without
+from jaxsched.studies import store
+from jaxsched.studies.axes import YARDSTICK
+from jaxsched.studies.plan import Plan, Range, Tile, without
+from jaxsched.studies.store import Store
 
 PART = re.compile(r"(\d+)-(\d+)\.parquet")
+
 GROUP = 2**17
 """Rows in a group of results.parquet."""
 
-RATIO = "ratio_to_h_sf"
+AGAIN = "delete it, and the same command simulates it again; nothing else is lost"
+ALL_AGAIN = "delete it, and the same command makes the whole table again"
 
 
 @dataclasses.dataclass(frozen=True)
 class Parts:
-    """The parts of a sweep, and the table they become.
+    """The parts of a study, and the table they become.
 
     Attributes:
       store: The opened folder.
-      plan: The sweep.
+      plan: The study's.
     """
 
     store: Store
@@ -52,24 +53,28 @@ class Parts:
         """The finished table, there or not."""
         return self.store.folder / "results.parquet"
 
-    def path(self, start: int, stop: int) -> Path:
-        """Where the rows start … stop - 1 go."""
-        return self.store.part(f"{start:012d}-{stop:012d}")
+    @property
+    def _folder(self) -> Path:
+        return self.store.folder / "parts"
+
+    def name(self, start: int, stop: int) -> str:
+        """What the part of the rows start … stop - 1 is called."""
+        return f"{start:012d}-{stop:012d}"
 
     def done(self) -> list[Range]:
         """The ranges of rows that are there, ascending.
 
         Raises:
-          ValueError: If a part is damaged or belongs to another sweep; the text names it.
+          ValueError: If a part is damaged or belongs to another study; the text names it.
         """
         if self.results.exists():
-            self._check(self.results, 0, self.plan.total)
+            self._check(self.results, 0, self.plan.total, ALL_AGAIN)
             return [(0, self.plan.total)]
         found = []
-        for path in sorted(self.store.part("").parent.glob("*.parquet")):
+        for path in sorted(self._folder.glob("*.parquet")):
             if match := PART.fullmatch(path.name):
                 found.append((int(match[1]), int(match[2])))
-                self._check(path, *found[-1])
+                self._check(path, *found[-1], AGAIN)
         return found
 
     def missing(self, ranges: Sequence[Range] | None = None) -> list[Range]:
@@ -78,11 +83,11 @@ class Parts:
 
     def write(self, start: int, stop: int, frame: pd.DataFrame) -> None:
         """Adds a part, whole or not at all."""
-        store.write_parquet(self.path(start, stop), frame, self.store.metadata)
+        self.store.write(self.name(start, stop), frame)
 
     def sweep_up(self, ranges: Sequence[Range]) -> None:
         """Removes what killed processes left half written of these ranges."""
-        for path in self.store.part("").parent.glob(".*.parquet"):
+        for path in self._folder.glob(".*.parquet"):
             if match := PART.fullmatch(path.name.split(".", 2)[-1]):
                 if not without([(int(match[1]), int(match[2]))], ranges):
                     path.unlink(missing_ok=True)
@@ -93,18 +98,17 @@ class Parts:
         Raises:
           ValueError: If a part is damaged; nothing is removed then.
         """
-        parts = self.store.part("").parent
         if not self.results.exists():
             store.write_atomically(self.results, self._write_all)
-        if parts.exists():
-            shutil.rmtree(parts)
+        if self._folder.exists():
+            shutil.rmtree(self._folder)
 
     def tables(self) -> Iterator[pd.DataFrame]:
         """The tables of the parts in order, with ratios; no row twice."""
         ratios, end = Ratios(self.plan), 0
         for start, stop in self.done():
             if stop > end:
-                frame = self._read(start, stop).iloc[max(0, end - start) :]
+                frame = self.store.read(self.name(start, stop), AGAIN).iloc[max(0, end - start) :]
                 yield ratios.added(max(start, end), frame)
                 end = stop
 
@@ -125,28 +129,16 @@ class Parts:
             if writer is not None and waiting[0].num_rows:
                 writer.write_table(waiting[0], GROUP)
 
-    def _read(self, start: int, stop: int) -> pd.DataFrame:
-        try:
-            return store.read_parquet(self.path(start, stop))[0]
-        except ValueError as error:
-            raise ValueError(f"{error}; {AGAIN}") from None
-
-    def _check(self, path: Path, start: int, stop: int) -> None:
-        """Refuses a part whose footer does not fit its name and this sweep."""
-        again = ALL_AGAIN if path == self.results else AGAIN
+    def _check(self, path: Path, start: int, stop: int, again: str) -> None:
+        """Refuses a part whose footer does not fit its name and this study."""
         try:
             footer = pq.read_metadata(path)
         except (pa.ArrowInvalid, OSError) as error:
             raise ValueError(f"{path}: cannot be read ({error}); {again}") from None
-        config = (footer.metadata or {}).get(f"{store.PREFIX}config".encode(), b"").decode()
-        if config != self.store.metadata["config"]:
+        if store.texts_of(footer).get("config") != self.store.metadata["config"]:
             raise ValueError(f"{path}: belongs to another configuration; move it away")
         if footer.num_rows != stop - start or not 0 <= start < stop <= self.plan.total:
             raise ValueError(f"{path}: has {footer.num_rows} rows, which its name denies; {again}")
-
-
-AGAIN = "delete it, and the same command simulates it again; nothing else is lost"
-ALL_AGAIN = "delete it, and the same command makes the whole table again"
 
 
 class Ratios:
@@ -154,8 +146,8 @@ class Ratios:
 
     def __init__(self, plan: Plan) -> None:
         self._plan = plan
-        self._there = plan.axes.values["policies"][0] == YARDSTICK
-        self._tile: Any = None
+        self._there = plan.values.titles["policies"][0] == YARDSTICK
+        self._tile: Tile | None = None
         self._latency = np.zeros(0)
 
     def added(self, start: int, frame: pd.DataFrame) -> pd.DataFrame:
@@ -166,12 +158,12 @@ class Ratios:
             if not self._there:
                 break
             if tile != self._tile:
-                each = self._plan.points // len(self._plan.axes.policies)
+                each = self._plan.points // self._plan.sizes["policies"]
                 self._tile, self._latency = tile, np.full(each * tile.count, np.nan)
             own, place = latency[low - start : high - start], np.arange(low, high) - tile.start
             first = place < len(self._latency)
             self._latency[place[first]] = own[first]
             ratio[low - start : high - start] = own / self._latency[place % len(self._latency)]
         frame = frame.copy(deep=False)
-        frame.insert(frame.columns.get_loc("mean_latency") + 1, RATIO, ratio)
+        frame.insert(frame.columns.get_loc("mean_latency") + 1, f"ratio_to_{YARDSTICK}", ratio)
         return frame

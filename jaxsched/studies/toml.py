@@ -1,6 +1,6 @@
 """Configuration files: TOML, checked key by key, into frozen dataclasses and back.
 
-Every job has one dataclass whose fields are the keys of its file. A misspelt key, a wrong type or
+Every study has one dataclass whose fields are the keys of its file. A misspelt key, a wrong type or
 a value out of range is an error that names the file, the key, the value and what was expected;
 nothing is ignored.
 """
@@ -14,10 +14,11 @@ import os
 import tomllib
 import types
 import typing
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any, TypeVar
 
-from jaxsched import policies, specs
+from jaxsched.workloads.texts import unknown
 
 T = TypeVar("T")
 
@@ -33,7 +34,7 @@ def at_least(minimum: float, **kwargs: Any) -> Any:
 def one_of(name: str, value: str, known: Iterable[str]) -> None:
     """Refuses a value that is not one of `known`."""
     if value not in known:
-        raise ValueError(f"{name}: {specs.unknown(repr(value), value, known, 'value')}")
+        raise ValueError(f"{name}: {unknown(repr(value), value, known, 'value')}")
 
 
 def several(name: str, values: tuple[Any, ...]) -> None:
@@ -45,91 +46,19 @@ def several(name: str, values: tuple[Any, ...]) -> None:
             raise ValueError(f"{name}: {value!r} is there twice; expected different values")
 
 
-def with_key(key: str, function: Any, value: Any) -> Any:
-    """Calls `function(value)`, naming the key in its errors."""
+@contextmanager
+def naming(name: Any) -> Iterator[None]:
+    """Puts a name before the text of a ValueError."""
     try:
-        return function(value)
+        yield
     except ValueError as error:
-        raise ValueError(f"{key}: {error}") from None
+        raise ValueError(f"{name}: {error}") from None
 
 
-def no_whole_orders(names: tuple[str, ...]) -> None:
-    """Refuses policies that order a whole backlog, where requests arrive."""
-    for name in names:
-        if policies.policy(name).rank is not None:
-            raise ValueError(f"policies: {name!r} orders a whole backlog; expected no arrivals")
-
-
-def different_policies(names: tuple[str, ...]) -> None:
-    """Refuses an empty list, an unknown policy, and one policy under two names."""
-    several("policies", names)
-    canonical = [with_key("policies", policies.policy, name).name for name in names]
-    for i, name in enumerate(canonical):
-        first = canonical.index(name)
-        if first < i:
-            files = all(names[j].startswith("tuned:") for j in (first, i))
-            what = f"both called {canonical[i]!r}" if files else "the same"
-            raise ValueError(
-                f"policies: {names[first]!r} and {names[i]!r} are {what}; expected different ones"
-            )
-
-
-def prediction(key: str, text: str, memory: int) -> specs.Interval:
-    """Reads a prediction and refuses one that makes no sense with this memory."""
-    interval = with_key(key, specs.interval, text)
-    if interval.source is not None:
-        with_key(key, interval.source, memory)
-    return interval
-
-
-@dataclasses.dataclass(frozen=True)
-class LengthsConfig:
-    """Where prompt and output lengths come from.
-
-    Attributes:
-      source: An embedded distribution: "lmsys", "lmsys_tokens" or "sharegpt".
-      max_output: Longest output in tokens; longer draws are drawn again. None: no limit.
-      max_total: Most tokens of prompt and output together, likewise: what fits into the memory.
-    """
-
-    source: str = "lmsys"
-    max_output: int | None = at_least(1, default=None)
-    max_total: int | None = at_least(2, default=None)
-
-    def __post_init__(self) -> None:
-        one_of("source", self.source, specs.LENGTHS)
-
-
-@dataclasses.dataclass(frozen=True)
-class JobConfig:
-    """The main job: every policy under every prediction, for several numbers of requests.
-
-    Attributes:
-      lanes: Random instances for each number of requests; the same ones for every policy and
-        prediction, so that comparisons are paired.
-      memory: KV cache of the worker, M, in tokens.
-      num_requests: Numbers of requests n, each a backlog.
-      policies: Names that `jaxsched.policy` understands.
-      predictions: Interval specifications, such as "relative:0.5" (see `jaxsched.specs`).
-      lengths: Where prompt and output lengths come from.
-      seed: Of everything random.
-    """
-
-    lanes: int = at_least(2)
-    memory: int = at_least(2)
-    num_requests: tuple[int, ...] = at_least(1)
-    policies: tuple[str, ...]
-    predictions: tuple[str, ...]
-    lengths: LengthsConfig = LengthsConfig()
-    seed: int = at_least(0, default=0)
-
-    def __post_init__(self) -> None:
-        several("num_requests", self.num_requests)
-        different_policies(self.policies)
-        several("predictions", self.predictions)
-        for text in self.predictions:
-            if prediction("predictions", text, self.memory).source is None:
-                raise ValueError('predictions: "columns" needs a trace; random lengths have none')
+def with_key(key: str, function: Callable[[Any], Any], value: Any) -> Any:
+    """Calls `function(value)`, naming the key in its errors."""
+    with naming(key):
+        return function(value)
 
 
 def load(
@@ -143,15 +72,13 @@ def load(
       ValueError: If it is no TOML, a key is unknown or missing, or a value is refused.
       OSError: If it cannot be read.
     """
-    try:
+    with naming(path):
         table = _read(path)
         for key, value in (overrides or {}).items():
             *inside, name = key.split(".")
             inner = table.setdefault(inside[0], {}) if inside else table
             inner[name] = value
         return from_table(cls, table)
-    except ValueError as error:
-        raise ValueError(f"{path}: {error}") from None
 
 
 def job_of(path: str | os.PathLike[str], jobs: Iterable[str]) -> str:
@@ -162,20 +89,15 @@ def job_of(path: str | os.PathLike[str], jobs: Iterable[str]) -> str:
       OSError: If it cannot be read.
     """
     jobs = list(jobs)
-    try:
+    with naming(path):
         job = _read(path).get("job", jobs[0])
         one_of("job", job, jobs)
-    except ValueError as error:
-        raise ValueError(f"{path}: {error}") from None
-    return job
+        return job
 
 
 def _read(path: str | os.PathLike[str]) -> dict[str, Any]:
-    with open(path, "rb") as file:
-        try:
-            return tomllib.load(file)
-        except tomllib.TOMLDecodeError as error:
-            raise ValueError(f"not valid TOML: {error}") from None
+    with open(path, "rb") as file, naming("not valid TOML"):
+        return tomllib.load(file)
 
 
 def from_table(cls: type[T], table: Mapping[str, Any], prefix: str = "") -> T:
@@ -184,7 +106,7 @@ def from_table(cls: type[T], table: Mapping[str, Any], prefix: str = "") -> T:
     fields = {field.name: field for field in dataclasses.fields(cls)}  # type: ignore[arg-type]
     for key in table:
         if key not in fields:
-            raise ValueError(specs.unknown(f"{prefix}{key}", key, fields, "key"))
+            raise ValueError(unknown(f"{prefix}{key}", key, fields, "key"))
     values = {
         name: _value(f"{prefix}{name}", hints[name], table[name], field.metadata.get("minimum"))
         for name, field in fields.items()
@@ -193,7 +115,7 @@ def from_table(cls: type[T], table: Mapping[str, Any], prefix: str = "") -> T:
     missing = [
         f"missing {prefix}{name}: expected {_expected(hints[name], field.metadata.get('minimum'))}"
         for name, field in fields.items()
-        if name not in table and _required(field)
+        if name not in table and field.default is field.default_factory  # both are missing
     ]
     if missing:
         raise ValueError("; ".join(missing))
@@ -205,29 +127,16 @@ def from_table(cls: type[T], table: Mapping[str, Any], prefix: str = "") -> T:
 
 def to_toml(config: Any) -> str:
     """The dataclass as TOML text that `from_table` reads back to an equal one; None is left out."""
-    values = {f.name: getattr(config, f.name) for f in dataclasses.fields(config)}
-    tables = {name: value for name, value in values.items() if dataclasses.is_dataclass(value)}
-    arrays = {name: value for name, value in values.items() if _is_array_of_tables(value)}
-    lines = [
-        f"{name} = {_toml(value)}"
-        for name, value in values.items()
-        if value is not None and name not in tables and name not in arrays
-    ]
-    for name, value in tables.items():
-        lines += ["", f"[{name}]", to_toml(value).rstrip("\n")]
-    for name, several_tables in arrays.items():
-        for value in several_tables:
-            lines += ["", f"[[{name}]]", to_toml(value).rstrip("\n")]
-    return "\n".join(lines) + "\n"
-
-
-def _is_array_of_tables(value: Any) -> bool:
-    return isinstance(value, tuple) and bool(value) and dataclasses.is_dataclass(value[0])
-
-
-def _required(field: dataclasses.Field[Any]) -> bool:
-    missing = dataclasses.MISSING
-    return field.default is missing and field.default_factory is missing
+    lines, tables, arrays = [], [], []
+    for field in dataclasses.fields(config):
+        name, value = field.name, getattr(config, field.name)
+        if dataclasses.is_dataclass(value):
+            tables += ["", f"[{name}]", to_toml(value).rstrip("\n")]
+        elif isinstance(value, tuple) and value and dataclasses.is_dataclass(value[0]):
+            arrays += [x for one in value for x in ("", f"[[{name}]]", to_toml(one).rstrip("\n"))]
+        elif value is not None:
+            lines.append(f"{name} = {_toml(value)}")
+    return "\n".join((*lines, *tables, *arrays)) + "\n"
 
 
 def _value(key: str, hint: Any, value: Any, minimum: float | None) -> Any:

@@ -9,7 +9,6 @@ Every Parquet file has the manifest in its schema metadata too, under "jaxsched.
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
 import datetime
 import difflib
@@ -53,11 +52,6 @@ def device() -> str:
     return f"{len(devices)} x {devices[0].device_kind}"
 
 
-def provenance(config: str) -> dict[str, str]:
-    """What goes into the metadata of every file: configuration text, versions and device."""
-    return {"config": config, "versions": json.dumps(versions()), "device": device()}
-
-
 def write_atomically(path: Path, write: Callable[[Path], Any]) -> None:
     """Calls `write` with a temporary path beside `path`, then renames: all of the file or none."""
     # Not the process alone: two hosts that share a folder may have equal ones.
@@ -69,8 +63,7 @@ def write_atomically(path: Path, write: Callable[[Path], Any]) -> None:
             os.fsync(file.fileno())
         os.replace(temporary, path)
     finally:
-        with contextlib.suppress(FileNotFoundError):
-            temporary.unlink()
+        temporary.unlink(missing_ok=True)
 
 
 def write_parquet(path: Path, frame: pd.DataFrame, metadata: Mapping[str, str]) -> None:
@@ -97,12 +90,16 @@ def read_parquet(
     try:
         table = pq.read_table(path, columns=columns, page_checksum_verification=True)
     except (pa.ArrowInvalid, OSError) as error:
-        if isinstance(error, FileNotFoundError) or getattr(error, "errno", None) is not None:
+        if getattr(error, "errno", None) is not None or isinstance(error, FileNotFoundError):
             raise  # it cannot be read at all
         raise ValueError(f"{path}: not a Parquet file that can be read ({error})") from None
-    metadata = {k.decode(): v.decode() for k, v in (table.schema.metadata or {}).items()}
-    texts = {k.removeprefix(PREFIX): v for k, v in metadata.items() if k.startswith(PREFIX)}
-    return table.to_pandas(), texts
+    return table.to_pandas(), texts_of(table.schema)
+
+
+def texts_of(schema: Any) -> dict[str, str]:
+    """The texts in the metadata of a Parquet file or its schema."""
+    found = {key.decode(): text.decode() for key, text in (schema.metadata or {}).items()}
+    return {k.removeprefix(PREFIX): v for k, v in found.items() if k.startswith(PREFIX)}
 
 
 def read_results(folder: str | os.PathLike[str]) -> pd.DataFrame:
@@ -123,7 +120,7 @@ class Store:
 
     Attributes:
       folder: Where it is.
-      metadata: What goes into every file: `provenance` of the configuration.
+      metadata: What goes into every file: configuration text, versions and device.
     """
 
     folder: Path
@@ -137,12 +134,12 @@ class Store:
         """Whether a part is finished."""
         return self.part(name).exists()
 
-    def read(self, name: str) -> pd.DataFrame:
+    def read(self, name: str, advice: str = "delete it to have it simulated again") -> pd.DataFrame:
         """Reads a finished part; a damaged one is an error that says what to do."""
         try:
             return read_parquet(self.part(name))[0]
         except ValueError as error:
-            raise ValueError(f"{error}; delete it to have it simulated again") from None
+            raise ValueError(f"{error}; {advice}") from None
 
     def write(self, name: str, frame: pd.DataFrame) -> None:
         """Adds a part, whole or not at all."""
@@ -166,7 +163,8 @@ def open_store(folder: Path, config: str) -> Store:
       ValueError: If it belongs to another configuration or version (the difference is in the
         text), or has files in it but no manifest.
     """
-    store = Store(folder, provenance(config))
+    about = {"config": config, "versions": versions(), "device": device()}
+    store = Store(folder, {**about, "versions": json.dumps(about["versions"])})
     path = folder / "manifest.json"
     # Hidden files do not count: a run killed while it wrote a file leaves one.
     if path.exists():
@@ -180,13 +178,8 @@ def open_store(folder: Path, config: str) -> Store:
             return store
     elif folder.exists() and any(not file.name.startswith(".") for file in folder.iterdir()):
         raise ValueError(f"{folder} has files in it but no results; give an empty or a new folder")
-    manifest = {
-        "config": config,
-        "versions": versions(),
-        "device": device(),
-        "started": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
-    }
-    text = json.dumps(manifest, indent=2) + "\n"
+    started = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
+    text = json.dumps({**about, "started": started}, indent=2) + "\n"
     write_atomically(path, lambda temporary: temporary.write_text(text))
     return store
 

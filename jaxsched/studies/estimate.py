@@ -1,4 +1,4 @@
-"""What a sweep will take: time, memory and compilations, from a few small runs of its own kinds."""
+"""What a study will take: time, memory and compilations, from a few small runs of its own kinds."""
 
 from __future__ import annotations
 
@@ -9,10 +9,9 @@ from typing import Any
 
 import numpy as np
 
-from jaxsched.sweep.budget import MOST_CHUNK
-from jaxsched.sweep.config import NO_CLOCK
-from jaxsched.sweep.plan import Call, Plan, Range, Tile
-from jaxsched.sweep.rows import Simulator
+from jaxsched.studies.budget import MOST_CHUNK
+from jaxsched.studies.plan import Call, Plan, Range, Tile
+from jaxsched.studies.rows import Simulator
 
 TRIAL_SECONDS = 5.0
 """Time after which no further kind of simulation is tried out."""
@@ -58,7 +57,7 @@ def estimate(simulator: Simulator, missing: list[Range], chunk: int | None = Non
     sizes = plan.sizes["policies"], plan.sizes["num_requests"]
     costs, compiling = np.full(sizes, np.nan), []
     started = time.perf_counter()
-    for which in np.argsort(plan.axes.values["num_requests"])[::-1]:
+    for which in np.argsort(plan.values.read["num_requests"])[::-1]:
         for policy in range(sizes[0]):
             spent = time.perf_counter() - started
             total = _total(plan, _filled(costs, pads), missing)
@@ -66,7 +65,7 @@ def estimate(simulator: Simulator, missing: list[Range], chunk: int | None = Non
             # Trying out should not take longer than what it is about.
             if known and spent > min(TRIAL_SECONDS, max(1.0, total)):
                 continue
-            n = plan.axes.values["num_requests"][which]
+            n = plan.values.read["num_requests"][which]
             first, costs[policy, which] = _try(simulator, policy, n)
             if pads[policy]:
                 compiling.append(max(0.0, first - costs[policy, which]))
@@ -82,25 +81,17 @@ def programs(simulator: Simulator) -> tuple[str, ...]:
     """What the JAX engine compiles for a sweep: one program for each kind and shape of batch."""
     plan = simulator.plan
     found: dict[Any, str] = {}
-    backlogs = {np.isinf(arrival.rate) for arrival in plan.axes.arrivals}
-    for p, policy in enumerate(plan.axes.policies):
+    timed = set(map(bool, plan.values.read["clocks"]))
+    for p, policy in enumerate(plan.values.read["policies"]):
         budget = simulator.budget(p)
         if not budget.pads:
             continue
-        timed = {clock != NO_CLOCK for clock in plan.axes.values["clocks"]}
-        sizes = plan.axes.values["num_requests"]
-        for n, *kind in itertools.product(sizes, backlogs, timed):
+        sizes = plan.values.read["num_requests"]
+        for n, *kind in itertools.product(sizes, set(plan.backlogs.tolist()), timed):
             # Numbers of policies and clocks are traced; their kinds are not.
             shape = f"{policy.name}, {budget.rows(n)} × {budget.width(n)} requests"
             found[(shape, *kind)] = shape
     return tuple(found.values())
-
-
-def seconds_per_row(plan: Plan, costs: np.ndarray, row: int) -> float:
-    """Expected time of the simulation of a row, from `Estimate.per_request`."""
-    call = next(plan.calls(row, row + 1))
-    which = plan.axes.values["num_requests"].index(call.tile.n)
-    return float(costs[call.policy, which] * call.tile.n)
 
 
 def _try(simulator: Simulator, policy: int, n: int) -> tuple[float, float]:
@@ -112,8 +103,9 @@ def _try(simulator: Simulator, policy: int, n: int) -> tuple[float, float]:
     rows = budget.rows(n) if budget.pads else max(1, TRIAL_REQUESTS // n)
     each = int(np.prod(plan.inner))
     count = min(plan.instances, max(1, -(-rows // each)))
-    clock = int(np.argmax([name != NO_CLOCK for name in plan.axes.values["clocks"]]))
-    call = Call(Tile(0, n, 0, count, 0), policy, 0, clock, 0, min(rows, count * each))
+    clock = int(np.argmax([bool(name) for name in plan.values.read["clocks"]]))
+    at = dict.fromkeys(plan.outer, 0) | {"policies": policy, "clocks": clock}
+    call = Call(Tile(0, n, 0, count, 0), at, 0, min(rows, count * each))
     spent = []
     for _ in range(2):
         started = time.perf_counter()
@@ -129,37 +121,28 @@ def _filled(costs: np.ndarray, group: np.ndarray) -> np.ndarray:
       costs: NaN where not known.
       group: What a policy has in common with others, [P].
     """
-    known = ~np.isnan(costs)
-    filled = np.where(known, costs, 0.0)
-    for policy in range(len(costs)):
-        alike = known & ((group == group[policy])[:, None])
-        from_ = known[policy] if known[policy].any() else alike
-        values = costs[policy][from_] if known[policy].any() else costs[from_]
-        filled[policy, ~known[policy]] = values.mean() if values.size else 0.0
+    filled = costs.copy()
+    for policy, own in enumerate(costs):
+        alike = own if not np.isnan(own).all() else costs[group == group[policy]]
+        values = alike[~np.isnan(alike)]
+        filled[policy, np.isnan(own)] = values.mean() if values.size else 0.0
     return filled
 
 
 def _total(plan: Plan, costs: np.ndarray, ranges: list[Range]) -> float:
     """Time of ranges of rows."""
-    return sum(_seconds(plan, costs, start, stop) for start, stop in ranges)
-
-
-def _seconds(plan: Plan, costs: np.ndarray, start: int, stop: int) -> float:
-    """Time of a range of rows."""
-    total = 0.0
-    for tile, low, high in plan.tiles(start, stop):
-        which = plan.axes.values["num_requests"].index(tile.n)
+    total, sizes = 0.0, plan.values.read["num_requests"]
+    for tile, low, high in (piece for ends in ranges for piece in plan.tiles(*ends)):
         each = tile.count * plan.points // plan.sizes["policies"]
-        edges = np.clip(
-            tile.start + each * np.arange(plan.sizes["policies"] + 1), low, high
-        )  # where each policy's rows begin
-        total += float(np.diff(edges) @ costs[:, which]) * tile.n
+        # Where each policy's rows begin.
+        edges = np.clip(tile.start + each * np.arange(plan.sizes["policies"] + 1), low, high)
+        total += float(np.diff(edges) @ costs[:, sizes.index(tile.n)]) * tile.n
     return total
 
 
 def _memory(simulator: Simulator, chunk: int | None) -> int:
     """Peak memory of a process on the host, in bytes, at most."""
-    plan, sizes = simulator.plan, simulator.plan.axes.values["num_requests"]
+    plan, sizes = simulator.plan, simulator.plan.values.read["num_requests"]
     budgets = [simulator.budget(p) for p in range(plan.sizes["policies"])]
     batch = max(budget.bytes(n) for budget in budgets for n in sizes)
     rows = min(plan.total, chunk or MOST_CHUNK)

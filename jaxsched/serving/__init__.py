@@ -1,1 +1,0 @@
-"""Live serving: policies under a stream of arrivals, in seconds; docs/serving.md."""

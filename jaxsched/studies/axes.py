@@ -1,0 +1,203 @@
+"""The axes of a study: an entry in `AXES` each, and nothing elsewhere.
+
+An axis is a key of a configuration with several values, a column of the tables, and what a value
+does: it says what is drawn, gives fields of the instances, or arguments of `simulate`.
+
+The rows of a study are ordered by its axes in the order of `AXES`, with `instance` at the end:
+
+    workloads, num_requests | seeds | policies, max_batch, clocks | memory, arrivals, predictions
+
+BLOCK axes say which instances are drawn, seeds (with lanes) which of them; values of CALL axes are
+simulated in separate calls, values of ROW axes can share one.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from jaxsched import clocks, policies
+from jaxsched.instance import MAX_MEMORY
+from jaxsched.studies.config import policy_file
+from jaxsched.studies.toml import several, with_key
+from jaxsched.workloads import texts
+
+if TYPE_CHECKING:
+    from jaxsched.studies.draw import Drawn
+
+BLOCK, INSTANCES, CALL, ROW = "block", "instances", "call", "row"
+"""Levels of axes, from the outermost."""
+
+NO_CLOCK = "rounds"
+
+YARDSTICK = "h_sf"
+"""The policy that ratios are taken to: what arXiv 2508.14544 compares with."""
+
+Cell = Mapping[str, Any]
+"""Of every axis by name the value at some row, as `Axis.read` returns it."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Axis:
+    """One axis.
+
+    Attributes:
+      name: Its key in configurations.
+      column: Its column in tables.
+      level: BLOCK, INSTANCES, CALL or ROW.
+      read: A value -> what it stands for; ValueError if it is refused.
+      default: Values where a configuration has none; () if it has to have some.
+      least, most: Limits of whole numbers; values are texts where they are None.
+      number: The column of numbers that figures show, of axes of texts that have one.
+      label: What figures call its numbers; {time} stands for round or second.
+      short: The same in titles.
+      title: (value, what it stands for) -> what tables call it.
+      more: Further columns: name -> what a value stands for -> a number or a text.
+      file: A value -> path of the file that it names, if it names one.
+      arguments: For CALL: what a value stands for -> arguments of `simulate`.
+      fields: For ROW: (the requests drawn, cell) -> fields of `Instance`, arrays of shape
+        [instances, n] or [instances], or None.
+      given: For ROW: other ROW axes that `fields` reads in the cell.
+    """
+
+    name: str
+    column: str
+    level: str
+    read: Callable[[Any], Any] = lambda value: value
+    default: tuple[Any, ...] = ()
+    least: int | None = None
+    most: int | None = None
+    number: str = ""
+    label: str = ""
+    short: str = ""
+    title: Callable[[Any, Any], Any] = lambda value, read: value
+    more: Mapping[str, Callable[[Any], Any]] = dataclasses.field(default_factory=dict)
+    file: Callable[[Any], str | None] = lambda value: None
+    arguments: Callable[[Any], dict[str, Any]] = lambda read: {}
+    fields: Callable[[Drawn, Cell], dict[str, Any]] = lambda drawn, cell: {}
+    given: tuple[str, ...] = ()
+
+    @property
+    def whole(self) -> bool:
+        """Whether its values are whole numbers."""
+        return self.least is not None
+
+
+def _clock(name: str) -> str | None:
+    known = (NO_CLOCK, *clocks.PRESETS)
+    if name not in known:
+        raise ValueError(texts.unknown(repr(name), name, known, "value"))
+    return None if name == NO_CLOCK else name
+
+
+AXES: dict[str, Axis] = {
+    axis.name: axis
+    for axis in (
+        Axis(
+            "workloads", "workload", BLOCK, texts.read_lengths, ("lmsys",), file=texts.trace_file
+        ),
+        Axis(
+            "num_requests", "n", BLOCK, least=1, label="requests, n", short="requests",
+        ),
+        Axis("seeds", "seed", INSTANCES, default=(0,), least=0, most=2**32 - 1),
+        Axis(
+            "policies", "policy", CALL, policies.policy,
+            title=lambda text, policy: policy.name if policy.params is None else text,
+            file=policy_file, arguments=lambda policy: {"policy": policy},
+        ),
+        Axis(
+            "max_batch", "max_batch", CALL, default=(0,), least=0, most=2**31 - 1,
+            label="most requests that run together", short="cap on running requests",
+            arguments=lambda cap: {"max_batch": cap or None},
+        ),
+        Axis(
+            "clocks", "clock", CALL, _clock, (NO_CLOCK,),
+            arguments=lambda name: {"clock": name and clocks.clock(name)},
+        ),
+        Axis(
+            "memory", "memory", ROW, least=2, most=MAX_MEMORY,
+            label="memory, M (tokens)", short="memory",
+            fields=lambda drawn, cell: {
+                "memory": np.full(drawn.tile.count, cell["memory"], np.int32)
+            },
+        ),
+        Axis(
+            "arrivals", "arrivals", ROW,
+            lambda text: texts.read_arrivals(text, texts.RANDOM_ARRIVALS), ("backlog",),
+            number="rate", label="arrivals (requests per {time})", short="load",
+            more={"rate": lambda arrivals: arrivals.number},
+            fields=lambda drawn, cell: {
+                "arrival": drawn.arrival(cell["arrivals"], cell["clocks"] is not None)
+            },
+        ),
+        Axis(
+            "predictions", "prediction", ROW, texts.read_prediction,
+            number="width", label="half width x of (1 ± x)o", short="width of predictions",
+            more={
+                "prediction_kind": lambda prediction: prediction.kind,
+                "prediction_parameter": lambda prediction: prediction.parameter,
+            },
+            fields=lambda drawn, cell: drawn.predicted(cell["predictions"], cell["memory"]),
+            given=("memory",),
+        ),
+    )
+}  # fmt: skip
+"""Every axis by name, in the order of the rows."""
+
+
+def of_level(level: str) -> tuple[Axis, ...]:
+    """The axes of a level, in their order."""
+    return tuple(axis for axis in AXES.values() if axis.level == level)
+
+
+@dataclasses.dataclass(frozen=True)
+class Values:
+    """The values of every axis, read and checked.
+
+    Attributes:
+      titles: For each name in `AXES` its values, as tables call them.
+      read: What they stand for.
+    """
+
+    titles: dict[str, tuple[Any, ...]]
+    read: dict[str, tuple[Any, ...]]
+
+    @classmethod
+    def of(cls, **given: tuple[Any, ...]) -> Values:
+        """Reads values; axes that are not given have their default.
+
+        Raises:
+          ValueError: If a value is refused; the text names the axis and the value.
+        """
+        titles, read = {}, {}
+        for name, axis in AXES.items():
+            values = given.get(name) or axis.default
+            several(name, values)
+            if axis.most is not None and max(values) > axis.most:
+                raise ValueError(f"{name}: got {max(values)}; expected at most {axis.most}")
+            found = tuple(with_key(name, axis.read, value) for value in values)
+            titles[name] = tuple(map(axis.title, values, found))
+            several(name, titles[name])
+            read[name] = found
+        return cls(titles, read)
+
+    def yardstick_first(self) -> Values:
+        """With the policy that ratios are taken to in front, so that its rows come first."""
+        names = self.titles["policies"]
+        order = sorted(range(len(names)), key=lambda i: names[i] != YARDSTICK)
+        moved = [
+            {**table, "policies": tuple(table["policies"][i] for i in order)}
+            for table in (self.titles, self.read)
+        ]
+        return Values(*moved)
+
+    def size(self, name: str) -> int:
+        """Number of values of an axis."""
+        return len(self.read[name])
+
+    def files(self) -> list[str | None]:
+        """The files that values name."""
+        return [axis.file(value) for name, axis in AXES.items() for value in self.titles[name]]

@@ -1,0 +1,111 @@
+"""What the configurations of several studies have in common."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterable
+from pathlib import Path
+
+from jaxsched import policies
+from jaxsched.policies.files import digest
+from jaxsched.studies.toml import at_least, one_of, several, with_key
+from jaxsched.workloads import Lengths
+from jaxsched.workloads.texts import EMBEDDED, Prediction, read_lengths, read_prediction
+
+
+@dataclasses.dataclass(frozen=True)
+class LengthsConfig:
+    """Where prompt and output lengths come from.
+
+    Attributes:
+      source: An embedded distribution: "lmsys", "lmsys_tokens" or "sharegpt".
+      max_output: Longest output in tokens; longer draws are drawn again. None: no limit.
+      max_total: Most tokens of prompt and output together, likewise: what fits into the memory.
+    """
+
+    source: str = "lmsys"
+    max_output: int | None = at_least(1, default=None)
+    max_total: int | None = at_least(2, default=None)
+
+    def __post_init__(self) -> None:
+        one_of("source", self.source, EMBEDDED)
+
+    @property
+    def text(self) -> str:
+        """The same as the text of a workload, such as "lmsys,max_output:500"."""
+        limits = {"max_output": self.max_output, "max_total": self.max_total}
+        given = [f"{name}:{limit}" for name, limit in limits.items() if limit is not None]
+        return ",".join((self.source, *given))
+
+    @property
+    def law(self) -> Lengths:
+        """The distribution."""
+        return read_lengths(self.text)
+
+
+def policy_file(text: str) -> str | None:
+    """The file that the text of a policy names, as it is written there; None if it names none."""
+    found = policies.policy_files(text)
+    parts = text.partition(":")[2], text.rpartition(":")[0]
+    return next((part for part in parts if Path(part) in found), None)
+
+
+def digests(files: Iterable[str | None]) -> str:
+    """Names and SHA-256 of files, as comments in TOML."""
+    names = sorted({name for name in files if name is not None})
+    return "".join(f"# {name}: sha256 {digest(name)}\n" for name in names)
+
+
+def own_digests(names: Iterable[str]) -> str:
+    """The same of policies in files of Python. (Tuned rules have their numbers in results.)"""
+    return digests(policy_file(name) for name in names if not name.startswith("tuned:"))
+
+
+def different_policies(names: tuple[str, ...], arrivals: bool = False) -> None:
+    """Refuses an empty list, an unknown policy, and one policy under two names.
+
+    With arrivals it refuses policies that order a whole backlog as well.
+    """
+    several("policies", names)
+    chosen = [with_key("policies", policies.policy, name) for name in names]
+    canonical = [policy.name for policy in chosen]
+    for i, name in enumerate(canonical):
+        first = canonical.index(name)
+        if first < i:
+            files = all(names[j].startswith("tuned:") for j in (first, i))
+            what = f"both called {canonical[i]!r}" if files else "the same"
+            raise ValueError(
+                f"policies: {names[first]!r} and {names[i]!r} are {what}; expected different ones"
+            )
+    for name, policy in zip(names, chosen, strict=True):
+        if arrivals and policy.rank is not None:
+            raise ValueError(f"policies: {name!r} orders a whole backlog; expected no arrivals")
+
+
+def prediction(key: str, text: str, memory: int) -> Prediction:
+    """Reads a prediction and refuses one that makes no sense with this memory."""
+    found = with_key(key, read_prediction, text)
+    if found.source is not None:
+        with_key(key, found.source, memory)
+    return found
+
+
+def all_predictions(texts: tuple[str, ...], memory: int, trace: bool) -> None:
+    """Refuses an empty list, and predictions that make no sense with the memory or without a trace.
+
+    Args:
+      texts: The predictions.
+      memory: In tokens.
+      trace: Whether requests come from a trace, which may have predictions of its own.
+    """
+    several("predictions", texts)
+    for text in texts:
+        if prediction("predictions", text, memory).source is None and not trace:
+            raise ValueError('predictions: "columns" needs a trace; random lengths have none')
+
+
+def positive_seconds(**limits: float | None) -> None:
+    """Refuses limits in seconds that are not above 0; None is none."""
+    for name, limit in limits.items():
+        if limit is not None and not limit > 0:
+            raise ValueError(f"{name}: got {limit}; expected more than 0 seconds")

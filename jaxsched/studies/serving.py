@@ -1,0 +1,185 @@
+"""Serving: latency against the rate of arrivals, for every policy and prediction."""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from jaxsched import clocks, workloads
+from jaxsched.bounds import busy_seconds_bound
+from jaxsched.instance import Instance
+from jaxsched.policies import Policy
+from jaxsched.result import Result
+from jaxsched.studies import frames
+from jaxsched.studies.axes import Cell, Values
+from jaxsched.studies.config import (
+    LengthsConfig,
+    all_predictions,
+    different_policies,
+    digest,
+    own_digests,
+    positive_seconds,
+)
+from jaxsched.studies.plan import Plan, Study
+from jaxsched.studies.rows import Simulator
+from jaxsched.studies.run import Point, Work
+from jaxsched.studies.toml import at_least, one_of, several, to_toml, with_key
+from jaxsched.workloads import Trace
+
+JOB = "serving"
+
+ANY = "any"
+"""The prediction of rows of policies that read none."""
+
+
+@dataclasses.dataclass(frozen=True)
+class ServingConfig:
+    """Every policy under every prediction, for several rates of arrivals.
+
+    Attributes:
+      job: "serving".
+      lanes: Random streams for each rate; the same requests and (stretched) arrivals for every
+        rate, policy and prediction, so that comparisons are paired.
+      num_requests: Requests of a stream.
+      memory: KV cache of the worker, M, in tokens.
+      clock: A preset of `jaxsched.clocks`.
+      rates: Requests per second that arrive.
+      policies: Names that `jaxsched.policy` understands.
+      predictions: Texts such as "real" (see `jaxsched.workloads.texts`).
+      max_batch: Most requests that run together; None for no cap.
+      ttft_limit: Largest time to first token of a request that counts as good, in seconds.
+      tpot_limit: Largest time per output token likewise.
+      trace: Path of a trace with arrival times: each stream is so many of its requests in a row
+        from a random one on, their times scaled to the rate. None: Poisson arrivals of requests
+        with `lengths`.
+      skip_too_large: Leave out requests of the trace that need more than the memory.
+      sha256: Of the trace's bytes; filled in when the file is read.
+      lengths: Where prompt and output lengths come from without a trace.
+      seed: Of everything random.
+    """
+
+    job: str
+    lanes: int = at_least(2)
+    num_requests: int = at_least(2)
+    memory: int = at_least(2)
+    clock: str
+    rates: tuple[float, ...]
+    policies: tuple[str, ...]
+    predictions: tuple[str, ...]
+    max_batch: int | None = at_least(1, default=None)
+    ttft_limit: float | None = None
+    tpot_limit: float | None = None
+    trace: str | None = None
+    skip_too_large: bool = False
+    sha256: str = ""
+    lengths: LengthsConfig = LengthsConfig("lmsys_tokens")
+    seed: int = at_least(0, default=0)
+
+    def __post_init__(self) -> None:
+        one_of("job", self.job, (JOB,))
+        with_key("clock", clocks.clock, self.clock)
+        several("rates", self.rates)
+        positive_seconds(ttft_limit=self.ttft_limit, tpot_limit=self.tpot_limit)
+        for rate in self.rates:
+            if not 0 < rate < float("inf"):
+                raise ValueError(f"rates: got {rate}; expected more than 0 requests per second")
+        different_policies(self.policies, arrivals=True)
+        all_predictions(self.predictions, self.memory, trace=self.trace is not None)
+
+    def study(self, prediction: str, trace: Trace | None) -> Study:
+        """What it asks for under one of its predictions, on requests of the trace if it has one."""
+        values = Values.of(
+            num_requests=(self.num_requests,),
+            memory=(self.memory,),
+            policies=self.policies,
+            predictions=(prediction,),
+            workloads=(self.lengths.text,),
+            arrivals=tuple(f"poisson:{rate!r}" for rate in self.rates),
+            clocks=(self.clock,),
+            max_batch=(self.max_batch or 0,),
+            seeds=(self.seed,),
+        )
+        measure = functools.partial(_measure, self)
+        return Study(values, self.lanes, measure, trace, key_of_n=False, whole=True)
+
+    def work(self) -> Work:
+        """A point for each policy and prediction; one that reads no predictions has one point."""
+        config, trace = self, None
+        if self.trace is not None:  # whose digest says what results are of
+            config = dataclasses.replace(self, sha256=digest(self.trace))
+            trace = _usable(config)
+        studies = {text: config.study(text, trace) for text in self.predictions}
+        simulators = {text: Simulator(Plan(study)) for text, study in studies.items()}
+        first = simulators[self.predictions[0]]
+        points = [
+            _point(config, simulator, policy, i, text)
+            for i, policy in enumerate(first.plan.values.read["policies"])
+            for text, simulator in (
+                simulators.items() if policy.reads_predictions else [(ANY, first)]
+            )
+        ]
+        text = to_toml(config) + own_digests(self.policies)
+        return Work(text, points, list(simulators.values()), lambda table: table)
+
+
+def _point(
+    config: ServingConfig, simulator: Simulator, policy: Policy, which: int, prediction: str
+) -> Point:
+    """A policy under a prediction at all rates."""
+    start, stop = simulator.plan.rows_of(which)
+
+    def table() -> pd.DataFrame:
+        rows = simulator.rows(start, stop)
+        return frames.lane_frame(
+            rows.measured,
+            seed=config.seed,
+            lane=rows.at["lane"],
+            clock=config.clock,
+            rate=np.asarray(config.rates, np.float64)[rows.at["arrivals"]],
+            policy=policy.name,
+            prediction=prediction,
+        )
+
+    name = f"{policy.name}-{prediction}".translate(str.maketrans(":,/", "---"))
+    requests = config.num_requests * (stop - start)
+    return Point(name, f"{policy.name}, {prediction}", requests, table)
+
+
+def _measure(
+    config: ServingConfig, instance: Instance, result: Result, bound: Any, cell: Cell
+) -> dict[str, Any]:
+    """All metrics, the proved bound on the rate, and the time to drain."""
+    clock = clocks.clock(config.clock)
+    busy = busy_seconds_bound(
+        instance.prompt, instance.output, instance.memory, clock, max_batch=config.max_batch
+    )
+    limits = {"ttft_limit": config.ttft_limit, "tpot_limit": config.tpot_limit}
+    return {
+        "rate_bound": config.num_requests / busy,
+        "drain": frames.drain_seconds(instance, clock),
+        **frames.serving_columns(instance, result, config.clock, **limits),
+        "memory": np.asarray(instance.memory, np.int64),
+    }
+
+
+def _usable(config: ServingConfig) -> Trace:
+    """The requests of the trace that can be served; refuses one that lacks what is needed."""
+    trace = workloads.read_trace(config.trace)
+    for name in ("prompt", "arrival_seconds"):
+        if getattr(trace, name) is None:
+            raise ValueError(f"{trace.source}: has no {name}; expected a trace that has it")
+    if config.skip_too_large:
+        total = trace.prompt.astype(np.int64) + trace.output
+        trace = trace.select(total <= config.memory)
+    if len(trace) < config.num_requests:
+        raise ValueError(
+            f"num_requests is {config.num_requests}; expected at most {len(trace)}, the requests "
+            f"of {trace.source} that fit"
+        )
+    if not trace.arrival_seconds[-1] > trace.arrival_seconds[0]:
+        raise ValueError(f"{trace.source}: all requests arrive at once; expected times that differ")
+    return trace

@@ -1,0 +1,363 @@
+"""Short texts for predictions, lengths and arrivals, as configurations and commands take them.
+
+Each kind of text is one registry: `PREDICTIONS`, `LENGTHS`, `ARRIVALS`. An entry says how the text
+is written, what it means and how it is read; errors and the help of the commands are made from it.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+import math
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any
+
+from jaxsched.workloads import arrivals, embedded, intervals, joint, lengths, traces
+from jaxsched.workloads.arrivals import ArrivalSource
+from jaxsched.workloads.intervals import IntervalSource
+
+
+@dataclasses.dataclass(frozen=True)
+class Form:
+    """A form of text: a kind, and what may follow its colon.
+
+    Attributes:
+      form: How it is written, such as "one:LOWER:UPPER"; without a colon if nothing may follow.
+      example: Such a text, as the help of commands shows it.
+      about: What that means.
+      read: What follows the colon -> what is wanted; ValueError says what is wrong with it.
+    """
+
+    form: str
+    example: str
+    about: str
+    read: Callable[[str], Any]
+
+    @property
+    def usage(self) -> str:
+        """How it is written, as errors say it."""
+        nothing = f"{self.form}, without anything after it"
+        return f"{self.form}, such as {self.example}" if ":" in self.form else nothing
+
+
+def unknown(shown: str, name: str, known: Iterable[str], what: str) -> str:
+    """Text of the error for a name that is not one of `known`, with the nearest of them."""
+    known = list(known)
+    near = difflib.get_close_matches(name, known, n=1)
+    hint = f" (did you mean {near[0]}?)" if near else ""
+    return f"unknown {what} {shown}{hint}; expected one of: {', '.join(known)}"
+
+
+def help_lines(forms: Mapping[str, Form]) -> list[str]:
+    """A line for each form: an example, and what it means."""
+    return [f"  {form.example:<24} {form.about}" for form in forms.values()]
+
+
+def _read(forms: Mapping[str, Form], text: str, what: str) -> tuple[str, Any]:
+    """The kind of a text, and what its form reads.
+
+    Raises:
+      ValueError: If it is none of the forms; the text says what was expected.
+    """
+    kind, _, rest = text.partition(":")
+    if kind not in forms:
+        raise ValueError(unknown(repr(text), kind, forms, what))
+    try:
+        if rest and ":" not in forms[kind].form:
+            raise ValueError(f"got {rest!r} after the colon")
+        return kind, forms[kind].read(rest)
+    except ValueError as error:
+        said = f"{error}; expected {forms[kind].usage}"
+        raise ValueError(f"{what} {text!r}: {said}") from None
+
+
+def _integers(rest: str, separator: str, size: int | None = None) -> tuple[int, ...]:
+    values = tuple(int(part) for part in rest.split(separator))
+    if size is not None and len(values) != size:
+        raise ValueError(f"got {len(values)} numbers")
+    return values
+
+
+# Predictions.
+
+
+@dataclasses.dataclass(frozen=True)
+class Prediction:
+    """A kind of prediction.
+
+    Attributes:
+      text: Its text, such as "relative:0.5".
+      kind: What stands before the first colon, a key of `PREDICTIONS`.
+      label: What it is called in tables and figures.
+      parameter: The number that a figure would put on its axis: X, WIDTH, or UPPER; else None.
+      source: memory -> a source of `jaxsched.workloads.intervals`; None for "columns".
+    """
+
+    text: str
+    kind: str
+    label: str
+    parameter: float | None
+    source: Callable[[int], IntervalSource] | None
+
+    @property
+    def reads_memory(self) -> bool:
+        """Whether another memory gives other intervals."""
+        return self.kind == "edges"
+
+
+Parsed = tuple[str, float | None, Callable[[int], IntervalSource] | None]
+"""Label, parameter and source, as in `Prediction`."""
+
+
+def read_prediction(text: str) -> Prediction:
+    """Reads the text of a prediction, one of `PREDICTIONS`.
+
+    Raises:
+      ValueError: If it is none; the text says what was expected.
+    """
+    kind, parsed = _read(PREDICTIONS, text, "prediction")
+    return Prediction(text, kind, *parsed)
+
+
+def class_edges(edges: Sequence[int], memory: int) -> tuple[int, ...]:
+    """Edges of `intervals.classes` for the inner edges of "edges:…"; the last class ends at M.
+
+    Raises:
+      ValueError: If they leave no room for the last class.
+    """
+    if edges[-1] > memory:
+        text = ",".join(map(str, edges))
+        raise ValueError(
+            f"edges:{text}: the last edge is {edges[-1]}; expected at most M = {memory}"
+        )
+    return (1, *edges, memory + 1)
+
+
+def _one(rest: str) -> Parsed:
+    lower, upper = _integers(rest, ":", 2)
+    source = intervals.one_for_all(lower, upper)
+    return f"[{lower}, {upper}] for all", upper, lambda memory: source
+
+
+def _classes(rest: str) -> Parsed:
+    width, number = _integers(rest, ":", 2)
+    source = intervals.classes(width=width, count=number)
+    return f"{number} classes of {width}", width, lambda memory: source
+
+
+def _edges(rest: str) -> Parsed:
+    edges = _integers(rest, ",")
+    intervals.classes(edges=(1, *edges))  # refuses bad edges before the memory is known
+    label = f"classes {', '.join(map(str, edges))}"
+    return label, None, lambda memory: intervals.classes(edges=class_edges(edges, memory))
+
+
+def _relative(rest: str) -> Parsed:
+    x = float(rest)
+    source = intervals.relative(x)
+    return f"length × (1 ± {x:g})", x, lambda memory: source
+
+
+def _real(rest: str) -> Parsed:
+    source = embedded.real_predictions()
+    return "real predicted classes", None, lambda memory: source
+
+
+PREDICTIONS: dict[str, Form] = {
+    "one": Form("one:LOWER:UPPER", "one:1:1000", "the same interval for all", _one),
+    "classes": Form(
+        "classes:WIDTH:COUNT", "classes:100:10",
+        "the class of the true length: 10 classes of 100 tokens", _classes,
+    ),
+    "edges": Form(
+        "edges:E1,E2,…", "edges:42,141,294,503",
+        "the same with these edges; the last class ends at M", _edges,
+    ),
+    "relative": Form(
+        "relative:X with X from 0 to below 1", "relative:0.5",
+        "from 0.5 to 1.5 times the true length", _relative,
+    ),
+    "exact": Form(
+        "exact", "exact", "the true length",
+        lambda rest: ("true length", 0.0, lambda memory: intervals.relative(0.0)),
+    ),
+    "real": Form("real", "real", "a class of LMSYS tokens, as wrong as a real predictor's", _real),
+    "columns": Form(
+        "columns", "columns", "the columns `lower` and `upper` of the trace",
+        lambda rest: ("the trace's own intervals", None, None),
+    ),
+}  # fmt: skip
+"""Predictions of the output lengths; `read` gives `Parsed`."""
+
+
+# Lengths: a law, then options after commas.
+
+OPTIONS = "prompt:LOW:HIGH, max_prompt:N, max_output:N or max_total:N"
+
+EMBEDDED: dict[str, Callable[[], joint.Lengths]] = {
+    "lmsys": embedded.lmsys,
+    "lmsys_tokens": embedded.lmsys_tokens,
+    "sharegpt": embedded.sharegpt,
+}
+"""Embedded length distributions by name."""
+
+
+def read_lengths(text: str) -> joint.Lengths:
+    """Reads the text of a law of lengths: one of `LENGTHS`, then `OPTIONS` after commas.
+
+    `prompt:LOW:HIGH` (prompts equally likely, else one token) is for `SYNTHETIC` laws; the other
+    options condition the law on limits in tokens.
+
+    Raises:
+      ValueError: If it is none; the text says what was expected.
+      OSError: If it names a trace that cannot be read.
+    """
+    head, *options = text.split(",")
+    kind, law = _read(LENGTHS, head, "law of lengths")
+    try:
+        limits = dict(_option(option) for option in options)
+        prompt = limits.pop("prompt", 1)
+        if prompt != 1 and kind not in SYNTHETIC:
+            raise ValueError(f"{kind} has prompts of its own; expected no option prompt")
+        return law(prompt).truncated(**limits) if limits else law(prompt)
+    except ValueError as error:
+        raise ValueError(f"workload {text!r}: {error}") from None
+
+
+def trace_file(text: str) -> str | None:
+    """The file that a law of lengths is drawn from, if it is a trace."""
+    kind, _, rest = text.split(",")[0].partition(":")
+    return rest if kind == "trace" else None
+
+
+def _option(text: str) -> tuple[str, Any]:
+    name, _, rest = text.partition(":")
+    if name == "prompt":
+        return name, _whole(rest, 2, OPTIONS)
+    if name not in ("max_prompt", "max_output", "max_total"):
+        raise ValueError(f"got option {text!r}; expected {OPTIONS}")
+    return name, _whole(rest, 1, OPTIONS)[0]
+
+
+def _whole(rest: str, size: int, usage: str | None = None) -> tuple[int, ...]:
+    parts = rest.split(":")
+    if len(parts) != size or not all(part.strip().isdecimal() for part in parts):
+        expected = "" if usage is None else f"; expected {usage}, in whole numbers"
+        raise ValueError(f"got {rest!r}{expected}")
+    return tuple(map(int, parts))
+
+
+Law = Callable[[lengths.Spec], joint.Lengths]
+"""prompt, for laws that have none of their own -> law."""
+
+
+def _embedded(name: str) -> Form:
+    return Form(name, name, "an embedded distribution", lambda _: lambda prompt: EMBEDDED[name]())
+
+
+def _uniform(rest: str) -> Law:
+    low, high = _whole(rest, 2)
+    return lambda prompt: lengths.uniform((low, high), prompt=prompt)
+
+
+def _geometric(rest: str) -> Law:
+    mean, maximum = _whole(rest, 2)
+    return lambda prompt: lengths.geometric(mean, prompt=prompt, maximum=maximum)
+
+
+def _trace(rest: str) -> Law:
+    if not rest:
+        raise ValueError("got no file")
+    return lambda prompt: traces.read_trace(rest).lengths()
+
+
+SYNTHETIC = ("uniform", "geometric")
+"""Laws whose prompts an option says."""
+
+LENGTHS: dict[str, Form] = {
+    **{name: _embedded(name) for name in EMBEDDED},
+    "uniform": Form("uniform:LOW:HIGH", "uniform:1:100", "outputs equally likely", _uniform),
+    "geometric": Form(
+        "geometric:MEAN:MAX", "geometric:50:1000", "geometric outputs of mean 50, up to 1000",
+        _geometric,
+    ),
+    "trace": Form(
+        "trace:FILE", "trace:requests.csv", "the requests of a trace, drawn with replacement",
+        _trace,
+    ),
+}  # fmt: skip
+"""Laws of prompt and output lengths; `read` gives `Law`."""
+
+
+# Arrivals.
+
+
+@dataclasses.dataclass(frozen=True)
+class Arrivals:
+    """A kind of arrivals.
+
+    Attributes:
+      text: Its text, such as "poisson:2".
+      kind: What stands before the colon, a key of `ARRIVALS`.
+      number: Seconds of a round, the speed, or requests per round or second; infinite for a
+        backlog.
+    """
+
+    text: str
+    kind: str
+    number: float
+
+    @property
+    def in_trace(self) -> bool:
+        """Whether they are a trace's own."""
+        return self.kind in ("rounds", "trace")
+
+    @property
+    def backlog(self) -> bool:
+        """Whether everything is there from the start."""
+        return self.kind == "backlog"
+
+    def source(self, in_seconds: bool) -> ArrivalSource | None:
+        """Random ones as in `jaxsched.workloads.arrivals`; None for a backlog."""
+        if self.backlog:
+            return None
+        return (arrivals.poisson_seconds if in_seconds else arrivals.poisson)(self.number)
+
+
+def read_arrivals(text: str, kinds: Sequence[str] | None = None) -> Arrivals:
+    """Reads the text of arrivals, one of `kinds` (by default all of `ARRIVALS`).
+
+    Raises:
+      ValueError: If it is none; the text says what was expected.
+    """
+    forms = {kind: ARRIVALS[kind] for kind in kinds or ARRIVALS}
+    expected = f"{text!r}; expected one of {', '.join(form.form for form in forms.values())}"
+    try:
+        kind, number = _read(forms, text, "arrivals")
+    except ValueError:
+        raise ValueError(f"{expected}, more than 0") from None
+    if text.endswith(":") or (not 0 < number < math.inf and kind != "backlog"):
+        raise ValueError(f"{expected}, more than 0")
+    return Arrivals(text, kind, number)
+
+
+ARRIVALS: dict[str, Form] = {
+    "backlog": Form(
+        "backlog", "backlog", "everything is there from the start", lambda rest: math.inf
+    ),
+    "rounds": Form(
+        "rounds:SECONDS", "rounds:SECONDS", "the trace's own times, in rounds of that length", float
+    ),
+    "trace": Form(
+        "trace, trace:SPEED", "trace, trace:SPEED",
+        "the trace's own times, or SPEED times as fast; with --clock",
+        lambda rest: float(rest or 1),
+    ),
+    "poisson": Form(
+        "poisson:RATE", "poisson:RATE", "RATE requests per second at random; with --clock", float
+    ),
+}  # fmt: skip
+"""Arrivals of requests; `read` gives the number of `Arrivals`."""
+
+RANDOM_ARRIVALS = ("backlog", "poisson")
+"""Arrivals that need no trace; without a clock the rate of the second is per round."""
