@@ -69,8 +69,9 @@ BORROWED = {"contributing": "CONTRIBUTING.md", "changelog": "CHANGELOG.md"}
 LINK = re.compile(r"\[([^\]]+)\]\((?!http|#)([^)#]+)(#[^)]*)?\)")
 
 
-SHORT = re.compile(
-    r"TypeAliasForwardRef\('(\w+)'\)|ndarray\[tuple\[Any, \.\.\.\], dtype\[(\w+)\]\]"
+LONG = re.compile(
+    r"TypeAliasForwardRef\('(\w+)'\)"
+    r"|~?numpy\.ndarray\[tuple\[[^]]*\], ~?numpy\.dtype\[~?(?:numpy\.)?(\w+)\]\]"
 )
 
 
@@ -96,10 +97,11 @@ def plain_signature(app: Sphinx, what: str, name: str, thing: Any, *given: Any) 
     """A record's arguments are its attributes, which stand below; types go by their short names."""
     if what == "class" and hasattr(thing, "__dataclass_fields__"):
         return "", ""
-    return tuple(
-        text and SHORT.sub(lambda found: found[1] or f"NDArray[{found[2]}]", text)
-        for text in given[1:]
-    )
+
+    def short(found: re.Match[str]) -> str:
+        return found[1] or f"NDArray[{found[2]}]"
+
+    return tuple(text and LONG.sub(short, text) for text in given[1:])
 
 
 def set_formulas(*given: Any) -> None:

@@ -11,8 +11,8 @@ import pytest
 
 pytest.importorskip("numba")
 
-from benchmarks import __main__ as benchmarks  # noqa: E402
-from benchmarks import (  # noqa: E402
+from benchmarks import __main__ as benchmarks
+from benchmarks import (
     accelerator,
     engines,
     growth,
@@ -25,9 +25,9 @@ from benchmarks import (  # noqa: E402
     timing,
     tricks,
 )
-from benchmarks.report import Report  # noqa: E402
-from benchmarks.scale import Scale  # noqa: E402
-from benchmarks.section import Section  # noqa: E402
+from benchmarks.report import Report
+from benchmarks.scale import Scale
+from benchmarks.section import Section
 
 TINY = Scale(
     n=6,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import random
 
 import jax
@@ -15,7 +16,7 @@ from jaxsched.engines import reference
 from jaxsched.instance import MAX_ROUND
 from jaxsched.simulate import _native_works
 from jaxsched.testing import KINDS, as_arrays, check_result, random_requests, requests_of
-from jaxsched.testing.contract import shipped_rule
+from tests import oracle
 
 WIDTH, LANES = 24, 28
 
@@ -73,11 +74,11 @@ def test_equals_the_reference(name: str, engine: str) -> None:
         options = dict(max_rounds=rng.choice((MAX_ROUND, 30)), max_batch=rng.choice((2, 5, 40)))
         instance = live(rng, clock)
         result = js.simulate(instance, policy, clock=clock, engine=engine, **options)
-        check_result(instance, result, shipped_rule(policy), clock=clock, **options)
+        check_result(instance, result, oracle.rule_for(policy), clock=clock, **options)
         if i == 0 and (engine == "native" or name == "family"):
             backlog = instance.replace(arrival=None)
             result = js.simulate(backlog, policy, clock=clock, engine=engine, **options)
-            check_result(backlog, result, shipped_rule(policy), clock=clock, **options)
+            check_result(backlog, result, oracle.rule_for(policy), clock=clock, **options)
 
 
 @pytest.mark.parametrize("engine", ENGINES)
@@ -87,7 +88,7 @@ def test_history_lists_every_evicted_run(engine: str) -> None:
     instance = live(rng, clock)
     result = js.simulate(instance, policy, clock=clock, history=True, engine=engine)
     assert (np.asarray(result.history)[..., 0] >= 0).sum() == np.asarray(result.evictions).sum() > 9
-    check_result(instance, result, shipped_rule(policy), clock=clock)
+    check_result(instance, result, oracle.rule_for(policy), clock=clock)
 
 
 def test_a_million_rounds_do_not_drift() -> None:
@@ -110,8 +111,8 @@ def test_a_million_rounds_do_not_drift() -> None:
         assert abs(result.completion_seconds[0, 0] / end - 1) < 1e-15
 
 
-def js_rule(name: str) -> reference.Rule:
-    return shipped_rule(POLICIES[name])
+def js_rule(name: str) -> js.Policy:
+    return oracle.rule_for(POLICIES[name])
 
 
 def test_arrivals_may_be_lists() -> None:
@@ -129,7 +130,7 @@ def test_the_clock_ends(engine: str) -> None:
     instance = live(random.Random(5), js.Clock(fixed=10.0**6))
     result = js.simulate(instance, js.a_min(), clock=clock, engine=engine)
     assert (np.asarray(result.status) == js.Status.ROUND_LIMIT).any()
-    check_result(instance, result, reference.RULES["a_min:on_eviction"], clock=clock)
+    check_result(instance, result, oracle.RULES["a_min:on_eviction"], clock=clock)
 
 
 def test_traced_clocks_and_arrivals_run_as_lanes() -> None:
@@ -181,3 +182,22 @@ def test_refusals() -> None:
         jax.jit(lambda a: js.simulate(
             instance.replace(arrival=a), js.fcfs(), clock=js.Clock(1.0), history=True
         ))(instance.arrival)  # fmt: skip
+
+
+def test_a_batch_of_one_coefficient_leaves_the_others_alone() -> None:
+    rng = random.Random(11)
+    instance = live(rng, js.Clock(fixed=0.5)).replace(arrival=None)
+    run = lambda clock: js.simulate(instance, js.fcfs(), clock=clock).completion_seconds  # noqa: E731
+    for base in (js.Clock(free_tokens=3), js.Clock(per_request=0.25, per_token_beyond=0.5)):
+        fixed = np.float32([0.25, 0.5, 2.0])
+        batch = dataclasses.replace(base, fixed=jnp.asarray(fixed))
+        alone = [run(dataclasses.replace(base, fixed=float(seconds))) for seconds in fixed]
+        mapped = [js.Clock(0, *[None] * 5), js.Clock(*[0] * 6)]
+        for in_axes in (0, *((axes,) for axes in mapped)):
+            together = jax.vmap(run, in_axes=in_axes)(batch)
+            assert np.array_equal(together, np.float32(alone))
+        assert np.array_equal(jax.jit(jax.vmap(run))(batch), np.float32(alone))
+    leaves, structure = jax.tree.flatten(batch)
+    again = structure.unflatten(leaves)
+    assert again.per_request == 0.25 and again.fixed is batch.fixed
+    assert [np.shape(leaf) for leaf in leaves] == [(3,)] * 6

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from fractions import Fraction
+from pathlib import Path
 from typing import Any
 
 import jax
@@ -12,6 +13,7 @@ import numpy as np
 import pytest
 
 from jaxsched import Clock, Energy, clocks
+from jaxsched.clocks import presets
 
 # The calibration: milliseconds of a round, for P prompt tokens, D requests and K tokens of cache.
 MILLISECONDS = {
@@ -146,3 +148,34 @@ def test_pytrees(kind: Any) -> None:
     value = kind(fixed=1.0, per_request=2.0)
     leaves, structure = jax.tree.flatten(value)
     assert structure.unflatten(leaves) == value and hash(value) == hash(kind(1.0, 0.0, 2.0))
+
+
+def test_the_documentation_has_every_preset() -> None:
+    page = (Path(__file__).parent.parent / "docs" / "serving.md").read_text()
+    for row in (*presets.clock_rows(), *presets.energy_rows()):
+        assert f"| {' | '.join(row)} |" in page, row
+
+
+def test_a_clock_is_one_entry(monkeypatch: pytest.MonkeyPatch) -> None:
+    mine = clocks.Preset("Mine.", Clock(fixed=0.5), fit="R² 1", source="me")
+    monkeypatch.setitem(clocks.PRESETS, "mine", mine)
+    assert clocks.clock("mine") is clocks.mine() is mine.clock and "mine" in dir(clocks)
+    assert clocks.energy("mine") is None and ("`mine`", "500", "R² 1", "me") in presets.clock_rows()
+    with pytest.raises(ValueError, match="expected one of .*, mine"):
+        clocks.clock("other")
+    with pytest.raises(AttributeError, match="no attribute 'other'"):
+        clocks.other  # noqa: B018
+
+
+@pytest.mark.parametrize("name", MILLISECONDS)
+def test_one_formula_for_all_kinds_of_integers(name: str) -> None:
+    exact = clocks.ticks(clocks.clock(name))
+    plain = clocks.Ticks(*(int(x) for x in exact))
+    rounds = np.asarray(ROUNDS, np.int64).T
+    expected = [clocks.round_ticks(plain, *round_) for round_ in ROUNDS]
+    assert all(type(ticks) is int for ticks in expected)
+    found = clocks.round_ticks(exact, *rounds)
+    assert found.dtype == np.int64 and found.tolist() == expected
+    with jax.enable_x64(True):
+        inside = jax.jit(jax.vmap(clocks.round_ticks, in_axes=(None, 0, 0, 0)))(exact, *rounds)
+    assert inside.dtype == np.int64 and inside.tolist() == expected

@@ -8,7 +8,7 @@ import jax
 import numpy as np
 import pytest
 
-from jaxsched.studies import toml
+from jaxsched import toml
 from jaxsched.studies.backlog import BacklogConfig
 from jaxsched.studies.config import LengthsConfig
 from jaxsched.workloads.texts import read_prediction

@@ -14,12 +14,12 @@ import pytest
 
 import jaxsched as js
 from experiments import latency_against_n, ratio_against_width
-from jaxsched import policies
+from jaxsched import policies, toml
 from jaxsched.cli import main
 from jaxsched.engines import reference
 from jaxsched.report import figures
 from jaxsched.report.looks import LOOKS, METHODS, look_of
-from jaxsched.studies import frames, rows, store, toml
+from jaxsched.studies import frames, rows, store
 from jaxsched.studies.backlog import BacklogConfig
 from jaxsched.workloads.texts import read_prediction
 from tests import oracle

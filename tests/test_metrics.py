@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import random
+from pathlib import Path
 from typing import Any
 
 import jax
@@ -14,9 +15,9 @@ import jaxsched as js
 from jaxsched import metrics
 from jaxsched.engines import reference
 from jaxsched.engines.reference import Request
-from jaxsched.limbs import split
-from jaxsched.metrics import distribution
+from jaxsched.metrics import distribution, registry
 from jaxsched.testing.instances import random_requests
+from tests import oracle
 
 CLOCKS = {
     "hinge": js.Clock(fixed=0.06, per_cache_token=1e-6, per_token_beyond=3e-4, free_tokens=5),
@@ -58,7 +59,7 @@ def outcome_of(
 ) -> reference.Outcome:
     name = js.policy(policy).name
     ticks = reference.Clock(*(int(value) for value in js.clocks.ticks(clock)))
-    return reference.simulate(requests, memory, reference.RULES[name], clock=ticks)
+    return reference.simulate(requests, memory, oracle.RULES[name], clock=ticks)
 
 
 def result_of(outcomes: list[reference.Outcome], n: int) -> js.Result:
@@ -91,9 +92,9 @@ def result_of(outcomes: list[reference.Outcome], n: int) -> js.Result:
         peak_memory=each("peak_memory"),
         rounds=each("rounds"),
         status=np.full(len(outcomes), js.Status.FINISHED, np.int32),
-        limbs=split(np.stack(totals, axis=-1)),
+        totals=np.stack(totals, axis=-1),
         num_requests=np.asarray([len(o.completion) for o in outcomes], np.int32),
-        times=split(np.stack(ticks, axis=-1)),
+        times=np.stack(ticks, axis=-1),
         history=history,
     )
 
@@ -247,9 +248,9 @@ def by_hand(**changes: Any) -> tuple[js.Instance, js.Result, js.Clock]:
         "peak_memory": np.asarray(17),
         "rounds": np.asarray(10),
         "status": np.asarray(js.Status.FINISHED),
-        "limbs": split(np.asarray([0, 3, 90])),
+        "totals": np.asarray([0, 3, 90]),
         "num_requests": np.asarray(2),
-        "times": split(ticks),
+        "times": ticks,
         "history": np.asarray([[0, 0, 2], [0, 3, 4], [-1, -1, -1]]),
     }
     return instance, js.Result(**{**values, **changes}), js.Clock(fixed=1.0)
@@ -280,7 +281,7 @@ def test_without_a_history_there_is_no_itl() -> None:
 def test_without_evictions_the_rounds_need_no_history() -> None:
     instance, result, clock = by_hand(
         history=None, evictions=np.asarray(0), completion=np.asarray([5, 10]),
-        times=split(np.asarray([[0, 1, 5], [0, 1, 10]]) * 10**12),
+        times=np.asarray([[0, 1, 5], [0, 1, 10]]) * 10**12,
     )  # fmt: skip
     rounds = metrics.timeline(instance, result, clock)
     assert rounds.requests.tolist() == [2] * 5 + [1] * 5 and rounds.seconds.tolist() == [1.0] * 10
@@ -296,7 +297,7 @@ def test_a_lane_that_did_not_finish() -> None:
     instance, result, clock = by_hand(
         completion=np.asarray([10, -1]),
         status=np.asarray(js.Status.ROUND_LIMIT),
-        times=split(np.asarray([[0, 10**12, 10 * 10**12], [0, 10**12, -1]])),
+        times=np.asarray([[0, 10**12, 10 * 10**12], [0, 10**12, -1]]),
     )
     found = metrics.serving(instance, result, clock, energy=JOULES, ttft_limit=1.0)
     assert (found.completed, found.unfinished) == (1, 1)
@@ -367,3 +368,33 @@ def test_metrics_of_a_simulation(policy: str) -> None:
     pairs = zip(metrics.figures(found), metrics.figures(expected), strict=True)
     for (name, *arrays), (_, *wanted) in pairs:
         assert all(map(np.array_equal, arrays, wanted)), name
+
+
+def test_a_metric_is_one_entry(monkeypatch: pytest.MonkeyPatch) -> None:
+    longest = metrics.Metric(
+        "longest wait", "max `A − a`", "s",
+        of=lambda lanes: lanes.rate(lanes.seen.queueing.max(axis=-1)), heading="longest",
+    )  # fmt: skip
+    monkeypatch.setitem(metrics.METRICS, "longest_wait", longest)
+    found = metrics.serving(*by_hand())
+    assert found.longest_wait.value == 0
+    assert "longest_wait" in [name for name, _, _ in metrics.figures(found)]
+    few = metrics.serving(*by_hand(), names=["longest_wait", "kv_mean"])
+    assert list(vars(few)) == ["longest_wait", "kv_mean"]
+    with pytest.raises(AttributeError, match="metric 'kv' is not known; expected one of .*longest"):
+        found.kv  # noqa: B018
+
+
+def test_columns_and_documentation_follow_the_registry() -> None:
+    assert metrics.SWEPT == (
+        "p99_e2el", "mean_ttft", "p99_ttft", "mean_tpot", "p99_tpot", "request_throughput",
+        "energy_per_token",
+    )  # fmt: skip
+    assert metrics.MEANS == (
+        "mean_ttft", "p50_ttft", "p99_ttft", "mean_tpot", "p99_tpot", "mean_e2el", "p50_e2el",
+        "p99_e2el", "mean_queueing", "request_throughput", "output_throughput", "goodput",
+        "preemptions", "wasted_tokens", "kv_mean", "kv_peak", "energy_per_token",
+    )  # fmt: skip
+    page = (Path(__file__).parent.parent / "docs" / "metrics.md").read_text()
+    for row in registry.rows():
+        assert f"| {' | '.join(row)} |" in page, row

@@ -9,10 +9,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from jaxsched.engines.soft.network import A_MIN_NETWORK
 
 import jaxsched as js
 from jaxsched.engines import reference
-from jaxsched.engines.soft.network import A_MIN_NETWORK
 from jaxsched.policies.network import EVICT, PROGRESS, SHAPES, WEIGHTS, WIDEST, quantize
 from jaxsched.testing import KINDS, check_result, contract
 from jaxsched.testing.choices import check_choices

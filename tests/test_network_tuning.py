@@ -10,10 +10,9 @@ import numpy as np
 import pytest
 
 import jaxsched as js
-from jaxsched import cli
+from jaxsched import cli, toml
 from jaxsched.policies import files as tuned
 from jaxsched.policies.network import EVICT, PROGRESS, SHAPES, WIDEST, quantize
-from jaxsched.studies import toml
 from jaxsched.studies.config import LengthsConfig
 from jaxsched.tuning import rules, search
 from jaxsched.tuning.config import DescentConfig, TuneConfig

@@ -16,12 +16,12 @@ import pytest
 
 import jaxsched as js
 from experiments import fidelity, gain_from_prediction, latency_against_rate
-from jaxsched import metrics
+from jaxsched import metrics, toml
 from jaxsched.cli import main
 from jaxsched.engines import reference
 from jaxsched.engines.reference import Request
 from jaxsched.report import figures, plots, study_tables
-from jaxsched.studies import frames, store, toml
+from jaxsched.studies import frames, store
 from jaxsched.studies.draw import Drawn
 from jaxsched.studies.run import Point
 from jaxsched.studies.serving import ServingConfig

@@ -13,9 +13,9 @@ import pandas as pd
 import pytest
 
 import jaxsched as js
+from jaxsched import toml
 from jaxsched.engines import reference
 from jaxsched.studies import rows as rows_module
-from jaxsched.studies import toml
 from jaxsched.studies.axes import AXES
 from jaxsched.studies.estimate import estimate, programs
 from jaxsched.studies.plan import Plan, without

@@ -18,10 +18,11 @@ import pandas as pd
 import pytest
 
 import jaxsched as js
+from jaxsched import toml
 from jaxsched.cli import main
 from jaxsched.studies import rows as rows_module
 from jaxsched.studies import run as runs
-from jaxsched.studies import store, toml
+from jaxsched.studies import store
 from jaxsched.studies.plan import Plan
 from jaxsched.studies.rows import Simulator
 from jaxsched.studies.sweep import SweepConfig, open_parts, plan_of

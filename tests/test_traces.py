@@ -310,3 +310,22 @@ def test_lengths_of_a_trace(tmp_path: Path) -> None:
     law = w.read_trace(write(tmp_path, FILES["azure"])).lengths()
     instance = w.make(KEY, lengths=law, intervals=intervals.relative(0.1), n=40, lanes=2, memory=40)
     np.testing.assert_array_equal(instance.prompt, 10 * (instance.output - 2))
+
+
+def test_a_format_is_one_entry(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    columns = dict(prompt="asked", output="said", arrival_milliseconds="when")
+    monkeypatch.setitem(w.traces.FORMATS, "mine", w.traces.Format(columns))
+    path = write(tmp_path, "when,asked,said\n0,10,3\n500,20,4\n")
+    for trace in (w.read_trace(path), w.read_mine(path), w.traces.read_mine(path)):
+        assert trace.arrival_seconds.tolist() == [0, 0.5] and trace.prompt.tolist() == [10, 20]
+    assert "read_mine" in dir(w)
+    with pytest.raises(ValueError, match="expected one of .*mine: asked, said, when"):
+        w.read_trace(write(tmp_path, "time,in\n1,2\n"))
+    with pytest.raises(AttributeError, match="no attribute 'read_yours'"):
+        w.read_yours  # noqa: B018
+
+
+def test_the_documentation_has_every_format() -> None:
+    page = (Path(__file__).parent.parent / "docs" / "workloads.md").read_text()
+    for row in w.traces.format_rows():
+        assert f"| {' | '.join(row)} |" in page, row

@@ -17,10 +17,9 @@ import pandas as pd
 import pytest
 
 import jaxsched as js
-from jaxsched import cli
+from jaxsched import cli, toml
 from jaxsched.policies.family import FIELDS, RANGES, quantize
 from jaxsched.policies.files import read_rule
-from jaxsched.studies import toml
 from jaxsched.tuning import loop, relaxed, rules, search
 from jaxsched.tuning.baselines import Screen
 from jaxsched.tuning.cma_es import CmaEs

@@ -10,9 +10,8 @@ import numpy as np
 import pytest
 
 import jaxsched as js
-from jaxsched import cli
+from jaxsched import cli, toml
 from jaxsched.policies import files as tuned
-from jaxsched.studies import toml
 from jaxsched.studies.backlog import BacklogConfig
 from jaxsched.studies.config import different_policies
 from jaxsched.testing import check_policy

@@ -9,10 +9,11 @@ from typing import Any
 import pandas as pd
 from rich.console import Console
 
+from jaxsched import toml
 from jaxsched.cli.resume import folder_of, kept_in, replaced
 from jaxsched.report import figures, plots, study_tables
 from jaxsched.report.terminal import console, progress_bar, say
-from jaxsched.studies import serving, toml
+from jaxsched.studies import serving
 from jaxsched.studies.backlog import BacklogConfig
 from jaxsched.studies.run import Point
 

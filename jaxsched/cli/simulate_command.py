@@ -8,9 +8,10 @@ from collections.abc import Iterator
 
 import pandas as pd
 
+from jaxsched import toml
 from jaxsched.report import study_tables
 from jaxsched.report.terminal import console, say
-from jaxsched.studies import frames, replay, store, toml
+from jaxsched.studies import frames, replay, store
 from jaxsched.studies.config import digest
 
 

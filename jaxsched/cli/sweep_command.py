@@ -8,11 +8,12 @@ import time
 
 from rich.console import Console
 
+from jaxsched import toml
 from jaxsched.cli.resume import folder_of, kept_in, replaced
 from jaxsched.report.formats import duration, size
 from jaxsched.report.terminal import console, progress_bar, say
 from jaxsched.studies import run as runs
-from jaxsched.studies import store, toml
+from jaxsched.studies import store
 from jaxsched.studies.estimate import estimate
 from jaxsched.studies.parts import Parts
 from jaxsched.studies.plan import Plan, Range

@@ -9,11 +9,11 @@ from pathlib import Path
 
 from rich.console import Console
 
+from jaxsched import toml
 from jaxsched.cli.resume import folder_of, kept_in, replaced
 from jaxsched.report import figures, plots, study_tables
 from jaxsched.report.formats import count
 from jaxsched.report.terminal import console, progress_bar, say
-from jaxsched.studies import toml
 from jaxsched.studies.config import digest
 from jaxsched.tuning import search
 from jaxsched.tuning.config import TuneConfig

@@ -9,6 +9,8 @@ cache in use. It lasts, in seconds,
 an iteration of a serving engine that batches whole prompts with decodes. The hinge is the knee
 between a memory-bound and a compute-bound iteration: so many tokens ride along with the weights.
 
+Every entry of `PRESETS` is a function here: `jaxsched.clocks.llama2_70b_2xa100()`.
+
 >>> decode = clock("llama2_70b_2xa100").seconds(prompt_tokens=0, requests=1, cache_tokens=1)
 >>> print(f"{decode:.5f} s")
 0.05979 s
@@ -22,44 +24,37 @@ from jaxsched.clocks.formula import (
     Ticks,
     check_clock,
     is_traced,
+    round_ticks,
     ticks,
     to_ticks,
     valid_clock,
 )
-from jaxsched.clocks.presets import (
-    ENERGY,
-    PRESETS,
-    clock,
-    energy,
-    llama2_7b_a100,
-    llama2_70b_2xa100,
-    llama2_70b_2xa100_affine,
-    llama2_70b_2xa100_decode,
-    llama2_70b_4xa100,
-    llama31_8b_h100,
-    llama31_70b_4xh100,
-)
+from jaxsched.clocks.presets import PRESETS, Preset, clock, energy
 
 __all__ = [
-    "ENERGY",
     "LONGEST_ROUND",
     "PRESETS",
     "TICKS_PER_SECOND",
     "Clock",
     "Energy",
+    "Preset",
     "Ticks",
     "check_clock",
     "clock",
     "energy",
     "is_traced",
-    "llama2_7b_a100",
-    "llama2_70b_2xa100",
-    "llama2_70b_2xa100_affine",
-    "llama2_70b_2xa100_decode",
-    "llama2_70b_4xa100",
-    "llama31_8b_h100",
-    "llama31_70b_4xh100",
+    "round_ticks",
     "ticks",
     "to_ticks",
     "valid_clock",
 ]
+
+
+def __getattr__(name: str) -> Preset:
+    if name in PRESETS:
+        return PRESETS[name]
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return [*__all__, *PRESETS]

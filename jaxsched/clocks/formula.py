@@ -5,7 +5,8 @@ from __future__ import annotations
 import dataclasses
 import math
 import numbers
-from typing import Any, NamedTuple
+from collections.abc import Sequence
+from typing import Any, NamedTuple, TypeVar
 
 import jax
 import jax.numpy as jnp
@@ -18,7 +19,63 @@ LONGEST_ROUND = 2.0**61 / TICKS_PER_SECOND
 """Seconds (27 days) that a round of a full worker must stay below, so that 64 bits suffice."""
 
 
-@jax.tree_util.register_dataclass
+Kind = TypeVar("Kind")
+
+
+def coefficients(kind: type[Kind]) -> type[Kind]:
+    """Makes a dataclass of numbers a JAX pytree, so that a batch can be given of some alone.
+
+    Beside a coefficient of shape [B] the plain numbers are leaves of that shape too, views of one
+    number: `jax.vmap` can split them. What comes back as such a view is the one number again.
+    """
+    names = [field.name for field in dataclasses.fields(kind)]  # type: ignore[arg-type]
+
+    def flatten(value: Kind) -> tuple[list[Any], None]:
+        leaves = [getattr(value, name) for name in names]
+        shape = max((np.shape(x) for x in leaves if hasattr(x, "shape")), key=len, default=())
+        plain = [isinstance(x, (float, int)) and shape != () for x in leaves]
+        return [np.broadcast_to(x, shape) if p else x for x, p in zip(leaves, plain)], None  # noqa: B905
+
+    def unflatten(_: None, leaves: Sequence[Any]) -> Kind:
+        made = object.__new__(kind)
+        for name, leaf in zip(names, leaves, strict=True):
+            one = isinstance(leaf, np.ndarray) and leaf.ndim and not any(leaf.strides)
+            object.__setattr__(made, name, leaf.flat[0].item() if one else leaf)
+        return made
+
+    jax.tree_util.register_pytree_node(kind, flatten, unflatten)
+    return kind
+
+
+def round_ticks(ticks: Any, prompts: Any, requests: Any, cache_tokens: Any) -> Any:
+    """How long a round lasts, in whole picoseconds: the one place where the formula stands.
+
+    Args:
+      ticks: `Ticks`; a `Clock` in its place gives seconds, in floating point.
+      prompts: P, prompt tokens admitted in the round.
+      requests: D, active requests.
+      cache_tokens: K, tokens of KV cache in use.
+
+    Returns:
+      Of the arguments' kind: Python's integers, or int64 arrays of numpy or JAX, which broadcast.
+    """
+    return (
+        ticks.fixed
+        + ticks.per_prompt_token * prompts
+        + ticks.per_request * requests
+        + ticks.per_cache_token * cache_tokens
+        + ticks.per_token_beyond * _or_zero(prompts + requests - ticks.free_tokens)
+    )
+
+
+def _or_zero(value: Any) -> Any:
+    """max(0, value)."""
+    if isinstance(value, jax.Array):
+        return jnp.maximum(value, jnp.zeros_like(value))
+    return value * (value > 0)
+
+
+@coefficients
 @dataclasses.dataclass(frozen=True)
 class Clock:
     """The coefficients of a round's duration, in seconds; a JAX pytree whose leaves are traced.
@@ -45,15 +102,7 @@ class Clock:
 
     def seconds(self, prompt_tokens: Any, requests: Any, cache_tokens: Any) -> Any:
         """Seconds that a round lasts, in floating point; arguments and result of one shape."""
-        over = prompt_tokens + requests - self.free_tokens
-        beyond = over * (over > 0)
-        return (
-            self.fixed
-            + self.per_prompt_token * prompt_tokens
-            + self.per_request * requests
-            + self.per_cache_token * cache_tokens
-            + self.per_token_beyond * beyond
-        )
+        return round_ticks(self, prompt_tokens, requests, cache_tokens)
 
 
 class Ticks(NamedTuple):
@@ -76,15 +125,9 @@ def ticks(clock: Clock) -> Ticks:
     Concrete values must have passed `check_clock`. Of traced ones, those that `valid_clock` would
     refuse are clipped to what 64 bits can hold.
     """
-    scales = [TICKS_PER_SECOND] * 5 + [1]
-    values = [getattr(clock, name) for name in COEFFICIENTS]
-    if is_traced(clock):
-        with jax.enable_x64(True):
-            wide = [jnp.asarray(value).astype(jnp.float64) for value in values]
-            scaled = [value * np.float64(scale) for value, scale in zip(wide, scales, strict=True)]
-            return Ticks(*(_whole(jnp, value).astype(jnp.int64) for value in scaled))
-    exact = [np.float64(value) * scale for value, scale in zip(values, scales, strict=True)]
-    return Ticks(*(np.int64(_whole(np, value)) for value in exact))
+    traced = is_traced(clock)
+    scales = dict.fromkeys(COEFFICIENTS, TICKS_PER_SECOND) | {"free_tokens": 1}
+    return Ticks(*(_whole(getattr(clock, name), scale, traced) for name, scale in scales.items()))
 
 
 def to_ticks(seconds: Any) -> Any:
@@ -92,17 +135,15 @@ def to_ticks(seconds: Any) -> Any:
 
     Numpy float64 for concrete times, JAX for traced ones (exact to 24 bits if they are float32).
     """
-    if isinstance(seconds, jax.core.Tracer):
-        with jax.enable_x64(True):
-            wide = seconds.astype(jnp.float64) * np.float64(TICKS_PER_SECOND)
-            return _whole(jnp, wide).astype(jnp.int64)
-    return _whole(np, np.asarray(seconds, np.float64) * TICKS_PER_SECOND).astype(np.int64)
+    return _whole(seconds, TICKS_PER_SECOND, isinstance(seconds, jax.core.Tracer))
 
 
-def _whole(module: Any, value: Any) -> Any:
-    """Nearest whole number within what no sum of two overflows; NaN becomes 0."""
-    limit = np.float64(2.0**62)
-    return module.rint(module.clip(module.nan_to_num(value), -limit, limit))
+def _whole(value: Any, scale: int, traced: bool) -> Any:
+    """Nearest whole number to value·scale within what no sum of two overflows; NaN becomes 0."""
+    array, limit = (jnp if traced else np), np.float64(2.0**62)
+    with jax.enable_x64(True):
+        wide = array.asarray(value).astype(np.float64) * np.float64(scale)
+        return array.rint(array.clip(array.nan_to_num(wide), -limit, limit)).astype(np.int64)
 
 
 def is_traced(clock: Clock) -> bool:
@@ -169,7 +210,7 @@ def _check_coefficient(name: str, value: Any) -> None:
         raise ValueError(f"clock: {name} is {value}; expected a finite number of at least 0")
 
 
-@jax.tree_util.register_dataclass
+@coefficients
 @dataclasses.dataclass(frozen=True)
 class Energy:
     """Joules of a round, fixed + per_prompt_token·P + per_request·D + per_cache_token·K.

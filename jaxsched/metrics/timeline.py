@@ -10,9 +10,8 @@ from __future__ import annotations
 import dataclasses
 
 import numpy as np
-from numpy.typing import NDArray
 
-from jaxsched.clocks import TICKS_PER_SECOND, Clock, ticks, to_ticks
+from jaxsched.clocks import TICKS_PER_SECOND, Clock, round_ticks, ticks, to_ticks
 from jaxsched.instance import Instance
 from jaxsched.metrics.distribution import Floats, Integers
 from jaxsched.result import Result, Status
@@ -127,7 +126,7 @@ def rebuild(runs: Runs, prompt: Integers, arrival: Integers, clock: Clock) -> Ti
     cache_tokens = constant + np.arange(rounds) * requests
     prompt_tokens = np.zeros(rounds, np.int64)
     np.add.at(prompt_tokens, runs.admitted, prompt[runs.request])
-    lasts = _durations(clock, prompt_tokens, requests, cache_tokens)
+    lasts = round_ticks(ticks(clock), prompt_tokens, requests, cache_tokens)
     first_arrival = np.full(rounds, np.iinfo(np.int64).max)
     np.minimum.at(first_arrival, runs.admitted, arrival[runs.request])
     end = _ends(lasts, np.where(first_arrival < np.iinfo(np.int64).max, first_arrival, 0))
@@ -140,21 +139,6 @@ def _steps(runs: Runs, height: Integers, rounds: int) -> Integers:
     np.add.at(change, runs.admitted, height)
     np.add.at(change, runs.ended, -height)
     return np.cumsum(change)[:rounds]
-
-
-def _durations(
-    clock: Clock, prompt_tokens: Integers, requests: Integers, cache_tokens: Integers
-) -> Integers:
-    """`Clock.seconds` in whole picoseconds."""
-    exact = ticks(clock)
-    beyond = np.maximum(0, prompt_tokens + requests - exact.free_tokens)
-    return (
-        exact.fixed
-        + exact.per_prompt_token * prompt_tokens
-        + exact.per_request * requests
-        + exact.per_cache_token * cache_tokens
-        + exact.per_token_beyond * beyond
-    )
 
 
 def _ends(lasts: Integers, known: Integers) -> Integers:
@@ -203,8 +187,3 @@ def _seen_before(runs: Runs, length: Integers) -> tuple[Integers, Integers]:
     record = np.where(length > seen, np.arange(len(length)), 0)
     holder = np.concatenate([[0], np.maximum.accumulate(record)[:-1]])
     return seen, runs.ended[holder] - 1
-
-
-def finished_lanes(result: Result) -> NDArray[np.bool_]:
-    """Lanes all of whose requests completed, of shape [...]."""
-    return np.asarray(result.status) == Status.FINISHED

@@ -14,6 +14,7 @@ from pathlib import Path
 
 import numpy as np
 
+from jaxsched import toml
 from jaxsched.policies.family import RANGES, FamilyParams, a_min_family
 from jaxsched.policies.interface import Policy
 from jaxsched.policies.network import SHAPES, WIDEST, NetworkParams, a_min_network

@@ -19,10 +19,10 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from jaxsched import clocks, policies
+from jaxsched import clocks, policies, toml
 from jaxsched.instance import MAX_MEMORY
 from jaxsched.studies.config import policy_file
-from jaxsched.studies.toml import several, with_key
+from jaxsched.toml import several, with_key
 from jaxsched.workloads import texts
 
 if TYPE_CHECKING:
@@ -89,7 +89,7 @@ class Axis:
 def _clock(name: str) -> str | None:
     known = (NO_CLOCK, *clocks.PRESETS)
     if name not in known:
-        raise ValueError(texts.unknown(repr(name), name, known, "value"))
+        raise ValueError(toml.unknown(repr(name), name, known, "value"))
     return None if name == NO_CLOCK else name
 
 

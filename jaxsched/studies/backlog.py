@@ -18,7 +18,7 @@ from jaxsched.studies.config import LengthsConfig, all_predictions, different_po
 from jaxsched.studies.plan import Plan, Study
 from jaxsched.studies.rows import Simulator
 from jaxsched.studies.run import Point, Work
-from jaxsched.studies.toml import at_least, several, to_toml
+from jaxsched.toml import at_least, several, to_toml
 
 
 @dataclasses.dataclass(frozen=True)

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from jaxsched import policies
 from jaxsched.policies.files import digest
-from jaxsched.studies.toml import at_least, one_of, several, with_key
+from jaxsched.toml import at_least, one_of, several, with_key
 from jaxsched.workloads import Lengths
 from jaxsched.workloads.texts import EMBEDDED, Prediction, read_lengths, read_prediction
 

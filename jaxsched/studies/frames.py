@@ -59,12 +59,6 @@ SERVING_FIGURES = (
 )  # fmt: skip
 """Columns that `summarize_serving` takes means of, as far as a table has them."""
 
-FEW = (
-    "p99_e2el", "mean_ttft", "p99_ttft", "mean_tpot", "p99_tpot", "request_throughput",
-    "energy_per_token",
-)  # fmt: skip
-"""Columns of a sweep that only simulations under a clock have; in seconds, per second, joules."""
-
 
 def bound_of(instance: Instance) -> NDArray[np.float64]:
     """Proved lower bound on the total latency of each lane of a backlog, of shape [lanes].
@@ -346,7 +340,7 @@ def sweep_columns(
       result: What `simulate` returned for them.
       bound: Lower bounds on the total latency in rounds; NaN where there is none.
       cell: With the name of their clock, or None for rounds.
-      few: Whether the table has the columns `FEW`.
+      few: Whether the table has the columns `metrics.SWEPT`.
 
     Returns:
       Under a clock `mean_latency` is in seconds, there is no total (-1) and no bound (NaN).
@@ -355,7 +349,7 @@ def sweep_columns(
     nothing = np.full(len(output), np.nan)
     if cell["clocks"] is None:
         found = result_columns(instance, result, bound)
-        more = dict.fromkeys(FEW, nothing) if few else {}
+        more = dict.fromkeys(metrics.SWEPT, nothing) if few else {}
     else:
         # Rounds are counted under a clock too; only what compares them with arrivals is replaced.
         found = result_columns(instance, result.replace(times=None), bound)
@@ -364,5 +358,5 @@ def sweep_columns(
         more = serving_columns(instance, result, cell["clocks"])
         finished = more["status"] == Status.FINISHED
         found["mean_latency"] = np.where(finished, more["mean_e2el"], np.nan)
-        more = {name: np.where(finished, more.get(name, np.nan), np.nan) for name in FEW}
+        more = {name: np.where(finished, more.get(name, np.nan), np.nan) for name in metrics.SWEPT}
     return {**found, "output_tokens": output, **more}

@@ -20,7 +20,7 @@ from jaxsched.studies.config import (
     positive_seconds,
     prediction,
 )
-from jaxsched.studies.toml import at_least, one_of, several, to_toml, with_key
+from jaxsched.toml import at_least, one_of, several, to_toml, with_key
 from jaxsched.workloads import Trace, draws, generate, intervals, traces
 from jaxsched.workloads.texts import class_edges, read_arrivals, read_prediction
 

@@ -27,7 +27,7 @@ from jaxsched.studies.config import (
 from jaxsched.studies.plan import Plan, Study
 from jaxsched.studies.rows import Simulator
 from jaxsched.studies.run import Point, Work
-from jaxsched.studies.toml import at_least, one_of, several, to_toml, with_key
+from jaxsched.toml import at_least, one_of, several, to_toml, with_key
 from jaxsched.workloads import Trace
 
 JOB = "serving"

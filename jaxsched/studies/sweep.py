@@ -34,10 +34,10 @@ from jaxsched.studies.config import digests
 from jaxsched.studies.frames import sweep_columns
 from jaxsched.studies.parts import ALL_AGAIN, Parts
 from jaxsched.studies.plan import Plan, Study
-from jaxsched.studies.toml import at_least, from_table, one_of, to_toml, with_key
+from jaxsched.toml import at_least, from_table, one_of, to_toml, with_key
 from jaxsched.workloads import draws
 from jaxsched.workloads.intervals import OPEN_ENDED
-from jaxsched.workloads.joint import Lengths, TableLengths
+from jaxsched.workloads.lengths import Lengths, TableLengths
 from jaxsched.workloads.texts import Prediction
 
 PLACE = re.compile(r"\{([^{}]*)\}")

@@ -10,7 +10,7 @@ import optax
 from jaxsched.policies.family import FIELDS
 from jaxsched.studies.config import LengthsConfig, all_predictions
 from jaxsched.studies.replay import FORMATS
-from jaxsched.studies.toml import at_least, one_of, several
+from jaxsched.toml import at_least, one_of, several
 
 MEMBERS = ("family", "network")
 METHODS = ("descent", "cma_es", "random", "grid")

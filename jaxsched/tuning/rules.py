@@ -10,10 +10,11 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from jaxsched import toml
 from jaxsched.policies.family import FIELDS, FamilyParams, quantize
 from jaxsched.policies.files import Numbers, Origin, RuleFile, Score, Weights
 from jaxsched.policies.network import SHAPES, UNIT, WIDEST, NetworkParams
-from jaxsched.studies import store, toml
+from jaxsched.studies import store
 from jaxsched.tuning.config import TuneConfig
 from jaxsched.tuning.problem import Problem
 from jaxsched.tuning.space import lanes_of

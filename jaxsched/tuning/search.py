@@ -12,11 +12,11 @@ import jax
 import numpy as np
 import pandas as pd
 
-from jaxsched import policies
+from jaxsched import policies, toml
 from jaxsched._version import __version__
 from jaxsched.policies.files import Score
 from jaxsched.simulate import simulate
-from jaxsched.studies import store, toml
+from jaxsched.studies import store
 from jaxsched.studies.frames import half_width
 from jaxsched.tuning import loop, rules
 from jaxsched.tuning.baselines import Screen

@@ -9,7 +9,7 @@ from __future__ import annotations
 import numpy as np
 
 from jaxsched.workloads import intervals
-from jaxsched.workloads.joint import Lengths, MarginalLengths
+from jaxsched.workloads.lengths import Lengths, MarginalLengths
 from jaxsched.workloads.marginals import Marginal
 
 # fmt: off

@@ -13,7 +13,7 @@ from jaxsched.workloads import draws
 from jaxsched.workloads.arrivals import ArrivalSource
 from jaxsched.workloads.checks import whole
 from jaxsched.workloads.intervals import IntervalSource
-from jaxsched.workloads.joint import Drawn, Lengths
+from jaxsched.workloads.lengths import Drawn, Lengths
 
 PointSource = Callable[[jax.Array, np.ndarray], np.ndarray]
 """(key, output of shape [..., n]) -> point predictions, integers of the same shape."""
@@ -39,6 +39,9 @@ def make(
     A lane depends on `key` and on its index only: `lanes=8` gives what `lanes=4` and then
     `lanes=4, first_lane=4` give. Length, interval, arrival and point come from keys of their own,
     so changing one leaves the others as they were.
+
+    A fork of a process that has started JAX hangs here, as JAX's threads are not forked: use
+    `multiprocessing.get_context("spawn")`.
 
     Args:
       key: One threefry key, `jax.random.key(seed)`.

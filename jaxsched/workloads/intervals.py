@@ -37,11 +37,9 @@ def one_for_all(lower: int, upper: int) -> IntervalSource:
             f"interval is [{lower}, {upper}]; expected 1 <= lower <= upper <= {MAX_LENGTH}"
         )
 
-    @_of_arrays
-    def source(key: jax.Array, output: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        return np.full(output.shape, lower, np.int32), np.full(output.shape, upper, np.int32)
-
-    return source
+    return _of_arrays(
+        lambda key, output: tuple(np.full(output.shape, x, np.int32) for x in (lower, upper))
+    )
 
 
 def classes(
@@ -65,11 +63,7 @@ def classes(
     """
     table = _edges(edges, width, count)
 
-    @_of_arrays
-    def source(key: jax.Array, output: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        return _bounds(table, _class_of(table, output, open_ended))
-
-    return source
+    return _of_arrays(lambda key, output: _bounds(table, _class_of(table, output, open_ended)))
 
 
 def relative(x: float) -> IntervalSource:

@@ -1,17 +1,256 @@
-"""Prompt and output lengths by name: where the requests of a workload come from.
+"""Prompt and output lengths: joint laws of the two, and factories of them by name.
 
-Each factory returns a `Lengths`, a joint law of (prompt, output) with `sample` and `truncated`.
+A law is drawn from with an explicit key: a lane's requests depend on the key and on the lane's
+number, never on how many lanes are drawn.
 """
 
 from __future__ import annotations
 
+import abc
+import dataclasses
+import math
 from collections.abc import Sequence
+from typing import NamedTuple
 
+import jax
 import numpy as np
+from scipy import special
 
-from jaxsched.workloads.checks import whole
-from jaxsched.workloads.joint import Lengths, MarginalLengths, TableLengths
+from jaxsched.workloads import draws
+from jaxsched.workloads.checks import number, whole
 from jaxsched.workloads.marginals import Marginal, as_marginal
+
+MAX_PASSES = 2000
+"""Passes of rejection after which limits are taken to leave (almost) nothing."""
+
+
+class Drawn(NamedTuple):
+    """Requests drawn: int32 arrays of shape [..., n]; the interval only if the source has one."""
+
+    prompt: np.ndarray
+    output: np.ndarray
+    lower: np.ndarray | None = None
+    upper: np.ndarray | None = None
+
+
+class Limits(NamedTuple):
+    """Limits that a law is conditioned on, in tokens; `None` for none."""
+
+    prompt: int | None = None
+    output: int | None = None
+    total: int | None = None
+
+    def admit(self, prompt: np.ndarray, output: np.ndarray) -> np.ndarray:
+        """Mask of the requests within the limits."""
+        mask = np.ones(np.shape(prompt), bool)
+        for limit, value in zip(self, (prompt, output, prompt + output), strict=True):
+            if limit is not None:
+                mask &= value <= limit
+        return mask
+
+    def tightened(
+        self, max_prompt: int | None, max_output: int | None, max_total: int | None
+    ) -> Limits:
+        """These limits and further ones at once."""
+        given = dict(max_prompt=max_prompt, max_output=max_output, max_total=max_total)
+        further = (None if x is None else whole(name, x) for name, x in given.items())
+        pairs = zip(self, further, strict=True)
+        return Limits(*(min((x for x in p if x is not None), default=None) for p in pairs))
+
+
+class Lengths(abc.ABC):
+    """A joint law of prompt and output lengths."""
+
+    limits: Limits
+
+    @property
+    @abc.abstractmethod
+    def max_prompt(self) -> int:
+        """Longest prompt that can be drawn, in tokens."""
+
+    @property
+    @abc.abstractmethod
+    def max_output(self) -> int:
+        """Longest output that can be drawn, in tokens."""
+
+    @abc.abstractmethod
+    def propose(self, first: np.ndarray, second: np.ndarray) -> Drawn:
+        """Requests of the unconditioned law from two arrays of uniform numbers in (0, 1)."""
+
+    @abc.abstractmethod
+    def _within(self, limits: Limits) -> Lengths:
+        """The law given these limits, which hold its own too."""
+
+    def truncated(
+        self,
+        *,
+        max_prompt: int | None = None,
+        max_output: int | None = None,
+        max_total: int | None = None,
+    ) -> Lengths:
+        """The law given prompt, output and their sum at most the limits (in tokens).
+
+        Requests beyond a limit are not shortened: the law is conditioned on having none. Where
+        the law allows it that is done in its tables, otherwise by drawing again (rejection).
+
+        Raises:
+          TypeError: If a limit is no integer.
+          ValueError: If nothing is left.
+        """
+        return self._within(self.limits.tightened(max_prompt, max_output, max_total))
+
+    def sample(self, key: jax.Array, shape: tuple[int, ...]) -> tuple[np.ndarray, np.ndarray]:
+        """Draws prompts and outputs.
+
+        Args:
+          key: One key (lane j uses it folded with j), or keys of shape `shape[:-1]`.
+          shape: Shape [..., n] of the result; leading axes are lanes.
+
+        Returns:
+          Prompt and output lengths in tokens, int32 of the given shape.
+
+        Raises:
+          ValueError: If the limits leave too little of the law to draw from.
+        """
+        drawn = self.draw(key, shape)
+        return drawn.prompt, drawn.output
+
+    def draw(self, key: jax.Array, shape: tuple[int, ...]) -> Drawn:
+        """As `sample`, with the interval of each request where the source has one."""
+        keys = draws.for_lanes(key, tuple(shape[:-1]))
+        todo, columns = np.ones(shape, bool), {}
+        for step in range(MAX_PASSES):
+            pair = (draws.uniforms(keys, shape, 2 * step + i)[todo] for i in (0, 1))
+            drawn = self.propose(*pair)
+            good = self.limits.admit(drawn.prompt, drawn.output)
+            where = np.flatnonzero(todo)[good]
+            for name, values in drawn._asdict().items():
+                if values is not None:
+                    columns.setdefault(name, np.zeros(shape, np.int32)).flat[where] = values[good]
+            todo[todo] = ~good
+            if not todo.any():
+                return Drawn(**columns)
+        raise ValueError(
+            f"{self.limits}: {int(todo.sum())} of {todo.size} requests were still beyond the "
+            f"limits after {MAX_PASSES} draws each; expected limits that leave more of the law"
+        )
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class MarginalLengths(Lengths):
+    """Two laws, tied by a Gaussian copula.
+
+    Attributes:
+      prompt: Law of the prompt.
+      output: Law of the output.
+      rank_correlation: Spearman's rho of the two, -1 to 1; the copula's correlation is
+        r = 2 sin(pi rho / 6).
+      limits: Limits kept by rejection.
+    """
+
+    prompt: Marginal
+    output: Marginal
+    rank_correlation: float = 0.0
+    limits: Limits = Limits()
+
+    def __post_init__(self) -> None:
+        number("rank_correlation", self.rank_correlation)
+        if not -1 <= self.rank_correlation <= 1:
+            raise ValueError(f"rank_correlation is {self.rank_correlation}; expected -1 to 1")
+
+    @property
+    def max_prompt(self) -> int:
+        return _longest(self.prompt.last, self.limits.prompt, self.limits.total, self.output.first)
+
+    @property
+    def max_output(self) -> int:
+        return _longest(self.output.last, self.limits.output, self.limits.total, self.prompt.first)
+
+    def propose(self, first: np.ndarray, second: np.ndarray) -> Drawn:
+        if self.rank_correlation:
+            r = 2.0 * math.sin(math.pi * self.rank_correlation / 6.0)
+            normal = r * special.ndtri(first) + math.sqrt(1.0 - r * r) * special.ndtri(second)
+            second = special.ndtr(normal)
+        return Drawn(self.prompt.quantile(first), self.output.quantile(second))
+
+    def _within(self, limits: Limits) -> MarginalLengths:
+        """In the tables for independent lengths without a limit on the sum."""
+        least_two = (self.prompt.first, self.output.first)
+        for name, least, limit in zip(
+            Limits._fields, (*least_two, sum(least_two)), limits, strict=True
+        ):
+            if limit is not None and limit < least:
+                raise ValueError(f"max_{name} is {limit}; expected at least {least}")
+        if self.rank_correlation:
+            return dataclasses.replace(self, limits=limits)
+        prompt = self.prompt if limits.prompt is None else self.prompt.truncated(limits.prompt)
+        output = self.output if limits.output is None else self.output.truncated(limits.output)
+        return MarginalLengths(prompt, output, limits=Limits(total=limits.total))
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class TableLengths(Lengths):
+    """Requests drawn from rows, with replacement.
+
+    Attributes:
+      rows: Law of the row's number, 0 … K - 1.
+      output: Output lengths of the rows, of shape [K].
+      prompt: Prompt lengths of the rows, of shape [K], or a law to draw them from.
+      lower: Lower bounds of the rows' predictions, of shape [K], or None.
+      upper: Upper bounds, likewise.
+      limits: Limits kept by rejection (only with a law of prompts).
+    """
+
+    rows: Marginal
+    output: np.ndarray
+    prompt: np.ndarray | Marginal
+    lower: np.ndarray | None = None
+    upper: np.ndarray | None = None
+    limits: Limits = Limits()
+
+    @property
+    def max_prompt(self) -> int:
+        if not isinstance(self.prompt, Marginal):
+            return int(self.prompt.max())
+        return _longest(self.prompt.last, None, self.limits.total, int(self.output.min()))
+
+    @property
+    def max_output(self) -> int:
+        return int(self.output.max())
+
+    def propose(self, first: np.ndarray, second: np.ndarray) -> Drawn:
+        row = self.rows.quantile(second)
+        drawn = self.prompt.quantile(first) if isinstance(self.prompt, Marginal) else None
+        prompt = self.prompt[row] if drawn is None else drawn
+        bounds = (None if b is None else b[row] for b in (self.lower, self.upper))
+        return Drawn(prompt, self.output[row], *bounds)
+
+    def _within(self, limits: Limits) -> TableLengths:
+        """By leaving out rows, and in the law of prompts."""
+        if not isinstance(self.prompt, Marginal):
+            return self._kept(limits.admit(self.prompt, self.output), self.prompt, Limits())
+        law = self.prompt if limits.prompt is None else self.prompt.truncated(limits.prompt)
+        # Rows that no prompt fits beside go too, or rejection would try them for ever.
+        least = np.full(self.output.shape, law.first)
+        return self._kept(limits.admit(least, self.output), law, Limits(total=limits.total))
+
+    def _kept(
+        self, keep: np.ndarray, prompt: np.ndarray | Marginal, limits: Limits
+    ) -> TableLengths:
+        weights = np.diff(self.rows.cumulative, prepend=0.0)[keep]
+        if not weights.sum() > 0:
+            raise ValueError("truncated: no row is within the limits; expected at least one")
+        columns = (None if c is None else c[keep] for c in (self.lower, self.upper))
+        paired = prompt if isinstance(prompt, Marginal) else prompt[keep]
+        rows = Marginal.from_weights(0, weights)
+        return TableLengths(rows, self.output[keep], paired, *columns, limits=limits)
+
+
+def _longest(last: int, limit: int | None, total: int | None, other: int) -> int:
+    """Longest of two lengths when the other is at least `other` and their sum at most `total`."""
+    bounds = (last, limit, None if total is None else total - other)
+    return min(x for x in bounds if x is not None)
+
 
 Spec = int | tuple[int, int] | Marginal
 """A length law as callers write it: a fixed length, a range (low, high), or a `Marginal`."""

@@ -7,12 +7,12 @@ is written, what it means and how it is read; errors and the help of the command
 from __future__ import annotations
 
 import dataclasses
-import difflib
 import math
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from jaxsched.workloads import arrivals, embedded, intervals, joint, lengths, traces
+from jaxsched.toml import unknown
+from jaxsched.workloads import arrivals, embedded, intervals, lengths, traces
 from jaxsched.workloads.arrivals import ArrivalSource
 from jaxsched.workloads.intervals import IntervalSource
 
@@ -38,14 +38,6 @@ class Form:
         """How it is written, as errors say it."""
         nothing = f"{self.form}, without anything after it"
         return f"{self.form}, such as {self.example}" if ":" in self.form else nothing
-
-
-def unknown(shown: str, name: str, known: Iterable[str], what: str) -> str:
-    """Text of the error for a name that is not one of `known`, with the nearest of them."""
-    known = list(known)
-    near = difflib.get_close_matches(name, known, n=1)
-    hint = f" (did you mean {near[0]}?)" if near else ""
-    return f"unknown {what} {shown}{hint}; expected one of: {', '.join(known)}"
 
 
 def help_lines(forms: Mapping[str, Form]) -> list[str]:
@@ -194,7 +186,7 @@ PREDICTIONS: dict[str, Form] = {
 
 OPTIONS = "prompt:LOW:HIGH, max_prompt:N, max_output:N or max_total:N"
 
-EMBEDDED: dict[str, Callable[[], joint.Lengths]] = {
+EMBEDDED: dict[str, Callable[[], lengths.Lengths]] = {
     "lmsys": embedded.lmsys,
     "lmsys_tokens": embedded.lmsys_tokens,
     "sharegpt": embedded.sharegpt,
@@ -202,7 +194,7 @@ EMBEDDED: dict[str, Callable[[], joint.Lengths]] = {
 """Embedded length distributions by name."""
 
 
-def read_lengths(text: str) -> joint.Lengths:
+def read_lengths(text: str) -> lengths.Lengths:
     """Reads the text of a law of lengths: one of `LENGTHS`, then `OPTIONS` after commas.
 
     `prompt:LOW:HIGH` (prompts equally likely, else one token) is for `SYNTHETIC` laws; the other
@@ -247,7 +239,7 @@ def _whole(rest: str, size: int, usage: str | None = None) -> tuple[int, ...]:
     return tuple(map(int, parts))
 
 
-Law = Callable[[lengths.Spec], joint.Lengths]
+Law = Callable[[lengths.Spec], lengths.Lengths]
 """prompt, for laws that have none of their own -> law."""
 
 

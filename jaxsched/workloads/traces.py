@@ -1,58 +1,255 @@
-"""Traces of real requests: Vidur, Azure, Mooncake, BurstGPT, ServeGen, and any named columns.
+"""Traces of real requests, as arrays, lengths to draw from or one instance, and how to read them.
 
-All readers take CSV, JSON lines or Parquet, plain or gzipped, told apart by content. A malformed
-row is refused with file, line and column. Rows are kept in the order of arrival (a stable sort).
+Files are CSV, JSON lines or Parquet, plain or gzipped, told apart by content. A malformed row is
+refused with file, line and column. Rows are kept in the order of arrival (a stable sort). An entry
+of `FORMATS` is all that a new format takes.
 """
 
 from __future__ import annotations
 
+import dataclasses
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 
+import jax
 import numpy as np
 
-from jaxsched.workloads import intervals, tables
+from jaxsched.instance import Instance, check_instance
+from jaxsched.workloads import columns as files
+from jaxsched.workloads import draws, generate, intervals
+from jaxsched.workloads.arrivals import to_rounds, trace_seconds
+from jaxsched.workloads.checks import whole
 from jaxsched.workloads.embedded import CLASS_EDGES
-from jaxsched.workloads.trace import Trace
+from jaxsched.workloads.lengths import Drawn, Lengths, empirical
+from jaxsched.workloads.marginals import Marginal
 
-FIELDS = (
-    "prompt", "output", "lower", "upper", "predicted",
-    "arrival_seconds", "arrival_milliseconds", "arrival_timestamp",
-)  # fmt: skip
-"""What the columns of a file can be; at most one of the arrivals."""
+LENGTHS = ("prompt", "output", "lower", "upper")
 
-FORMATS: dict[str, dict[str, str]] = {
-    "vidur": {
-        "prompt": "num_prefill_tokens",
-        "output": "num_decode_tokens",
-        "arrival_seconds": "arrived_at",
-    },
-    "azure": {
-        "prompt": "ContextTokens",
-        "output": "GeneratedTokens",
-        "arrival_timestamp": "TIMESTAMP",
-    },
-    "mooncake": {
-        "prompt": "input_length",
-        "output": "output_length",
-        "arrival_milliseconds": "timestamp",
-    },
-    "burstgpt": {
-        "prompt": "Request tokens",
-        "output": "Response tokens",
-        "arrival_seconds": "Timestamp",
-    },
-    "servegen": {
-        "prompt": "input_tokens",
-        "output": "output_tokens",
-        "arrival_seconds": "timestamp",
-    },
-    "lmsys_proxy": {"output": "output_token_length", "predicted": "predicted_length"},
+UNITS = {"arrival_seconds": "s", "arrival_milliseconds": "ms", "arrival_timestamp": "date"}
+"""Columns of arrivals; a file has at most one."""
+
+FIELDS = (*LENGTHS, "predicted", *UNITS)
+"""What the columns of a file can be."""
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Trace:
+    """Requests of a trace in the order of arrival.
+
+    Attributes:
+      output: Output lengths in tokens, int32 of shape [K].
+      prompt: Prompt lengths in tokens, int32 of shape [K]; None if the file has none.
+      arrival_seconds: Arrival times in seconds, non-decreasing, float64 of shape [K]; None if the
+        file has none. Dates count from the first request.
+      lower: Lower bounds of the predicted output lengths, int32 of shape [K], or None.
+      upper: Upper bounds, likewise.
+      line: Line of the file that each request ends in (of a Parquet file its row), from 1, of shape
+        [K], or None.
+      source: Path of the file.
+      skipped: Rows left out because their output was 0 and the caller asked for that.
+      moved: Rows that arrived earlier than a row before them in the file, before sorting.
+      unterminated: Whether it is CSV whose last line does not end in a newline, as if cut off.
+    """
+
+    output: np.ndarray
+    prompt: np.ndarray | None = None
+    arrival_seconds: np.ndarray | None = None
+    lower: np.ndarray | None = None
+    upper: np.ndarray | None = None
+    line: np.ndarray | None = None
+    source: str = ""
+    skipped: int = 0
+    moved: int = 0
+    unterminated: bool = False
+
+    def __len__(self) -> int:
+        return len(self.output)
+
+    def select(self, rows: slice | np.ndarray) -> Trace:
+        """The trace of some rows: a slice, a mask of shape [K] or increasing row numbers.
+
+        Raises:
+          ValueError: If no row is left.
+        """
+        names = ("output", "prompt", "arrival_seconds", "lower", "upper", "line")
+        columns = {name: getattr(self, name) for name in names}
+        picked = {name: None if c is None else c[rows] for name, c in columns.items()}
+        if not len(picked["output"]):
+            raise ValueError(f"{self.source}: none of the {len(self)} requests is left")
+        return dataclasses.replace(self, **picked)
+
+    def lengths(self, prompt: int | Marginal | None = None) -> Lengths:
+        """Lengths drawn from the trace's rows, each with its own interval if the trace has them.
+
+        Args:
+          prompt: Prompt length, or law of it, for a trace that has no prompts.
+        """
+        return empirical(self._prompts(prompt), self.output, lower=self.lower, upper=self.upper)
+
+    def instance(
+        self,
+        memory: int,
+        *,
+        intervals: intervals.IntervalSource | None = None,
+        key: jax.Array | None = None,
+        prompt: int | None = None,
+        limit: int | None = None,
+        rounds_per_second: float | None = None,
+        speed: float | None = None,
+        point: generate.PointSource | None = None,
+    ) -> Instance:
+        """The trace itself as one instance, request i being row i.
+
+        Args:
+          memory: KV cache in tokens.
+          intervals: Where predictions come from; `None` for the trace's own.
+          key: Key for random intervals or points; those that are not random need none.
+          prompt: Prompt length for a trace that has no prompts.
+          limit: Use the first `limit` requests only.
+          rounds_per_second: Turns arrival times into rounds, ceil((t_i - t_0) · rounds_per_second);
+            `None` for a backlog.
+          speed: Keeps arrival times in seconds, (t_i - t_0) / speed, for simulations under a clock;
+            1.0 for the trace's own rate of arrivals.
+          point: Where point predictions come from; `None` for the interval's midpoint.
+
+        Raises:
+          TypeError: If memory, prompt or limit are no integers.
+          ValueError: If a request needs more than the memory, predictions, prompts or arrivals are
+            asked for but missing, or arrivals are asked for in both units.
+        """
+        if limit is not None and whole("limit", limit) > len(self):
+            raise ValueError(f"limit is {limit}; expected 1 to the trace's {len(self)} requests")
+        rows = self.select(slice(limit))
+        ways = (generate.INTERVALS, generate.POINT)
+        keys = [None if key is None else draws.purpose(key, way) for way in ways]
+        own = Drawn(rows.output, rows.output, rows.lower, rows.upper)
+        lower, upper = generate.predict(keys[0], intervals, own)
+        instance = Instance(
+            prompt=np.broadcast_to(np.asarray(rows._prompts(prompt), np.int32), rows.output.shape),
+            output=rows.output,
+            lower=lower,
+            upper=upper,
+            memory=np.asarray(memory),
+            arrival=rows._arrival(rounds_per_second, speed),
+            point=generate.points(keys[1], point, rows.output, lower, upper),
+        )
+        check_instance(instance)
+        return instance
+
+    def _prompts(self, given: int | Marginal | None) -> np.ndarray | int | Marginal:
+        if (self.prompt is None) == (given is None):
+            what = (
+                "no prompts; expected prompt=" if given is None else "prompts; expected no prompt="
+            )
+            raise ValueError(f"{self.source}: has {what}")
+        if self.prompt is None:
+            return given if isinstance(given, Marginal) else whole("prompt", given)
+        return self.prompt
+
+    def _arrival(self, rounds_per_second: float | None, speed: float | None) -> np.ndarray | None:
+        """Rounds or seconds from the first request on, or None for a backlog."""
+        given = {"rounds_per_second": rounds_per_second, "speed": speed}
+        asked = [name for name, value in given.items() if value is not None]
+        if not asked:
+            return None
+        if len(asked) > 1:
+            raise ValueError("speed: expected no rounds_per_second= with it")
+        if self.arrival_seconds is None:
+            raise ValueError(f"{self.source}: has no arrivals; expected no {asked[0]}=")
+        if speed is None:
+            return to_rounds(self.arrival_seconds - self.arrival_seconds[0], rounds_per_second)
+        # Nothing is random in it, so any key will do.
+        times = trace_seconds(self.arrival_seconds, speed)
+        return times(jax.random.key(0), self.arrival_seconds.shape)
+
+
+@dataclasses.dataclass(frozen=True)
+class Format:
+    """A format of files, known by the names of its columns; calling it reads a file.
+
+    Attributes:
+      columns: The file's column for each of the `FIELDS` it has; an arrival's says its unit.
+      optional: Fields that files may lack: published lengths often come without arrivals.
+      edges: Edges of the predicted classes, if it has such.
+    """
+
+    columns: dict[str, str]
+    optional: tuple[str, ...] = ()
+    edges: Sequence[int] | None = None
+
+    def missing(self, names: Sequence[str]) -> list[str]:
+        """Columns that a file with columns of these names lacks."""
+        needed = (column for field, column in self.columns.items() if field not in self.optional)
+        return [column for column in needed if column not in names]
+
+    def __call__(
+        self,
+        path: str | os.PathLike[str],
+        *,
+        edges: Sequence[int] | None = None,
+        zero_output: str = "error",
+    ) -> Trace:
+        """Reads a file.
+
+        Args:
+          path: The file.
+          edges: Instead of the format's own: class j is the lengths edges[j] … edges[j + 1] - 1.
+          zero_output: As in `read_trace`.
+        """
+        return self.build(files.read(path), edges, zero_output)
+
+    def build(self, table: files.Table, edges: Sequence[int] | None, zero_output: str) -> Trace:
+        """The trace of a file's rows."""
+        lacks = [f for f in self.optional if self.columns[f] not in table.names]
+        present = {field: column for field, column in self.columns.items() if field not in lacks}
+        return _build(table, present, zero_output, self.edges if edges is None else edges)
+
+
+FORMATS: dict[str, Format] = {
+    "vidur": Format(
+        dict(prompt="num_prefill_tokens", output="num_decode_tokens", arrival_seconds="arrived_at"),
+        optional=("arrival_seconds",),
+    ),
+    "azure": Format(
+        dict(prompt="ContextTokens", output="GeneratedTokens", arrival_timestamp="TIMESTAMP")
+    ),
+    "mooncake": Format(
+        dict(prompt="input_length", output="output_length", arrival_milliseconds="timestamp")
+    ),
+    "burstgpt": Format(
+        dict(prompt="Request tokens", output="Response tokens", arrival_seconds="Timestamp")
+    ),
+    "servegen": Format(
+        dict(prompt="input_tokens", output="output_tokens", arrival_seconds="timestamp"),
+        optional=("arrival_seconds",),
+    ),
+    # Of arXiv 2404.08509 (James-QiuHaoran/LLM-serving-with-proxy-models), without prompts: give
+    # them to `Trace.lengths` or `Trace.instance`.
+    "lmsys_proxy": Format(
+        dict(output="output_token_length", predicted="predicted_length"), edges=CLASS_EDGES
+    ),
 }
-"""Columns of the known formats."""
+"""Known formats; each is also a function `read_NAME`."""
 
-OPTIONAL = {"vidur": ("arrival_seconds",), "servegen": ("arrival_seconds",)}
-"""Fields that files of a format may lack: published lengths often come without arrivals."""
+
+def __getattr__(name: str) -> Format:
+    if name.removeprefix("read_") in FORMATS:
+        return FORMATS[name.removeprefix("read_")]
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
+def format_rows() -> Iterator[tuple[str, str]]:
+    """Rows of the documentation's table: reader, columns."""
+    for name, known in FORMATS.items():
+        yield (
+            f"`read_{name}`",
+            ", ".join(
+                f"{'optionally ' * (field in known.optional)}`{column}`"
+                + (f" ({UNITS[field]})" if field in UNITS else "")
+                + " (a class)" * (field == "predicted")
+                for field, column in known.columns.items()
+            ),
+        )
 
 
 def read_trace(path: str | os.PathLike[str], *, zero_output: str = "error") -> Trace:
@@ -66,59 +263,15 @@ def read_trace(path: str | os.PathLike[str], *, zero_output: str = "error") -> T
     Raises:
       ValueError: If no format, or more than one, fits the columns, or the file is malformed.
     """
-    table = tables.read(path)
-    fits = [name for name in FORMATS if not _missing(table, name)]
+    table = files.read(path)
+    fits = [name for name, known in FORMATS.items() if not known.missing(table.names)]
     if len(fits) != 1:
-        known = "; ".join(f"{name}: {', '.join(c.values())}" for name, c in FORMATS.items())
+        known = "; ".join(f"{name}: {', '.join(f.columns.values())}" for name, f in FORMATS.items())
         raise ValueError(
             f"{path}: the columns {', '.join(table.names)} fit {len(fits)} formats "
             f"({', '.join(fits) or 'none'}); expected one of {known}; or use read_table"
         )
-    return _read_format(table, fits[0], zero_output)
-
-
-def read_vidur(path: str | os.PathLike[str], *, zero_output: str = "error") -> Trace:
-    """Reads Vidur's columns [arrived_at,] num_prefill_tokens, num_decode_tokens."""
-    return _read_format(tables.read(path), "vidur", zero_output)
-
-
-def read_azure(path: str | os.PathLike[str], *, zero_output: str = "error") -> Trace:
-    """Reads the Azure columns TIMESTAMP, ContextTokens, GeneratedTokens."""
-    return _read_format(tables.read(path), "azure", zero_output)
-
-
-def read_mooncake(path: str | os.PathLike[str], *, zero_output: str = "error") -> Trace:
-    """Reads Mooncake's fields timestamp (ms), input_length, output_length; hash_ids are unused."""
-    return _read_format(tables.read(path), "mooncake", zero_output)
-
-
-def read_burstgpt(path: str | os.PathLike[str], *, zero_output: str = "error") -> Trace:
-    """Reads BurstGPT's columns Timestamp (s), Request tokens, Response tokens."""
-    return _read_format(tables.read(path), "burstgpt", zero_output)
-
-
-def read_servegen(path: str | os.PathLike[str], *, zero_output: str = "error") -> Trace:
-    """Reads ServeGen's columns [timestamp (s),] input_tokens, output_tokens."""
-    return _read_format(tables.read(path), "servegen", zero_output)
-
-
-def read_lmsys_proxy(
-    path: str | os.PathLike[str],
-    *,
-    edges: Sequence[int] = CLASS_EDGES,
-    zero_output: str = "error",
-) -> Trace:
-    """Reads real predictions: columns output_token_length, predicted_length (a class).
-
-    The files of arXiv 2404.08509 (James-QiuHaoran/LLM-serving-with-proxy-models). They have no
-    prompts: give them to `Trace.lengths` or `Trace.instance`.
-
-    Args:
-      path: The file.
-      edges: Class j is the lengths edges[j] … edges[j + 1] - 1.
-      zero_output: As in `read_trace`.
-    """
-    return _read_format(tables.read(path), "lmsys_proxy", zero_output, edges)
+    return FORMATS[fits[0]].build(table, None, zero_output)
 
 
 def read_table(
@@ -141,39 +294,27 @@ def read_table(
     Raises:
       ValueError: If a field is unknown, a column is missing, or a row is malformed.
     """
-    return _build(tables.read(path), dict(columns), zero_output, edges)
-
-
-def _missing(table: tables.Table, name: str) -> list[str]:
-    optional = OPTIONAL.get(name, ())
-    needed = [column for field, column in FORMATS[name].items() if field not in optional]
-    return [column for column in needed if column not in table.names]
-
-
-def _read_format(
-    table: tables.Table, name: str, zero_output: str, edges: Sequence[int] | None = None
-) -> Trace:
-    columns, optional = FORMATS[name], OPTIONAL.get(name, ())
-    present = {f: c for f, c in columns.items() if c in table.names or f not in optional}
-    if edges is None and "predicted" in columns:
-        edges = CLASS_EDGES
-    return _build(table, present, zero_output, edges)
+    return Format(dict(columns))(path, edges=edges, zero_output=zero_output)
 
 
 def _build(
-    table: tables.Table, columns: dict[str, str], zero_output: str, edges: Sequence[int] | None
+    table: files.Table, columns: dict[str, str], zero_output: str, edges: Sequence[int] | None
 ) -> Trace:
     _check_columns(table, columns, zero_output, edges)
     kept = _without_zeros(table, columns["output"], zero_output)
     values = {
-        field: np.asarray(kept.column(column, tables.integer(1)), np.int32)
+        field: np.asarray(kept.column(column, files.integer(1)), np.int32)
         for field, column in columns.items()
-        if field in ("prompt", "output", "lower", "upper")
+        if field in LENGTHS
     }
-    if "lower" in values:
-        _check_bounds(kept, columns, values["lower"], values["upper"])
-    if "predicted" in columns:
-        values["lower"], values["upper"] = _from_classes(kept, columns["predicted"], edges)
+    if "lower" in values and np.any(crossed := values["lower"] > values["upper"]):
+        row, beside = int(np.argmax(crossed)), columns["lower"]
+        text = f"{values['upper'][row]} is less than {values['lower'][row]} in {beside!r}"
+        kept.refuse(row, columns["upper"], text)
+    if edges is not None:
+        named = kept.column(columns["predicted"], files.integer(0, len(edges) - 2))
+        predicted = np.asarray(named)
+        values["lower"], values["upper"] = intervals.from_classes(edges, predicted)(None, predicted)
     times = _times(kept, columns)
     moved = 0 if times is None else int(np.sum(times < np.maximum.accumulate(times)))
     trace = Trace(
@@ -189,7 +330,7 @@ def _build(
 
 
 def _check_columns(
-    table: tables.Table, columns: dict[str, str], zero_output: str, edges: Sequence[int] | None
+    table: files.Table, columns: dict[str, str], zero_output: str, edges: Sequence[int] | None
 ) -> None:
     unknown = [field for field in columns if field not in FIELDS]
     if unknown:
@@ -202,7 +343,7 @@ def _check_columns(
         )
     if "output" not in columns or ("lower" in columns) != ("upper" in columns):
         raise ValueError(f"columns: got {list(columns)}; expected output, and lower with upper")
-    if sum(field.startswith("arrival") for field in columns) > 1:
+    if len(set(UNITS) & set(columns)) > 1:
         raise ValueError(f"columns: got {list(columns)}; expected at most one arrival")
     if ("predicted" in columns) != (edges is not None) or {"predicted", "lower"} <= set(columns):
         raise ValueError("columns: expected edges with predicted, and no lower and upper then")
@@ -210,9 +351,9 @@ def _check_columns(
         raise ValueError(f"zero_output is {zero_output!r}; expected 'error' or 'skip'")
 
 
-def _without_zeros(table: tables.Table, column: str, zero_output: str) -> tables.Table:
+def _without_zeros(table: files.Table, column: str, zero_output: str) -> files.Table:
     # Zeros pass here, and are then refused with the number of them.
-    outputs = table.column(column, tables.integer(0, shown=int(zero_output == "error")))
+    outputs = table.column(column, files.integer(0, shown=int(zero_output == "error")))
     if 0 not in outputs:
         return table
     if zero_output == "error":
@@ -227,31 +368,13 @@ def _without_zeros(table: tables.Table, column: str, zero_output: str) -> tables
     return kept
 
 
-def _check_bounds(
-    table: tables.Table, columns: dict[str, str], lower: np.ndarray, upper: np.ndarray
-) -> None:
-    if np.any(lower > upper):
-        row = int(np.argmax(lower > upper))
-        table.refuse(
-            row, columns["upper"], f"{upper[row]} is less than {lower[row]} in {columns['lower']!r}"
-        )
-
-
-def _from_classes(
-    table: tables.Table, column: str, edges: Sequence[int]
-) -> tuple[np.ndarray, np.ndarray]:
-    predicted = np.asarray(table.column(column, tables.integer(0, len(edges) - 2)))
-    return intervals.from_classes(edges, predicted)(None, predicted)
-
-
-def _times(table: tables.Table, columns: dict[str, str]) -> np.ndarray | None:
-    if "arrival_seconds" in columns:
-        return np.asarray(table.column(columns["arrival_seconds"], tables.seconds), np.float64)
-    if "arrival_milliseconds" in columns:
-        return np.asarray(table.column(columns["arrival_milliseconds"], tables.seconds)) / 1000.0
+def _times(table: files.Table, columns: dict[str, str]) -> np.ndarray | None:
+    for field, per_second in (("arrival_seconds", 1.0), ("arrival_milliseconds", 1000.0)):
+        if field in columns:
+            return np.asarray(table.column(columns[field], files.seconds)) / per_second
     if "arrival_timestamp" in columns:
         # Whole seconds first: seconds since 1970 in float64 would lose the seventh digit.
-        stamps = np.asarray(table.column(columns["arrival_timestamp"], tables.timestamp), np.int64)
+        stamps = np.asarray(table.column(columns["arrival_timestamp"], files.timestamp), np.int64)
         first = stamps[np.lexsort((stamps[:, 1], stamps[:, 0]))[0]]
         return (stamps[:, 0] - first[0]) + (stamps[:, 1] - first[1]) / 1e9
     return None

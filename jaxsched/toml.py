@@ -8,6 +8,7 @@ nothing is ignored.
 from __future__ import annotations
 
 import dataclasses
+import difflib
 import json
 import math
 import os
@@ -17,8 +18,6 @@ import typing
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any, TypeVar
-
-from jaxsched.workloads.texts import unknown
 
 T = TypeVar("T")
 
@@ -177,3 +176,11 @@ def _toml(value: Any) -> str:
         return f"[{', '.join(_toml(item) for item in value)}]"
     # JSON's texts, numbers and booleans are TOML's too, as long as texts stay on one line.
     return json.dumps(value, ensure_ascii=False)
+
+
+def unknown(shown: str, name: str, known: Iterable[str], what: str) -> str:
+    """Text of the error for a name that is not one of `known`, with the nearest of them."""
+    known = list(known)
+    near = difflib.get_close_matches(name, known, n=1)
+    hint = f" (did you mean {near[0]}?)" if near else ""
+    return f"unknown {what} {shown}{hint}; expected one of: {', '.join(known)}"

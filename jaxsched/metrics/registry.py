@@ -1,0 +1,287 @@
+"""Every metric of serving, in one table: an entry is all that a new one takes.
+
+From `METRICS` come the fields of `Serving`, the columns of tables, the headings of what commands
+print, and the table in docs/metrics.md.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from jaxsched.clocks import TICKS_PER_SECOND, Clock, Energy
+from jaxsched.instance import Instance
+from jaxsched.metrics import distribution, samples
+from jaxsched.metrics.distribution import Distribution, Floats
+from jaxsched.metrics.timeline import gaps, runs_of, timeline
+from jaxsched.result import Result, Status
+
+
+@dataclasses.dataclass(frozen=True)
+class Value:
+    """A number per lane and whether it means anything; where it does not, the value is 0.
+
+    Attributes:
+      value: Of shape [...].
+      valid: Of the same shape.
+    """
+
+    value: Floats
+    valid: NDArray[np.bool_]
+
+
+@dataclasses.dataclass(frozen=True)
+class Lanes:
+    """Simulated lanes, as the functions of `METRICS` see them; arguments as those of `serving`.
+
+    Numbers are per lane, of shape [...], or if `pooled` over all lanes, of shape [].
+    """
+
+    instance: Instance
+    result: Result
+    clock: Clock
+    energy: Energy | None = None
+    ttft_limit: float | None = None
+    tpot_limit: float | None = None
+    pooled: bool = False
+
+    def over_requests(self, values: Floats, mask: NDArray[np.bool_]) -> Distribution:
+        """Of numbers of requests, of shape [..., n], where the mask says so."""
+        flat = (values.reshape(-1), mask.reshape(-1)) if self.pooled else (values, mask)
+        return distribution.of(*flat)
+
+    def total(self, values: Any) -> Any:
+        """Numbers of the lanes, of shape [...], or their sum."""
+        return np.sum(values) if self.pooled else np.asarray(values)
+
+    def rate(self, value: Any, over: Any = 1) -> Value:
+        """A quotient of totals, valid where all requests completed and it is not over 0."""
+        whole = np.all(self.whole) if self.pooled else self.whole
+        valid = np.asarray(whole & (np.asarray(over) > 0))
+        return Value(np.where(valid, value / np.where(valid, over, 1), 0.0), valid)
+
+    @functools.cached_property
+    def seen(self) -> samples.Requests:
+        """What each request saw."""
+        return samples.requests(self.instance, self.result)
+
+    @functools.cached_property
+    def whole(self) -> NDArray[np.bool_]:
+        """Lanes all of whose requests completed, of shape [...] even if pooled."""
+        return np.asarray(self.result.status) == Status.FINISHED
+
+    @property
+    def completed(self) -> Any:
+        """Requests that completed."""
+        return self.total(np.sum(self.seen.finished, axis=-1))
+
+    @functools.cached_property
+    def tokens(self) -> Any:
+        """Output tokens of the requests that completed."""
+        return self.total(self._sum(self.instance.output))
+
+    @functools.cached_property
+    def makespan(self) -> Any:
+        """Seconds from the first arrival to the last completion; pooled, their sum."""
+        finished, largest = self.seen.finished, np.iinfo(np.int64).max
+        first = np.min(
+            np.where(finished, samples.arrival_ticks(self.instance), largest), axis=-1
+        )  # fmt: skip
+        last = np.max(np.where(finished, self.result.ticks[..., 2], 0), axis=-1)
+        return self.total(np.where(np.any(finished, axis=-1), last - first, 0) / TICKS_PER_SECOND)
+
+    @property
+    def good(self) -> Any:
+        """Requests that keep the limits; None without any."""
+        if self.ttft_limit is None and self.tpot_limit is None:
+            return None
+        good = samples.within_limits(self.seen, self.ttft_limit, self.tpot_limit)
+        return self.total(np.sum(good, axis=-1))
+
+    @functools.cached_property
+    def joules(self) -> Any:
+        """Energy of lanes that finished; None without coefficients.
+
+        Every admission is the final run's or was ended by an eviction.
+        """
+        if self.energy is None:
+            return None
+        result = self.result
+        prompts = self._sum(self.instance.prompt, 1 + np.asarray(result.preemptions, np.int64))
+        generated = self._sum(self.instance.output) + np.asarray(result.wasted_tokens)
+        rounds, used = np.asarray(result.rounds, np.int64), np.asarray(result.memory_time)
+        return self.total(np.asarray(self.energy.joules(rounds, prompts, generated, used), float))
+
+    @property
+    def memory(self) -> NDArray[np.int64]:
+        """KV cache in tokens, of shape [...]."""
+        return np.broadcast_to(np.asarray(self.instance.memory, np.int64), self.whole.shape)
+
+    def between_tokens(self) -> Distribution | None:
+        """Lane by lane; lanes that did not finish have no samples. None without a history."""
+        if self.result.history is None:
+            return None
+        nothing = np.zeros(0, np.int64), np.zeros(0, np.int64)
+        found = [
+            self._gaps(lane) if self.whole[lane] else nothing
+            for lane in np.ndindex(self.whole.shape)
+        ]
+        if self.pooled:
+            found = [tuple(np.concatenate(parts) for parts in zip(*found, strict=True))]
+        each = [distribution.of_weighted(v / TICKS_PER_SECOND, weights) for v, weights in found]
+        shape = () if self.pooled else self.whole.shape
+        columns = zip(*(dataclasses.astuple(one) for one in each), strict=True)
+        return Distribution(*(np.stack(column).reshape(shape) for column in columns))
+
+    def _gaps(self, lane: tuple[int, ...]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+        rounds = timeline(self.instance, self.result, self.clock, lane)
+        return gaps(runs_of(self.instance, self.result, lane), rounds)
+
+    def _sum(self, tokens: Any, times: Any = 1) -> NDArray[np.int64]:
+        """Sum over the requests that completed, of shape [...]."""
+        return np.sum(np.asarray(tokens, np.int64) * times * self.seen.finished, axis=-1)
+
+
+@dataclasses.dataclass(frozen=True)
+class Metric:
+    """An entry of `METRICS`.
+
+    Attributes:
+      title: What it is, in words.
+      formula: How it is computed, in the letters of docs/metrics.md.
+      unit: "s", "whole s" (that no fraction matters of), "1/s", "tokens/s", "share", "J",
+        "J/token" or "" for a number of things.
+      of: Lanes -> a `Distribution`, a `Value`, or numbers that are always valid; None where what
+        it needs (a history, limits, an energy) was not given.
+      heading: What printed tables call it; "" where they leave it out.
+      means: Which of its columns tables of several streams take means of: statistics of a
+        distribution such as "p99", or "" for the number itself.
+      swept: Which of its columns sweeps have.
+    """
+
+    title: str
+    formula: str
+    unit: str
+    of: Callable[[Lanes], Any]
+    heading: str = ""
+    means: tuple[str, ...] = ()
+    swept: tuple[str, ...] = ()
+
+
+METRICS: dict[str, Metric] = {
+    "ttft": Metric(
+        "time to first token, TTFT", "`F − a`", "s", heading="TTFT",
+        of=lambda lanes: lanes.over_requests(lanes.seen.ttft, lanes.seen.finished),
+        means=("mean", "p50", "p99"), swept=("mean", "p99"),
+    ),
+    "tpot": Metric(
+        "time per output token, TPOT", "`(C − F) / (o − 1)`, for `o > 1`", "s", heading="TPOT",
+        of=lambda lanes: lanes.over_requests(lanes.seen.tpot, lanes.seen.several),
+        means=("mean", "p99"), swept=("mean", "p99"),
+    ),
+    "itl": Metric(
+        "inter-token latency, ITL", "times between consecutive tokens as the client sees them", "s",
+        heading="ITL", of=lambda lanes: lanes.between_tokens(),
+    ),
+    "e2el": Metric(
+        "end-to-end latency, E2EL", "`C − a`", "s", heading="end to end",
+        of=lambda lanes: lanes.over_requests(lanes.seen.e2el, lanes.seen.finished),
+        means=("mean", "p50", "p99"), swept=("p99",),
+    ),
+    "queueing": Metric(
+        "queueing delay", "`A − a`", "s", heading="queueing",
+        of=lambda lanes: lanes.over_requests(lanes.seen.queueing, lanes.seen.finished),
+        means=("mean",),
+    ),
+    "completed": Metric(
+        "completed", "requests that did", "", of=lambda lanes: lanes.completed,
+    ),
+    "unfinished": Metric(
+        "unfinished", "requests that did not complete", "",
+        of=lambda lanes: lanes.total(lanes.result.num_requests) - lanes.completed,
+    ),
+    "makespan": Metric(
+        "makespan", "last `C` − first `a`", "whole s", heading="makespan",
+        of=lambda lanes: lanes.rate(lanes.makespan),
+    ),
+    "request_throughput": Metric(
+        "request throughput", "completed / makespan", "1/s", heading="req/s",
+        of=lambda lanes: lanes.rate(lanes.completed, lanes.makespan), means=("",), swept=("",),
+    ),
+    "output_throughput": Metric(
+        "output throughput", "Σ `o` / makespan", "tokens/s", heading="tok/s",
+        of=lambda lanes: lanes.rate(lanes.tokens, lanes.makespan), means=("",),
+    ),
+    "goodput": Metric(
+        "goodput",
+        "requests with TTFT ≤ `ttft_limit` and TPOT ≤ `tpot_limit` / makespan; TPOT is 0 for "
+        "`o = 1`", "1/s", heading="good/s",
+        of=lambda lanes: None if lanes.good is None else lanes.rate(lanes.good, lanes.makespan),
+        means=("",),
+    ),
+    "preemptions": Metric(
+        "preemptions", "evictions", "", heading="preempted",
+        of=lambda lanes: lanes.total(np.asarray(lanes.result.evictions, np.int64)), means=("",),
+    ),
+    "wasted_tokens": Metric(
+        "wasted tokens", "tokens lost to evictions", "", heading="wasted",
+        of=lambda lanes: lanes.total(lanes.result.wasted_tokens), means=("",),
+    ),
+    "kv_mean": Metric(
+        "KV use, mean", "Σ over the rounds of the cache in use / (`R M`)", "share", heading="KV",
+        of=lambda lanes: lanes.rate(
+            lanes.total(lanes.result.memory_time),
+            lanes.total(np.asarray(lanes.result.rounds, np.int64) * lanes.memory),
+        ),
+        means=("",),
+    ),
+    "kv_peak": Metric(
+        "KV use, peak", "largest cache in use in a round / `M`", "share", heading="peak",
+        of=lambda lanes: lanes.rate(_largest(lanes)), means=("",),
+    ),
+    "energy": Metric(
+        "energy", "`fixed R + per_prompt_token ΣP + per_request ΣD + per_cache_token ΣK`", "J",
+        heading="joules",
+        of=lambda lanes: None if lanes.joules is None else lanes.rate(lanes.joules),
+    ),
+    "energy_per_token": Metric(
+        "energy per token", "energy / Σ `o`", "J/token", heading="J/tok",
+        of=lambda lanes: None if lanes.joules is None else lanes.rate(lanes.joules, lanes.tokens),
+        means=("",), swept=("",),
+    ),
+}  # fmt: skip
+"""Metrics by name, in the order of the columns of tables."""
+
+
+def _largest(lanes: Lanes) -> Any:
+    """Largest share of the cache that was in use; of all lanes if pooled."""
+    peak = np.asarray(lanes.result.peak_memory) / np.maximum(lanes.memory, 1)
+    return np.max(peak, initial=0.0) if lanes.pooled else peak
+
+
+def column(name: str, statistic: str = "") -> str:
+    """The column of a metric or of a statistic of it, such as `p99_ttft`."""
+    return f"{statistic}_{name}" if statistic else name
+
+
+MEANS = tuple(column(name, part) for name, one in METRICS.items() for part in one.means)
+"""Columns that tables of several streams take means of."""
+
+SWEPT = tuple(
+    sorted(
+        (column(name, part) for name, one in METRICS.items() for part in one.swept),
+        key=lambda name: not name.endswith("e2el"),  # first, beside the mean latency
+    )
+)
+"""Columns of a sweep that only simulations under a clock have."""
+
+
+def rows() -> Iterator[tuple[str, ...]]:
+    """Rows of the documentation's table: metric, field, formula, unit."""
+    for name, one in METRICS.items():
+        yield one.title, f"`{name}`", one.formula, one.unit.removeprefix("whole ")
