@@ -303,16 +303,13 @@ def test_figures_and_experiments(finished: Path, capsys: Any) -> None:
 
 
 def test_a_metric_is_shown_because_it_is_measured(monkeypatch: pytest.MonkeyPatch) -> None:
-    @dataclasses.dataclass(frozen=True)
-    class More(metrics.Serving):
-        stalls: int
-
-    monkeypatch.setattr(study_tables, "Serving", More)
+    stalls = metrics.Metric("stalls", "", "", lambda lanes: 7, heading="stalled")
+    monkeypatch.setitem(metrics.METRICS, "stalls", stalls)
     row = {"policy": "fcfs", "n": 4, "memory": 9, "clock": CLOCK, "offered_rate": 2.0}
     measured = {"goodput": 0.5, "stalls": 7, "completed": 4, "unfinished": 0}
     title, _, figures, _ = study_tables.replay(pd.DataFrame([row | measured]))
     assert "2 req/s arrive" in title
-    assert [column.header for column in figures.columns] == ["", "good/s", "stalls"]
+    assert [column.header for column in figures.columns] == ["", "good/s", "stalled"]
 
 
 @pytest.mark.parametrize("names", [("fcfs",), ("h_sf", "a_max")])

@@ -39,8 +39,8 @@ def arrivals() -> str:
 
 
 def clock_names() -> str:
-    """Every clock, with the first line of its docstring."""
-    lines = (_entry([name], _first_line(preset)) for name, preset in clocks.PRESETS.items())
+    """Every clock, with its model and hardware."""
+    lines = (_entry([name], preset.about) for name, preset in clocks.PRESETS.items())
     return "\n".join(["clocks (--clock):", *(line for entry in lines for line in entry)]) + "\n"
 
 

@@ -1,4 +1,4 @@
-"""Numbers as readers see them, and what metrics are called."""
+"""Numbers as readers see them."""
 
 from __future__ import annotations
 
@@ -72,23 +72,4 @@ UNITS: dict[str, Form] = {
     "J/token": ".2f",
     "": count,
 }
-"""How the values of a unit are written."""
-
-METRICS = {
-    "ttft": ("TTFT", "s"),
-    "tpot": ("TPOT", "s"),
-    "itl": ("ITL", "s"),
-    "e2el": ("end to end", "s"),
-    "queueing": ("queueing", "s"),
-    "request_throughput": ("req/s", "1/s"),
-    "output_throughput": ("tok/s", "tokens/s"),
-    "goodput": ("good/s", "1/s"),
-    "makespan": ("makespan", "whole s"),
-    "preemptions": ("preempted", ""),
-    "wasted_tokens": ("wasted", ""),
-    "kv_mean": ("KV", "share"),
-    "kv_peak": ("peak", "share"),
-    "energy": ("joules", "J"),
-    "energy_per_token": ("J/tok", "J/token"),
-}
-"""Metric of serving -> what tables call it, and its unit: one lookup for all tables."""
+"""How the values of a unit are written, by the units of `jaxsched.metrics.METRICS`."""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import math
 from collections.abc import Iterable, Iterator
 from typing import Any
@@ -10,8 +9,8 @@ from typing import Any
 import pandas as pd
 from rich.table import Table
 
-from jaxsched.metrics import PERCENTILES, Serving
-from jaxsched.report.formats import METRICS, UNITS, count, percent, rounds, seconds, shown
+from jaxsched.metrics import METRICS, STATISTICS
+from jaxsched.report.formats import UNITS, count, percent, rounds, seconds, shown
 from jaxsched.report.tables import alarm, bold, name_of, table
 from jaxsched.studies import frames
 from jaxsched.studies.frames import half_width, summarize
@@ -117,29 +116,24 @@ def _in_rounds(frame: pd.DataFrame) -> Table:
     return table([policy.replace(":", ":\n") for policy in frame["policy"]], [("", rows)])
 
 
-def _metrics() -> dict[str, tuple[str, str]]:
-    """Heading and unit of every metric of serving; counts of requests have a place of their own."""
-    names = {field.name for field in dataclasses.fields(Serving)} - {"completed", "unfinished"}
-    return METRICS | {name: (name.replace("_", " "), "") for name in sorted(names - set(METRICS))}
-
-
 def _latencies(frame: pd.DataFrame) -> Table:
     """Mean and percentiles of every distribution, a row per policy."""
-    statistics = ("mean", *(f"p{q}" for q in PERCENTILES))
     sections = (
-        (f"{heading}, {unit}", (
-            (row["policy"], *(shown(row[f"{which}_{name}"], UNITS[unit]) for which in statistics))
+        (f"{one.heading}, {one.unit}", (
+            (row["policy"], *(shown(row[f"{which}_{name}"], UNITS[one.unit])
+                              for which in STATISTICS))
             for _, row in frame.iterrows()
         ))
-        for name, (heading, unit) in _metrics().items() if f"mean_{name}" in frame
+        for name, one in METRICS.items() if f"mean_{name}" in frame
     )  # fmt: skip
-    return table(["mean", *(f"P{q}" for q in PERCENTILES)], sections)
+    return table([which.replace("p", "P") for which in STATISTICS], sections)
 
 
 def _figures(frame: pd.DataFrame) -> Table:
     """Every other metric that the table has, a row per policy."""
-    told = {name: one for name, one in _metrics().items() if name in frame}
-    columns = {heading: (name, UNITS[unit]) for name, (heading, unit) in told.items()}
+    told = [(name, one) for name, one in METRICS.items() if name in frame and one.heading]
+    told.sort(key=lambda item: not item[1].unit.endswith("/s"))  # rates in front
+    columns = {one.heading: (name, UNITS[one.unit]) for name, one in told}
     if frame["unfinished"].any():
         left = "unfinished", lambda value: alarm(count(value))
         columns = {alarm("unfinished"): left, **columns}

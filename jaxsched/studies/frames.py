@@ -51,12 +51,7 @@ SLACK = 1.1
 """How much longer than its arrivals a stream may take, besides the time to drain, if it is kept up
 with."""
 
-SERVING_FIGURES = (
-    "mean_ttft", "p50_ttft", "p99_ttft", "mean_tpot", "p99_tpot", "mean_e2el", "p50_e2el",
-    "p99_e2el", "mean_queueing", "request_throughput", "output_throughput", "goodput",
-    "preemptions", "wasted_tokens", "kv_mean", "kv_peak", "energy_per_token", "gain", "load",
-    "rate_bound",
-)  # fmt: skip
+SERVING_FIGURES = (*metrics.MEANS, "gain", "load", "rate_bound")
 """Columns that `summarize_serving` takes means of, as far as a table has them."""
 
 
