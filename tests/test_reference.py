@@ -2,6 +2,7 @@
 
 import dataclasses
 import doctest
+import itertools
 import random
 from collections import Counter
 
@@ -264,7 +265,7 @@ def audit(requests: list[Request], memory: int, out: Outcome) -> None:
     for i, (request, runs) in enumerate(zip(requests, out.runs, strict=True)):
         assert [run.how for run in runs] == ["evicted"] * (len(runs) - 1) + ["completed"]
         assert runs[0].admitted >= request.arrival
-        assert all(a.ended <= b.admitted for a, b in zip(runs, runs[1:], strict=False))
+        assert all(a.ended <= b.admitted for a, b in itertools.pairwise(runs))
         assert runs[-1].ended - runs[-1].admitted == request.output
         assert out.completion[i] == runs[-1].ended
         assert out.first_token[i] == out.admissions[i][0] + 1 == runs[0].admitted + 1
