@@ -231,8 +231,11 @@ def serving_columns(
     *,
     ttft_limit: float | None = None,
     tpot_limit: float | None = None,
+    names: Sequence[str] | None = None,
 ) -> dict[str, NDArray[Any]]:
     """The measured columns under a clock of this name, arrays of shape [lanes].
+
+    `names` are the metrics that are computed, all of them by default.
 
     Returns:
       n, memory, offered_rate (requests per second of the time between the first arrival and the
@@ -246,6 +249,7 @@ def serving_columns(
         energy=clocks.energy(clock),
         ttft_limit=ttft_limit,
         tpot_limit=tpot_limit,
+        names=names,
     )
     values = {
         "n": np.asarray(result.num_requests),
@@ -350,7 +354,8 @@ def sweep_columns(
         found = result_columns(instance, result.replace(times=None), bound)
         found |= dict.fromkeys(("bound", "ratio_to_bound"), nothing)
         found["total_latency"] = np.full(len(output), -1, np.int64)
-        more = serving_columns(instance, result, cell["clocks"])
+        names = [name for name, one in metrics.METRICS.items() if one.swept or name == "e2el"]
+        more = serving_columns(instance, result, cell["clocks"], names=names)
         finished = more["status"] == Status.FINISHED
         found["mean_latency"] = np.where(finished, more["mean_e2el"], np.nan)
         more = {name: np.where(finished, more.get(name, np.nan), np.nan) for name in metrics.SWEPT}
