@@ -7,9 +7,10 @@ import numpy as np
 import pytest
 
 from jaxsched.bounds import mean_busy_time_bound, rounds_bound, volume
-from jaxsched.engines.reference import RULES, Request, simulate
+from jaxsched.engines.reference import Request, simulate
 from jaxsched.instance import MAX_MEMORY
 from jaxsched.testing import KINDS, as_arrays, random_requests
+from tests.oracle import RULES
 
 
 def literal_bound(prompt: list[int], output: list[int], memory: int) -> float:

@@ -17,6 +17,7 @@ from experiments import latency_against_n, ratio_against_width
 from jaxsched import config, frames, job, plots, policies, store
 from jaxsched.cli import main
 from jaxsched.engines import reference
+from tests import oracle
 
 TEXT = """
 lanes = 2
@@ -77,8 +78,8 @@ def test_one_row_per_instance_prediction_and_policy(finished: Any) -> None:
 def test_rows_agree_with_the_reference(finished: Any) -> None:
     settings, folder = finished
     frame = store.read_results(folder).set_index(["n", "lane", "prediction", "policy"])
-    rules = {"h_sf": reference.h_sf(), "fcfs": reference.fcfs()}
-    rules["a_min:every_round"] = reference.a_min("every_round")
+    rules = {"h_sf": oracle.h_sf(), "fcfs": oracle.fcfs()}
+    rules["a_min:every_round"] = oracle.a_min("every_round")
     instance = job.draw_instances(settings, 25, "relative:0.9")
     for name, rule in rules.items():
         columns = [getattr(instance, field)[1] for field in ("prompt", "output", "lower", "upper")]

@@ -14,9 +14,9 @@ import jaxsched as js
 from jaxsched import metrics
 from jaxsched.engines import reference
 from jaxsched.engines.reference import Request
-from jaxsched.limbs import split
 from jaxsched.metrics import distribution
 from jaxsched.testing.instances import random_requests
+from tests import oracle
 
 CLOCKS = {
     "hinge": js.Clock(fixed=0.06, per_cache_token=1e-6, per_token_beyond=3e-4, free_tokens=5),
@@ -58,7 +58,7 @@ def outcome_of(
 ) -> reference.Outcome:
     name = js.policy(policy).name
     ticks = reference.Clock(*(int(value) for value in js.clocks.ticks(clock)))
-    return reference.simulate(requests, memory, reference.RULES[name], clock=ticks)
+    return reference.simulate(requests, memory, oracle.RULES[name], clock=ticks)
 
 
 def result_of(outcomes: list[reference.Outcome], n: int) -> js.Result:
@@ -91,9 +91,9 @@ def result_of(outcomes: list[reference.Outcome], n: int) -> js.Result:
         peak_memory=each("peak_memory"),
         rounds=each("rounds"),
         status=np.full(len(outcomes), js.Status.FINISHED, np.int32),
-        limbs=split(np.stack(totals, axis=-1)),
+        totals=np.stack(totals, axis=-1),
         num_requests=np.asarray([len(o.completion) for o in outcomes], np.int32),
-        times=split(np.stack(ticks, axis=-1)),
+        times=np.stack(ticks, axis=-1),
         history=history,
     )
 
@@ -247,9 +247,9 @@ def by_hand(**changes: Any) -> tuple[js.Instance, js.Result, js.Clock]:
         "peak_memory": np.asarray(17),
         "rounds": np.asarray(10),
         "status": np.asarray(js.Status.FINISHED),
-        "limbs": split(np.asarray([0, 3, 90])),
+        "totals": np.asarray([0, 3, 90]),
         "num_requests": np.asarray(2),
-        "times": split(ticks),
+        "times": ticks,
         "history": np.asarray([[0, 0, 2], [0, 3, 4], [-1, -1, -1]]),
     }
     return instance, js.Result(**{**values, **changes}), js.Clock(fixed=1.0)
@@ -280,7 +280,7 @@ def test_without_a_history_there_is_no_itl() -> None:
 def test_without_evictions_the_rounds_need_no_history() -> None:
     instance, result, clock = by_hand(
         history=None, evictions=np.asarray(0), completion=np.asarray([5, 10]),
-        times=split(np.asarray([[0, 1, 5], [0, 1, 10]]) * 10**12),
+        times=np.asarray([[0, 1, 5], [0, 1, 10]]) * 10**12,
     )  # fmt: skip
     rounds = metrics.timeline(instance, result, clock)
     assert rounds.requests.tolist() == [2] * 5 + [1] * 5 and rounds.seconds.tolist() == [1.0] * 10
@@ -296,7 +296,7 @@ def test_a_lane_that_did_not_finish() -> None:
     instance, result, clock = by_hand(
         completion=np.asarray([10, -1]),
         status=np.asarray(js.Status.ROUND_LIMIT),
-        times=split(np.asarray([[0, 10**12, 10 * 10**12], [0, 10**12, -1]])),
+        times=np.asarray([[0, 10**12, 10 * 10**12], [0, 10**12, -1]]),
     )
     found = metrics.serving(instance, result, clock, energy=JOULES, ttft_limit=1.0)
     assert (found.completed, found.unfinished) == (1, 1)

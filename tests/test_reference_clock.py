@@ -7,16 +7,9 @@ from dataclasses import replace
 
 import pytest
 
-from jaxsched.engines.reference import (
-    LAST_TICK,
-    RULES,
-    Clock,
-    Request,
-    a_min,
-    a_min_family,
-    simulate,
-)
+from jaxsched.engines.reference import LAST_TICK, Clock, Request, simulate
 from jaxsched.testing import KINDS, random_requests
+from tests.oracle import RULES, a_min, a_min_family
 
 CLOCK = Clock(
     fixed=100, per_prompt_token=10, per_request=5, per_cache_token=1, per_token_beyond=7,

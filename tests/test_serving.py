@@ -24,6 +24,7 @@ from jaxsched.serving import frames, job, plots, streams, tables
 from jaxsched.serving.config import ServingConfig
 from jaxsched.testing.instances import random_requests
 from jaxsched.workloads import arrivals
+from tests import oracle
 
 CLOCK = "llama2_70b_2xa100"
 SMALL = {
@@ -97,7 +98,7 @@ def test_no_policy_is_busy_for_less_than_the_bound(name: str) -> None:
     for kind in ("wrong_intervals", "ties", "wide_memory", "long_outputs") * 4:
         requests, memory = random_requests(rng, kind, n=8)
         cap = rng.choice((None, 2, 5))
-        rule = rng.choice(list(reference.RULES.values()))
+        rule = rng.choice(list(oracle.RULES.values()))
         if rule.name.startswith("sorted_f"):
             continue  # for backlogs only
         live = [dataclasses.replace(r, arrival=rng.randint(0, 10**13)) for r in requests]

@@ -21,6 +21,7 @@ from jaxsched.sweep.estimate import estimate, programs
 from jaxsched.sweep.plan import Plan, without
 from jaxsched.sweep.rows import Simulator
 from jaxsched.sweep.sampling import AXES, RandomConfig, draw
+from tests import oracle
 
 TEXT = """
 lanes = 3
@@ -97,7 +98,7 @@ def test_a_row_agrees_with_the_reference(whole: Any) -> None:
     )  # fmt: skip
     columns = [getattr(instance, field)[1] for field in ("prompt", "output", "lower", "upper")]
     requests = [reference.Request(*map(int, row)) for row in zip(*columns, strict=True)]
-    expected = reference.simulate(requests, 200, reference.a_min("on_eviction"))
+    expected = reference.simulate(requests, 200, oracle.a_min("on_eviction"))
     row = frame.query(
         "seed == 0 and lane == 1 and n == 9 and memory == 200 and arrivals == 'backlog' and "
         "clock == 'rounds' and max_batch == 0 and prediction == 'relative:0.5' and "
