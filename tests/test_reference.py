@@ -188,9 +188,7 @@ def test_a_rule_of_ones_own():
     def volume(request: Request) -> int:
         return request.prompt * request.output + request.output * (request.output + 1) // 2
 
-    by_volume = dataclasses.replace(
-        h_sf(), name="svf", admission_key=volume
-    )
+    by_volume = dataclasses.replace(h_sf(), name="svf", admission_key=volume)
     requests = [exact(50, 2), exact(1, 3)]
     assert simulate(requests, 52, h_sf()).completion == [2, 5]
     assert simulate(requests, 52, by_volume).completion == [5, 3]
@@ -237,14 +235,12 @@ def test_point_may_be_missing_where_no_rule_reads_it():
 )
 def test_bad_options_are_named(options, error):
     with pytest.raises(error, match=next(iter(options))):
-        simulate(EXAMPLE, **({"memory": 9, "rule": h_sf()} | options))
+        simulate(EXAMPLE, **({"memory": 9, "policy": h_sf()} | options))
 
 
 def test_bad_rules_are_named():
-    with pytest.raises(ValueError, match="refine is 'never'; expected 'on_eviction' or"):
-        a_min("never")
-    wrong = dataclasses.replace(h_sf(), reserve=lambda request, estimate: estimate / 2)
-    with pytest.raises(TypeError, match="request 2: h_sf reserves 1.0; expected an int"):
+    wrong = dataclasses.replace(h_sf(), reserve=lambda r: r.estimate / 2)
+    with pytest.raises(TypeError, match="request 2: h_sf gives 1.0; expected an int"):
         simulate(EXAMPLE, 9, wrong)
 
 

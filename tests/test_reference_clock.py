@@ -123,7 +123,7 @@ def test_both_readings_are_members_of_the_family(reading):
 
 def test_a_watermark_keeps_memory_free_but_never_blocks_an_idle_worker():
     requests = [Request(40, 1, 1, 9), Request(40, 1, 1, 9), Request(15, 1, 1, 9)]
-    watermark = replace(RULES["fcfs"], headroom=lambda request: 20)
+    watermark = replace(RULES["fcfs"], headroom=lambda r: 20)
     out = simulate(requests, 100, watermark)
     assert [own[0].admitted for own in out.runs] == [0, 1, 1]
     assert simulate(requests, 100, RULES["fcfs"]).admissions == [[0], [0], [0]]

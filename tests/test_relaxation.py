@@ -230,6 +230,7 @@ def test_other_policies() -> None:
     """A policy with numbers of its own is the family's if its choices are."""
     policy = Policy(
         name="weighted",
+        params={"prompt": 0},
         estimate=lambda r: r.lower,
         admission_key=lambda r: r.estimate + r.params["prompt"] * r.prompt,
         reserve=lambda r: r.estimate,
