@@ -37,7 +37,7 @@ def test_a_derivative_is_refused(run):
 
 
 @pytest.mark.parametrize("engine", ["jax", "auto"])
-def test_integers_are_whole_outside_jit_and_in_pairs_inside(engine):
+def test_integers_are_whole_outside_jit(engine):
     def run():
         return js.simulate(INSTANCE, js.a_min(), clock=js.Clock(fixed=0.1), engine=engine)
 
