@@ -100,7 +100,5 @@ def test_every_lane_has_its_own_numbers():
     memory = np.array([16_000, 8_000, 4_000])
     got = run("a_min_family", **rows, memory=memory, params=params, headroom=[0, 9, 99])
     for lane, (own, tokens, headroom) in enumerate(zip(params, memory, (0, 9, 99), strict=True)):
-        one = run(
-            "a_min_family", **batch | {"memory": tokens}, params=[own], headroom=headroom
-        )
+        one = run("a_min_family", **batch | {"memory": tokens}, params=[own], headroom=headroom)
         assert (got.completion[lane] == one.completion[0]).all()

@@ -237,9 +237,7 @@ def test_soft_and_hard_choices_agree_up_to_rounding(lane):
         s = as_jax(js.View(**floats | {"estimate": soft, "params": weights}))
         for name in ("admission_key", "eviction_key"):
             key = asked(policy, name, r)
-            np.testing.assert_allclose(
-                key / 2**24, getattr(policy, name)(s) / 2**24, atol=0.05
-            )
+            np.testing.assert_allclose(key / 2**24, getattr(policy, name)(s) / 2**24, atol=0.05)
         reserve = np.maximum(policy.reserve(s), 1)
         np.testing.assert_allclose(np.maximum(asked(policy, "reserve", r), 1), reserve,
                                    rtol=0.03, atol=1)  # fmt: skip
