@@ -40,6 +40,7 @@ autodoc_default_options = {
 }
 autodoc_member_order = "bysource"
 autodoc_preserve_defaults = True
+autodoc_type_aliases = {"ArrayLike": "ArrayLike"}
 autodoc_typehints = "signature"
 autodoc_typehints_format = "short"
 python_use_unqualified_type_names = True
@@ -68,6 +69,12 @@ BORROWED = {"contributing": "CONTRIBUTING.md", "changelog": "CHANGELOG.md"}
 LINK = re.compile(r"\[([^\]]+)\]\((?!http|#)([^)#]+)(#[^)]*)?\)")
 
 
+LONG = re.compile(
+    r"TypeAliasForwardRef\('(\w+)'\)"
+    r"|~?numpy\.ndarray\[tuple\[[^]]*\], ~?numpy\.dtype\[~?(?:numpy\.)?(\w+)\]\]"
+)
+
+
 def read_page(app: Sphinx, page: str, source: list[str]) -> None:
     """Borrows pages from the root, and names the files that a link cannot reach from the site."""
     folder = (FOLDER / page).parent
@@ -86,11 +93,27 @@ def read_page(app: Sphinx, page: str, source: list[str]) -> None:
     source[0] = LINK.sub(followed, source[0])
 
 
-def plain_signature(
-    app: Sphinx, what: str, name: str, thing: Any, *_: Any
-) -> tuple[str, str] | None:
-    """A record's arguments are its attributes, which stand below."""
-    return ("", "") if what == "class" and hasattr(thing, "__dataclass_fields__") else None
+def plain_signature(app: Sphinx, what: str, name: str, thing: Any, *given: Any) -> Any:
+    """A record's arguments are its attributes, which stand below; types go by their short names."""
+    if what == "class" and hasattr(thing, "__dataclass_fields__"):
+        return "", ""
+
+    def short(found: re.Match[str]) -> str:
+        return found[1] or f"NDArray[{found[2]}]"
+
+    return tuple(text and LONG.sub(short, text) for text in given[1:])
+
+
+def set_formulas(*given: Any) -> None:
+    """Indented lines of a docstring are formulas; they and lists of files stay as they are."""
+    text, shown, last = given[-1], [], " "
+    for line in text:
+        line = f"    {line}" if re.match(r"\w+\.py\b", line) else line
+        if line.startswith("    ") and not shown[-1] and not last.startswith((" ", "-")):
+            shown += [".. code-block:: text", ""]
+        shown.append(line)
+        last = line or last
+    text[:] = shown
 
 
 def link_pages(*given: Any) -> None:
@@ -116,6 +139,7 @@ def setup(app: Sphinx) -> None:
     """Called by Sphinx."""
     app.connect("source-read", read_page)
     app.connect("autodoc-process-signature", plain_signature)
+    app.connect("autodoc-process-docstring", set_formulas, priority=400)  # before napoleon
     app.connect("autodoc-process-docstring", link_pages)
     app.add_directive("program-help", ProgramHelp)
     for field in PyObject.doc_field_types:

@@ -108,8 +108,11 @@ def busy_seconds_bound(
     so it is least at that number or at the knee R = W / free_tokens.
 
     Args:
-        prompt, output, memory, num_requests: As in `mean_busy_time_bound`.
+        prompt: As in `mean_busy_time_bound`.
+        output: Likewise.
+        memory: Likewise.
         clock: How long a round lasts.
+        num_requests: As in `mean_busy_time_bound`.
         max_batch: Most requests that run together; None for no cap.
 
     Returns:
@@ -135,9 +138,10 @@ def busy_seconds_bound(
 
 def _end_after_mean(s: NDArray[np.int64], o: NDArray[np.int64]) -> NDArray[np.float64]:
     """D: rounds from the mean time of a run to its end, with the sum over k in closed form."""
+    whole = volume(s, o)
     s, o = s.astype(np.float64), o.astype(np.float64)
     moment = s * o**2 / 2 + o * (o + 1) * (2 * o + 1) / 6 - o * (o + 1) / 4
-    return o - moment / (s * o + o * (o + 1) / 2)
+    return o - moment / whole
 
 
 def _checked(

@@ -100,6 +100,8 @@ def simulate(
         instance, policy, clock = exact("simulate", (instance, policy, clock))
     lanes = instance.lanes
     flat = _reshape(canonical(instance), len(lanes), (math.prod(lanes),))
+    if traced and flat.arrival is not None and flat.arrival.dtype == np.int64:
+        flat = flat.replace(arrival=split(flat.arrival))  # a clock is traced, they are not
     numbers = _numbers(policy, clock, flat)
     limits = Limits(np.int32(max_rounds), np.int32(NO_CAP if max_batch is None else max_batch))
     chosen = engine_for(engine, policy)

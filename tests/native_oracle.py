@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+import dataclasses
 import random
-from dataclasses import replace
+from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import pytest
 
+import jaxsched as js
 from jaxsched.engines import reference
 from jaxsched.engines.reference import EVICTED, FINISHED
 from jaxsched.instance import MAX_ROUND
 from jaxsched.policies.network import SHAPES, NetworkParams, quantize
 from jaxsched.testing import as_arrays, random_requests
+from tests import oracle
 
 native = pytest.importorskip("jaxsched.engines.cpu", exc_type=ImportError)
 
@@ -25,9 +29,18 @@ NUMBERS = {
         ).tolist()
     ),
 }
-"""Kind -> numbers, of those that have them."""
+"""Name -> numbers, of the policies that have them."""
+
+PLAIN = tuple(oracle.RULES)
+KINDS = (*PLAIN, *NUMBERS)
+"""Names of the policies compared here; those that set quanta or an order are in other tests."""
 
 TOTALS = ("evictions", "wasted_tokens", "memory_time", "peak_memory", "rounds")
+
+
+def spare(r):
+    """Headroom, as a last number of the policy."""
+    return r.params[-1]
 
 
 def draw(seed, instances, count):
@@ -35,24 +48,91 @@ def draw(seed, instances, count):
     return [random_requests(rng, instances) for _ in range(count)]
 
 
-def run(kind, instances, **options):
-    """Simulates instances whose arrivals may need 64 bits."""
-    arrays = as_arrays([([replace(r, arrival=0) for r in rs], m) for rs, m in instances])
+def policy_of(kind, headroom=False):
+    """The shipped policy of that name; with headroom of each lane's own as one number more."""
+    made = {"a_min_family": js.a_min_family, "a_min_network": js.a_min_network}
+    policy = made[kind]() if kind in made else js.policy(kind)
+    if headroom:
+        policy = dataclasses.replace(policy, **_with_headroom(policy))
+    return policy
+
+
+def _with_headroom(policy):
+    """Numbers of the policy stay in their places; the headroom comes behind them."""
+    old = np.asarray([] if policy.params is None else policy.params, np.int32).reshape(-1)
+    return dict(
+        headroom=spare, limit=max(policy.limit, 2**31 - 2), params=np.append(old, np.int32(0))
+    )
+
+
+def run(
+    kind: str,
+    *,
+    clock: Any = None,
+    params: Any = None,
+    headroom: Any = None,
+    max_rounds: int = MAX_ROUND,
+    max_batch: int = 0,
+    history: int = 0,
+    **batch: Any,
+) -> SimpleNamespace:
+    """Runs the engine below `simulate`: clocks and arrivals are whole picoseconds of 64 bits."""
+    prompt = np.asarray(batch["prompt"])
+    lanes, n = prompt.shape
+    policy = policy_of(kind, headroom is not None)
+    numbers = np.empty((lanes, 0), np.int64)
+    if kind in NUMBERS:
+        own = NUMBERS[kind] if params is None else params
+        numbers = np.broadcast_to(own, (lanes, len(NUMBERS[kind])))
+    elif headroom is None and policy.params is not None:
+        numbers = np.broadcast_to(np.asarray(policy.params).reshape(-1), (lanes, 1))
+    if headroom is not None:
+        numbers = np.concatenate([numbers, np.broadcast_to(headroom, lanes)[:, None]], axis=1)
+    fields = {
+        name: np.broadcast_to(batch[name], (lanes, n))
+        for name in ("prompt", "output", "lower", "upper", "point")
+        if name in batch
+    }
+    arrival = batch.get("arrival")
+    found = native.run(
+        native.compile_policy(policy.choices),
+        policy.choices,
+        fields,
+        arrival=None if arrival is None else np.broadcast_to(arrival, (lanes, n)),
+        num_requests=np.broadcast_to(batch.get("num_requests", n), lanes),
+        memory=np.broadcast_to(batch["memory"], lanes),
+        params=numbers,
+        clock=None if clock is None else np.broadcast_to(clock, (lanes, 6)),
+        max_rounds=max_rounds,
+        max_batch=max_batch or 2**31 - 2,
+        history=history,
+    )
+    totals = {name: found.totals[name] for name in found.totals.dtype.names}
+    rest = {name: value for name, value in found._asdict().items() if name != "totals"}
+    return SimpleNamespace(**rest, **totals)
+
+
+def arrays_of(instances):
+    """Instances as arrays, with arrivals that may need 64 bits."""
+    still = [([dataclasses.replace(r, arrival=0) for r in rs], m) for rs, m in instances]
+    arrays = as_arrays(still)
     arrivals = np.zeros(arrays["prompt"].shape, np.int64)
     for row, (requests, _) in zip(arrivals, instances, strict=True):
         row[: len(requests)] = [request.arrival for request in requests]
-    return native.run(kind, **arrays | {"arrival": arrivals}, threads=1, **options)
+    return arrays | {"arrival": arrivals}
 
 
-def rule_of(kind, params=None, headroom=0):
-    """The reference's rule for a lane."""
+def rule_of(kind, params=None, headroom=None):
+    """The rule by hand for a lane."""
     if kind == "a_min_family":
-        rule = reference.a_min_family(*map(int, params))
+        rule = oracle.a_min_family(*map(int, params))
     elif kind == "a_min_network":
-        rule = reference.a_min_network(list(map(int, params)))
+        rule = oracle.a_min_network(list(map(int, params)))
     else:
-        rule = reference.RULES[kind]
-    return replace(rule, headroom=lambda request: int(headroom))
+        rule = oracle.RULES[kind]
+    if headroom is None:
+        return rule
+    return dataclasses.replace(rule, headroom=lambda r: int(headroom))
 
 
 def expect_equal(kind, instances, max_rounds=MAX_ROUND, max_batch=0, **numbers):
@@ -61,9 +141,10 @@ def expect_equal(kind, instances, max_rounds=MAX_ROUND, max_batch=0, **numbers):
     `numbers` are `params`, `headroom` and `clock`, a row or number for each lane.
     """
     options = {name: np.array(value) for name, value in numbers.items()}
-    options |= dict(max_rounds=np.broadcast_to(max_rounds, len(instances)), max_batch=max_batch)
-    most = int(run(kind, instances, **options).evictions.max()) or 1
-    got = run(kind, instances, **options, history=most)
+    options |= dict(max_rounds=max_rounds, max_batch=max_batch)
+    arrays = arrays_of(instances)
+    most = int(run(kind, **arrays, **options).evictions.max()) or 1
+    got = run(kind, **arrays, **options, history=most)
     for lane, (requests, memory) in enumerate(instances):
         own = {name: options[name][lane] for name in numbers}
         clock = own.pop("clock", None)
@@ -71,20 +152,17 @@ def expect_equal(kind, instances, max_rounds=MAX_ROUND, max_batch=0, **numbers):
             requests,
             memory,
             rule_of(kind, **own),
-            int(options["max_rounds"][lane]),
+            max_rounds,
             max_batch or None,
             None if clock is None else reference.Clock(*map(int, clock)),
         )
-        found = {name: value[lane].tolist() for name, value in told(got).items()}
+        found = {name: value[lane].tolist() for name, value in vars(got).items()
+                 if name != "times" or clock is not None}  # fmt: skip
         expected = expect(right, len(found["completion"]), clock is not None, most)
         # Evictions of one round have no order in the reference.
         found["history"].sort(key=lambda run: (run[2] if run[2] >= 0 else MAX_ROUND, run))
         for name, value in expected.items():
             assert found[name] == value, (kind, lane, name, memory, requests, own, clock)
-
-
-def told(got):
-    return {name: value for name, value in got._asdict().items() if value is not None}
 
 
 def expect(right, n, clocked, most):
@@ -130,3 +208,8 @@ def large(n=3_000, memory=16_000, lanes=3, span=0, longest=1_000):
         prompt=prompt, output=output, lower=lower, upper=upper, point=upper, arrival=arrival,
         memory=memory,
     )  # fmt: skip
+
+
+def same(one, other):
+    """Whether two runs agree in everything."""
+    return all(np.array_equal(value, getattr(other, name)) for name, value in vars(one).items())

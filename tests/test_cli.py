@@ -294,8 +294,14 @@ def test_requests_without_output(capsys: Any, tmp_path: Path) -> None:
             "columns: 'output' is there twice",
         ),
         (
-            ["--interval", "exact", "--arrivals", "rounds:1", "--columns"]
-            + ["output=num_decode_tokens,prompt=num_prefill_tokens"],
+            [
+                "--interval",
+                "exact",
+                "--arrivals",
+                "rounds:1",
+                "--columns",
+                "output=num_decode_tokens,prompt=num_prefill_tokens",
+            ],
             "has no arrival times; expected --arrivals backlog",
         ),
         (["--interval", "exact", "--arrivals", "rounds:0"], "arrivals: 'rounds:0'; expected"),

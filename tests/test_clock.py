@@ -98,6 +98,7 @@ def test_a_million_rounds_do_not_drift() -> None:
         prompt=np.ones((1, WIDTH), int), output=np.array([[1_000_000, 3] + [1] * (WIDTH - 2)]),
         lower=np.array([[1_000_000] + [3] * (WIDTH - 1)]), upper=np.full((1, WIDTH), 10**6),
         memory=2_000_000, arrival=np.zeros((1, WIDTH)), num_requests=np.array([2]),
+        point=np.full((1, WIDTH), 10**6),
     )  # fmt: skip
     instance.arrival[0, 1] = 9_999.123_456_789_012
     results = [js.simulate(instance, js.a_min(), clock=clock, engine=name) for name in ENGINES]
@@ -188,7 +189,7 @@ def test_a_batch_of_one_coefficient_leaves_the_others_alone() -> None:
     rng = random.Random(11)
     instance = live(rng, js.Clock(fixed=0.5)).replace(arrival=None)
     run = lambda clock: js.simulate(instance, js.fcfs(), clock=clock).completion_seconds  # noqa: E731
-    for base in (js.Clock(free_tokens=3), js.Clock(per_request=0.25, per_token_beyond=0.5)):
+    for base in (js.Clock(free_tokens=3), js.Clock(per_request=np.float32(0.25), free_tokens=1)):
         fixed = np.float32([0.25, 0.5, 2.0])
         batch = dataclasses.replace(base, fixed=jnp.asarray(fixed))
         alone = [run(dataclasses.replace(base, fixed=float(seconds))) for seconds in fixed]

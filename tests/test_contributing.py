@@ -21,14 +21,6 @@ ROOT = Path(__file__).parent.parent
 PLACES = {"a policy": 3, "a trace format": 1, "a clock": 1, "a metric": 1, "an axis": 1}
 """What is added -> the places that it may cost, its tests among them for a policy."""
 
-PENDING: set[str] = set()
-"""What is not built yet."""
-
-
-def pending(name: str) -> pytest.MarkDecorator:
-    """Expects a failure as long as the registry is pending."""
-    return pytest.mark.xfail(name in PENDING, strict=True, reason=f"{name}: not built yet")
-
 
 def lists() -> dict[str, list[str]]:
     """What is added -> the numbered places of its list."""
@@ -48,7 +40,7 @@ def test_no_list_is_missing() -> None:
     assert {name: len(places) for name, places in lists().items()} == PLACES
 
 
-@pytest.mark.parametrize("name", [pytest.param(name, marks=pending(name)) for name in PLACES])
+@pytest.mark.parametrize("name", PLACES)
 def test_every_place_is_there(name: str) -> None:
     places = lists()[name]
     for path in re.findall(r"`((?:jaxsched|tests|docs)/[\w/.]*)`", " ".join(places)):
@@ -77,7 +69,7 @@ def test_a_policy(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_a_trace_format(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     from jaxsched.workloads import traces
 
-    entry = getattr(traces, "Format", dict)({"prompt": "asked", "output": "answered"})
+    entry = traces.Format({"prompt": "asked", "output": "answered"})
     monkeypatch.setitem(traces.FORMATS, "mine", entry)
     (tmp_path / "mine.csv").write_text("asked,answered\n3,4\n")
     assert js.workloads.read_trace(tmp_path / "mine.csv").output.tolist() == [4]
@@ -96,7 +88,6 @@ def test_a_clock(monkeypatch: pytest.MonkeyPatch) -> None:
         js.clocks.clock("nothing")
 
 
-@pending("a metric")
 def test_a_metric(monkeypatch: pytest.MonkeyPatch) -> None:
     from jaxsched.metrics import registry
 
@@ -108,7 +99,6 @@ def test_a_metric(monkeypatch: pytest.MonkeyPatch) -> None:
     assert js.metrics.serving(stream, result, clock, names=["ran"]).ran == 4
 
 
-@pending("an axis")
 def test_an_axis(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     """An axis that changes nothing, read from a configuration and found in the table."""
     from jaxsched.cli import sweep_command
@@ -138,7 +128,7 @@ def test_an_axis(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     "registry",
     [
-        pytest.param("policies.names.SHIPPED", marks=pending("help of a policy")),
+        "policies.names.SHIPPED",
         "clocks.presets.PRESETS",
         "workloads.traces.FORMATS",
     ],

@@ -14,10 +14,11 @@ from hypothesis import strategies as st
 
 import jaxsched as js
 from jaxsched.engines import xla as jax_engine
-from jaxsched.engines.reference import RULES, Request
+from jaxsched.engines.reference import Request
 from jaxsched.instance import MAX_ROUND
 from jaxsched.testing import KINDS, as_arrays, check_result, random_requests, requests_of
 from jaxsched.testing.contract import TRIALS, WIDTH, batch, draw
+from tests.oracle import RULES
 
 POLICIES = [name for name in RULES if not name.startswith("svf")]  # those: test_contract
 LANES = 149  # a multiple neither of the devices nor of the lanes stepped together

@@ -11,6 +11,7 @@ import pytest
 import jaxsched as js
 from jaxsched.engines import reference
 from jaxsched.testing import KINDS, as_arrays, random_requests
+from tests import oracle
 
 ENGINES = ["jax", "native"]
 
@@ -27,7 +28,7 @@ def test_cap_equals_the_reference(name: str, engine: str) -> None:
         result = js.simulate(instance, js.policy(name), max_batch=cap, engine=engine)
         result = jax.tree.map(np.asarray, result)
         for lane, (requests, memory) in enumerate(drawn):
-            right = reference.simulate(requests, memory, reference.RULES[name], max_batch=cap)
+            right = reference.simulate(requests, memory, oracle.RULES[name], max_batch=cap)
             assert result.completion[lane][: len(requests)].tolist() == right.completion
             assert result.evictions[lane] == right.evictions
             assert result.peak_memory[lane] == right.peak_memory

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import random
 from pathlib import Path
 from typing import Any
@@ -129,7 +130,7 @@ def watch(
     return Client(
         ttft=first,
         tpot=[value for value, tokens in zip(each, seen, strict=True) if len(tokens) > 1],
-        itl=[b - a for tokens in seen for a, b in zip(tokens, tokens[1:], strict=False)],
+        itl=[b - a for tokens in seen for a, b in itertools.pairwise(tokens)],
         e2el=[tokens[-1] - r.arrival for tokens, r in zip(seen, requests, strict=True)],
         queueing=[
             outcome.starts[runs[0].admitted] - r.arrival

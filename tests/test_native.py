@@ -10,11 +10,21 @@ from concurrent.futures import ThreadPoolExecutor
 import numpy as np
 import pytest
 
+import jaxsched as js
 from jaxsched.engines.reference import Request
 from jaxsched.testing import KINDS as INSTANCES
-from tests.native_oracle import NUMBERS, draw, expect_equal, large, native, run
-
-PLAIN = [kind for kind in native.KINDS if kind not in NUMBERS]  # those without numbers
+from tests.native_oracle import (
+    KINDS,
+    NUMBERS,
+    PLAIN,
+    arrays_of,
+    draw,
+    expect_equal,
+    large,
+    native,
+    run,
+    same,
+)
 
 
 @pytest.mark.parametrize("kind", PLAIN)
@@ -28,7 +38,8 @@ def test_equals_the_reference_under_limits(kind):
     for instances in ("wrong_intervals", "scattered_arrivals", "exact_intervals", "ties"):
         batch = draw(kind + instances, instances, 20)
         rng = random.Random(kind)
-        expect_equal(kind, batch, max_rounds=[rng.randint(0, 80) for _ in batch])
+        for i in range(5):
+            expect_equal(kind, batch[i::5], max_rounds=rng.randint(0, 80))
         expect_equal(kind, batch, max_batch=rng.randint(1, 5))
 
 
@@ -43,7 +54,7 @@ def test_worked_example(kind):
 @pytest.mark.parametrize("span", [0, 3_000])
 def test_invariants_at_full_size(kind, span):
     batch = large(span=span)
-    got = native.run(kind, **batch)
+    got = run(kind, **batch)
     tokens = batch["output"] * batch["prompt"] + batch["output"] * (batch["output"] + 1) // 2
     assert (got.status == 0).all()
     assert (got.completion >= batch["arrival"] + batch["output"]).all()
@@ -78,10 +89,10 @@ def used(batch, start):
 def test_a_ring_shorter_than_the_outputs():
     batch = large(n=200, memory=500_000, lanes=1, longest=300)
     batch["output"] = batch["output"] * 900  # up to 270,000: laps of the ring of 65,536
-    exact = native.run("h_sf", **batch)
+    exact = run("h_sf", **batch)
     late = batch | {"arrival": np.where(np.arange(200) == 199, 1, 0)[None]}  # no scan
     assert exact.status == 0
-    got = native.run("h_sf", **late)
+    got = run("h_sf", **late)
     assert got.status == 0 and got.evictions == 0
     assert got.memory_time == exact.memory_time
 
@@ -90,82 +101,54 @@ def test_a_ring_shorter_than_the_outputs():
 def test_a_backlog_may_arrive_late(kind):
     """The scan over an exact order and the event loop agree; so do shifted clocks."""
     batch = large(n=500, lanes=2)
-    late = native.run(kind, **batch | {"arrival": batch["arrival"] + 1_000})
-    now = native.run(kind, **batch)
+    late = run(kind, **batch | {"arrival": batch["arrival"] + 1_000})
+    now = run(kind, **batch)
     assert (late.completion == now.completion + 1_000).all()
-    assert (native.run(kind, **batch, max_batch=500).completion == now.completion).all()
-    limited = native.run(kind, **batch, max_rounds=int(now.rounds.max()))
+    assert (run(kind, **batch, max_batch=500).completion == now.completion).all()
+    limited = run(kind, **batch, max_rounds=int(now.rounds.max()))
     assert (limited.completion == now.completion).all()
 
 
-def test_threads_and_callers_do_not_disturb_each_other():
+def test_threads_and_callers_do_not_disturb_each_other(monkeypatch):
     batch = large(n=300, lanes=40)
-    alone = native.run("a_min:on_eviction", **batch, threads=1)
+    with monkeypatch.context() as alone_only:
+        alone_only.setattr(native, "_cores", lambda: 1)
+        alone = run("a_min:on_eviction", **batch)
+    monkeypatch.setattr(native, "_cores", lambda: 4)
     with ThreadPoolExecutor(4) as pool:
-        calls = [pool.submit(native.run, "a_min:on_eviction", **batch) for _ in range(8)]
-    for call in calls:
-        for one, other in zip(alone[:-2], call.result()[:-2], strict=True):
-            assert (one == other).all()
+        calls = [pool.submit(run, "a_min:on_eviction", **batch) for _ in range(8)]
+    assert all(same(alone, call.result()) for call in calls)
 
 
-def test_invalid_lanes_are_marked_and_leave_the_others_alone():
+def test_lanes_to_pass_over_are_marked_and_leave_the_others_alone():
     good = draw(1, "ties", 1)[0]
-    bad = ([Request(5, 6, 1, 1, 0, 1)], 10)
-    got = run("h_sf", [good, bad, good])
+    arrays = arrays_of([good] * 3)
+    arrays["num_requests"][1] = -1
+    got = run("h_sf", **arrays)
     assert got.status.tolist() == [0, 2, 0]
     assert (got.completion[1] == -1).all()
     assert (got.completion[0] == got.completion[2]).all()
 
 
-@pytest.mark.parametrize(
-    ("field", "value"),
-    [("prompt", 0), ("output", 0), ("lower", 0), ("arrival", -1), ("output", 2**31 - 1),
-     ("memory", -1), ("memory", 0), ("memory", 2**28 + 1), ("num_requests", -1),
-     ("num_requests", 2)],
-)  # fmt: skip
-def test_every_invalid_value_is_found(field, value):
-    table = ("prompt", "output", "lower", "arrival")
-    right = {name: np.ones((2, 1), np.int32) for name in table}
-    right |= {"memory": np.array([9, 9]), "num_requests": np.array([1, 1])}
-    assert native.run("a_min:on_eviction", **right).status.tolist() == [0, 0]
-    right[field][0] = value
-    assert native.run("a_min:on_eviction", **right).status.tolist() == [2, 0]
-
-
 def test_an_empty_lane_is_finished():
     one = np.ones((1, 1), np.int32)
-    got = native.run("h_sf", prompt=one, output=one, memory=2, num_requests=0)
+    got = run("h_sf", prompt=one, output=one, lower=one, upper=one, memory=2, num_requests=0)
     assert (got.status, got.completion, got.rounds) == (0, -1, 0)
 
 
-def test_refuses_what_it_cannot_simulate():
-    one = np.ones((1, 1), np.int32)
-    with pytest.raises(ValueError, match="kind is 'a_min'; expected one of"):
-        native.run("a_min", prompt=one, output=one, memory=2)
-    with pytest.raises(ValueError, match="upper: missing"):
-        native.run("a_max", prompt=one, output=one, memory=2)
-    with pytest.raises(ValueError, match=r"output: got shape \[1\]; expected \[1, 1\]"):
-        native.run("h_sf", prompt=one, output=one[0], memory=2)
-    with pytest.raises(ValueError, match="max_rounds is -1; expected 0 to 1073741823"):
-        native.run("h_sf", prompt=one, output=one, memory=2, max_rounds=-1)
-    with pytest.raises(ValueError, match="max_batch is -1; expected at least 0"):
-        native.run("h_sf", prompt=one, output=one, memory=2, max_batch=-1)
-    with pytest.raises(TypeError, match="output: got dtype float64; expected integers"):
-        native.run("h_sf", prompt=one, output=one * 1.0, memory=2)
-    with pytest.raises(ValueError, match="output is 1099511627776; expected"):
-        native.run("h_sf", prompt=one, output=one.astype(int) * 2**40, memory=2)
-
-
-def test_one_program_serves_every_kind_and_kind_of_array():
+def test_one_program_serves_every_policy_and_kind_of_array():
     one = np.ones((1, 1), np.int64)
-    for kind in native.KINDS:
-        native.run(kind, prompt=one, output=one, lower=1, upper=one, point=[[1]], memory=[2],
-                   params=np.zeros((1, len(NUMBERS.get(kind, [0] * 10))), np.int32),
-                   headroom=[1], history=3, clock=np.ones((1, 6), np.int32))  # fmt: skip
-        native.run(kind, prompt=one, output=one, lower=one, upper=1, point=1, memory=2, params=0)
+    fields = dict(prompt=one, output=one, lower=1, upper=one, point=[[1]], memory=[2])
+    for kind in KINDS:
+        run(kind, **fields, headroom=1, history=3, clock=np.ones((1, 6), np.int32),
+            params=np.zeros(len(NUMBERS.get(kind, [0])), np.int32))  # fmt: skip
+        run(kind, **fields)
+    instance = js.Instance(prompt=[1], output=[1], lower=[1], upper=[1], memory=2)
+    for policy in (js.gsa_spec(), js.sorted_f()):
+        js.simulate(instance, policy, engine="native")
     read_only = np.broadcast_to(np.int32(1), (1, 1))
-    native.run("h_sf", prompt=read_only, output=np.asfortranarray(read_only), memory=2)
-    assert len(native.run_lanes.signatures) == 1
+    run("h_sf", **fields | {"prompt": read_only, "output": np.asfortranarray(read_only)})
+    assert len(native.lanes.run_lanes.signatures) == 1
 
 
 def test_says_what_to_install(monkeypatch):

@@ -3,19 +3,18 @@
 from __future__ import annotations
 
 import dataclasses
+import hashlib
 import re
 
 import pytest
 
 import jaxsched as js
-from jaxsched.engines.reference import EXTENDED, RULES
-from jaxsched.policies import NUMBERED, SHIPPED
+from jaxsched.policies import NUMBERED, SHIPPED, policy_files
 from jaxsched.testing.choices import check_choices
+from tests.oracle import ALL
 
-ALL = {**RULES, **EXTENDED}
 
-
-def test_each_has_a_rule_in_the_reference():
+def test_each_has_a_rule_by_hand():
     assert {make().name for make in SHIPPED.values()} == set(ALL)
 
 
@@ -68,7 +67,8 @@ def test_wrong_names_list_the_right_ones(name):
     with pytest.raises(ValueError) as caught:
         js.policy(name)
     text = str(caught.value)
-    assert text.startswith(f"policy {name!r} is unknown; expected one of ")
+    start = rf"policy {name!r} is unknown( \(did you mean \S+\?\))?; expected one of "
+    assert re.match(start, text) and ("did you mean" in text) == (name in ("amin", "a_min:never"))
     for right in (*SHIPPED, *NUMBERED):
         assert right in text
 
@@ -88,12 +88,73 @@ def test_wrong_lengths_list_the_right_ones(factory):
 @pytest.mark.parametrize("name", ALL)
 def test_promises(name):
     policy = js.policy(name)
-    assert policy.shortest_first == (name == "h_sf")
+    assert policy.choices.shortest_first == (name == "h_sf")
     assert policy.hindsight == (name == "h_sf" or name.endswith(":output"))
     assert policy.needs_point == (name == "mc_sf" or name.endswith(":point"))
-    assert policy.needs_point == ALL[name].needs_point
+    blind = name.partition(":")[0] in ("h_sf", "fcfs", "gsa_spec") or name.endswith(":output")
+    assert policy.reads_predictions != blind
     assert (policy.rank is None, policy.quantum is None) == (
         ALL[name].rank is None,
         ALL[name].quantum is None,
     )
     check_choices(policy)
+
+
+# ---- policies of one's own, from a file
+
+MINE = """
+import jaxsched as js
+
+number = 5
+
+def halfway(r):
+    return (r.lower + r.upper) // 2
+
+careful = js.Policy("careful", estimate=halfway, reserve=lambda r: r.upper)
+"""
+
+
+@pytest.fixture
+def mine(tmp_path):
+    path = tmp_path / "mine.py"
+    path.write_text(MINE)
+    return path
+
+
+def test_functions_and_policies_of_a_file(mine):
+    instance = js.Instance(prompt=[2, 1], output=[4, 6], lower=[2, 5], upper=[6, 7], memory=9)
+    one, other = js.policy(f"{mine}:halfway"), js.policy(f"{mine}:careful")
+    assert (one.name, other.name) == (f"{mine}:halfway", f"{mine}:careful")
+    assert one == js.policy(f"{mine}:halfway") and one.estimate is other.estimate
+    assert one.reads == {"lower", "upper", "estimate", "generated"}
+    assert js.simulate(instance, one).completion.tolist() == [4, 8]
+    assert js.simulate(instance, other).completion.tolist() == [4, 10]
+
+
+def test_a_file_is_told_by_its_digest(mine):
+    digest = hashlib.sha256(mine.read_bytes()).hexdigest()
+    assert policy_files(f"{mine}:halfway") == {mine: digest}
+    assert policy_files("a_min") == {}
+    (path,) = policy_files("tuned:sharegpt_one")
+    assert path.name == "sharegpt_one.toml"
+
+
+def test_a_file_that_changes_is_read_anew(mine):
+    before = js.policy(f"{mine}:halfway")
+    mine.write_text(MINE.replace("(r.lower + r.upper) // 2", "r.upper"))
+    after = js.policy(f"{mine}:halfway")
+    assert "lower" in before.reads and "lower" not in after.reads
+
+
+def test_wrong_files_and_names_are_refused(mine):
+    with pytest.raises(ValueError, match="has nothing of the name 'half'; expected a Policy, or a"):
+        js.policy(f"{mine}:half")
+    with pytest.raises(ValueError, match="has int of the name 'number'"):
+        js.policy(f"{mine}:number")
+    with pytest.raises(OSError, match="gone.py"):
+        js.policy(f"{mine.with_name('gone.py')}:halfway")
+    mine.write_text("1 / 0")
+    with pytest.raises(ValueError, match="mine.py: ZeroDivisionError: division by zero"):
+        js.policy(f"{mine}:halfway")
+    with pytest.raises(ValueError, match="FILE.py:NAME"):
+        js.policy(str(mine))

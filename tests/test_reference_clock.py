@@ -7,16 +7,9 @@ from dataclasses import replace
 
 import pytest
 
-from jaxsched.engines.reference import (
-    LAST_TICK,
-    RULES,
-    Clock,
-    Request,
-    a_min,
-    a_min_family,
-    simulate,
-)
+from jaxsched.engines.reference import LAST_TICK, Clock, Request, simulate
 from jaxsched.testing import KINDS, random_requests
+from tests.oracle import RULES, a_min, a_min_family
 
 CLOCK = Clock(
     fixed=100, per_prompt_token=10, per_request=5, per_cache_token=1, per_token_beyond=7,
@@ -130,7 +123,7 @@ def test_both_readings_are_members_of_the_family(reading):
 
 def test_a_watermark_keeps_memory_free_but_never_blocks_an_idle_worker():
     requests = [Request(40, 1, 1, 9), Request(40, 1, 1, 9), Request(15, 1, 1, 9)]
-    watermark = replace(RULES["fcfs"], headroom=lambda request: 20)
+    watermark = replace(RULES["fcfs"], headroom=lambda r: 20)
     out = simulate(requests, 100, watermark)
     assert [own[0].admitted for own in out.runs] == [0, 1, 1]
     assert simulate(requests, 100, RULES["fcfs"]).admissions == [[0], [0], [0]]

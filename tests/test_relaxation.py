@@ -13,7 +13,6 @@ import pytest
 import jaxsched as js
 from jaxsched import workloads
 from jaxsched.engines.soft import (
-    SoftPolicy,
     SoftResult,
     Timeline,
     event_timeline,
@@ -22,6 +21,8 @@ from jaxsched.engines.soft import (
     uniform_timeline,
 )
 from jaxsched.engines.soft.threshold import cumulative, root, share
+from jaxsched.policies import Policy
+from jaxsched.policies.arithmetic import most
 from jaxsched.policies.family import FIELDS
 
 INSIDE = js.FamilyParams(
@@ -227,13 +228,14 @@ def test_requests_alone() -> None:
 
 def test_other_policies() -> None:
     """A policy with numbers of its own is the family's if its choices are."""
-    policy = SoftPolicy(
+    policy = Policy(
         name="weighted",
-        estimate=lambda view: view.lower,
-        admission_key=lambda estimate, view: estimate + view.params["prompt"] * view.prompt,
-        reserve=lambda estimate, view: estimate,
-        eviction_key=lambda estimate, running: estimate,
-        refine=lambda estimate, running: jnp.maximum(estimate, running.generated),
+        params={"prompt": 0},
+        estimate=lambda r: r.lower,
+        admission_key=lambda r: r.estimate + r.params["prompt"] * r.prompt,
+        reserve=lambda r: r.estimate,
+        eviction_key=lambda r: r.estimate,
+        refine=lambda r: most(r.estimate, r.generated),
     )
     instance = backlogs()
     timeline = event_timeline(exact(instance), STEPS)

@@ -302,12 +302,12 @@ def test_compiles_once_per_shape_and_policy(instance, found, caplog):
 # ---- what is refused
 
 
-def by_upper(view):
-    return view.upper
+def rounds_floats(r):
+    return (r.upper * 0.5).astype(jnp.int64) + 1
 
 
 def upper_first():
-    return dataclasses.replace(js.a_min(), name="own", estimate=by_upper)
+    return dataclasses.replace(js.a_min(), name="own", estimate=rounds_floats)
 
 
 @needs_native
@@ -481,7 +481,7 @@ def test_a_missing_point_prediction(engine, instance, nothing_runs):
          "policy is 'a_min'; expected a Policy such as jaxsched.a_min()"),
         (dict(policy=js.a_min), TypeError, "expected a Policy such as jaxsched.a_min()"),
         (dict(policy=upper_first(), engine="native"), ValueError,
-         "engine \"native\" does not know the policy 'own'; use engine=\"jax\""),
+         "engine \"native\" cannot compile the policy 'own': estimate computes in float"),
     ],
 )  # fmt: skip
 def test_wrong_arguments(options, error, text, instance, nothing_runs):
@@ -495,11 +495,21 @@ def test_the_arguments_in_the_wrong_order(instance, nothing_runs):
         js.simulate(POLICY, instance)
 
 
+@needs_native
 def test_a_changed_policy_is_not_mistaken_for_the_shipped_one(instance):
-    """The same name is not enough for the native engine, nor for the default one to take it."""
-    changed = dataclasses.replace(js.a_min(), estimate=by_upper)
-    with pytest.raises(ValueError, match="does not know the policy 'a_min:on_eviction'"):
-        simulate(instance, "native", changed)
+    """The same name is not enough."""
+    changed = dataclasses.replace(js.a_min(), estimate=js.a_max().estimate)
+    expect_same(simulate(instance, "native", changed), simulate(instance, "native", js.a_max()))
+
+
+@needs_native
+def test_auto_says_once_why_it_takes_the_jax_engine(instance):
+    text = "policy 'own' runs on the JAX engine: estimate computes in float"
+    with pytest.warns(UserWarning, match=text) as told:
+        one, other = (simulate(instance, "auto", upper_first()) for _ in range(2))
+    assert len([each for each in told if "JAX engine" in str(each.message)]) == 1
+    assert isinstance(one.completion, jax.Array)
+    expect_same(one, other)
 
 
 def test_results_are_values():

@@ -329,7 +329,7 @@ def test_a_tuned_rule_is_a_policy_and_its_file_part_of_the_configuration(tmp_pat
 
 
 def test_estimates_say_what_there_is_to_do(whole: Any) -> None:
-    plan, _ = whole
+    plan, _frame = whole
     guess = estimate(Simulator(plan), [(0, plan.total)])
     half = estimate(Simulator(plan), [(0, plan.total // 2)])
     assert 0 < half.seconds < guess.seconds < 60 and guess.programs == ()

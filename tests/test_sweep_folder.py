@@ -333,7 +333,7 @@ def test_two_processes_with_two_devices_each_give_the_same_table(
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             text=True,
-        )  # fmt: skip
+        )
         for i in range(2)
     ]
     printed = [process.communicate(timeout=300)[0] for process in running]

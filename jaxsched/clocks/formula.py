@@ -31,10 +31,11 @@ def coefficients(kind: type[Kind]) -> type[Kind]:
     names = [field.name for field in dataclasses.fields(kind)]  # type: ignore[arg-type]
 
     def flatten(value: Kind) -> tuple[list[Any], None]:
-        leaves = [getattr(value, name) for name in names]
-        shape = max((np.shape(x) for x in leaves if hasattr(x, "shape")), key=len, default=())
-        plain = [isinstance(x, (float, int)) and shape != () for x in leaves]
-        return [np.broadcast_to(x, shape) if p else x for x, p in zip(leaves, plain)], None  # noqa: B905
+        given = [getattr(value, name) for name in names]
+        shape = max((x.shape for x in given if hasattr(x, "shape")), key=len, default=())
+        plain = (isinstance(x, numbers.Real) and shape != () for x in given)
+        pairs = zip(given, plain, strict=True)
+        return [np.broadcast_to(x, shape) if alone else x for x, alone in pairs], None
 
     def unflatten(_: None, leaves: Sequence[Any]) -> Kind:
         made = object.__new__(kind)
@@ -151,7 +152,7 @@ def is_traced(clock: Clock) -> bool:
     return any(isinstance(leaf, jax.core.Tracer) for leaf in jax.tree.leaves(clock))
 
 
-def check_clock(clock: Clock, memory: int) -> None:
+def check_clock(clock: Any, memory: int) -> None:
     """Refuses a clock that cannot be simulated on workers of at most `memory` tokens.
 
     Raises:
@@ -206,7 +207,7 @@ def _check_coefficient(name: str, value: Any) -> None:
         value = np.asarray(value)[()]
     if isinstance(value, (bool, np.bool_)) or not isinstance(value, numbers.Real):
         raise TypeError(f"clock: {name} is {value!r}; expected a number")
-    if not 0 <= value < math.inf:
+    if not 0 <= float(value) < math.inf:
         raise ValueError(f"clock: {name} is {value}; expected a finite number of at least 0")
 
 

@@ -89,19 +89,19 @@ class Lanes:
     def makespan(self) -> Any:
         """Seconds from the first arrival to the last completion; pooled, their sum."""
         finished, largest = self.seen.finished, np.iinfo(np.int64).max
-        first = np.min(
-            np.where(finished, samples.arrival_ticks(self.instance), largest), axis=-1
-        )  # fmt: skip
+        arrival = samples.arrival_ticks(self.instance)
+        first = np.min(np.where(finished, arrival, largest), axis=-1)
         last = np.max(np.where(finished, self.result.ticks[..., 2], 0), axis=-1)
         return self.total(np.where(np.any(finished, axis=-1), last - first, 0) / TICKS_PER_SECOND)
 
     @property
     def good(self) -> Any:
-        """Requests that keep the limits; None without any."""
-        if self.ttft_limit is None and self.tpot_limit is None:
+        """Requests that keep the limits; None without any. TPOT is 0 for one token, as in vLLM."""
+        limits = (self.seen.ttft, self.ttft_limit), (self.seen.tpot, self.tpot_limit)
+        kept = [times <= limit for times, limit in limits if limit is not None]
+        if not kept:
             return None
-        good = samples.within_limits(self.seen, self.ttft_limit, self.tpot_limit)
-        return self.total(np.sum(good, axis=-1))
+        return self.total(np.sum(np.all([self.seen.finished, *kept], axis=0), axis=-1))
 
     @functools.cached_property
     def joules(self) -> Any:
@@ -126,19 +126,17 @@ class Lanes:
         """Lane by lane; lanes that did not finish have no samples. None without a history."""
         if self.result.history is None:
             return None
-        nothing = np.zeros(0, np.int64), np.zeros(0, np.int64)
-        found = [
-            self._gaps(lane) if self.whole[lane] else nothing
-            for lane in np.ndindex(self.whole.shape)
-        ]
+        found: list[Any] = [self._gaps(lane) for lane in np.ndindex(self.whole.shape)]
         if self.pooled:
-            found = [tuple(np.concatenate(parts) for parts in zip(*found, strict=True))]
+            found = [map(np.concatenate, zip(*found, strict=True))]
         each = [distribution.of_weighted(v / TICKS_PER_SECOND, weights) for v, weights in found]
         shape = () if self.pooled else self.whole.shape
         columns = zip(*(dataclasses.astuple(one) for one in each), strict=True)
         return Distribution(*(np.stack(column).reshape(shape) for column in columns))
 
     def _gaps(self, lane: tuple[int, ...]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+        if not self.whole[lane]:
+            return np.zeros(0, np.int64), np.zeros(0, np.int64)
         rounds = timeline(self.instance, self.result, self.clock, lane)
         return gaps(runs_of(self.instance, self.result, lane), rounds)
 

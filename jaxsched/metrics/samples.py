@@ -71,13 +71,3 @@ def arrival_ticks(instance: Instance) -> Integers:
     if instance.arrival is None:
         return np.zeros(np.shape(instance.prompt), np.int64)
     return to_ticks(instance.arrival)
-
-
-def within_limits(
-    seen: Requests, ttft_limit: float | None, tpot_limit: float | None
-) -> NDArray[np.bool_]:
-    """Requests that keep the limits, of shape [..., n]; one token has a TPOT of 0, as in vLLM."""
-    good = seen.finished
-    if ttft_limit is not None:
-        good = good & (seen.ttft <= ttft_limit)
-    return good if tpot_limit is None else good & (seen.tpot <= tpot_limit)

@@ -62,7 +62,7 @@ class Policy:
     ...     return over(r.lower + r.upper, 2)
     >>> instance = js.Instance(prompt=[2, 1], output=[4, 6], lower=[2, 5], upper=[6, 7], memory=9)
     >>> js.simulate(instance, js.Policy("halfway", estimate=halfway)).completion.tolist()
-    [4, 10]
+    [4, 8]
 
     Attributes:
       name: Canonical name, used in tables.

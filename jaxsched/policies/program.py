@@ -131,7 +131,7 @@ def choices_of(policy: Any) -> Choices:
     shapes = tuple((np.shape(leaf), np.dtype(jnp.result_type(leaf))) for leaf in leaves)
     try:
         return _choices(policy.kind, structure, shapes)
-    except (TypeError, ValueError) as error:
+    except (AttributeError, TypeError, ValueError) as error:
         raise type(error)(f"policy {policy.name!r}: {error}") from error
 
 

@@ -37,7 +37,7 @@ def check_choices(policy: Policy, seed: int = 0) -> None:
         raise AssertionError(f"policy {policy.name!r} cannot be hashed: {error}") from error
     try:
         choices = policy.choices
-    except (TypeError, ValueError) as error:
+    except (AttributeError, TypeError, ValueError) as error:
         raise AssertionError(str(error)) from error
     faults = (
         *_unequal_functions(policy),

@@ -96,10 +96,11 @@ def integer(least: int, most: int = MAX_INT, shown: int | None = None) -> Parser
 
     def parse(cell: Any) -> int:
         try:
-            if isinstance(cell, bool) or (isinstance(cell, str) and not cell.isascii()):
+            if isinstance(cell, str) and cell.isascii() and cell.isdigit():
+                value = int(cell)
+            elif (value := int(number := _number(cell))) != number:
                 raise ValueError
-            value = int(cell) if isinstance(cell, str) and cell.isdigit() else _whole(cell)
-        except (ValueError, TypeError, OverflowError):
+        except (ValueError, OverflowError):
             raise ValueError(expected) from None
         if value > MAX_INT:
             raise ValueError(f"a number below 2^31 ({expected})")
@@ -113,14 +114,23 @@ def integer(least: int, most: int = MAX_INT, shown: int | None = None) -> Parser
 def seconds(cell: Any) -> float:
     """A parser of times in seconds, finite and at least 0."""
     try:
-        if isinstance(cell, bool) or (isinstance(cell, str) and "_" in cell):
-            raise ValueError
-        value = float(cell)
-    except (ValueError, TypeError):
+        value = _number(cell)
+    except ValueError:
         value = -1.0
     if not 0 <= value < float("inf"):
         raise ValueError("a finite number of at least 0")
     return value
+
+
+def _number(cell: Any) -> float:
+    """A cell as a float; Python would also read "1_0", other scripts' digits and booleans."""
+    text = isinstance(cell, str)
+    if isinstance(cell, bool) or cell is None or (text and ("_" in cell or not cell.isascii())):
+        raise ValueError
+    try:
+        return float(cell)
+    except TypeError:
+        raise ValueError from None
 
 
 def timestamp(cell: Any) -> tuple[int, int]:
@@ -134,15 +144,6 @@ def timestamp(cell: Any) -> tuple[int, int]:
     except ValueError:
         raise ValueError("a time such as 2023-11-16 18:17:03.9799600") from None
     return int(moment.timestamp()), int((match[2] or "").ljust(9, "0"))
-
-
-def _whole(cell: Any) -> int:
-    if isinstance(cell, str) and "_" in cell:
-        raise ValueError
-    value = float(cell)
-    if value != int(value):
-        raise ValueError
-    return int(value)
 
 
 def _unzipped(path: str, data: bytes) -> bytes:
@@ -203,14 +204,14 @@ def _refuse_array(path: str, text: str) -> Table:
 
 
 def _read_json(path: str, text: str) -> Table:
-    rows, lines, names = [], [], ()
+    rows: list[list[Any]] = []
+    names: tuple[str, ...] = ()
     for line, content in enumerate(text.rstrip("\r\n").split("\n"), start=1):
         try:
             record = json.loads(content)
         except json.JSONDecodeError as error:
-            column = f"column {error.colno}"
             raise ValueError(
-                f"{path}:{line}: {column}: malformed JSON ({error.msg}); "
+                f"{path}:{line}: column {error.colno}: malformed JSON ({error.msg}); "
                 "expected one whole object per line"
             ) from None
         if not isinstance(record, dict):
@@ -220,8 +221,7 @@ def _read_json(path: str, text: str) -> Table:
             if name not in record:
                 raise ValueError(f"{path}:{line}: column {name!r}: missing, but line 1 has it")
         rows.append([record[name] for name in names])
-        lines.append(line)
-    return Table(path, names, rows, lines)
+    return Table(path, names, rows, list(range(1, len(rows) + 1)))
 
 
 def _read_parquet(path: str, data: bytes) -> Table:

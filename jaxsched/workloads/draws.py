@@ -89,19 +89,13 @@ def uniforms(key: jax.Array, shape: tuple[int, ...], stream: int = 0) -> np.ndar
     return ((bits + 0.5) * 2.0**-32).reshape(shape)
 
 
-def below(uniform: np.ndarray, count: np.ndarray | int) -> np.ndarray:
-    """Uniform integers in 0 … count - 1 from uniform numbers in (0, 1): floor(u · count)."""
-    return np.minimum(np.floor(uniform * count), np.asarray(count) - 1).astype(np.int64)
+def below(uniform: np.ndarray, end: np.ndarray | int) -> np.ndarray:
+    """Uniform integers in 0 … end - 1 from uniform numbers in (0, 1): floor(u · end)."""
+    return np.minimum(np.floor(uniform * end), np.asarray(end) - 1).astype(np.int64)
 
 
-@jax.jit
-def _fold_lanes(key: jax.Array, lanes: jax.Array) -> jax.Array:
-    return jax.vmap(lambda lane: jax.random.fold_in(key, lane))(lanes)
-
-
-@jax.jit
-def _fold_purpose(keys: jax.Array, index: jax.Array) -> jax.Array:
-    return jax.vmap(lambda key: jax.random.fold_in(key, index))(keys)
+_fold_lanes = jax.jit(jax.vmap(jax.random.fold_in, (None, 0)))
+_fold_purpose = jax.jit(jax.vmap(jax.random.fold_in, (0, None)))
 
 
 @functools.partial(jax.jit, static_argnames="count")

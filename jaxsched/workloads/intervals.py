@@ -37,9 +37,10 @@ def one_for_all(lower: int, upper: int) -> IntervalSource:
             f"interval is [{lower}, {upper}]; expected 1 <= lower <= upper <= {MAX_LENGTH}"
         )
 
-    return _of_arrays(
-        lambda key, output: tuple(np.full(output.shape, x, np.int32) for x in (lower, upper))
-    )
+    def source(key: jax.Array, output: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        return np.full(output.shape, lower, np.int32), np.full(output.shape, upper, np.int32)
+
+    return _of_arrays(source)
 
 
 def classes(

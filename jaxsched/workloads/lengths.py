@@ -58,23 +58,37 @@ class Limits(NamedTuple):
         return Limits(*(min((x for x in p if x is not None), default=None) for p in pairs))
 
 
+NO_LIMITS = Limits()
+
+
 class Lengths(abc.ABC):
     """A joint law of prompt and output lengths."""
 
     limits: Limits
 
     @property
-    @abc.abstractmethod
     def max_prompt(self) -> int:
         """Longest prompt that can be drawn, in tokens."""
+        (_, last), (other, _) = self._ranges()
+        return self._longest(last, self.limits.prompt, other)
 
     @property
-    @abc.abstractmethod
     def max_output(self) -> int:
         """Longest output that can be drawn, in tokens."""
+        (other, _), (_, last) = self._ranges()
+        return self._longest(last, self.limits.output, other)
+
+    def _longest(self, last: int, limit: int | None, other: int) -> int:
+        """Longest of two lengths when the other is at least `other`."""
+        rest = None if self.limits.total is None else self.limits.total - other
+        return min(x for x in (last, limit, rest) if x is not None)
 
     @abc.abstractmethod
-    def propose(self, first: np.ndarray, second: np.ndarray) -> Drawn:
+    def _ranges(self) -> tuple[tuple[int, int], tuple[int, int]]:
+        """Shortest and longest prompt, shortest and longest output, apart from the limits."""
+
+    @abc.abstractmethod
+    def _propose(self, first: np.ndarray, second: np.ndarray) -> Drawn:
         """Requests of the unconditioned law from two arrays of uniform numbers in (0, 1)."""
 
     @abc.abstractmethod
@@ -118,10 +132,11 @@ class Lengths(abc.ABC):
     def draw(self, key: jax.Array, shape: tuple[int, ...]) -> Drawn:
         """As `sample`, with the interval of each request where the source has one."""
         keys = draws.for_lanes(key, tuple(shape[:-1]))
-        todo, columns = np.ones(shape, bool), {}
+        todo = np.ones(shape, bool)
+        columns: dict[str, np.ndarray] = {}
         for step in range(MAX_PASSES):
             pair = (draws.uniforms(keys, shape, 2 * step + i)[todo] for i in (0, 1))
-            drawn = self.propose(*pair)
+            drawn = self._propose(*pair)
             good = self.limits.admit(drawn.prompt, drawn.output)
             where = np.flatnonzero(todo)[good]
             for name, values in drawn._asdict().items():
@@ -151,22 +166,17 @@ class MarginalLengths(Lengths):
     prompt: Marginal
     output: Marginal
     rank_correlation: float = 0.0
-    limits: Limits = Limits()
+    limits: Limits = NO_LIMITS
 
     def __post_init__(self) -> None:
         number("rank_correlation", self.rank_correlation)
         if not -1 <= self.rank_correlation <= 1:
             raise ValueError(f"rank_correlation is {self.rank_correlation}; expected -1 to 1")
 
-    @property
-    def max_prompt(self) -> int:
-        return _longest(self.prompt.last, self.limits.prompt, self.limits.total, self.output.first)
+    def _ranges(self) -> tuple[tuple[int, int], tuple[int, int]]:
+        return (self.prompt.first, self.prompt.last), (self.output.first, self.output.last)
 
-    @property
-    def max_output(self) -> int:
-        return _longest(self.output.last, self.limits.output, self.limits.total, self.prompt.first)
-
-    def propose(self, first: np.ndarray, second: np.ndarray) -> Drawn:
+    def _propose(self, first: np.ndarray, second: np.ndarray) -> Drawn:
         if self.rank_correlation:
             r = 2.0 * math.sin(math.pi * self.rank_correlation / 6.0)
             normal = r * special.ndtri(first) + math.sqrt(1.0 - r * r) * special.ndtri(second)
@@ -206,29 +216,25 @@ class TableLengths(Lengths):
     prompt: np.ndarray | Marginal
     lower: np.ndarray | None = None
     upper: np.ndarray | None = None
-    limits: Limits = Limits()
+    limits: Limits = NO_LIMITS
 
-    @property
-    def max_prompt(self) -> int:
-        if not isinstance(self.prompt, Marginal):
-            return int(self.prompt.max())
-        return _longest(self.prompt.last, None, self.limits.total, int(self.output.min()))
+    def _ranges(self) -> tuple[tuple[int, int], tuple[int, int]]:
+        law, outputs = self.prompt, (int(self.output.min()), int(self.output.max()))
+        if isinstance(law, Marginal):
+            return (law.first, law.last), outputs
+        return (int(law.min()), int(law.max())), outputs
 
-    @property
-    def max_output(self) -> int:
-        return int(self.output.max())
-
-    def propose(self, first: np.ndarray, second: np.ndarray) -> Drawn:
+    def _propose(self, first: np.ndarray, second: np.ndarray) -> Drawn:
         row = self.rows.quantile(second)
-        drawn = self.prompt.quantile(first) if isinstance(self.prompt, Marginal) else None
-        prompt = self.prompt[row] if drawn is None else drawn
+        law = self.prompt
+        prompt = law.quantile(first) if isinstance(law, Marginal) else law[row]
         bounds = (None if b is None else b[row] for b in (self.lower, self.upper))
         return Drawn(prompt, self.output[row], *bounds)
 
     def _within(self, limits: Limits) -> TableLengths:
         """By leaving out rows, and in the law of prompts."""
         if not isinstance(self.prompt, Marginal):
-            return self._kept(limits.admit(self.prompt, self.output), self.prompt, Limits())
+            return self._kept(limits.admit(self.prompt, self.output), self.prompt, NO_LIMITS)
         law = self.prompt if limits.prompt is None else self.prompt.truncated(limits.prompt)
         # Rows that no prompt fits beside go too, or rejection would try them for ever.
         least = np.full(self.output.shape, law.first)
@@ -240,16 +246,10 @@ class TableLengths(Lengths):
         weights = np.diff(self.rows.cumulative, prepend=0.0)[keep]
         if not weights.sum() > 0:
             raise ValueError("truncated: no row is within the limits; expected at least one")
-        columns = (None if c is None else c[keep] for c in (self.lower, self.upper))
+        lower, upper = (None if c is None else c[keep] for c in (self.lower, self.upper))
         paired = prompt if isinstance(prompt, Marginal) else prompt[keep]
         rows = Marginal.from_weights(0, weights)
-        return TableLengths(rows, self.output[keep], paired, *columns, limits=limits)
-
-
-def _longest(last: int, limit: int | None, total: int | None, other: int) -> int:
-    """Longest of two lengths when the other is at least `other` and their sum at most `total`."""
-    bounds = (last, limit, None if total is None else total - other)
-    return min(x for x in bounds if x is not None)
+        return TableLengths(rows, self.output[keep], paired, lower, upper, limits)
 
 
 Spec = int | tuple[int, int] | Marginal
@@ -331,19 +331,19 @@ def empirical(
     if (lower is None) != (upper is None):
         raise ValueError("lower, upper: got one of the two; expected both or neither")
     outputs = _column("output", output, None)
-    law = isinstance(prompt, Marginal | int | np.integer)
-    prompts = as_marginal("prompt", prompt) if law else _column("prompt", prompt, len(outputs))
-    bounds = [
-        None if values is None else _column(name, values, len(outputs))
-        for name, values in (("lower", lower), ("upper", upper))
-    ]
-    if bounds[0] is not None and np.any(bounds[0] > bounds[1]):
-        row = int(np.argmax(bounds[0] > bounds[1]))
-        raise ValueError(
-            f"row {row}: lower is {bounds[0][row]}; expected at most upper = {bounds[1][row]}"
-        )
+    prompts: Marginal | np.ndarray
+    if isinstance(prompt, Marginal | int | np.integer):
+        prompts = as_marginal("prompt", prompt)
+    else:
+        prompts = _column("prompt", prompt, len(outputs))
     rows = Marginal.from_weights(0, np.ones(len(outputs)))
-    return TableLengths(rows, outputs, prompts, *bounds)
+    if lower is None or upper is None:
+        return TableLengths(rows, outputs, prompts)
+    low, high = _column("lower", lower, len(outputs)), _column("upper", upper, len(outputs))
+    if np.any(low > high):
+        row = int(np.argmax(low > high))
+        raise ValueError(f"row {row}: lower is {low[row]}; expected at most upper = {high[row]}")
+    return TableLengths(rows, outputs, prompts, low, high)
 
 
 def _column(name: str, values: Sequence[int] | np.ndarray, size: int | None) -> np.ndarray:

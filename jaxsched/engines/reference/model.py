@@ -119,6 +119,19 @@ class Outcome:
     completion_time: list[int]  # end of the round of the last token; -1 if it did not complete
 
 
+class _NoPointError(Exception):
+    """The point prediction was read where there is none."""
+
+
+class _Pointless(View):
+    """A request without a point prediction; reading it tells. Functions by hand do not compile."""
+
+    def __getattribute__(self, name: str) -> Any:
+        if name == "point":
+            raise _NoPointError
+        return super().__getattribute__(name)
+
+
 class _Worker:
     """The worker between two steps of a round; requests are known by their index."""
 
@@ -146,7 +159,8 @@ class _Worker:
     def ask(self, choice: Callable[[View], Any], i: int, tokens: int = 0, admitted: int = 0) -> int:
         """What a function of the policy says of request i, within what engines compare."""
         request = self.requests[i]
-        view = View(
+        record = View if request.point is not None else _Pointless
+        view = record(
             prompt=request.prompt,
             output=request.output,
             lower=request.lower,
@@ -161,7 +175,18 @@ class _Worker:
             admitted=admitted,
             params=self.params,
         )
-        return max(-LARGEST, min(operator.index(choice(view)), LARGEST))
+        try:
+            found = choice(view)
+        except _NoPointError:
+            raise ValueError(
+                f"request {i}: point is None; expected an int >= 1, {self.policy.name} reads it"
+            ) from None
+        try:
+            return max(-LARGEST, min(operator.index(found), LARGEST))
+        except TypeError:
+            raise TypeError(
+                f"request {i}: {self.policy.name} gives {found!r}; expected an int"
+            ) from None
 
     def ranks(self) -> list[int]:
         """Places of all requests by an order of the whole backlog."""
@@ -377,8 +402,6 @@ def _check_request(who: str, request: Request, memory: int, policy: Policy) -> N
     _check_int(who + "arrival", request.arrival, least=0)
     if request.point is not None:
         _check_int(who + "point", request.point, least=1)
-    elif policy.needs_point:
-        raise ValueError(f"{who}point is None; expected an int >= 1, {policy.name} reads it")
     if request.lower > request.upper:
         raise ValueError(f"{who}lower is {request.lower}; expected <= upper = {request.upper}")
     if policy.rank is not None and request.arrival > 0:

@@ -15,7 +15,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxsched.clocks import Ticks
+from jaxsched.clocks import Ticks, round_ticks
 
 LAST_TICK = np.int64(2**62)
 """No round starts at this picosecond or later."""
@@ -33,16 +33,7 @@ def first_round(
       used: Memory in use.
     """
     with jax.enable_x64(True):
-        ticks, prompts = Ticks(*clock), prefill.astype(jnp.int64)
-        requests, tokens = count.astype(jnp.int64), used.astype(jnp.int64)
-        beyond = jnp.maximum(prompts + requests - ticks.free_tokens, np.int64(0))
-        return (
-            ticks.fixed
-            + ticks.per_prompt_token * prompts
-            + ticks.per_request * requests
-            + ticks.per_cache_token * tokens
-            + ticks.per_token_beyond * beyond
-        )
+        return round_ticks(Ticks(*clock), *(x.astype(jnp.int64) for x in (prefill, count, used)))
 
 
 def elapsed(first: jax.Array, growth: jax.Array, rounds: jax.Array) -> jax.Array:
