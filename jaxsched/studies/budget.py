@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import os
+import re
 from pathlib import Path
 
 import jax
+
+AVAILABLE = re.compile(r"MemAvailable:\s+(\d+)")
 
 HOST_BYTES, DEVICE_BYTES = 120, 220
 """Memory per request of a batch, at most: on the host, and for the JAX engine on its device."""
@@ -80,7 +83,11 @@ def power_of_two(number: int) -> int:
 
 def free_memory() -> int:
     """Bytes that this process may still use, as far as the system says."""
-    limits = [value for read in (_meminfo, _control_group) if (value := read()) is not None]
+    limits = [1024 * int(kilobytes) for kilobytes in AVAILABLE.findall(_text("/proc/meminfo"))]
+    # What the control group of a container or a cluster's job leaves.
+    limit, used = (_text(f"/sys/fs/cgroup/memory.{name}").strip() for name in ("max", "current"))
+    if limit.isdecimal() and used.isdecimal():
+        limits.append(max(0, int(limit) - int(used)))
     return min(limits, default=os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"))
 
 
@@ -88,18 +95,6 @@ def device_memory() -> int:
     """Bytes of a local device that programs may use; those of the host for a CPU."""
     stats = jax.local_devices()[0].memory_stats() or {}
     return int(stats.get("bytes_limit", free_memory()))
-
-
-def _meminfo() -> int | None:
-    lines = _text("/proc/meminfo").splitlines()
-    found = [line.split()[1] for line in lines if line.startswith("MemAvailable")]
-    return 1024 * int(found[0]) if found else None
-
-
-def _control_group() -> int | None:
-    """What the control group of a container or a cluster's job leaves."""
-    limit, used = (_text(f"/sys/fs/cgroup/memory.{name}").strip() for name in ("max", "current"))
-    return max(0, int(limit) - int(used)) if limit.isdecimal() and used.isdecimal() else None
 
 
 def _text(path: str) -> str:

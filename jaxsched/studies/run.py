@@ -171,11 +171,6 @@ class Processes:
         """Whether this is the one that prints and that puts the results together."""
         return self.index == 0
 
-    def finish(self) -> None:
-        """Waits until all processes have called it."""
-        if self.count > 1:
-            jax.distributed.shutdown()
-
 
 def join_processes(
     coordinator: str | None = None, processes: int | None = None, process: int | None = None
@@ -229,10 +224,9 @@ def finish(parts: Parts, processes: Processes) -> list[Range]:
     Returns:
       The rows that are missing in this folder, which is for the first process to say.
     """
-    processes.finish()
-    if not processes.first:
-        return []
-    missing = parts.missing()
-    if not missing:
+    if processes.count > 1:
+        jax.distributed.shutdown()
+    missing = parts.missing() if processes.first else []
+    if processes.first and not missing:
         parts.finish()
     return missing
