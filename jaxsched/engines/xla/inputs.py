@@ -29,14 +29,11 @@ class Limits(NamedTuple):
 
 
 class Numbers(NamedTuple):
-    """Numbers of a policy and a clock that may differ from lane to lane.
+    """Numbers of a policy and a clock that may differ from lane to lane."""
 
-    Attributes:
-      params: `Policy.params`, each leaf with an axis of lanes before its own, [N, ...].
-      clock: The six of `jaxsched.clocks.Ticks` in pairs, [N, 6, 2] uint32; `None` for rounds.
-    """
-
+    # `Policy.params`, each leaf with an axis of lanes before its own, [N, ...]
     params: chex.ArrayTree = None
+    # the six of `jaxsched.clocks.Ticks` in pairs, [N, 6, 2] uint32; `None` for rounds
     clock: jax.Array | None = None
 
 
@@ -45,29 +42,21 @@ class Table(Pytree):
 
     What is looked up by request is flat: XLA:CPU would fuse a reshape into the lookup, count the
     whole table as read, and hand the lookup to several threads at ten times its cost.
-
-    Attributes:
-      fields: What the policies may see, one array per field of `View`, [N * n].
-      order: Requests in the order in which they enter: by admission key for a backlog, by
-        arrival otherwise; ties by index, padding last, [N * n].
-      count: Real requests, [N].
-      memory: KV cache in tokens, [N].
-      params: Numbers of the policy, [N, ...].
-      clock: Coefficients of a clock in picoseconds, [N, 6] int64, or `None`.
-      due: Arrivals in picoseconds, [N * n] int64, or `None` without a clock or in a backlog.
-      limits: Round limit and cap on running requests.
-      one: A 1 that the compiler cannot see through, for `settle`, [].
     """
 
+    # what the policies may see, one array per field of `View`, [N * n]
     fields: dict[str, chex.Array]
+    # requests in the order in which they enter: by admission key for a backlog, by arrival
+    # otherwise; ties by index, padding last, [N * n]
     order: chex.Array
-    count: chex.Array
-    memory: chex.Array
-    params: chex.ArrayTree
-    clock: chex.Array | None
+    count: chex.Array  # real requests, [N]
+    memory: chex.Array  # KV cache in tokens, [N]
+    params: chex.ArrayTree  # numbers of the policy, [N, ...]
+    clock: chex.Array | None  # coefficients of a clock in picoseconds, [N, 6] int64, or `None`
+    # arrivals in picoseconds, [N * n] int64, or `None` without a clock or in a backlog
     due: chex.Array | None
-    limits: Limits
-    one: chex.Array
+    limits: Limits  # round limit and cap on running requests
+    one: chex.Array  # A 1 that the compiler cannot see through, for `settle`, []
 
 
 class Inputs(NamedTuple):
@@ -83,16 +72,12 @@ class Inputs(NamedTuple):
 
 
 class Queue(Pytree):
-    """Requests that returned to a lane's queue before the last border.
+    """Requests that returned to a lane's queue before the last border."""
 
-    Attributes:
-      runs: (key, index) sorted ascending, NEVER-padded, each pair of shape [capacity].
-      estimate: Refined estimates by request, [n].
-      evictions: Evictions by request, [n]; `None` if the policy does not read them.
-    """
-
+    # (key, index) sorted ascending, NEVER-padded, each pair of shape [capacity]
     runs: tuple[tuple[chex.Array, chex.Array], ...]
-    estimate: chex.Array
+    estimate: chex.Array  # refined estimates by request, [n]
+    # evictions by request, [n]; `None` if the policy does not read them
     evictions: chex.Array | None
 
 

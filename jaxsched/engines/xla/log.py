@@ -17,28 +17,19 @@ from jaxsched.engines.xla.state import NEVER, Event
 
 
 class Timed(Pytree):
-    """Times in picoseconds, by instance.
+    """Times in picoseconds, by instance."""
 
-    Attributes:
-      times: Start of the round of the first admission, end of that of the first token, end of that
-        of the last token; -1 where not yet; [N, n, 3] int64.
-      rounds: Rounds that have passed, [N].
-    """
-
+    # start of the round of the first admission, end of that of the first token, end of that of the
+    # last token; -1 where not yet; [N, n, 3] int64
     times: chex.Array
-    rounds: chex.Array
+    rounds: chex.Array  # rounds that have passed, [N]
 
 
 class Runs(Pytree):
-    """Evicted runs, by instance.
+    """Evicted runs, by instance."""
 
-    Attributes:
-      entries: Request, round of admission and of eviction; -1 where none; [N, E, 3].
-      count: Entries of each instance, [N].
-    """
-
-    entries: chex.Array
-    count: chex.Array
+    entries: chex.Array  # request, round of admission and of eviction; -1 where none; [N, E, 3]
+    count: chex.Array  # entries of each instance, [N]
 
 
 def wide_zeros(shape: tuple[int, ...]) -> jax.Array:

@@ -40,46 +40,28 @@ Merged = tuple[Runs, jax.Array]
 
 
 class Records(Pytree):
-    """What the log has told so far, by instance.
+    """What the log has told so far, by instance."""
 
-    Attributes:
-      last: 2 p + 1 for a request last admitted in round p, 2 t if last evicted in round t, -1
-        if never admitted, [N, n].
-      first: Round of the first admission, NEVER if none, [N, n].
-      preemptions: Evictions of each request, [N, n].
-      lost: Tokens and token-rounds lost to evictions, [N, 2] int64.
-      peak: Largest per-round memory, [N].
-      timed: What a clock adds, or `None`.
-      runs: Evicted runs, or `None` if nobody asked for them.
-    """
-
+    # 2 p + 1 for a request last admitted in round p, 2 t if last evicted in round t, -1 if never
+    # admitted, [N, n]
     last: chex.Array
-    first: chex.Array
-    preemptions: chex.Array
-    lost: chex.Array
-    peak: chex.Array
-    timed: events.Timed | None = None
-    runs: events.Runs | None = None
+    first: chex.Array  # round of the first admission, NEVER if none, [N, n]
+    preemptions: chex.Array  # evictions of each request, [N, n]
+    lost: chex.Array  # tokens and token-rounds lost to evictions, [N, 2] int64
+    peak: chex.Array  # largest per-round memory, [N]
+    timed: events.Timed | None = None  # what a clock adds, or `None`
+    runs: events.Runs | None = None  # evicted runs, or `None` if nobody asked for them
 
 
 class Pool(Pytree):
-    """W lanes at work.
+    """W lanes at work."""
 
-    Attributes:
-      lanes: Their small state, [W, ...].
-      queues: Their returned requests, [W, ...].
-      row: Instance that each works on, [W].
-      next_row: First instance not yet started, [].
-      level: Position in `Plan.slots` of the slot count in use, [].
-      records: Results so far.
-    """
-
-    lanes: Lane
-    queues: Queue
-    row: chex.Array
-    next_row: chex.Array
-    level: chex.Array
-    records: Records
+    lanes: Lane  # their small state, [W, ...]
+    queues: Queue  # their returned requests, [W, ...]
+    row: chex.Array  # instance that each works on, [W]
+    next_row: chex.Array  # first instance not yet started, []
+    level: chex.Array  # position in `Plan.slots` of the slot count in use, []
+    records: Records  # results so far
 
 
 def run(table: Table, choices: Choices, plan: Plan, skip: jax.Array, advance: Step) -> Records:
