@@ -27,7 +27,7 @@ from jaxsched.studies.run import Point, Work
 from jaxsched.toml import at_least, several, to_toml
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, kw_only=True)
 class BacklogConfig:
     """Every policy under every prediction, for several numbers of requests.
 

@@ -22,7 +22,7 @@ from jaxsched.workloads.texts import class_edges, read_arrivals, read_prediction
 FORMATS = ("auto", *traces.FORMATS)
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, kw_only=True)
 class ReplayConfig:
     """What to simulate; the fields are the options of `jaxsched simulate`.
 
@@ -100,7 +100,7 @@ class ReplayConfig:
         return to_toml(self) + own_digests(self.policies)
 
     @property
-    def limits(self) -> dict[str, float | None]:
+    def limits(self) -> dict[str, Any]:
         """Limits of a request that counts as good, by name."""
         return {"ttft_limit": self.ttft_limit, "tpot_limit": self.tpot_limit}
 
@@ -212,7 +212,10 @@ def _instance(trace: Trace, config: ReplayConfig) -> Instance:
     source = None if own else read_prediction(config.interval).source(config.memory)
     arrivals = read_arrivals(config.arrivals)
     number = arrivals.number
-    unit = {"rounds": {"rounds_per_second": 1 / number}, "trace": {"speed": number}}
+    unit: dict[str, dict[str, Any]] = {
+        "rounds": {"rounds_per_second": 1 / number},
+        "trace": {"speed": number},
+    }
     key = jax.random.key(config.seed or 0)
     try:
         times = unit.get(arrivals.kind, {})
