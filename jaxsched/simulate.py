@@ -16,7 +16,7 @@ from jax.sharding import Mesh, PartitionSpec
 
 from jaxsched.arrays import join, split, whole
 from jaxsched.clocks import Clock, check_clock, ticks, valid_clock
-from jaxsched.engines.xla import NO_CAP, Limits, Numbers, ranks, simulate_lanes, valid_numbers
+from jaxsched.engines.xla import NO_CAP, Numbers, RunLimits, ranks, simulate_lanes, valid_numbers
 from jaxsched.instance import (
     MAX_MEMORY,
     MAX_ROUND,
@@ -103,7 +103,7 @@ def simulate(
     if traced and flat.arrival is not None and flat.arrival.dtype == np.int64:
         flat = flat.replace(arrival=split(flat.arrival))  # a clock is traced, they are not
     numbers = _numbers(policy, clock, flat)
-    limits = Limits(np.int32(max_rounds), np.int32(NO_CAP if max_batch is None else max_batch))
+    limits = RunLimits(np.int32(max_rounds), np.int32(NO_CAP if max_batch is None else max_batch))
     chosen = engine_for(engine, policy)
     run = _runner(choices, chosen, max_batch is not None, 0, traced)
     result = run(flat, numbers, limits)
@@ -228,7 +228,7 @@ def _reshape(tree: Any, axes: int, lanes: tuple[int, ...]) -> Any:
     return jax.tree.map(lambda leaf: leaf.reshape(lanes + leaf.shape[axes:]), tree)
 
 
-Run = Callable[[Instance, Numbers, Limits], Result]
+Run = Callable[[Instance, Numbers, RunLimits], Result]
 """From canonical instances of lane shape [N] to results."""
 
 
@@ -248,7 +248,7 @@ def _runner(choices: Choices, engine: str, capped: bool, history: int, traced: b
 def _at_border(run: Run) -> Run:
     """Gives a compiled function 64-bit integers in pairs, and takes them so from it."""
 
-    def call(flat: Instance, numbers: Numbers, limits: Limits) -> Result:
+    def call(flat: Instance, numbers: Numbers, limits: RunLimits) -> Result:
         if numbers.clock is not None:
             numbers = numbers._replace(clock=split(numbers.clock))
             if flat.arrival is not None:
@@ -263,7 +263,7 @@ def _at_border(run: Run) -> Run:
 def _batched(run: Run) -> Run:
     """Teaches `run` that an axis of `vmap` is just more lanes."""
 
-    def call(flat: Instance, numbers: Numbers, limits: Limits) -> Result:
+    def call(flat: Instance, numbers: Numbers, limits: RunLimits) -> Result:
         leaves, structure = jax.tree.flatten((flat, numbers))
 
         @jax.custom_batching.custom_vmap
@@ -301,7 +301,7 @@ def _sharded(run: Run) -> Run:
             jax.shard_map(run, mesh=mesh, in_specs=specs, out_specs=spec, check_vma=False)
         )
 
-    def sharded(flat: Instance, numbers: Numbers, limits: Limits) -> Result:
+    def sharded(flat: Instance, numbers: Numbers, limits: RunLimits) -> Result:
         devices, lanes = tuple(jax.local_devices()), flat.prompt.shape[0]
         if len(devices) == 1 or lanes < len(devices):
             return run(flat, numbers, limits)
@@ -319,7 +319,7 @@ def _sharded(run: Run) -> Run:
 
 
 def _native(
-    choices: Choices, flat: Instance, numbers: Numbers, limits: Limits, history: int = 0
+    choices: Choices, flat: Instance, numbers: Numbers, limits: RunLimits, history: int = 0
 ) -> Result:
     """Runs the native engine on concrete arrays."""
     return _call_native(
@@ -344,7 +344,7 @@ def _call_native(
     flat: Instance,
     rank: Any,
     numbers: Numbers,
-    limits: Limits,
+    limits: RunLimits,
     history: int = 0,
 ) -> Result:
     from jaxsched.engines import cpu  # noqa: PLC0415 - numba is optional and slow to import
@@ -395,7 +395,9 @@ def _joined(value: Any, wide: bool) -> Any:
     return whole(array) if wide else array
 
 
-def _native_callback(choices: Choices, flat: Instance, numbers: Numbers, limits: Limits) -> Result:
+def _native_callback(
+    choices: Choices, flat: Instance, numbers: Numbers, limits: RunLimits
+) -> Result:
     """Runs the native engine from inside a traced computation."""
     lanes, n = flat.prompt.shape
     shapes = {

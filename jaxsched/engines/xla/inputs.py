@@ -21,7 +21,7 @@ NO_CAP = 2**31 - 1
 """A cap on running requests that never binds."""
 
 
-class Limits(NamedTuple):
+class RunLimits(NamedTuple):
     """Numbers that hold for all lanes; scalars, int32."""
 
     max_rounds: jax.Array | np.int32
@@ -37,7 +37,7 @@ class Numbers(NamedTuple):
     clock: jax.Array | None = None
 
 
-class Table(Pytree):
+class LaneTable(Pytree):
     """All instances of a simulation.
 
     What is looked up by request is flat: XLA:CPU would fuse a reshape into the lookup, count the
@@ -55,20 +55,20 @@ class Table(Pytree):
     clock: chex.Array | None  # coefficients of a clock in picoseconds, [N, 6] int64, or `None`
     # arrivals in picoseconds, [N * n] int64, or `None` without a clock or in a backlog
     due: chex.Array | None
-    limits: Limits  # round limit and cap on running requests
+    limits: RunLimits  # round limit and cap on running requests
     one: chex.Array  # A 1 that the compiler cannot see through, for `settle`, []
 
 
 class Inputs(NamedTuple):
     """One lane's row of the table; scalars but for the table and the policy's numbers."""
 
-    table: Table
+    table: LaneTable
     row: jax.Array
     num_requests: jax.Array
     memory: jax.Array
     params: chex.ArrayTree
     clock: jax.Array | None
-    limits: Limits
+    limits: RunLimits
 
 
 class Queue(Pytree):
@@ -81,7 +81,9 @@ class Queue(Pytree):
     evictions: chex.Array | None
 
 
-def make_table(instance: Instance, limits: Limits, choices: Choices, numbers: Numbers) -> Table:
+def make_table(
+    instance: Instance, limits: RunLimits, choices: Choices, numbers: Numbers
+) -> LaneTable:
     """Lays out canonical instances of lane shape [N] for one policy."""
     clock = due = None
     arrivals = instance.arrival is not None
@@ -106,7 +108,7 @@ def make_table(instance: Instance, limits: Limits, choices: Choices, numbers: Nu
         return ask(choices, "admission_key", read, params, shape)
 
     key = jax.vmap(first_keys)(fields, instance.memory, numbers.params)
-    return Table(
+    return LaneTable(
         fields={name: array.reshape(-1) for name, array in fields.items()},
         order=sorted_pairs(jnp.where(real, key, np.int32(2**31 - 1)), None)[1].reshape(-1),
         count=instance.num_requests,
@@ -185,7 +187,7 @@ def view_fields(instance: Instance) -> dict[str, jax.Array]:
     }
 
 
-def inputs_of(table: Table, row: jax.Array) -> Inputs:
+def inputs_of(table: LaneTable, row: jax.Array) -> Inputs:
     """Looks one lane's scalars up."""
     params, clock = jax.tree.map(lambda leaf: leaf[row], (table.params, table.clock))
     return Inputs(table, row, table.count[row], table.memory[row], params, clock, table.limits)
@@ -198,7 +200,7 @@ def lookup(inputs: Inputs, name: str, column: jax.Array) -> jax.Array:
     return gather(array, table, inputs.row, column)
 
 
-def gather(array: jax.Array, table: Table, row: jax.Array, column: jax.Array) -> jax.Array:
+def gather(array: jax.Array, table: LaneTable, row: jax.Array, column: jax.Array) -> jax.Array:
     """Looks `[row, column]` up in a flat array of the table; past its end a row gives its last."""
     width = np.int32(array.shape[0] // table.memory.shape[0])
     (place,) = settle(table.one, row * width + jnp.clip(column, 0, width - 1))

@@ -25,7 +25,7 @@ class Timed(Pytree):
     rounds: chex.Array  # rounds that have passed, [N]
 
 
-class Runs(Pytree):
+class EvictedRuns(Pytree):
     """Evicted runs, by instance."""
 
     entries: chex.Array  # request, round of admission and of eviction; -1 where none; [N, E, 3]
@@ -51,9 +51,9 @@ def no_times(shape: tuple[int, int]) -> Timed:
     return Timed(times=times, rounds=jnp.zeros(shape[:1], jnp.int32))
 
 
-def no_runs(total: int, capacity: int) -> Runs:
+def no_runs(total: int, capacity: int) -> EvictedRuns:
     """No evicted runs, with room for `capacity` of each instance."""
-    return Runs(
+    return EvictedRuns(
         entries=jnp.full((total, capacity, 3), -1, jnp.int32), count=jnp.zeros((total,), jnp.int32)
     )
 
@@ -110,14 +110,14 @@ def _time_of(steps: jax.Array, clock: jax.Array, rounds: jax.Array) -> jax.Array
         return jnp.where(there, clock[place], np.int64(-1))
 
 
-def write_runs(runs: Runs, log: Event, row: jax.Array) -> Runs:
+def write_runs(runs: EvictedRuns, log: Event, row: jax.Array) -> EvictedRuns:
     """Adds the evictions of a chunk; [chunk, W] the log, [W] the instance of each lane."""
     evicted = log.evicted != NEVER
     before = jnp.cumsum(evicted, axis=0, dtype=np.int32) - evicted.astype(np.int32)
     place = jnp.where(evicted, runs.count[row][None, :] + before, NEVER)
     entry = jnp.stack([log.evicted, log.time - log.lost, log.time], axis=-1)
     rows = jnp.broadcast_to(row[None, :], place.shape)
-    return Runs(
+    return EvictedRuns(
         entries=runs.entries.at[rows, place].set(entry, mode="drop"),
         count=runs.count.at[row].add(jnp.sum(evicted, axis=0, dtype=np.int32)),
     )

@@ -18,7 +18,7 @@ RUN, DONE, WANTS_SLOT, WANTS_BUFFER = (np.int32(i) for i in range(4))
 
 
 @dataclasses.dataclass(frozen=True)
-class Plan:
+class LoopPlan:
     """Static sizes of a simulation; equal plans share a compiled program."""
 
     n: int  # request positions per lane
@@ -89,7 +89,7 @@ class Event(Pytree):
     clock: chex.Array | None = None
 
 
-def empty_slots(lanes: int, plan: Plan) -> Slots:
+def empty_slots(lanes: int, plan: LoopPlan) -> Slots:
     """Free slots of shape [lanes, S], as many as there may ever be."""
     zeros = jnp.zeros((lanes, plan.slots[-1]), jnp.int32)
     return Slots(
@@ -98,7 +98,7 @@ def empty_slots(lanes: int, plan: Plan) -> Slots:
     )  # fmt: skip
 
 
-def empty_buffer(lanes: int, plan: Plan) -> Entries:
+def empty_buffer(lanes: int, plan: LoopPlan) -> Entries:
     """An empty buffer of shape [lanes, B]."""
     never = jnp.full((lanes, plan.buffer), NEVER)
     zeros = jnp.zeros_like(never)
