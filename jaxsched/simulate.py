@@ -14,7 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh, PartitionSpec
 
-from jaxsched.arrays import join, split, whole
+from jaxsched.arrays import join, split
 from jaxsched.clocks import Clock, check_clock, ticks, valid_clock
 from jaxsched.engines.xla import NO_CAP, Numbers, RunLimits, ranks, simulate_lanes, valid_numbers
 from jaxsched.instance import (
@@ -322,77 +322,15 @@ def _native(
     choices: Choices, flat: Instance, numbers: Numbers, limits: RunLimits, history: int = 0
 ) -> Result:
     """Runs the native engine on concrete arrays."""
-    return _call_native(
-        choices, flat, _native_ranks(choices, flat, numbers), numbers, limits, history
-    )
+    from jaxsched.engines import cpu  # noqa: PLC0415 - numba is optional and slow to import
 
-
-def _native_ranks(choices: Choices, flat: Instance, numbers: Numbers) -> Any:
-    """Places by the policy's order of a whole backlog, if it has one, [N, n]."""
-    if choices.rank is None:
-        return None
-    return _compiled_ranks(choices)(flat, numbers.params)
+    rank = None if choices.rank is None else _compiled_ranks(choices)(flat, numbers.params)
+    return cpu.simulate_lanes(flat, rank, numbers, limits, choices, history)
 
 
 @functools.lru_cache(maxsize=64)
 def _compiled_ranks(choices: Choices) -> Callable[[Instance, Any], jax.Array]:
     return jax.jit(functools.partial(ranks, choices))
-
-
-def _call_native(
-    choices: Choices,
-    flat: Instance,
-    rank: Any,
-    numbers: Numbers,
-    limits: RunLimits,
-    history: int = 0,
-) -> Result:
-    from jaxsched.engines import cpu  # noqa: PLC0415 - numba is optional and slow to import
-
-    names = ("prompt", "output", "lower", "upper", "point")
-    fields = {
-        name: np.asarray(value) for name in names if (value := getattr(flat, name)) is not None
-    }
-    if rank is not None:
-        fields["rank"] = np.asarray(rank)
-    many, memory = np.asarray(flat.num_requests), np.asarray(flat.memory)
-    clock, arrival = numbers.clock, flat.arrival
-    lanes = [np.asarray(leaf).reshape(len(many), -1) for leaf in jax.tree.leaves(numbers.params)]
-    found = cpu.run(
-        cpu.compile_policy(choices),
-        choices,
-        fields,
-        arrival=None if arrival is None else _joined(arrival, clock is not None),
-        num_requests=many,
-        memory=memory,
-        params=np.concatenate([np.empty((len(many), 0), np.int64), *lanes], axis=1),
-        clock=None if clock is None else _joined(clock, True),
-        max_rounds=int(limits.max_rounds),
-        max_batch=int(limits.max_batch),
-        history=history,
-    )
-    totals, first = found.totals, found.first_admission
-    return Result(
-        completion=found.completion,
-        first_token=np.where(first < 0, -1, first + 1).astype(np.int32),
-        preemptions=found.preemptions,
-        evictions=totals["evictions"].astype(np.int32),
-        peak_memory=totals["peak_memory"].astype(np.int32),
-        rounds=totals["rounds"].astype(np.int32),
-        status=totals["status"].astype(np.int32),
-        totals=np.stack(
-            [totals[name] for name in ("total_latency", "wasted_tokens", "memory_time")], axis=-1
-        ),
-        num_requests=many.astype(np.int32),
-        times=None if clock is None else found.times,
-        history=found.history if history else None,
-    )
-
-
-def _joined(value: Any, wide: bool) -> Any:
-    """Integers on the host, joined if they came in pairs."""
-    array = np.asarray(value)
-    return whole(array) if wide else array
 
 
 def _native_callback(
@@ -414,7 +352,9 @@ def _native_callback(
     )
 
     def run(*arguments: Any) -> Result:
-        found = _call_native(choices, *arguments)
+        from jaxsched.engines import cpu  # noqa: PLC0415 - as above
+
+        found = cpu.simulate_lanes(*arguments, choices)
         times = None if found.times is None else split(found.times)
         return found.replace(totals=split(found.totals), times=times)
 
