@@ -108,8 +108,8 @@ class Policy:
         """What the functions compute and read.
 
         Raises:
-          TypeError: If a function does not give one whole number; the text names it.
-          ValueError: If it reads what it may not.
+          PolicyError: If a function does not give one whole number, branches, or reads what it may
+            not; the text names it. It is a TypeError and a ValueError.
         """
         return choices_of(self)
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import inspect
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -112,15 +113,15 @@ def choices_of(policy: Any) -> Choices:
     """Looks at the functions of a policy.
 
     Raises:
-      TypeError: If a function does not give one whole number; the text names it.
-      ValueError: If it reads what it may not.
+      PolicyError: If a function does not give one whole number, branches, or reads what it may not;
+        the text names it.
     """
     leaves, structure = jax.tree.flatten(policy.params)
     shapes = tuple((np.shape(leaf), np.dtype(jnp.result_type(leaf))) for leaf in leaves)
     try:
         return _choices(policy.kind, structure, shapes)
     except (AttributeError, TypeError, ValueError) as error:
-        raise type(error)(f"policy {policy.name!r}: {error}") from error
+        raise PolicyError(f"policy {policy.name!r}: {error}") from error
 
 
 @functools.lru_cache(maxsize=512)
@@ -181,6 +182,10 @@ def _look_at(
     who: str, function: Callable[[Any], Any], structure: Any, shapes: tuple[Any, ...]
 ) -> Choice:
     read, known = set[str](), KNOWN[who]
+    try:
+        inspect.signature(function).bind(None)
+    except TypeError as error:
+        raise TypeError(f"{who}: {error}; expected a function of one record r") from error
 
     def on_leaves(values: dict[str, jax.Array], leaves: list[jax.Array]) -> jax.Array:
         record = Watched(who, {**values, "params": structure.unflatten(leaves)}, known)
@@ -239,6 +244,10 @@ def _rank_reads(policy: Any, structure: Any, shapes: tuple[Any, ...]) -> frozens
             "whole numbers of that shape"
         )
     return frozenset(read - {"params"})
+
+
+class PolicyError(TypeError, ValueError):
+    """A function of a policy is not one: it branches, gives no whole number, or reads too much."""
 
 
 class _UnknownError(Exception):

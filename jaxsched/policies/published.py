@@ -1,4 +1,4 @@
-"""Published schedulers that take more than the four choices: Sorted-F and GSA-Spec.
+"""Published schedulers with an order of the whole backlog, or quanta: Sorted-F and GSA-Spec.
 
 docs/schedulers.md says what is the papers' and what is ours.
 """

@@ -13,7 +13,7 @@ import numpy as np
 from jaxsched.engines.xla.choices import compute
 from jaxsched.instance import MAX_ROUND
 from jaxsched.policies import LARGEST, Policy, View
-from jaxsched.policies.program import Choices
+from jaxsched.policies.program import Choices, PolicyError
 from jaxsched.policies.view import FIELDS, KNOWN
 
 COUNT = 256
@@ -37,7 +37,7 @@ def check_choices(policy: Policy, seed: int = 0) -> None:
         raise AssertionError(f"policy {policy.name!r} cannot be hashed: {error}") from error
     try:
         choices = policy.choices
-    except (AttributeError, TypeError, ValueError) as error:
+    except PolicyError as error:
         raise AssertionError(str(error)) from error
     faults = (
         *_unequal_functions(policy),

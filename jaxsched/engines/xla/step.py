@@ -35,7 +35,7 @@ def step(
       lane: The lane, unbatched.
       queue: The requests that returned to its queue, read only.
       inputs: Its instance, read only.
-      choices: The four choices.
+      choices: The scheduler.
       plan: Static sizes.
 
     Returns:
