@@ -91,17 +91,17 @@ def prediction(key: str, text: str, memory: int) -> Prediction:
 
 
 def all_predictions(texts: tuple[str, ...], memory: int, trace: bool) -> None:
-    """Refuses an empty list, and predictions that make no sense with the memory or without a trace.
-
-    Args:
-      texts: The predictions.
-      memory: In tokens.
-      trace: Whether requests come from a trace, which may have predictions of its own.
-    """
+    """Refuses an empty list, and what makes no sense with this memory, or without a trace."""
     several("predictions", texts)
     for text in texts:
         if prediction("predictions", text, memory).source is None and not trace:
             raise ValueError('predictions: "columns" needs a trace; random lengths have none')
+
+
+def check_seed(seed: int) -> None:
+    """Refuses a seed whose upper bits a key would not see."""
+    if seed >= 2**32:
+        raise ValueError(f"seed: got {seed}; expected at most {2**32 - 1}")
 
 
 def positive_seconds(**limits: float | None) -> None:

@@ -84,8 +84,7 @@ class Call:
     Attributes:
       tile: Their tile.
       at: Of each CALL axis by name the index of the value.
-      start: First row, counted in the tile's rows of these values.
-      stop: The row after the last.
+      start, stop: First row, and the one after the last, of the tile's rows of these values.
     """
 
     tile: Tile

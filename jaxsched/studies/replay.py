@@ -14,12 +14,7 @@ from jaxsched import clocks, policies
 from jaxsched.instance import Instance, check_instance
 from jaxsched.simulate import simulate
 from jaxsched.studies import frames
-from jaxsched.studies.config import (
-    different_policies,
-    own_digests,
-    positive_seconds,
-    prediction,
-)
+from jaxsched.studies.config import different_policies, own_digests, positive_seconds, prediction
 from jaxsched.toml import at_least, one_of, several, to_toml, with_key
 from jaxsched.workloads import Trace, draws, generate, intervals, traces
 from jaxsched.workloads.texts import class_edges, read_arrivals, read_prediction
@@ -27,7 +22,7 @@ from jaxsched.workloads.texts import class_edges, read_arrivals, read_prediction
 FORMATS = ("auto", *traces.FORMATS)
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, kw_only=True)
 class ReplayConfig:
     """What to simulate; the fields are the options of `jaxsched simulate`.
 
@@ -105,7 +100,7 @@ class ReplayConfig:
         return to_toml(self) + own_digests(self.policies)
 
     @property
-    def limits(self) -> dict[str, float | None]:
+    def limits(self) -> dict[str, Any]:
         """Limits of a request that counts as good, by name."""
         return {"ttft_limit": self.ttft_limit, "tpot_limit": self.tpot_limit}
 
@@ -217,23 +212,23 @@ def _instance(trace: Trace, config: ReplayConfig) -> Instance:
     source = None if own else read_prediction(config.interval).source(config.memory)
     arrivals = read_arrivals(config.arrivals)
     number = arrivals.number
-    unit = {"rounds": {"rounds_per_second": 1 / number}, "trace": {"speed": number}}
+    unit: dict[str, dict[str, Any]] = {
+        "rounds": {"rounds_per_second": 1 / number},
+        "trace": {"speed": number},
+    }
     key = jax.random.key(config.seed or 0)
     try:
+        times = unit.get(arrivals.kind, {})
         instance = trace.instance(
-            config.memory,
-            intervals=source,
-            key=key,
-            prompt=config.prompt,
-            **unit.get(arrivals.kind, {}),
+            config.memory, intervals=source, key=key, prompt=config.prompt, **times
         )
     except ValueError as error:
         text = str(error).replace(intervals.OPEN_ENDED, "edges:… takes them into its last class")
         raise ValueError(f"{trace.source}: {text}") from None
     if arrivals.kind == "poisson":
-        times = arrivals.source(in_seconds=True)
+        drawn = arrivals.source(in_seconds=True)
         key = draws.purpose(key, generate.ARRIVALS)
-        instance = instance.replace(arrival=times(key, (len(trace),)))
+        instance = instance.replace(arrival=drawn(key, (len(trace),)))
         check_instance(instance)
     return instance
 

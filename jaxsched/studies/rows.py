@@ -49,7 +49,9 @@ class Simulator:
         self.plan = plan
         self.engine = engine
         most = plan.largest_call if largest is None else min(largest, plan.largest_call)
-        self._budgets = {pads: Budget(pads, most) for pads in (False, True)}
+        # With whole tiles every n runs the program that was compiled for the first.
+        width = max(plan.values.read["num_requests"]) if plan.study.whole else 0
+        self._budgets = {pads: Budget(pads, most, width) for pads in (False, True)}
         self._reads = [policy.reads_predictions for policy in plan.values.read["policies"]]
         self._drawn: Drawn | None = None
 

@@ -20,6 +20,7 @@ from jaxsched.studies.axes import Cell, Values
 from jaxsched.studies.config import (
     LengthsConfig,
     all_predictions,
+    check_seed,
     different_policies,
     own_digests,
     positive_seconds,
@@ -36,7 +37,7 @@ ANY = "any"
 """The prediction of rows of policies that read none."""
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, kw_only=True)
 class ServingConfig:
     """Every policy under every prediction, for several rates of arrivals.
 
@@ -83,6 +84,7 @@ class ServingConfig:
         one_of("job", self.job, (JOB,))
         with_key("clock", clocks.clock, self.clock)
         several("rates", self.rates)
+        check_seed(self.seed)
         positive_seconds(ttft_limit=self.ttft_limit, tpot_limit=self.tpot_limit)
         for rate in self.rates:
             if not 0 < rate < float("inf"):
@@ -157,7 +159,7 @@ def _measure(
     busy = busy_seconds_bound(
         instance.prompt, instance.output, instance.memory, clock, max_batch=config.max_batch
     )
-    limits = {"ttft_limit": config.ttft_limit, "tpot_limit": config.tpot_limit}
+    limits: dict[str, Any] = {"ttft_limit": config.ttft_limit, "tpot_limit": config.tpot_limit}
     return {
         "rate_bound": config.num_requests / busy,
         "drain": frames.drain_seconds(instance, clock),

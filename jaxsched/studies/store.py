@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import Any
 
 import jax
-import jaxlib
+import jaxlib.version
 import numpy as np
 import pandas as pd
 import pyarrow as pa
@@ -40,7 +40,7 @@ def versions() -> dict[str, str]:
     return {
         "jaxsched": __version__,
         "jax": jax.__version__,
-        "jaxlib": jaxlib.__version__,
+        "jaxlib": jaxlib.version.__version__,
         "numpy": np.__version__,
         "python": platform.python_version(),
     }

@@ -18,7 +18,6 @@ from jaxsched.engines.soft import (
     soft_simulate,
 )
 from jaxsched.instance import Instance
-from jaxsched.policies import Policy
 from jaxsched.simulate import simulate
 from jaxsched.tuning.config import DescentConfig
 from jaxsched.tuning.gradient import Estimator, Gradient, along_guide, from_pairs
@@ -36,7 +35,7 @@ def relaxation(settings: DescentConfig, problem: Problem, space: Coordinates) ->
     that is how good it is.
     """
     temperature = settings.scheduled("temperature")
-    soft = _soft_gradient(space, SOFT[problem.config.member])
+    soft = _soft_gradient(space, problem.config.member)
 
     def gradient(
         z: NDArray[np.float64], batch: Batch, step: int, rng: np.random.Generator
@@ -70,13 +69,14 @@ def combined(settings: DescentConfig, problem: Problem, space: Coordinates) -> E
 
 
 @functools.cache
-def _soft_gradient(space: Coordinates, policy: Policy) -> Callable[..., jax.Array]:
+def _soft_gradient(space: Coordinates, member: str) -> Callable[..., jax.Array]:
     """(z, temperature, instance, timeline) -> gradient of shape [d]."""
 
     def score(
         z: jax.Array, temperature: jax.Array, instance: Instance, timeline: Timeline
     ) -> jax.Array:
-        result = soft_simulate(instance, space.params(z, jnp), temperature, timeline, policy=policy)
+        params, policy = space.params(z, jnp), SOFT[member]
+        result = soft_simulate(instance, params, temperature, timeline, policy=policy)
         return jnp.mean(jnp.log(result.mean_latency))
 
     return jax.jit(jax.grad(score))
