@@ -19,19 +19,12 @@ from jaxsched.workloads.intervals import IntervalSource
 
 @dataclasses.dataclass(frozen=True)
 class Form:
-    """A form of text: a kind, and what may follow its colon.
+    """A form of text: a kind, and what may follow its colon."""
 
-    Attributes:
-      form: How it is written, such as "one:LOWER:UPPER"; without a colon if nothing may follow.
-      example: Such a text, as the help of commands shows it.
-      about: What that means.
-      read: What follows the colon -> what is wanted; ValueError says what is wrong with it.
-    """
-
-    form: str
-    example: str
-    about: str
-    read: Callable[[str], Any]
+    form: str  # how it is written: "one:LOWER:UPPER"; without a colon if nothing may follow
+    example: str  # such a text, as the help of commands shows it
+    about: str  # what that means
+    read: Callable[[str], Any]  # what follows the colon -> what is wanted, or ValueError
 
     @property
     def usage(self) -> str:
@@ -46,11 +39,7 @@ def help_lines(forms: Mapping[str, Form]) -> list[str]:
 
 
 def _read(forms: Mapping[str, Form], text: str, what: str) -> tuple[str, Any]:
-    """The kind of a text, and what its form reads.
-
-    Raises:
-      ValueError: If it is none of the forms; the text says what was expected.
-    """
+    """The kind of a text, and what its form reads."""
     kind, _, rest = text.partition(":")
     if kind not in forms:
         raise ValueError(unknown(repr(text), kind, forms, what))
@@ -75,21 +64,13 @@ def _integers(rest: str, separator: str, size: int | None = None) -> tuple[int, 
 
 @dataclasses.dataclass(frozen=True)
 class Prediction:
-    """A kind of prediction.
+    """A kind of prediction."""
 
-    Attributes:
-      text: Its text, such as "relative:0.5".
-      kind: What stands before the first colon, a key of `PREDICTIONS`.
-      label: What it is called in tables and figures.
-      parameter: The number that a figure would put on its axis: X, WIDTH, or UPPER; else None.
-      source: memory -> a source of `jaxsched.workloads.intervals`; None for "columns".
-    """
-
-    text: str
-    kind: str
-    label: str
-    parameter: float | None
-    source: Callable[[int], IntervalSource] | None
+    text: str  # such as "relative:0.5"
+    kind: str  # what stands before the first colon, a key of `PREDICTIONS`
+    label: str  # what it is called in tables and figures
+    parameter: float | None  # what a figure would put on its axis: X, WIDTH, or UPPER; else None
+    source: Callable[[int], IntervalSource] | None  # memory -> intervals; None for "columns"
 
     @property
     def reads_memory(self) -> bool:
@@ -102,26 +83,16 @@ Parsed = tuple[str, float | None, Callable[[int], IntervalSource] | None]
 
 
 def read_prediction(text: str) -> Prediction:
-    """Reads the text of a prediction, one of `PREDICTIONS`.
-
-    Raises:
-      ValueError: If it is none; the text says what was expected.
-    """
+    """Reads the text of a prediction; ValueError says what was expected of `PREDICTIONS`."""
     kind, parsed = _read(PREDICTIONS, text, "prediction")
     return Prediction(text, kind, *parsed)
 
 
 def class_edges(edges: Sequence[int], memory: int) -> tuple[int, ...]:
-    """Edges of `intervals.classes` for the inner edges of "edges:…"; the last class ends at M.
-
-    Raises:
-      ValueError: If they leave no room for the last class.
-    """
+    """Edges of `intervals.classes` for the inner edges of "edges:…"; the last class ends at M."""
     if edges[-1] > memory:
-        text = ",".join(map(str, edges))
-        raise ValueError(
-            f"edges:{text}: the last edge is {edges[-1]}; expected at most M = {memory}"
-        )
+        text = f"edges:{','.join(map(str, edges))}"
+        raise ValueError(f"{text}: the last edge is {edges[-1]}; expected at most M = {memory}")
     return (1, *edges, memory + 1)
 
 
@@ -150,11 +121,6 @@ def _relative(rest: str) -> Parsed:
     return f"length × (1 ± {x:g})", x, lambda memory: source
 
 
-def _real(rest: str) -> Parsed:
-    source = embedded.real_predictions()
-    return "real predicted classes", None, lambda memory: source
-
-
 PREDICTIONS: dict[str, Form] = {
     "one": Form("one:LOWER:UPPER", "one:1:1000", "the same interval for all", _one),
     "classes": Form(
@@ -173,7 +139,10 @@ PREDICTIONS: dict[str, Form] = {
         "exact", "exact", "the true length",
         lambda rest: ("true length", 0.0, lambda memory: intervals.relative(0.0)),
     ),
-    "real": Form("real", "real", "a class of LMSYS tokens, as wrong as a real predictor's", _real),
+    "real": Form(
+        "real", "real", "a class of LMSYS tokens, as wrong as a real predictor's",
+        lambda rest: ("real predicted classes", None, lambda memory: embedded.real_predictions()),
+    ),
     "columns": Form(
         "columns", "columns", "the columns `lower` and `upper` of the trace",
         lambda rest: ("the trace's own intervals", None, None),
@@ -224,17 +193,15 @@ def trace_file(text: str) -> str | None:
 
 def _option(text: str) -> tuple[str, Any]:
     name, _, rest = text.partition(":")
-    if name == "prompt":
-        return name, _whole(rest, 2, OPTIONS)
-    if name not in ("max_prompt", "max_output", "max_total"):
+    if name not in ("prompt", "max_prompt", "max_output", "max_total"):
         raise ValueError(f"got option {text!r}; expected {OPTIONS}")
-    return name, _whole(rest, 1, OPTIONS)[0]
+    expected = f"; expected {OPTIONS}, in whole numbers"
+    return name, _whole(rest, 2, expected) if name == "prompt" else _whole(rest, 1, expected)[0]
 
 
-def _whole(rest: str, size: int, usage: str | None = None) -> tuple[int, ...]:
+def _whole(rest: str, size: int, expected: str = "") -> tuple[int, ...]:
     parts = rest.split(":")
     if len(parts) != size or not all(part.strip().isdecimal() for part in parts):
-        expected = "" if usage is None else f"; expected {usage}, in whole numbers"
         raise ValueError(f"got {rest!r}{expected}")
     return tuple(map(int, parts))
 
@@ -286,18 +253,11 @@ LENGTHS: dict[str, Form] = {
 
 @dataclasses.dataclass(frozen=True)
 class Arrivals:
-    """A kind of arrivals.
+    """A kind of arrivals."""
 
-    Attributes:
-      text: Its text, such as "poisson:2".
-      kind: What stands before the colon, a key of `ARRIVALS`.
-      number: Seconds of a round, the speed, or requests per round or second; infinite for a
-        backlog.
-    """
-
-    text: str
-    kind: str
-    number: float
+    text: str  # such as "poisson:2"
+    kind: str  # what stands before the colon, a key of `ARRIVALS`
+    number: float  # seconds of a round, the speed, or a rate; infinite for a backlog
 
     @property
     def in_trace(self) -> bool:
@@ -317,26 +277,20 @@ class Arrivals:
 
 
 def read_arrivals(text: str, kinds: Sequence[str] | None = None) -> Arrivals:
-    """Reads the text of arrivals, one of `kinds` (by default all of `ARRIVALS`).
-
-    Raises:
-      ValueError: If it is none; the text says what was expected.
-    """
+    """Reads the text of arrivals, one of `kinds` (by default all of `ARRIVALS`)."""
     forms = {kind: ARRIVALS[kind] for kind in kinds or ARRIVALS}
-    expected = f"{text!r}; expected one of {', '.join(form.form for form in forms.values())}"
     try:
         kind, number = _read(forms, text, "arrivals")
+        if text.endswith(":") or (not 0 < number < math.inf and kind != "backlog"):
+            raise ValueError
     except ValueError:
-        raise ValueError(f"{expected}, more than 0") from None
-    if text.endswith(":") or (not 0 < number < math.inf and kind != "backlog"):
-        raise ValueError(f"{expected}, more than 0")
+        expected = ", ".join(form.form for form in forms.values())
+        raise ValueError(f"{text!r}; expected one of {expected}, more than 0") from None
     return Arrivals(text, kind, number)
 
 
 ARRIVALS: dict[str, Form] = {
-    "backlog": Form(
-        "backlog", "backlog", "everything is there from the start", lambda rest: math.inf
-    ),
+    "backlog": Form("backlog", "backlog", "everything is there from the start", lambda _: math.inf),
     "rounds": Form(
         "rounds:SECONDS", "rounds:SECONDS", "the trace's own times, in rounds of that length", float
     ),

@@ -10,6 +10,7 @@ from __future__ import annotations
 import dataclasses
 import os
 from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
 
 import jax
 import numpy as np
@@ -71,9 +72,8 @@ class Trace:
         Raises:
           ValueError: If no row is left.
         """
-        names = ("output", "prompt", "arrival_seconds", "lower", "upper", "line")
-        columns = {name: getattr(self, name) for name in names}
-        picked = {name: None if c is None else c[rows] for name, c in columns.items()}
+        columns = vars(self).items()
+        picked: dict[str, Any] = {k: c[rows] for k, c in columns if isinstance(c, np.ndarray)}
         if not len(picked["output"]):
             raise ValueError(f"{self.source}: none of the {len(self)} requests is left")
         return dataclasses.replace(self, **picked)
@@ -137,50 +137,42 @@ class Trace:
         return instance
 
     def _prompts(self, given: int | Marginal | None) -> np.ndarray | int | Marginal:
-        if (self.prompt is None) == (given is None):
-            what = (
-                "no prompts; expected prompt=" if given is None else "prompts; expected no prompt="
-            )
-            raise ValueError(f"{self.source}: has {what}")
-        if self.prompt is None:
-            return given if isinstance(given, Marginal) else whole("prompt", given)
-        return self.prompt
+        if self.prompt is None and given is None:
+            raise ValueError(f"{self.source}: has no prompts; expected prompt=")
+        if given is None:
+            return self.prompt
+        if self.prompt is not None:
+            raise ValueError(f"{self.source}: has prompts; expected no prompt=")
+        return given if isinstance(given, Marginal) else whole("prompt", given)
 
     def _arrival(self, rounds_per_second: float | None, speed: float | None) -> np.ndarray | None:
         """Rounds or seconds from the first request on, or None for a backlog."""
-        given = {"rounds_per_second": rounds_per_second, "speed": speed}
-        asked = [name for name, value in given.items() if value is not None]
-        if not asked:
+        times = self.arrival_seconds
+        if rounds_per_second is None and speed is None:
             return None
-        if len(asked) > 1:
+        if rounds_per_second is not None and speed is not None:
             raise ValueError("speed: expected no rounds_per_second= with it")
-        if self.arrival_seconds is None:
-            raise ValueError(f"{self.source}: has no arrivals; expected no {asked[0]}=")
+        if times is None:
+            asked = "rounds_per_second" if speed is None else "speed"
+            raise ValueError(f"{self.source}: has no arrivals; expected no {asked}=")
         if speed is None:
-            return to_rounds(self.arrival_seconds - self.arrival_seconds[0], rounds_per_second)
+            return to_rounds(times - times[0], rounds_per_second)
         # Nothing is random in it, so any key will do.
-        times = trace_seconds(self.arrival_seconds, speed)
-        return times(jax.random.key(0), self.arrival_seconds.shape)
+        return trace_seconds(times, speed)(jax.random.key(0), times.shape)
 
 
 @dataclasses.dataclass(frozen=True)
 class Format:
-    """A format of files, known by the names of its columns; calling it reads a file.
+    """A format of files, known by the names of its columns; calling it reads a file."""
 
-    Attributes:
-      columns: The file's column for each of the `FIELDS` it has; an arrival's says its unit.
-      optional: Fields that files may lack: published lengths often come without arrivals.
-      edges: Edges of the predicted classes, if it has such.
-    """
+    columns: dict[str, str]  # of the file, for each of the `FIELDS`; an arrival's says its unit
+    optional: tuple[str, ...] = ()  # lengths are often published without arrivals
+    edges: Sequence[int] | None = None  # of the predicted classes, if it has such
 
-    columns: dict[str, str]
-    optional: tuple[str, ...] = ()
-    edges: Sequence[int] | None = None
-
-    def missing(self, names: Sequence[str]) -> list[str]:
-        """Columns that a file with columns of these names lacks."""
-        needed = (column for field, column in self.columns.items() if field not in self.optional)
-        return [column for column in needed if column not in names]
+    def fits(self, names: Sequence[str]) -> bool:
+        """Whether a file with columns of these names is of it."""
+        needed = {column for field, column in self.columns.items() if field not in self.optional}
+        return needed <= set(names)
 
     def __call__(
         self,
@@ -189,19 +181,16 @@ class Format:
         edges: Sequence[int] | None = None,
         zero_output: str = "error",
     ) -> Trace:
-        """Reads a file.
-
-        Args:
-          path: The file.
-          edges: Instead of the format's own: class j is the lengths edges[j] … edges[j + 1] - 1.
-          zero_output: As in `read_trace`.
-        """
+        """Reads a file, as `read_table`; `edges` in place of the format's own."""
         return self.build(files.read(path), edges, zero_output)
 
     def build(self, table: files.Table, edges: Sequence[int] | None, zero_output: str) -> Trace:
         """The trace of a file's rows."""
-        lacks = [f for f in self.optional if self.columns[f] not in table.names]
-        present = {field: column for field, column in self.columns.items() if field not in lacks}
+        present = {
+            field: column
+            for field, column in self.columns.items()
+            if field not in self.optional or column in table.names
+        }
         return _build(table, present, zero_output, self.edges if edges is None else edges)
 
 
@@ -240,16 +229,13 @@ def __getattr__(name: str) -> Format:
 
 def format_rows() -> Iterator[tuple[str, str]]:
     """Rows of the documentation's table: reader, columns."""
+    notes = {field: f" ({unit})" for field, unit in UNITS.items()} | {"predicted": " (a class)"}
     for name, known in FORMATS.items():
-        yield (
-            f"`read_{name}`",
-            ", ".join(
-                f"{'optionally ' * (field in known.optional)}`{column}`"
-                + (f" ({UNITS[field]})" if field in UNITS else "")
-                + " (a class)" * (field == "predicted")
-                for field, column in known.columns.items()
-            ),
+        texts = (
+            f"{'optionally ' * (field in known.optional)}`{column}`{notes.get(field, '')}"
+            for field, column in known.columns.items()
         )
+        yield f"`read_{name}`", ", ".join(texts)
 
 
 def read_trace(path: str | os.PathLike[str], *, zero_output: str = "error") -> Trace:
@@ -264,7 +250,7 @@ def read_trace(path: str | os.PathLike[str], *, zero_output: str = "error") -> T
       ValueError: If no format, or more than one, fits the columns, or the file is malformed.
     """
     table = files.read(path)
-    fits = [name for name, known in FORMATS.items() if not known.missing(table.names)]
+    fits = [name for name, known in FORMATS.items() if known.fits(table.names)]
     if len(fits) != 1:
         known = "; ".join(f"{name}: {', '.join(f.columns.values())}" for name, f in FORMATS.items())
         raise ValueError(
@@ -312,8 +298,7 @@ def _build(
         text = f"{values['upper'][row]} is less than {values['lower'][row]} in {beside!r}"
         kept.refuse(row, columns["upper"], text)
     if edges is not None:
-        named = kept.column(columns["predicted"], files.integer(0, len(edges) - 2))
-        predicted = np.asarray(named)
+        predicted = np.asarray(kept.column(columns["predicted"], files.integer(0, len(edges) - 2)))
         values["lower"], values["upper"] = intervals.from_classes(edges, predicted)(None, predicted)
     times = _times(kept, columns)
     moved = 0 if times is None else int(np.sum(times < np.maximum.accumulate(times)))
@@ -357,11 +342,9 @@ def _without_zeros(table: files.Table, column: str, zero_output: str) -> files.T
     if 0 not in outputs:
         return table
     if zero_output == "error":
-        row = outputs.index(0)
-        table.refuse(
-            row, column, f"{table.rows[row][table.names.index(column)]!r} is not an integer of "
-            f"at least 1 ({outputs.count(0)} such rows; zero_output='skip' leaves them out)"
-        )  # fmt: skip
+        row, such = outputs.index(0), f"{outputs.count(0)} such rows"
+        text = f"{table.rows[row][table.names.index(column)]!r} is not an integer of at least 1"
+        table.refuse(row, column, f"{text} ({such}; zero_output='skip' leaves them out)")
     kept = table.kept([output > 0 for output in outputs])
     if not kept.rows:
         raise ValueError(f"{table.path}: column {column!r}: all rows are 0; expected a request")
