@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
+import re
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -22,20 +23,18 @@ class Form:
     """A form of text: a kind, and what may follow its colon."""
 
     form: str  # how it is written: "one:LOWER:UPPER"; without a colon if nothing may follow
-    example: str  # such a text, as the help of commands shows it
-    about: str  # what that means
+    about: str  # what the example means
     read: Callable[[str], Any]  # what follows the colon -> what is wanted, or ValueError
+    example: str = ""  # such a text, as the help of commands shows it; "" for the form itself
 
-    @property
-    def usage(self) -> str:
-        """How it is written, as errors say it."""
-        nothing = f"{self.form}, without anything after it"
-        return f"{self.form}, such as {self.example}" if ":" in self.form else nothing
+
+def _by_kind(*forms: Form) -> dict[str, Form]:
+    return {re.split("[:,]", form.form)[0]: form for form in forms}
 
 
 def help_lines(forms: Mapping[str, Form]) -> list[str]:
     """A line for each form: an example, and what it means."""
-    return [f"  {form.example:<24} {form.about}" for form in forms.values()]
+    return [f"  {form.example or form.form:<24} {form.about}" for form in forms.values()]
 
 
 def _read(forms: Mapping[str, Form], text: str, what: str) -> tuple[str, Any]:
@@ -43,18 +42,20 @@ def _read(forms: Mapping[str, Form], text: str, what: str) -> tuple[str, Any]:
     kind, _, rest = text.partition(":")
     if kind not in forms:
         raise ValueError(unknown(repr(text), kind, forms, what))
+    form = forms[kind]
     try:
-        if rest and ":" not in forms[kind].form:
+        if rest and ":" not in form.form:
             raise ValueError(f"got {rest!r} after the colon")
-        return kind, forms[kind].read(rest)
+        return kind, form.read(rest)
     except ValueError as error:
-        said = f"{error}; expected {forms[kind].usage}"
+        usage = f"such as {form.example}" if ":" in form.form else "without anything after it"
+        said = f"{error}; expected {form.form}, {usage}"
         raise ValueError(f"{what} {text!r}: {said}") from None
 
 
-def _integers(rest: str, separator: str, size: int | None = None) -> tuple[int, ...]:
-    values = tuple(int(part) for part in rest.split(separator))
-    if size is not None and len(values) != size:
+def _two(rest: str) -> tuple[int, int]:
+    values = tuple(int(part) for part in rest.split(":"))
+    if len(values) != 2:
         raise ValueError(f"got {len(values)} numbers")
     return values
 
@@ -97,19 +98,19 @@ def class_edges(edges: Sequence[int], memory: int) -> tuple[int, ...]:
 
 
 def _one(rest: str) -> Parsed:
-    lower, upper = _integers(rest, ":", 2)
+    lower, upper = _two(rest)
     source = intervals.one_for_all(lower, upper)
     return f"[{lower}, {upper}] for all", upper, lambda memory: source
 
 
 def _classes(rest: str) -> Parsed:
-    width, number = _integers(rest, ":", 2)
+    width, number = _two(rest)
     source = intervals.classes(width=width, count=number)
     return f"{number} classes of {width}", width, lambda memory: source
 
 
 def _edges(rest: str) -> Parsed:
-    edges = _integers(rest, ",")
+    edges = tuple(int(part) for part in rest.split(","))
     intervals.classes(edges=(1, *edges))  # refuses bad edges before the memory is known
     label = f"classes {', '.join(map(str, edges))}"
     return label, None, lambda memory: intervals.classes(edges=class_edges(edges, memory))
@@ -121,33 +122,33 @@ def _relative(rest: str) -> Parsed:
     return f"length × (1 ± {x:g})", x, lambda memory: source
 
 
-PREDICTIONS: dict[str, Form] = {
-    "one": Form("one:LOWER:UPPER", "one:1:1000", "the same interval for all", _one),
-    "classes": Form(
-        "classes:WIDTH:COUNT", "classes:100:10",
-        "the class of the true length: 10 classes of 100 tokens", _classes,
+PREDICTIONS = _by_kind(
+    Form("one:LOWER:UPPER", "the same interval for all", _one, "one:1:1000"),
+    Form(
+        "classes:WIDTH:COUNT", "the class of the true length: 10 classes of 100 tokens", _classes,
+        "classes:100:10",
     ),
-    "edges": Form(
-        "edges:E1,E2,…", "edges:42,141,294,503",
-        "the same with these edges; the last class ends at M", _edges,
+    Form(
+        "edges:E1,E2,…", "the same with these edges; the last class ends at M", _edges,
+        "edges:42,141,294,503",
     ),
-    "relative": Form(
-        "relative:X with X from 0 to below 1", "relative:0.5",
-        "from 0.5 to 1.5 times the true length", _relative,
+    Form(
+        "relative:X with X from 0 to below 1", "from 0.5 to 1.5 times the true length", _relative,
+        "relative:0.5",
     ),
-    "exact": Form(
-        "exact", "exact", "the true length",
+    Form(
+        "exact", "the true length",
         lambda rest: ("true length", 0.0, lambda memory: intervals.relative(0.0)),
     ),
-    "real": Form(
-        "real", "real", "a class of LMSYS tokens, as wrong as a real predictor's",
+    Form(
+        "real", "a class of LMSYS tokens, as wrong as a real predictor's",
         lambda rest: ("real predicted classes", None, lambda memory: embedded.real_predictions()),
     ),
-    "columns": Form(
-        "columns", "columns", "the columns `lower` and `upper` of the trace",
+    Form(
+        "columns", "the columns `lower` and `upper` of the trace",
         lambda rest: ("the trace's own intervals", None, None),
     ),
-}  # fmt: skip
+)  # fmt: skip
 """Predictions of the output lengths; `read` gives `Parsed`."""
 
 
@@ -211,7 +212,7 @@ Law = Callable[[lengths.Spec], lengths.Lengths]
 
 
 def _embedded(name: str) -> Form:
-    return Form(name, name, "an embedded distribution", lambda _: lambda prompt: EMBEDDED[name]())
+    return Form(name, "an embedded distribution", lambda _: lambda prompt: EMBEDDED[name]())
 
 
 def _uniform(rest: str) -> Law:
@@ -233,18 +234,18 @@ def _trace(rest: str) -> Law:
 SYNTHETIC = ("uniform", "geometric")
 """Laws whose prompts an option says."""
 
-LENGTHS: dict[str, Form] = {
-    **{name: _embedded(name) for name in EMBEDDED},
-    "uniform": Form("uniform:LOW:HIGH", "uniform:1:100", "outputs equally likely", _uniform),
-    "geometric": Form(
-        "geometric:MEAN:MAX", "geometric:50:1000", "geometric outputs of mean 50, up to 1000",
-        _geometric,
+LENGTHS = _by_kind(
+    *map(_embedded, EMBEDDED),
+    Form("uniform:LOW:HIGH", "outputs equally likely", _uniform, "uniform:1:100"),
+    Form(
+        "geometric:MEAN:MAX", "geometric outputs of mean 50, up to 1000", _geometric,
+        "geometric:50:1000",
     ),
-    "trace": Form(
-        "trace:FILE", "trace:requests.csv", "the requests of a trace, drawn with replacement",
-        _trace,
+    Form(
+        "trace:FILE", "the requests of a trace, drawn with replacement", _trace,
+        "trace:requests.csv",
     ),
-}  # fmt: skip
+)  # fmt: skip
 """Laws of prompt and output lengths; `read` gives `Law`."""
 
 
@@ -289,20 +290,15 @@ def read_arrivals(text: str, kinds: Sequence[str] | None = None) -> Arrivals:
     return Arrivals(text, kind, number)
 
 
-ARRIVALS: dict[str, Form] = {
-    "backlog": Form("backlog", "backlog", "everything is there from the start", lambda _: math.inf),
-    "rounds": Form(
-        "rounds:SECONDS", "rounds:SECONDS", "the trace's own times, in rounds of that length", float
-    ),
-    "trace": Form(
-        "trace, trace:SPEED", "trace, trace:SPEED",
-        "the trace's own times, or SPEED times as fast; with --clock",
+ARRIVALS = _by_kind(
+    Form("backlog", "everything is there from the start", lambda rest: math.inf),
+    Form("rounds:SECONDS", "the trace's own times, in rounds of that length", float),
+    Form(
+        "trace, trace:SPEED", "the trace's own times, or SPEED times as fast; with --clock",
         lambda rest: float(rest or 1),
     ),
-    "poisson": Form(
-        "poisson:RATE", "poisson:RATE", "RATE requests per second at random; with --clock", float
-    ),
-}  # fmt: skip
+    Form("poisson:RATE", "RATE requests per second at random; with --clock", float),
+)  # fmt: skip
 """Arrivals of requests; `read` gives the number of `Arrivals`."""
 
 RANDOM_ARRIVALS = ("backlog", "poisson")
