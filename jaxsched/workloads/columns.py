@@ -5,6 +5,7 @@ Nothing here knows what the columns mean; `traces` does.
 
 from __future__ import annotations
 
+import contextlib
 import csv
 import dataclasses
 import datetime
@@ -12,6 +13,7 @@ import gzip
 import io
 import itertools
 import json
+import math
 import os
 import pathlib
 import re
@@ -20,6 +22,8 @@ from collections.abc import Callable
 from typing import Any
 
 MAX_INT = 2**31 - 1
+
+Path = str | os.PathLike[str]
 
 Parser = Callable[[Any], Any]
 """Turns a cell into a value, or raises ValueError saying what was expected."""
@@ -56,7 +60,7 @@ class Table:
         return dataclasses.replace(self, rows=rows, lines=lines)
 
 
-def read(path: str | os.PathLike[str]) -> Table:
+def read(path: Path) -> Table:
     """Reads a CSV, JSON-lines or Parquet file, plain or gzipped, told apart by its content.
 
     Raises:
@@ -112,13 +116,10 @@ def integer(least: int, most: int = MAX_INT, shown: int | None = None) -> Parser
 
 def seconds(cell: Any) -> float:
     """A parser of times in seconds, finite and at least 0."""
-    try:
-        value = _number(cell)
-    except ValueError:
-        value = -1.0
-    if not 0 <= value < float("inf"):
-        raise ValueError("a finite number of at least 0")
-    return value
+    with contextlib.suppress(ValueError):
+        if 0 <= (value := _number(cell)) < math.inf:
+            return value
+    raise ValueError("a finite number of at least 0")
 
 
 def _number(cell: Any) -> float:
@@ -134,15 +135,12 @@ def _number(cell: Any) -> float:
 
 def timestamp(cell: Any) -> tuple[int, int]:
     """A parser of dates such as 2023-11-16 18:17:03.9799600 into whole seconds and nanoseconds."""
-    text = str(cell).strip()
-    match = re.fullmatch(r"(.{10}[ T].{8})(?:\.(\d{1,9}))?(Z|[+-]\d\d:?\d\d)?", text)
-    try:
-        if match is None:
-            raise ValueError
-        moment = datetime.datetime.fromisoformat(match[1] + (match[3] or "+00:00"))
-    except ValueError:
-        raise ValueError("a time such as 2023-11-16 18:17:03.9799600") from None
-    return int(moment.timestamp()), int((match[2] or "").ljust(9, "0"))
+    pattern = r"(.{10}[ T].{8})(?:\.(\d{1,9}))?(Z|[+-]\d\d:?\d\d)?"
+    if match := re.fullmatch(pattern, str(cell).strip()):
+        with contextlib.suppress(ValueError):
+            moment = datetime.datetime.fromisoformat(match[1] + (match[3] or "+00:00"))
+            return int(moment.timestamp()), int((match[2] or "").ljust(9, "0"))
+    raise ValueError("a time such as 2023-11-16 18:17:03.9799600")
 
 
 def _decoded(path: str, data: bytes) -> str:

@@ -8,7 +8,6 @@ of `FORMATS` is all that a new format takes.
 from __future__ import annotations
 
 import dataclasses
-import os
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
@@ -175,23 +174,11 @@ class Format:
         return needed <= set(names)
 
     def __call__(
-        self,
-        path: str | os.PathLike[str],
-        *,
-        edges: Sequence[int] | None = None,
-        zero_output: str = "error",
+        self, path: files.Path, *, edges: Sequence[int] | None = None, zero_output: str = "error"
     ) -> Trace:
         """Reads a file, as `read_table`; `edges` in place of the format's own."""
-        return self.build(files.read(path), edges, zero_output)
-
-    def build(self, table: files.Table, edges: Sequence[int] | None, zero_output: str) -> Trace:
-        """The trace of a file's rows."""
-        present = {
-            field: column
-            for field, column in self.columns.items()
-            if field not in self.optional or column in table.names
-        }
-        return _build(table, present, zero_output, self.edges if edges is None else edges)
+        given = self if edges is None else dataclasses.replace(self, edges=edges)
+        return _build(files.read(path), given, zero_output)
 
 
 FORMATS: dict[str, Format] = {
@@ -238,7 +225,7 @@ def format_rows() -> Iterator[tuple[str, str]]:
         yield f"`read_{name}`", ", ".join(texts)
 
 
-def read_trace(path: str | os.PathLike[str], *, zero_output: str = "error") -> Trace:
+def read_trace(path: files.Path, *, zero_output: str = "error") -> Trace:
     """Reads a trace of any known format, recognized by the names of its columns.
 
     Args:
@@ -257,11 +244,11 @@ def read_trace(path: str | os.PathLike[str], *, zero_output: str = "error") -> T
             f"{path}: the columns {', '.join(table.names)} fit {len(fits)} formats "
             f"({', '.join(fits) or 'none'}); expected one of {known}; or use read_table"
         )
-    return FORMATS[fits[0]].build(table, None, zero_output)
+    return _build(table, FORMATS[fits[0]], zero_output)
 
 
 def read_table(
-    path: str | os.PathLike[str],
+    path: files.Path,
     columns: Mapping[str, str],
     *,
     edges: Sequence[int] | None = None,
@@ -280,12 +267,14 @@ def read_table(
     Raises:
       ValueError: If a field is unknown, a column is missing, or a row is malformed.
     """
-    return Format(dict(columns))(path, edges=edges, zero_output=zero_output)
+    return Format(dict(columns), edges=edges)(path, zero_output=zero_output)
 
 
-def _build(
-    table: files.Table, columns: dict[str, str], zero_output: str, edges: Sequence[int] | None
-) -> Trace:
+def _build(table: files.Table, known: Format, zero_output: str) -> Trace:
+    edges, columns = known.edges, dict(known.columns)
+    for field in known.optional:
+        if columns[field] not in table.names:
+            del columns[field]
     _check_columns(table, columns, zero_output, edges)
     kept = _without_zeros(table, columns["output"], zero_output)
     values = {
@@ -355,9 +344,9 @@ def _times(table: files.Table, columns: dict[str, str]) -> np.ndarray | None:
     for field, per_second in (("arrival_seconds", 1.0), ("arrival_milliseconds", 1000.0)):
         if field in columns:
             return np.asarray(table.column(columns[field], files.seconds)) / per_second
-    if "arrival_timestamp" in columns:
-        # Whole seconds first: seconds since 1970 in float64 would lose the seventh digit.
-        stamps = np.asarray(table.column(columns["arrival_timestamp"], files.timestamp), np.int64)
-        first = stamps[np.lexsort((stamps[:, 1], stamps[:, 0]))[0]]
-        return (stamps[:, 0] - first[0]) + (stamps[:, 1] - first[1]) / 1e9
-    return None
+    if "arrival_timestamp" not in columns:
+        return None
+    # Whole seconds first: seconds since 1970 in float64 would lose the seventh digit.
+    stamps = table.column(columns["arrival_timestamp"], files.timestamp)
+    seconds, nanoseconds = (np.asarray(stamps, np.int64) - min(stamps)).T
+    return seconds + nanoseconds / 1e9
