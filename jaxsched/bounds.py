@@ -24,10 +24,7 @@ def volume(prompt: ArrayLike, output: ArrayLike) -> NDArray[np.int64]:
 
 
 def mean_busy_time_bound(
-    prompt: ArrayLike,
-    output: ArrayLike,
-    memory: ArrayLike,
-    num_requests: ArrayLike | None = None,
+    prompt: ArrayLike, output: ArrayLike, memory: ArrayLike, num_requests: ArrayLike | None = None
 ) -> NDArray[np.float64]:
     """Lower bound on the total latency of a backlog, under every policy.
 
@@ -66,15 +63,15 @@ def mean_busy_time_bound(
     v.sort(axis=-1)
     ascending = v.astype(np.float64)
     mean_times = (ascending.cumsum(axis=-1) - ascending / 2) / m[..., None]
-    tails = np.where(real, _end_after_mean(s, o), 0.0)
+    # D: from the mean time of a run to its end, with the sum over k in closed form.
+    whole, s, o = volume(s, o), s.astype(np.float64), o.astype(np.float64)
+    moment = s * o**2 / 2 + o * (o + 1) * (2 * o + 1) / 6 - o * (o + 1) / 4
+    tails = np.where(real, o - moment / whole, 0.0)
     return np.asarray(mean_times.sum(axis=-1) + tails.sum(axis=-1))
 
 
 def rounds_bound(
-    prompt: ArrayLike,
-    output: ArrayLike,
-    memory: ArrayLike,
-    num_requests: ArrayLike | None = None,
+    prompt: ArrayLike, output: ArrayLike, memory: ArrayLike, num_requests: ArrayLike | None = None
 ) -> NDArray[np.int64]:
     """Lower bound on the number of rounds (makespan): ceil(sum_j v_j / M), for any arrivals.
 
@@ -107,16 +104,9 @@ def busy_seconds_bound(
     of the sum. R is at least `rounds_bound`, and sum o / max_batch. The expression is convex in R,
     so it is least at that number or at the knee R = W / free_tokens.
 
-    Args:
-        prompt: As in `mean_busy_time_bound`.
-        output: Likewise.
-        memory: Likewise.
-        clock: How long a round lasts.
-        num_requests: As in `mean_busy_time_bound`.
-        max_batch: Most requests that run together; None for no cap.
-
-    Returns:
-        Seconds, float64 of shape [...].
+    Arguments and errors as in `mean_busy_time_bound`, with `clock` for how long a round lasts, and
+    `max_batch` for the most requests that run together (None for no cap). In float64 of shape
+    [...].
     """
     s, o, _, real = _checked(prompt, output, memory, num_requests)
     prompts, outputs = np.where(real, s, 0).sum(axis=-1), np.where(real, o, 0).sum(axis=-1)
@@ -134,14 +124,6 @@ def busy_seconds_bound(
     line = clock.per_prompt_token * prompts + clock.per_request * outputs
     line = line + clock.per_cache_token * volumes
     return np.asarray(line + np.minimum(hinged(least), hinged(knee)))
-
-
-def _end_after_mean(s: NDArray[np.int64], o: NDArray[np.int64]) -> NDArray[np.float64]:
-    """D: rounds from the mean time of a run to its end, with the sum over k in closed form."""
-    whole = volume(s, o)
-    s, o = s.astype(np.float64), o.astype(np.float64)
-    moment = s * o**2 / 2 + o * (o + 1) * (2 * o + 1) / 6 - o * (o + 1) / 4
-    return o - moment / whole
 
 
 def _checked(

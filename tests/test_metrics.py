@@ -16,7 +16,7 @@ import jaxsched as js
 from jaxsched import metrics
 from jaxsched.engines import reference
 from jaxsched.engines.reference import Request
-from jaxsched.metrics import distribution, registry
+from jaxsched.metrics import registry, samples
 from jaxsched.testing.instances import random_requests
 from tests import oracle
 
@@ -338,11 +338,11 @@ def test_percentiles_are_numpys_to_the_last_bit(size: int) -> None:
     rng = np.random.default_rng(size)
     values = rng.exponential(size=(4, size)).round(2)
     mask = rng.random((4, size)) < [[1.0], [0.5], [0.1], [0.0]]
-    found = distribution.of(values, mask)
+    found = samples.of(values, mask)
     for lane in range(4):
-        samples = values[lane, mask[lane]]
-        assert found.count[lane] == len(samples) and found.valid[lane] == (len(samples) > 0)
-        expected = np.percentile(samples, metrics.PERCENTILES) if len(samples) else [0.0] * 4
+        drawn = values[lane, mask[lane]]
+        assert found.count[lane] == len(drawn) and found.valid[lane] == (len(drawn) > 0)
+        expected = np.percentile(drawn, metrics.PERCENTILES) if len(drawn) else [0.0] * 4
         assert [getattr(found, name)[lane] for name in NAMES[1:]] == list(expected)
 
 
@@ -350,7 +350,7 @@ def test_percentiles_are_numpys_to_the_last_bit(size: int) -> None:
 def test_weights_are_repetitions(size: int) -> None:
     rng = np.random.default_rng(size)
     values, weights = rng.random(size).round(1), rng.integers(0 if size > 1 else 1, 9, size)
-    found = distribution.of_weighted(values, weights)
+    found = samples.of_weighted(values, weights)
     repeated = np.repeat(values, weights)
     assert found.count == len(repeated) and found.mean == pytest.approx(repeated.mean())
     expected = np.percentile(repeated, metrics.PERCENTILES)

@@ -227,12 +227,13 @@ def test_requests_alone() -> None:
 
 
 def test_other_policies() -> None:
-    """A policy with numbers of its own is the family's if its choices are."""
+    """A policy with numbers is the family's if its choices are; only those given are looked at."""
+    # Keys in sixteenths of a token, as the family's, for ties are settled below a step of them.
     policy = Policy(
         name="weighted",
-        params={"prompt": 0},
+        params=None,
         estimate=lambda r: r.lower,
-        admission_key=lambda r: 16 * (r.estimate + r.params["prompt"] * r.prompt),  # as there
+        admission_key=lambda r: 16 * (r.estimate + r.params["prompt"] * r.prompt),
         reserve=lambda r: r.estimate,
         eviction_key=lambda r: 16 * r.estimate,
         refine=lambda r: most(r.estimate, r.generated),

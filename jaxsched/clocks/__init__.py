@@ -32,22 +32,10 @@ from jaxsched.clocks.formula import (
 from jaxsched.clocks.presets import PRESETS, Preset, clock, energy
 
 __all__ = [
-    "LONGEST_ROUND",
-    "PRESETS",
-    "TICKS_PER_SECOND",
-    "Clock",
-    "Energy",
-    "Preset",
-    "Ticks",
-    "check_clock",
-    "clock",
-    "energy",
-    "is_traced",
-    "round_ticks",
-    "ticks",
-    "to_ticks",
+    "LONGEST_ROUND", "PRESETS", "TICKS_PER_SECOND", "Clock", "Energy", "Preset", "Ticks",
+    "check_clock", "clock", "energy", "is_traced", "round_ticks", "ticks", "to_ticks",
     "valid_clock",
-]
+]  # fmt: skip
 
 
 def __getattr__(name: str) -> Preset:

@@ -18,7 +18,6 @@ TICKS_PER_SECOND = 10**12
 LONGEST_ROUND = 2.0**61 / TICKS_PER_SECOND
 """Seconds (27 days) that a round of a full worker must stay below, so that 64 bits suffice."""
 
-
 Kind = TypeVar("Kind")
 
 
@@ -51,29 +50,21 @@ def coefficients(kind: type[Kind]) -> type[Kind]:
 def round_ticks(ticks: Any, prompts: Any, requests: Any, cache_tokens: Any) -> Any:
     """How long a round lasts, in whole picoseconds: the one place where the formula stands.
 
-    Args:
-      ticks: `Ticks`; a `Clock` in its place gives seconds, in floating point.
-      prompts: P, prompt tokens admitted in the round.
-      requests: D, active requests.
-      cache_tokens: K, tokens of KV cache in use.
-
-    Returns:
-      Of the arguments' kind: Python's integers, or int64 arrays of numpy or JAX, which broadcast.
+    `Ticks` and P, D, K of the round are Python's integers, or int64 arrays of numpy or JAX, which
+    broadcast; a `Clock` in place of `Ticks` gives seconds, in floating point.
     """
+    tokens = prompts + requests - ticks.free_tokens
+    if isinstance(tokens, jax.Array):
+        beyond = jnp.maximum(tokens, jnp.zeros_like(tokens))
+    else:
+        beyond = tokens * (tokens > 0)
     return (
         ticks.fixed
         + ticks.per_prompt_token * prompts
         + ticks.per_request * requests
         + ticks.per_cache_token * cache_tokens
-        + ticks.per_token_beyond * _or_zero(prompts + requests - ticks.free_tokens)
+        + ticks.per_token_beyond * beyond
     )
-
-
-def _or_zero(value: Any) -> Any:
-    """max(0, value)."""
-    if isinstance(value, jax.Array):
-        return jnp.maximum(value, jnp.zeros_like(value))
-    return value * (value > 0)
 
 
 @coefficients
@@ -117,9 +108,6 @@ class Ticks(NamedTuple):
     free_tokens: Any
 
 
-COEFFICIENTS = Ticks._fields
-
-
 def ticks(clock: Clock) -> Ticks:
     """Rounds the coefficients of a clock to whole picoseconds, each by rint(x·10^12).
 
@@ -127,14 +115,14 @@ def ticks(clock: Clock) -> Ticks:
     refuse are clipped to what 64 bits can hold.
     """
     traced = is_traced(clock)
-    scales = dict.fromkeys(COEFFICIENTS, TICKS_PER_SECOND) | {"free_tokens": 1}
+    scales = dict.fromkeys(Ticks._fields, TICKS_PER_SECOND) | {"free_tokens": 1}
     return Ticks(*(_whole(getattr(clock, name), scale, traced) for name, scale in scales.items()))
 
 
 def to_ticks(seconds: Any) -> Any:
     """Times in seconds as whole picoseconds, rint(x·10^12): int64 of the same shape.
 
-    Numpy float64 for concrete times, JAX for traced ones (exact to 24 bits if they are float32).
+    Numpy's for concrete times, JAX's for traced ones (exact to 24 bits if they are float32).
     """
     return _whole(seconds, TICKS_PER_SECOND, isinstance(seconds, jax.core.Tracer))
 
@@ -163,7 +151,7 @@ def check_clock(clock: Any, memory: int) -> None:
     if not isinstance(clock, Clock):
         expected = "a Clock such as jaxsched.clocks.llama2_70b_2xa100()"
         raise TypeError(f"clock is {clock!r}; expected {expected}")
-    for name in COEFFICIENTS:
+    for name in Ticks._fields:
         _check_coefficient(name, getattr(clock, name))
     if clock.free_tokens != int(clock.free_tokens):
         raise ValueError(f"clock: free_tokens is {clock.free_tokens}; expected a whole number")

@@ -15,15 +15,10 @@ from jaxsched.clocks.formula import Clock, Energy
 
 @dataclasses.dataclass(frozen=True)
 class EnergyFit:
-    """The energy of a round on some hardware.
-
-    Attributes:
-      energy: The coefficients.
-      source: Whose numbers they are fitted to, and how well.
-    """
+    """The energy of a round on some hardware."""
 
     energy: Energy
-    source: str
+    source: str  # whose numbers it is fitted to, and how well
 
 
 @dataclasses.dataclass(frozen=True)
@@ -125,20 +120,12 @@ PRESETS: dict[str, Preset] = {
 
 
 def clock(name: str) -> Clock:
-    """The preset of this name.
-
-    Raises:
-      ValueError: If there is none.
-    """
+    """The preset of this name; ValueError if there is none."""
     return _preset(name).clock
 
 
 def energy(name: str) -> Energy | None:
-    """The energy that goes with the clock of this name; None if none was published.
-
-    Raises:
-      ValueError: If there is no such clock.
-    """
+    """The energy that goes with the clock of this name; None if none was published."""
     found = _preset(name).energy
     return None if found is None else found.energy
 

@@ -1,25 +1,30 @@
 """Every metric of serving, in one table: an entry is all that a new one takes.
 
 From `METRICS` come the fields of `Serving`, the columns of tables, the headings of what commands
-print, and the table in docs/metrics.md.
+print, and the table in docs/metrics.md, which defines them. All come from exact completion times.
 """
 
 from __future__ import annotations
 
 import dataclasses
 import functools
-from collections.abc import Callable, Iterator
+import types
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
+import jax
 import numpy as np
 from numpy.typing import NDArray
 
 from jaxsched.clocks import TICKS_PER_SECOND, Clock, Energy
 from jaxsched.instance import Instance
-from jaxsched.metrics import distribution, samples
-from jaxsched.metrics.distribution import Distribution, Floats
-from jaxsched.metrics.timeline import gaps, runs_of, timeline
+from jaxsched.metrics import samples
+from jaxsched.metrics.samples import PERCENTILES, Distribution, Floats
+from jaxsched.metrics.timeline import gaps
 from jaxsched.result import Result, Status
+
+STATISTICS = ("mean", *(f"p{q}" for q in PERCENTILES))
+"""What is said of a distribution."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -53,14 +58,16 @@ class Lanes:
     def over_requests(self, values: Floats, mask: NDArray[np.bool_]) -> Distribution:
         """Of numbers of requests, of shape [..., n], where the mask says so."""
         flat = (values.reshape(-1), mask.reshape(-1)) if self.pooled else (values, mask)
-        return distribution.of(*flat)
+        return samples.of(*flat)
 
     def total(self, values: Any) -> Any:
         """Numbers of the lanes, of shape [...], or their sum."""
         return np.sum(values) if self.pooled else np.asarray(values)
 
-    def rate(self, value: Any, over: Any = 1) -> Value:
-        """A quotient of totals, valid where all requests completed and it is not over 0."""
+    def rate(self, value: Any, over: Any = 1) -> Value | None:
+        """A quotient of totals, valid where all requests completed and over is not 0; or None."""
+        if value is None:
+            return None
         whole = np.all(self.whole) if self.pooled else self.whole
         valid = np.asarray(whole & (np.asarray(over) > 0))
         return Value(np.where(valid, value / np.where(valid, over, 1), 0.0), valid)
@@ -118,27 +125,33 @@ class Lanes:
         return self.total(np.asarray(self.energy.joules(rounds, prompts, generated, used), float))
 
     @property
-    def memory(self) -> NDArray[np.int64]:
-        """KV cache in tokens, of shape [...]."""
-        return np.broadcast_to(np.asarray(self.instance.memory, np.int64), self.whole.shape)
+    def capacity(self) -> Any:
+        """KV cache of the rounds that ran, in token-rounds."""
+        rounds = np.asarray(self.result.rounds, np.int64)
+        return self.total(rounds * np.asarray(self.instance.memory, np.int64))
+
+    @property
+    def peak(self) -> Any:
+        """Largest share of the cache that was in use; of all lanes if pooled."""
+        peak = np.asarray(self.result.peak_memory) / np.maximum(self.instance.memory, 1)
+        return np.max(peak, initial=0.0) if self.pooled else peak
 
     def between_tokens(self) -> Distribution | None:
         """Lane by lane; lanes that did not finish have no samples. None without a history."""
         if self.result.history is None:
             return None
-        found: list[Any] = [self._gaps(lane) for lane in np.ndindex(self.whole.shape)]
+        found: list[Any] = [
+            gaps(self.instance, self.result, self.clock, lane)
+            if self.whole[lane]
+            else (np.zeros(0, np.int64), np.zeros(0, np.int64))
+            for lane in np.ndindex(self.whole.shape)
+        ]
         if self.pooled:
             found = [map(np.concatenate, zip(*found, strict=True))]
-        each = [distribution.of_weighted(v / TICKS_PER_SECOND, weights) for v, weights in found]
+        each = [samples.of_weighted(v / TICKS_PER_SECOND, weights) for v, weights in found]
         shape = () if self.pooled else self.whole.shape
         columns = zip(*(dataclasses.astuple(one) for one in each), strict=True)
         return Distribution(*(np.stack(column).reshape(shape) for column in columns))
-
-    def _gaps(self, lane: tuple[int, ...]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-        if not self.whole[lane]:
-            return np.zeros(0, np.int64), np.zeros(0, np.int64)
-        rounds = timeline(self.instance, self.result, self.clock, lane)
-        return gaps(runs_of(self.instance, self.result, lane), rounds)
 
     def _sum(self, tokens: Any, times: Any = 1) -> NDArray[np.int64]:
         """Sum over the requests that completed, of shape [...]."""
@@ -219,8 +232,7 @@ METRICS: dict[str, Metric] = {
         "goodput",
         "requests with TTFT ≤ `ttft_limit` and TPOT ≤ `tpot_limit` / makespan; TPOT is 0 for "
         "`o = 1`", "1/s", heading="good/s",
-        of=lambda lanes: None if lanes.good is None else lanes.rate(lanes.good, lanes.makespan),
-        means=("",),
+        of=lambda lanes: lanes.rate(lanes.good, lanes.makespan), means=("",),
     ),
     "preemptions": Metric(
         "preemptions", "evictions", "", heading="preempted",
@@ -232,34 +244,24 @@ METRICS: dict[str, Metric] = {
     ),
     "kv_mean": Metric(
         "KV use, mean", "Σ over the rounds of the cache in use / (`R M`)", "share", heading="KV",
-        of=lambda lanes: lanes.rate(
-            lanes.total(lanes.result.memory_time),
-            lanes.total(np.asarray(lanes.result.rounds, np.int64) * lanes.memory),
-        ),
+        of=lambda lanes: lanes.rate(lanes.total(lanes.result.memory_time), lanes.capacity),
         means=("",),
     ),
     "kv_peak": Metric(
         "KV use, peak", "largest cache in use in a round / `M`", "share", heading="peak",
-        of=lambda lanes: lanes.rate(_largest(lanes)), means=("",),
+        of=lambda lanes: lanes.rate(lanes.peak), means=("",),
     ),
     "energy": Metric(
         "energy", "`fixed R + per_prompt_token ΣP + per_request ΣD + per_cache_token ΣK`", "J",
         heading="joules",
-        of=lambda lanes: None if lanes.joules is None else lanes.rate(lanes.joules),
+        of=lambda lanes: lanes.rate(lanes.joules),
     ),
     "energy_per_token": Metric(
         "energy per token", "energy / Σ `o`", "J/token", heading="J/tok",
-        of=lambda lanes: None if lanes.joules is None else lanes.rate(lanes.joules, lanes.tokens),
-        means=("",), swept=("",),
+        of=lambda lanes: lanes.rate(lanes.joules, lanes.tokens), means=("",), swept=("",),
     ),
 }  # fmt: skip
 """Metrics by name, in the order of the columns of tables."""
-
-
-def _largest(lanes: Lanes) -> Any:
-    """Largest share of the cache that was in use; of all lanes if pooled."""
-    peak = np.asarray(lanes.result.peak_memory) / np.maximum(lanes.memory, 1)
-    return np.max(peak, initial=0.0) if lanes.pooled else peak
 
 
 def column(name: str, statistic: str = "") -> str:
@@ -283,3 +285,66 @@ def rows() -> Iterator[tuple[str, ...]]:
     """Rows of the documentation's table: metric, field, formula, unit."""
     for name, one in METRICS.items():
         yield one.title, f"`{name}`", one.formula, one.unit.removeprefix("whole ")
+
+
+class Serving(types.SimpleNamespace):
+    """Metrics of serving, per lane (shape [...]) or pooled (shape []); a field for each `METRICS`.
+
+    Distributions are over the requests that completed. What needs the end of a lane (throughput,
+    goodput, makespan, KV use, energy, ITL) is valid only if all its requests completed. A field is
+    None where what it needs was not given: ITL a history, goodput limits, energy coefficients.
+    """
+
+    def __getattr__(self, name: str) -> Any:
+        raise AttributeError(f"metric {name!r} is not known; expected one of {list(METRICS)}")
+
+
+def serving(
+    instance: Instance,
+    result: Result,
+    clock: Clock,
+    *,
+    energy: Energy | None = None,
+    ttft_limit: float | None = None,
+    tpot_limit: float | None = None,
+    pooled: bool = False,
+    names: Iterable[str] | None = None,
+) -> Serving:
+    """Metrics of simulations under a clock, under the names and definitions of vLLM's benchmark.
+
+    Args:
+      instance: What was simulated, with requests of shape [..., n]; concrete.
+      result: What `simulate(instance, policy, clock=clock)` made of it. ITL needs `history=True`.
+      clock: The clock that was simulated.
+      energy: Joules of a round, such as `clocks.energy("llama2_70b_2xa100")`.
+      ttft_limit: A good request's largest TTFT in seconds; None for no such limit.
+      tpot_limit: Its largest TPOT in seconds; None for no such limit.
+      pooled: One distribution over the requests of all lanes, and sums over lanes; lanes that did
+        not finish make the sums invalid.
+      names: Which of `METRICS` to compute; None for all.
+
+    Raises:
+      TypeError: If an argument is traced.
+      ValueError: If the result has no times, a limit is not positive, or `clock` is not the one
+        that was simulated (seen where ITL is computed).
+    """
+    if any(isinstance(x, jax.core.Tracer) for x in jax.tree.leaves((instance, result))):
+        raise TypeError("metrics: got traced arrays; expected concrete ones, outside jit")
+    for name, limit in (("ttft_limit", ttft_limit), ("tpot_limit", tpot_limit)):
+        if limit is not None and not limit > 0:
+            raise ValueError(f"{name} is {limit}; expected more than 0 seconds")
+    lanes = Lanes(instance, result, clock, energy, ttft_limit, tpot_limit, pooled)
+    chosen = METRICS if names is None else names
+    return Serving(**{name: METRICS[name].of(lanes) for name in chosen})
+
+
+def figures(metrics: Serving) -> Iterator[tuple[str, Floats, NDArray[np.bool_]]]:
+    """Every number of a `Serving` as (name, values, valid), named such as `p99_ttft`."""
+    for name, found in vars(metrics).items():
+        if isinstance(found, Distribution):
+            for part in STATISTICS:
+                yield column(name, part), getattr(found, part), found.valid
+        elif isinstance(found, Value):
+            yield name, found.value, found.valid
+        elif found is not None:
+            yield name, found, np.ones(np.shape(found), bool)

@@ -11,25 +11,19 @@ import dataclasses
 
 import numpy as np
 
-from jaxsched.clocks import TICKS_PER_SECOND, Clock, round_ticks, ticks, to_ticks
+from jaxsched.clocks import TICKS_PER_SECOND, Clock, round_ticks, ticks
 from jaxsched.instance import Instance
-from jaxsched.metrics.distribution import Floats, Integers
+from jaxsched.metrics.samples import Floats, Integers, arrival_ticks
 from jaxsched.result import Result, Status
 
 
 @dataclasses.dataclass(frozen=True)
 class Runs:
-    """Stays on the worker, in order of request and then time; every array has shape [K].
-
-    Attributes:
-      request: Index of the request.
-      admitted: Its first round.
-      ended: The round after its last.
-    """
+    """Stays on the worker, in order of request and then time; every array has shape [K]."""
 
     request: Integers
-    admitted: Integers
-    ended: Integers
+    admitted: Integers  # first round
+    ended: Integers  # the round after the last
 
 
 @dataclasses.dataclass(frozen=True)
@@ -81,12 +75,12 @@ def timeline(
     if np.asarray(result.status)[lane] != Status.FINISHED:
         raise ValueError(f"lane {lane}: did not finish; expected a lane whose requests completed")
     count = int(np.asarray(result.num_requests)[lane])
-    runs = runs_of(instance, result, lane)
-    prompt = np.asarray(instance.prompt, np.int64)[lane][:count]
-    arrival = np.zeros(count, np.int64)
-    if instance.arrival is not None:
-        arrival = to_ticks(np.asarray(instance.arrival)[lane][:count])
-    found = rebuild(runs, prompt, arrival, clock)
+    found = _rebuild(
+        _runs(instance, result, lane),
+        np.asarray(instance.prompt, np.int64)[lane][:count],
+        arrival_ticks(instance)[lane][:count],
+        clock,
+    )
     completion = np.asarray(result.completion)[lane][:count]
     if np.any(found.end[completion - 1] != result.ticks[lane][:count, 2]):
         raise ValueError(
@@ -96,12 +90,8 @@ def timeline(
     return found
 
 
-def runs_of(instance: Instance, result: Result, lane: int | tuple[int, ...] = ()) -> Runs:
-    """All runs of a lane that finished.
-
-    Raises:
-      ValueError: If there were evictions but the result has no history.
-    """
+def _runs(instance: Instance, result: Result, lane: int | tuple[int, ...]) -> Runs:
+    """All runs of a lane that finished."""
     count = int(np.asarray(result.num_requests)[lane])
     completion = np.asarray(result.completion, np.int64)[lane][:count]
     output = np.asarray(instance.output, np.int64)[lane][:count]
@@ -114,10 +104,10 @@ def runs_of(instance: Instance, result: Result, lane: int | tuple[int, ...] = ()
     final = np.stack([np.arange(count), completion - output, completion], axis=-1)
     runs = np.concatenate([evicted, final])
     runs = runs[np.lexsort((runs[:, 1], runs[:, 0]))]
-    return Runs(request=runs[:, 0], admitted=runs[:, 1], ended=runs[:, 2])
+    return Runs(*runs.T)
 
 
-def rebuild(runs: Runs, prompt: Integers, arrival: Integers, clock: Clock) -> Timeline:
+def _rebuild(runs: Runs, prompt: Integers, arrival: Integers, clock: Clock) -> Timeline:
     """The rounds that hold these runs; `arrival` in picoseconds, of the requests' shape."""
     rounds = int(runs.ended.max(initial=0))
     requests = _steps(runs, np.ones_like(runs.request), rounds)
@@ -129,7 +119,12 @@ def rebuild(runs: Runs, prompt: Integers, arrival: Integers, clock: Clock) -> Ti
     lasts = round_ticks(ticks(clock), prompt_tokens, requests, cache_tokens)
     first_arrival = np.full(rounds, np.iinfo(np.int64).max)
     np.minimum.at(first_arrival, runs.admitted, arrival[runs.request])
-    end = _ends(lasts, np.where(first_arrival < np.iinfo(np.int64).max, first_arrival, 0))
+    known = np.where(first_arrival < np.iinfo(np.int64).max, first_arrival, 0)
+    # A round starts when the one before ends and somebody it admits is known: end(t) =
+    # max(end(t - 1), known(t)) + lasts(t), which is the sum of `lasts` so far plus the largest
+    # idle time that any `known` has forced.
+    total = np.cumsum(lasts)
+    end = total + np.maximum.accumulate(known - (total - lasts))
     return Timeline(end - lasts, end, prompt_tokens, requests, cache_tokens)
 
 
@@ -141,25 +136,15 @@ def _steps(runs: Runs, height: Integers, rounds: int) -> Integers:
     return np.cumsum(change)[:rounds]
 
 
-def _ends(lasts: Integers, known: Integers) -> Integers:
-    """Ends of the rounds: each starts when the one before ends and somebody it admits is known.
+def gaps(
+    instance: Instance, result: Result, clock: Clock, lane: tuple[int, ...]
+) -> tuple[Integers, Integers]:
+    """Times between consecutive tokens of a lane as clients see them, and how often each; [K].
 
-    end(t) = max(end(t - 1), known(t)) + lasts(t), which is the sum of `lasts` so far plus the
-    largest idle time that any `known` has forced.
+    In picoseconds; arguments as of `timeline`. A token that a rerun generates again is not seen
+    again: the gap to the next new token counts once, from the last one that was seen.
     """
-    total = np.cumsum(lasts)
-    return total + np.maximum.accumulate(known - (total - lasts))
-
-
-def gaps(runs: Runs, rounds: Timeline) -> tuple[Integers, Integers]:
-    """Times between consecutive tokens as clients see them, in picoseconds, and how often each.
-
-    A token that a rerun generates again is not seen again: the gap to the next new token counts
-    once, from the last one that was seen.
-
-    Returns:
-      Gaps and their numbers, both of shape [K].
-    """
+    rounds, runs = timeline(instance, result, clock, lane), _runs(instance, result, lane)
     length = runs.ended - runs.admitted
     seen, last = _seen_before(runs, length)
     # Within a run: the gaps that end with a round, for its new tokens but the first.

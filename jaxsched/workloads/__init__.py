@@ -14,21 +14,9 @@ from jaxsched.workloads.marginals import Marginal
 from jaxsched.workloads.traces import Trace, read_table, read_trace
 
 __all__ = [
-    "Lengths",
-    "Marginal",
-    "Trace",
-    "arrivals",
-    "draws",
-    "embedded",
-    "intervals",
-    "lane_keys",
-    "lengths",
-    "make",
-    "read_table",
-    "read_trace",
-    "traces",
-    "uniforms",
-]
+    "Lengths", "Marginal", "Trace", "arrivals", "draws", "embedded", "intervals", "lane_keys",
+    "lengths", "make", "read_table", "read_trace", "traces", "uniforms",
+]  # fmt: skip
 
 
 def __getattr__(name: str) -> Any:

@@ -7,7 +7,6 @@ one per lane (shape [...]).
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Sequence
 
 import jax
@@ -15,7 +14,7 @@ import numpy as np
 
 from jaxsched.instance import MAX_ROUND
 from jaxsched.workloads import draws
-from jaxsched.workloads.checks import number, whole
+from jaxsched.workloads.checks import positive, whole
 
 ArrivalSource = Callable[[jax.Array, tuple[int, ...]], np.ndarray]
 """(key, shape [..., n]) -> arrivals of that shape: int32 rounds or float64 seconds."""
@@ -23,11 +22,7 @@ ArrivalSource = Callable[[jax.Array, tuple[int, ...]], np.ndarray]
 
 def backlog() -> ArrivalSource:
     """Every request is there from round 0."""
-
-    def source(key: jax.Array, shape: tuple[int, ...]) -> np.ndarray:
-        return np.zeros(shape, np.int32)
-
-    return source
+    return lambda key, shape: np.zeros(shape, np.int32)
 
 
 def poisson(rate: float) -> ArrivalSource:
@@ -51,12 +46,8 @@ def poisson_seconds(rate: float) -> ArrivalSource:
     Args:
       rate: Requests per second, more than 0.
     """
-    _positive("rate", rate)
-
-    def source(key: jax.Array, shape: tuple[int, ...]) -> np.ndarray:
-        return np.cumsum(-np.log(draws.uniforms(key, shape)), axis=-1) / rate
-
-    return source
+    positive("rate", rate)
+    return lambda key, shape: np.cumsum(-np.log(draws.uniforms(key, shape)), axis=-1) / rate
 
 
 def bursts(size: int, gap: float) -> ArrivalSource:
@@ -69,7 +60,7 @@ def bursts(size: int, gap: float) -> ArrivalSource:
       size: Requests in a burst, at least 1; the last burst of a lane may be cut off by n.
       gap: Mean number of rounds between bursts, more than 0.
     """
-    _positive("gap", gap)
+    positive("gap", gap)
     size = whole("size", size)
 
     def source(key: jax.Array, shape: tuple[int, ...]) -> np.ndarray:
@@ -91,12 +82,11 @@ def from_trace(
     round that starts at or after its arrival. Products within 1e-6 of a whole number count as it.
 
     Args:
-      seconds: Arrival times in seconds, non-decreasing, of shape [K] with K at least n.
+      seconds: As in `trace_seconds`.
       rounds_per_second: Rounds in a second, more than 0.
-      random_start: Whether each lane starts at a random request of the trace (one of those with
-        n - 1 after it) instead of the first.
+      random_start: As in `trace_seconds`.
     """
-    _positive("rounds_per_second", rounds_per_second)
+    positive("rounds_per_second", rounds_per_second)
     times = trace_seconds(seconds, random_start=random_start)
     return lambda key, shape: to_rounds(times(key, shape), rounds_per_second)
 
@@ -114,7 +104,7 @@ def trace_seconds(
       random_start: Whether each lane starts at a random request of the trace (one of those with
         n - 1 after it) instead of the first.
     """
-    _positive("speed", speed)
+    positive("speed", speed)
     times = np.asarray(seconds, np.float64)
     if times.ndim != 1 or not np.all(np.isfinite(times)) or np.any(np.diff(times) < 0):
         raise ValueError("seconds: expected finite, non-decreasing times of shape [K]")
@@ -133,24 +123,13 @@ def trace_seconds(
 
 
 def to_rounds(seconds: np.ndarray, rounds_per_second: float) -> np.ndarray:
-    """ceil(seconds · rounds_per_second) as int32 rounds, forgiving 1e-6 of rounding error.
-
-    Args:
-      seconds: Times in seconds, at least 0, of any shape.
-      rounds_per_second: Rounds in a second, more than 0.
-    """
-    _positive("rounds_per_second", rounds_per_second)
+    """ceil(seconds · rounds_per_second) as int32 rounds, forgiving 1e-6 of rounding error."""
+    positive("rounds_per_second", rounds_per_second)
     return _rounds(np.maximum(0.0, np.ceil(seconds * rounds_per_second - 1e-6)))
 
 
 def _rounds(values: np.ndarray) -> np.ndarray:
     if np.max(values) > MAX_ROUND:
-        raise ValueError(f"the last arrival is in round {np.max(values):.0f}; "
-                         f"expected at most {MAX_ROUND}")  # fmt: skip
+        last = f"the last arrival is in round {np.max(values):.0f}"
+        raise ValueError(f"{last}; expected at most {MAX_ROUND}")
     return values.astype(np.int32)
-
-
-def _positive(name: str, value: float) -> None:
-    number(name, value)
-    if not 0 < value < math.inf:
-        raise ValueError(f"{name} is {value}; expected a finite number of more than 0")

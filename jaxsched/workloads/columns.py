@@ -5,12 +5,15 @@ Nothing here knows what the columns mean; `traces` does.
 
 from __future__ import annotations
 
+import contextlib
 import csv
 import dataclasses
 import datetime
 import gzip
 import io
+import itertools
 import json
+import math
 import os
 import pathlib
 import re
@@ -20,29 +23,22 @@ from typing import Any
 
 MAX_INT = 2**31 - 1
 
+Path = str | os.PathLike[str]
+
 Parser = Callable[[Any], Any]
 """Turns a cell into a value, or raises ValueError saying what was expected."""
 
 
 @dataclasses.dataclass(frozen=True)
 class Table:
-    """Rows of a file, before they are parsed.
-
-    Attributes:
-      path: Where the rows came from.
-      names: Names of the columns.
-      rows: The cells, one sequence per row, in the order of `names`; text, or typed values.
-      lines: Line of each row in the file (Parquet: its row), from 1.
-      place: Text before the line's number in messages.
-      unterminated: Whether it is CSV whose last line does not end in a newline.
-    """
+    """Rows of a file, before they are parsed."""
 
     path: str
-    names: tuple[str, ...]
-    rows: list[Any]
-    lines: list[int]
-    place: str = ":"
-    unterminated: bool = False
+    names: tuple[str, ...]  # of the columns
+    rows: list[Any]  # a sequence of cells, text or typed values, for each row
+    lines: list[int]  # line of each row in the file (Parquet: its row), from 1
+    place: str = ":"  # text before the line's number in messages
+    unterminated: bool = False  # whether it is CSV whose last line does not end in a newline
 
     def column(self, name: str, parse: Parser) -> list[Any]:
         """Parses a column; the first cell that fails is refused with file, line and column."""
@@ -60,12 +56,11 @@ class Table:
 
     def kept(self, mask: list[bool]) -> Table:
         """The rows where `mask` holds."""
-        pick = [i for i, keep in enumerate(mask) if keep]
-        rows, lines = [self.rows[i] for i in pick], [self.lines[i] for i in pick]
+        rows, lines = (list(itertools.compress(of, mask)) for of in (self.rows, self.lines))
         return dataclasses.replace(self, rows=rows, lines=lines)
 
 
-def read(path: str | os.PathLike[str]) -> Table:
+def read(path: Path) -> Table:
     """Reads a CSV, JSON-lines or Parquet file, plain or gzipped, told apart by its content.
 
     Raises:
@@ -73,13 +68,21 @@ def read(path: str | os.PathLike[str]) -> Table:
     """
     name, data = str(path), pathlib.Path(path).read_bytes()
     if data[:2] == b"\x1f\x8b":
-        data = _unzipped(name, data)
+        try:
+            data = gzip.decompress(data)
+        except (EOFError, zlib.error, gzip.BadGzipFile) as error:
+            raise ValueError(f"{name}: the gzip file is damaged or ends early ({error})") from None
     if data[:4] == b"PAR1":
         table = _read_parquet(name, data)
     else:
         text = _decoded(name, data)
-        reader = {"{": _read_json, "[": _refuse_array}.get(text.lstrip()[0], _read_csv)
-        table = reader(name, text)
+        if text.lstrip()[0] == "[":
+            raise ValueError(f"{name}: a JSON array; expected JSON lines, one object per line")
+        table = (_read_json if text.lstrip()[0] == "{" else _read_csv)(name, text)
+    names = table.names
+    twice = [column for i, column in enumerate(names) if column and column in names[:i]]
+    if twice:
+        raise ValueError(f"{name}:1: column {twice[0]!r} appears twice; expected different names")
     if not table.rows:
         raise ValueError(f"{name}: has a header but no rows; expected at least one request")
     return table
@@ -113,13 +116,10 @@ def integer(least: int, most: int = MAX_INT, shown: int | None = None) -> Parser
 
 def seconds(cell: Any) -> float:
     """A parser of times in seconds, finite and at least 0."""
-    try:
-        value = _number(cell)
-    except ValueError:
-        value = -1.0
-    if not 0 <= value < float("inf"):
-        raise ValueError("a finite number of at least 0")
-    return value
+    with contextlib.suppress(ValueError):
+        if 0 <= (value := _number(cell)) < math.inf:
+            return value
+    raise ValueError("a finite number of at least 0")
 
 
 def _number(cell: Any) -> float:
@@ -135,22 +135,12 @@ def _number(cell: Any) -> float:
 
 def timestamp(cell: Any) -> tuple[int, int]:
     """A parser of dates such as 2023-11-16 18:17:03.9799600 into whole seconds and nanoseconds."""
-    text = str(cell).strip()
-    match = re.fullmatch(r"(.{10}[ T].{8})(?:\.(\d{1,9}))?(Z|[+-]\d\d:?\d\d)?", text)
-    try:
-        if match is None:
-            raise ValueError
-        moment = datetime.datetime.fromisoformat(match[1] + (match[3] or "+00:00"))
-    except ValueError:
-        raise ValueError("a time such as 2023-11-16 18:17:03.9799600") from None
-    return int(moment.timestamp()), int((match[2] or "").ljust(9, "0"))
-
-
-def _unzipped(path: str, data: bytes) -> bytes:
-    try:
-        return gzip.decompress(data)
-    except (EOFError, zlib.error, gzip.BadGzipFile) as error:
-        raise ValueError(f"{path}: the gzip file is damaged or ends early ({error})") from None
+    pattern = r"(.{10}[ T].{8})(?:\.(\d{1,9}))?(Z|[+-]\d\d:?\d\d)?"
+    if match := re.fullmatch(pattern, str(cell).strip()):
+        with contextlib.suppress(ValueError):
+            moment = datetime.datetime.fromisoformat(match[1] + (match[3] or "+00:00"))
+            return int(moment.timestamp()), int((match[2] or "").ljust(9, "0"))
+    raise ValueError("a time such as 2023-11-16 18:17:03.9799600")
 
 
 def _decoded(path: str, data: bytes) -> str:
@@ -171,36 +161,23 @@ def _read_csv(path: str, text: str) -> Table:
     lines: list[int] = []
     try:
         names = tuple(cell.strip() for cell in next(reader))
-        _refuse_delimiter(path, names)
+        for delimiter in ";\t|":
+            if len(names) == 1 and delimiter in names[0]:
+                found = f"{path}:1: the header is separated by {delimiter!r}"
+                raise ValueError(f"{found}; expected columns separated by ','")
         for row in reader:
             if len(row) != len(names):
+                few = len(row) < len(names)
+                first = repr(names[len(row)]) if few else f"number {len(names) + 1}"
                 raise ValueError(
-                    f"{path}:{reader.line_num}: column {_first_missing(names, row)}: the line has "
+                    f"{path}:{reader.line_num}: column {first}: the line has "
                     f"{len(row)} fields; expected {len(names)}, as the header has"
                 )
             rows.append(row)
             lines.append(reader.line_num)
     except csv.Error as error:
         raise ValueError(f"{path}:{reader.line_num}: malformed CSV ({error})") from None
-    _no_duplicates(path, names)
     return Table(path, names, rows, lines, unterminated=not text.endswith(("\n", "\r")))
-
-
-def _refuse_delimiter(path: str, names: tuple[str, ...]) -> None:
-    header = names[0] if len(names) == 1 else ""
-    others = [delimiter for delimiter in ";\t|" if delimiter in header]
-    if others:
-        raise ValueError(
-            f"{path}:1: the header is separated by {others[0]!r}; expected columns separated by ','"
-        )
-
-
-def _first_missing(names: tuple[str, ...], row: list[str]) -> str:
-    return repr(names[len(row)]) if len(row) < len(names) else f"number {len(names) + 1}"
-
-
-def _refuse_array(path: str, text: str) -> Table:
-    raise ValueError(f"{path}: a JSON array; expected JSON lines, one object per line")
 
 
 def _read_json(path: str, text: str) -> Table:
@@ -233,12 +210,5 @@ def _read_parquet(path: str, data: bytes) -> Table:
     except (pyarrow.ArrowException, OSError) as error:
         raise ValueError(f"{path}: malformed Parquet ({error})") from None
     names = tuple(content.column_names)
-    _no_duplicates(path, names)
     rows = list(zip(*(column.to_pylist() for column in content.columns), strict=True))
     return Table(path, names, rows, list(range(1, len(rows) + 1)), place=": row ")
-
-
-def _no_duplicates(path: str, names: tuple[str, ...]) -> None:
-    twice = [name for i, name in enumerate(names) if name and name in names[:i]]
-    if twice:
-        raise ValueError(f"{path}:1: column {twice[0]!r} appears twice; expected different names")

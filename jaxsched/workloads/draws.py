@@ -15,9 +15,6 @@ import numpy as np
 
 from jaxsched.workloads.checks import whole
 
-KEY_KIND = "threefry2x32"
-"""The one kind of key whose bits are the same on every device."""
-
 
 def lane_keys(key: jax.Array, lanes: int, first_lane: int = 0) -> jax.Array:
     """One key per lane, which depends on the lane's index and not on how many lanes there are.
@@ -44,12 +41,7 @@ def lane_keys(key: jax.Array, lanes: int, first_lane: int = 0) -> jax.Array:
 
 
 def for_lanes(key: jax.Array, lanes: tuple[int, ...]) -> jax.Array:
-    """Keys of shape `lanes`, from one key (folded with the lanes' indices) or from such keys.
-
-    Raises:
-      TypeError: If `key` is not a threefry key.
-      ValueError: If there are several keys, but not one for each lane.
-    """
+    """Keys of shape `lanes`, from one key (folded with the lanes' indices) or from such keys."""
     _check_key(key)
     if key.shape == ():
         return lane_keys(key, math.prod(lanes)).reshape(lanes)
@@ -100,18 +92,17 @@ _fold_purpose = jax.jit(jax.vmap(jax.random.fold_in, (0, None)))
 
 @functools.partial(jax.jit, static_argnames="count")
 def _bits(keys: jax.Array, stream: jax.Array, count: int) -> jax.Array:
-    def lane(key: jax.Array) -> jax.Array:
-        return jax.random.bits(jax.random.fold_in(key, stream), (count,), jnp.uint32)
-
-    return jax.vmap(lane)(keys)
+    folded = jax.vmap(jax.random.fold_in, (0, None))(keys, stream)
+    return jax.vmap(lambda key: jax.random.bits(key, (count,), jnp.uint32))(folded)
 
 
 def _check_key(key: jax.Array) -> None:
+    """Of all kinds of keys only threefry's bits are the same on every device."""
     expected = "expected a threefry key such as jax.random.key(0)"
     if not isinstance(key, jax.Array) or not jnp.issubdtype(key.dtype, jax.dtypes.prng_key):
         raise TypeError(f"key: got {type(key).__name__}; {expected}")
     kind = str(jax.random.key_impl(key))
-    if KEY_KIND not in kind:
+    if "threefry2x32" not in kind:
         raise TypeError(
             f"key: got a key of kind {kind}, whose bits differ between devices; {expected}"
         )

@@ -64,9 +64,6 @@ CLASS_COUNTS = (
 """How often class j (column) was predicted for an output of class i (row)."""
 # fmt: on
 
-SHAREGPT_RANK_CORRELATION = 0.138
-"""Spearman's rho of prompt and output."""
-
 
 def sharegpt() -> Lengths:
     """ShareGPT in Llama-2 tokens: measured quantiles of prompt and output, and their correlation.
@@ -78,7 +75,7 @@ def sharegpt() -> Lengths:
     """
     prompt = Marginal.from_quantiles(LEVELS, SHAREGPT_PROMPT)
     output = Marginal.from_quantiles(LEVELS, SHAREGPT_OUTPUT)
-    return MarginalLengths(prompt, output, rank_correlation=SHAREGPT_RANK_CORRELATION)
+    return MarginalLengths(prompt, output, rank_correlation=0.138)
 
 
 def lmsys() -> Lengths:

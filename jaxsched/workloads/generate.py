@@ -11,7 +11,7 @@ import numpy as np
 from jaxsched.instance import Instance, check_instance
 from jaxsched.workloads import draws
 from jaxsched.workloads.arrivals import ArrivalSource
-from jaxsched.workloads.checks import whole
+from jaxsched.workloads.checks import integers, whole
 from jaxsched.workloads.intervals import IntervalSource
 from jaxsched.workloads.lengths import Drawn, Lengths
 
@@ -64,7 +64,8 @@ def make(
       ValueError: If a request needs more than the memory (prompt + output > memory), naming lane
         and request, or if there are no predictions.
     """
-    shape, n = _lane_shape(lanes), whole("n", n)
+    axes = lanes if isinstance(lanes, tuple) else (1 if lanes is None else lanes,)
+    shape, n = tuple(whole("lanes", axis) for axis in axes), whole("n", n)
     keys = draws.lane_keys(key, math.prod(shape), first_lane).reshape(shape)
     drawn = lengths.draw(draws.purpose(keys, LENGTHS), (*shape, n))
     lower, upper = predict(draws.purpose(keys, INTERVALS), intervals, drawn)
@@ -78,23 +79,22 @@ def make(
     if arrivals is not None:
         columns["arrival"] = arrivals(draws.purpose(keys, ARRIVALS), (*shape, n))
     if lanes is None:
-        columns = {name: column[0] for name, column in columns.items()}
-    instance = Instance(memory=_lane_memory(memory, () if lanes is None else shape), **columns)
+        shape, columns = (), {name: column[0] for name, column in columns.items()}
+    memory = integers("memory", memory)
+    if memory.shape not in ((), shape):
+        got = f"memory: got shape {list(memory.shape)}"
+        raise ValueError(f"{got}; expected a scalar or {list(shape)}")
+    instance = Instance(memory=memory, **columns)
     check_instance(instance)
     return instance
 
 
 def points(
-    key: jax.Array,
-    source: PointSource | None,
-    output: np.ndarray,
-    lower: np.ndarray,
-    upper: np.ndarray,
+    key: jax.Array, source: PointSource | None, output: np.ndarray, *interval: np.ndarray
 ) -> np.ndarray:
     """Point predictions from a source, or the midpoints floor((lower + upper) / 2)."""
-    if source is None:
-        return lower + (upper - lower) // 2
-    return np.asarray(source(key, output))
+    lower, upper = interval
+    return lower + (upper - lower) // 2 if source is None else np.asarray(source(key, output))
 
 
 def predict(
@@ -106,19 +106,3 @@ def predict(
     if drawn.lower is None or drawn.upper is None:
         raise ValueError("intervals is None, but these lengths carry none; expected a source")
     return drawn.lower, drawn.upper
-
-
-def _lane_memory(memory: int | np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
-    array = np.asarray(memory)
-    if not np.issubdtype(array.dtype, np.integer):
-        raise TypeError(f"memory: got dtype {array.dtype}; expected integers")
-    if array.shape not in ((), shape):
-        raise ValueError(
-            f"memory: got shape {list(array.shape)}; expected a scalar or {list(shape)}"
-        )
-    return array
-
-
-def _lane_shape(lanes: int | tuple[int, ...] | None) -> tuple[int, ...]:
-    shape = lanes if isinstance(lanes, tuple) else (1 if lanes is None else lanes,)
-    return tuple(whole("lanes", axis) for axis in shape)

@@ -16,15 +16,14 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from jaxsched.instance import MAX_LENGTH
-from jaxsched.workloads import draws
-from jaxsched.workloads.checks import number, whole
+from jaxsched.workloads import checks, draws
+from jaxsched.workloads.checks import integers, number, whole
 
 IntervalSource = Callable[[jax.Array, np.ndarray], tuple[np.ndarray, np.ndarray]]
 """(key, output of shape [..., n]) -> (lower, upper), int32 of the same shape."""
 
 MAX_DENOMINATOR = 10**6
 """Relative widths are read as fractions with at most this denominator: rounding is exact."""
-
 
 OPEN_ENDED = "open_ended=True counts longer ones to the last class"
 """What to do about outputs beyond the last class, as errors say it."""
@@ -33,14 +32,14 @@ OPEN_ENDED = "open_ended=True counts longer ones to the last class"
 def one_for_all(lower: int, upper: int) -> IntervalSource:
     """The same interval [lower, upper] for every request, whether or not the truth lies in it."""
     if not whole("lower", lower) <= whole("upper", upper) <= MAX_LENGTH:
-        raise ValueError(
-            f"interval is [{lower}, {upper}]; expected 1 <= lower <= upper <= {MAX_LENGTH}"
-        )
+        given = f"interval is [{lower}, {upper}]"
+        raise ValueError(f"{given}; expected 1 <= lower <= upper <= {MAX_LENGTH}")
 
+    @_of_arrays
     def source(key: jax.Array, output: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         return np.full(output.shape, lower, np.int32), np.full(output.shape, upper, np.int32)
 
-    return _of_arrays(source)
+    return source
 
 
 def classes(
@@ -63,7 +62,6 @@ def classes(
       A source that raises ValueError, naming lane and request, for an output of no class.
     """
     table = _edges(edges, width, count)
-
     return _of_arrays(lambda key, output: _bounds(table, _class_of(table, output, open_ended)))
 
 
@@ -127,9 +125,7 @@ def wrong(base: IntervalSource, probability: float) -> IntervalSource:
       base: The source to disturb.
       probability: Probability of a wrong interval, 0 to 1.
     """
-    number("probability", probability)
-    if not 0 <= probability <= 1:
-        raise ValueError(f"probability is {probability}; expected 0 to 1")
+    checks.probability("probability", probability)
 
     @_of_arrays
     def source(key: jax.Array, output: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -152,15 +148,9 @@ def from_classes(edges: Sequence[int], predicted: np.ndarray) -> IntervalSource:
     Returns:
       A source for outputs of the shape of `predicted`, or with more lanes in front.
     """
-    table, chosen = _edges(edges, None, None), np.asarray(predicted)
-    if not np.issubdtype(chosen.dtype, np.integer):
-        raise TypeError(f"predicted: got dtype {chosen.dtype}; expected integers")
-    bad = (chosen < 0) | (chosen > len(table) - 2)
-    if bad.any():
-        place = tuple(np.argwhere(bad)[0])
-        raise ValueError(
-            f"{_place(place)}predicted class is {chosen[place]}; expected 0 to {len(table) - 2}"
-        )
+    table, chosen = _edges(edges), integers("predicted", predicted)
+    last = len(table) - 2
+    _refuse((chosen < 0) | (chosen > last), "predicted class", chosen, f"0 to {last}")
 
     @_of_arrays
     def source(key: jax.Array, output: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -182,7 +172,7 @@ def confusion(edges: Sequence[int], counts: np.ndarray) -> IntervalSource:
         the last class.
       counts: How often class j was predicted for class i, of shape [K, K].
     """
-    table, rows = _edges(edges, None, None), np.asarray(counts, np.float64)
+    table, rows = _edges(edges), np.asarray(counts, np.float64)
     size = len(table) - 1
     if rows.shape != (size, size) or np.min(rows) < 0 or not np.all(rows.sum(axis=1) > 0):
         raise ValueError(f"counts: expected shape {[size, size]}, no negatives, no row of zeros")
@@ -205,20 +195,17 @@ def _of_arrays(source: IntervalSource) -> IntervalSource:
 
     @functools.wraps(source)
     def checked(key: jax.Array, output: ArrayLike) -> tuple[np.ndarray, np.ndarray]:
-        array = np.asarray(output)
-        if not np.issubdtype(array.dtype, np.integer):
-            raise TypeError(f"output: got dtype {array.dtype}; expected integers")
-        return source(key, array)
+        return source(key, integers("output", output))
 
     return checked
 
 
-def _edges(edges: Sequence[int] | None, width: int | None, count: int | None) -> np.ndarray:
+def _edges(
+    edges: Sequence[int] | None, width: int | None = None, count: int | None = None
+) -> np.ndarray:
     if (edges is None) == (width is None) or (width is None) != (count is None):
-        raise ValueError(
-            f"edges = {edges}, width = {width}, count = {count}; expected either edges, "
-            "or width and count"
-        )
+        given = f"edges = {edges}, width = {width}, count = {count}"
+        raise ValueError(f"{given}; expected either edges, or width and count")
     if edges is None:
         edges = [1 + whole("width", width) * j for j in range(whole("count", count) + 1)]
     table = np.asarray(edges)
@@ -234,14 +221,10 @@ def _class_of(table: np.ndarray, output: np.ndarray, open_ended: bool) -> np.nda
     index = np.searchsorted(table, output, side="right") - 1
     if open_ended:
         index = np.minimum(index, len(table) - 2)
+    last = table[-1]
+    expected = f"a length in a class, {max(1, table[0])} to {last - 1}"
     bad = (index < 0) | (index > len(table) - 2)
-    if bad.any():
-        place = tuple(np.argwhere(bad)[0])
-        advice = f" ({OPEN_ENDED})" if output[place] >= table[-1] else ""
-        raise ValueError(
-            f"{_place(place)}output is {output[place]}; expected a length in a class, "
-            f"{max(1, table[0])} to {table[-1] - 1}{advice}"
-        )
+    _refuse(bad, "output", output, expected, lambda x: f" ({OPEN_ENDED})" if x >= last else "")
     return index
 
 
@@ -262,9 +245,7 @@ def _beside(
 
 
 def _checked(lower: np.ndarray, upper: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    if np.max(upper) > MAX_LENGTH:
-        place = tuple(np.argwhere(upper > MAX_LENGTH)[0])
-        raise ValueError(f"{_place(place)}upper is {upper[place]}; expected at most {MAX_LENGTH}")
+    _refuse(upper > MAX_LENGTH, "upper", upper, f"at most {MAX_LENGTH}")
     return lower.astype(np.int32), upper.astype(np.int32)
 
 
@@ -275,6 +256,14 @@ def _fraction(name: str, value: float) -> fractions.Fraction:
     return fractions.Fraction(repr(float(value))).limit_denominator(MAX_DENOMINATOR)
 
 
-def _place(place: tuple[int, ...]) -> str:
-    lane = f"lane {'/'.join(str(int(i)) for i in place[:-1])}, " if len(place) > 1 else ""
-    return f"{lane}request {int(place[-1])}: "
+def _refuse(
+    bad: np.ndarray, name: str, values: np.ndarray, expected: str,
+    advice: Callable[[int], str] = lambda value: "",
+) -> None:  # fmt: skip
+    """Names the first request, of [..., n], that is bad."""
+    if not bad.any():
+        return
+    *lane, request = np.argwhere(bad)[0].tolist()
+    place = f"lane {'/'.join(map(str, lane))}, " * bool(lane) + f"request {request}"
+    value = values[*lane, request]
+    raise ValueError(f"{place}: {name} is {value}; expected {expected}{advice(value)}")

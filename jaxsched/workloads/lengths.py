@@ -10,14 +10,14 @@ import abc
 import dataclasses
 import math
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import numpy as np
 from scipy import special
 
 from jaxsched.workloads import draws
-from jaxsched.workloads.checks import number, whole
+from jaxsched.workloads.checks import integers, probability, whole
 from jaxsched.workloads.marginals import Marginal, as_marginal
 
 MAX_PASSES = 2000
@@ -48,12 +48,11 @@ class Limits(NamedTuple):
                 mask &= value <= limit
         return mask
 
-    def tightened(
-        self, max_prompt: int | None, max_output: int | None, max_total: int | None
-    ) -> Limits:
-        """These limits and further ones at once."""
-        given = dict(max_prompt=max_prompt, max_output=max_output, max_total=max_total)
-        further = (None if x is None else whole(name, x) for name, x in given.items())
+    def tightened(self, *further: int | None) -> Limits:
+        """These limits and further ones, in the same order, at once."""
+        for name, limit in zip(self._fields, further, strict=True):
+            if limit is not None:
+                whole(f"max_{name}", limit)
         pairs = zip(self, further, strict=True)
         return Limits(*(min((x for x in p if x is not None), default=None) for p in pairs))
 
@@ -69,19 +68,19 @@ class Lengths(abc.ABC):
     @property
     def max_prompt(self) -> int:
         """Longest prompt that can be drawn, in tokens."""
-        (_, last), (other, _) = self._ranges()
-        return self._longest(last, self.limits.prompt, other)
+        return self._longest(0)
 
     @property
     def max_output(self) -> int:
         """Longest output that can be drawn, in tokens."""
-        (other, _), (_, last) = self._ranges()
-        return self._longest(last, self.limits.output, other)
+        return self._longest(1)
 
-    def _longest(self, last: int, limit: int | None, other: int) -> int:
-        """Longest of two lengths when the other is at least `other`."""
-        rest = None if self.limits.total is None else self.limits.total - other
-        return min(x for x in (last, limit, rest) if x is not None)
+    def _longest(self, which: int) -> int:
+        """Longest prompt (0) or output (1), beside the shortest of the other."""
+        ranges, total = self._ranges(), self.limits.total
+        rest = None if total is None else total - ranges[1 - which][0]
+        longest = (ranges[which][1], self.limits[which], rest)
+        return min(x for x in longest if x is not None)
 
     @abc.abstractmethod
     def _ranges(self) -> tuple[tuple[int, int], tuple[int, int]]:
@@ -169,9 +168,7 @@ class MarginalLengths(Lengths):
     limits: Limits = NO_LIMITS
 
     def __post_init__(self) -> None:
-        number("rank_correlation", self.rank_correlation)
-        if not -1 <= self.rank_correlation <= 1:
-            raise ValueError(f"rank_correlation is {self.rank_correlation}; expected -1 to 1")
+        probability("rank_correlation", self.rank_correlation, least=-1)
 
     def _ranges(self) -> tuple[tuple[int, int], tuple[int, int]]:
         return (self.prompt.first, self.prompt.last), (self.output.first, self.output.last)
@@ -185,17 +182,15 @@ class MarginalLengths(Lengths):
 
     def _within(self, limits: Limits) -> MarginalLengths:
         """In the tables for independent lengths without a limit on the sum."""
-        least_two = (self.prompt.first, self.output.first)
-        for name, least, limit in zip(
-            Limits._fields, (*least_two, sum(least_two)), limits, strict=True
-        ):
+        prompt, output = self.prompt, self.output
+        leasts = (prompt.first, output.first, prompt.first + output.first)
+        for name, least, limit in zip(Limits._fields, leasts, limits, strict=True):
             if limit is not None and limit < least:
                 raise ValueError(f"max_{name} is {limit}; expected at least {least}")
         if self.rank_correlation:
             return dataclasses.replace(self, limits=limits)
-        prompt = self.prompt if limits.prompt is None else self.prompt.truncated(limits.prompt)
-        output = self.output if limits.output is None else self.output.truncated(limits.output)
-        return MarginalLengths(prompt, output, limits=Limits(total=limits.total))
+        laws = prompt.truncated(limits.prompt), output.truncated(limits.output)
+        return MarginalLengths(*laws, limits=Limits(total=limits.total))
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -220,9 +215,8 @@ class TableLengths(Lengths):
 
     def _ranges(self) -> tuple[tuple[int, int], tuple[int, int]]:
         law, outputs = self.prompt, (int(self.output.min()), int(self.output.max()))
-        if isinstance(law, Marginal):
-            return (law.first, law.last), outputs
-        return (int(law.min()), int(law.max())), outputs
+        prompts = law if isinstance(law, np.ndarray) else np.array([law.first, law.last])
+        return (int(prompts.min()), int(prompts.max())), outputs
 
     def _propose(self, first: np.ndarray, second: np.ndarray) -> Drawn:
         row = self.rows.quantile(second)
@@ -233,23 +227,22 @@ class TableLengths(Lengths):
 
     def _within(self, limits: Limits) -> TableLengths:
         """By leaving out rows, and in the law of prompts."""
-        if not isinstance(self.prompt, Marginal):
-            return self._kept(limits.admit(self.prompt, self.output), self.prompt, NO_LIMITS)
-        law = self.prompt if limits.prompt is None else self.prompt.truncated(limits.prompt)
+        prompt, left = self.prompt, NO_LIMITS
+        if isinstance(prompt, Marginal):
+            prompt, left = prompt.truncated(limits.prompt), Limits(total=limits.total)
         # Rows that no prompt fits beside go too, or rejection would try them for ever.
-        least = np.full(self.output.shape, law.first)
-        return self._kept(limits.admit(least, self.output), law, Limits(total=limits.total))
-
-    def _kept(
-        self, keep: np.ndarray, prompt: np.ndarray | Marginal, limits: Limits
-    ) -> TableLengths:
+        least = prompt.first if isinstance(prompt, Marginal) else prompt
+        keep = limits.admit(np.broadcast_to(least, self.output.shape), self.output)
         weights = np.diff(self.rows.cumulative, prepend=0.0)[keep]
         if not weights.sum() > 0:
             raise ValueError("truncated: no row is within the limits; expected at least one")
-        lower, upper = (None if c is None else c[keep] for c in (self.lower, self.upper))
-        paired = prompt if isinstance(prompt, Marginal) else prompt[keep]
         rows = Marginal.from_weights(0, weights)
-        return TableLengths(rows, self.output[keep], paired, lower, upper, limits)
+        columns = dict(output=self.output, prompt=prompt, lower=self.lower, upper=self.upper)
+        kept: dict[str, Any] = {
+            name: column[keep] if isinstance(column, np.ndarray) else column
+            for name, column in columns.items()
+        }
+        return dataclasses.replace(self, rows=rows, limits=left, **kept)
 
 
 Spec = int | tuple[int, int] | Marginal
@@ -351,8 +344,7 @@ def _column(name: str, values: Sequence[int] | np.ndarray, size: int | None) -> 
     if array.ndim != 1 or len(array) == 0 or (size is not None and len(array) != size):
         expected = "[K] with K at least 1" if size is None else f"[{size}]"
         raise ValueError(f"{name}: got shape {list(array.shape)}; expected {expected}")
-    if not np.issubdtype(array.dtype, np.integer):
-        raise TypeError(f"{name}: got dtype {array.dtype}; expected integers")
+    integers(name, array)
     bad = (array < 1) | (array >= 2**31)
     if bad.any():
         row = int(np.argmax(bad))

@@ -13,7 +13,7 @@ from collections.abc import Sequence
 import numpy as np
 from scipy import special
 
-from jaxsched.workloads.checks import number, whole
+from jaxsched.workloads.checks import number, probability, whole
 
 MAX_TABLE = 2**22
 """Longest table; a law that needs a longer one must be given a maximum."""
@@ -56,20 +56,14 @@ class Marginal:
     @classmethod
     def uniform(cls, low: int, high: int) -> Marginal:
         """P(X = k) = 1 / (high - low + 1) for k = low … high."""
-        whole("low", low)
-        whole("high", high, low)
-        _fits("high - low + 1", high - low + 1)
+        _fits("high - low + 1", 1 + whole("high", high, whole("low", low)) - low)
         return cls.from_weights(low, np.ones(high - low + 1))
 
     @classmethod
     def two_point(cls, low: int, high: int, probability_high: float) -> Marginal:
         """P(X = high) = probability_high, else X = low."""
-        whole("low", low)
-        whole("high", high, low + 1)
-        _fits("high - low + 1", high - low + 1)
-        number("probability_high", probability_high)
-        if not 0 <= probability_high <= 1:
-            raise ValueError(f"probability_high is {probability_high}; expected 0 to 1")
+        _fits("high - low + 1", 1 + whole("high", high, whole("low", low) + 1) - low)
+        probability("probability_high", probability_high)
         cumulative = np.full(high - low + 1, 1.0 - probability_high)
         cumulative[-1] = 1.0
         return cls(first=int(low), cumulative=cumulative)
@@ -108,9 +102,8 @@ class Marginal:
         number("mean", mean)
         number("median", median)
         if not 0 < median < mean < math.inf:
-            raise ValueError(
-                f"mean is {mean}, median is {median}; expected 0 < median < mean, both finite"
-            )
+            given = f"mean is {mean}, median is {median}"
+            raise ValueError(f"{given}; expected 0 < median < mean, both finite")
         top = _top(maximum, math.inf)
         sigma = math.sqrt(2.0 * math.log(mean / median))
         k = np.arange(1, top + 1)
@@ -161,14 +154,11 @@ class Marginal:
         """Smallest value with P(X <= value) >= level, elementwise for levels in (0, 1)."""
         return self.first + np.searchsorted(self.cumulative, level)
 
-    def truncated(self, maximum: int) -> Marginal:
-        """The law given X <= maximum.
-
-        Raises:
-          ValueError: If it has no mass there.
-        """
-        maximum = whole("maximum", maximum)
-        return self if maximum >= self.last else self._up_to(maximum)
+    def truncated(self, maximum: int | None) -> Marginal:
+        """The law given X <= maximum, where it must have some mass; None for no maximum."""
+        if maximum is None or whole("maximum", maximum) >= self.last:
+            return self
+        return self._up_to(maximum)
 
     def _up_to(self, maximum: int) -> Marginal:
         """Conditions on X <= maximum, a value in the table, and checks that this is possible."""
@@ -208,7 +198,6 @@ def _top(maximum: int | None, needed: float) -> int:
         whole("maximum", maximum)
         needed = min(needed, maximum)
     if needed > MAX_TABLE:
-        raise ValueError(
-            f"the law reaches {needed:.0f} tokens; expected a maximum of at most {MAX_TABLE}"
-        )
+        reach = f"the law reaches {needed:.0f} tokens"
+        raise ValueError(f"{reach}; expected a maximum of at most {MAX_TABLE}")
     return max(1, math.ceil(needed))

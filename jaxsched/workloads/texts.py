@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
+import re
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -19,53 +20,42 @@ from jaxsched.workloads.intervals import IntervalSource
 
 @dataclasses.dataclass(frozen=True)
 class Form:
-    """A form of text: a kind, and what may follow its colon.
+    """A form of text: a kind, and what may follow its colon."""
 
-    Attributes:
-      form: How it is written, such as "one:LOWER:UPPER"; without a colon if nothing may follow.
-      example: Such a text, as the help of commands shows it.
-      about: What that means.
-      read: What follows the colon -> what is wanted; ValueError says what is wrong with it.
-    """
+    form: str  # how it is written: "one:LOWER:UPPER"; without a colon if nothing may follow
+    about: str  # what the example means
+    read: Callable[[str], Any]  # what follows the colon -> what is wanted, or ValueError
+    example: str = ""  # such a text, as the help of commands shows it; "" for the form itself
 
-    form: str
-    example: str
-    about: str
-    read: Callable[[str], Any]
 
-    @property
-    def usage(self) -> str:
-        """How it is written, as errors say it."""
-        nothing = f"{self.form}, without anything after it"
-        return f"{self.form}, such as {self.example}" if ":" in self.form else nothing
+def _by_kind(*forms: Form) -> dict[str, Form]:
+    return {re.split("[:,]", form.form)[0]: form for form in forms}
 
 
 def help_lines(forms: Mapping[str, Form]) -> list[str]:
     """A line for each form: an example, and what it means."""
-    return [f"  {form.example:<24} {form.about}" for form in forms.values()]
+    return [f"  {form.example or form.form:<24} {form.about}" for form in forms.values()]
 
 
 def _read(forms: Mapping[str, Form], text: str, what: str) -> tuple[str, Any]:
-    """The kind of a text, and what its form reads.
-
-    Raises:
-      ValueError: If it is none of the forms; the text says what was expected.
-    """
+    """The kind of a text, and what its form reads."""
     kind, _, rest = text.partition(":")
     if kind not in forms:
         raise ValueError(unknown(repr(text), kind, forms, what))
+    form = forms[kind]
     try:
-        if rest and ":" not in forms[kind].form:
+        if rest and ":" not in form.form:
             raise ValueError(f"got {rest!r} after the colon")
-        return kind, forms[kind].read(rest)
+        return kind, form.read(rest)
     except ValueError as error:
-        said = f"{error}; expected {forms[kind].usage}"
+        usage = f"such as {form.example}" if ":" in form.form else "without anything after it"
+        said = f"{error}; expected {form.form}, {usage}"
         raise ValueError(f"{what} {text!r}: {said}") from None
 
 
-def _integers(rest: str, separator: str, size: int | None = None) -> tuple[int, ...]:
-    values = tuple(int(part) for part in rest.split(separator))
-    if size is not None and len(values) != size:
+def _two(rest: str) -> tuple[int, int]:
+    values = tuple(int(part) for part in rest.split(":"))
+    if len(values) != 2:
         raise ValueError(f"got {len(values)} numbers")
     return values
 
@@ -75,21 +65,13 @@ def _integers(rest: str, separator: str, size: int | None = None) -> tuple[int, 
 
 @dataclasses.dataclass(frozen=True)
 class Prediction:
-    """A kind of prediction.
+    """A kind of prediction."""
 
-    Attributes:
-      text: Its text, such as "relative:0.5".
-      kind: What stands before the first colon, a key of `PREDICTIONS`.
-      label: What it is called in tables and figures.
-      parameter: The number that a figure would put on its axis: X, WIDTH, or UPPER; else None.
-      source: memory -> a source of `jaxsched.workloads.intervals`; None for "columns".
-    """
-
-    text: str
-    kind: str
-    label: str
-    parameter: float | None
-    source: Callable[[int], IntervalSource] | None
+    text: str  # such as "relative:0.5"
+    kind: str  # what stands before the first colon, a key of `PREDICTIONS`
+    label: str  # what it is called in tables and figures
+    parameter: float | None  # what a figure would put on its axis: X, WIDTH, or UPPER; else None
+    source: Callable[[int], IntervalSource] | None  # memory -> intervals; None for "columns"
 
     @property
     def reads_memory(self) -> bool:
@@ -102,43 +84,33 @@ Parsed = tuple[str, float | None, Callable[[int], IntervalSource] | None]
 
 
 def read_prediction(text: str) -> Prediction:
-    """Reads the text of a prediction, one of `PREDICTIONS`.
-
-    Raises:
-      ValueError: If it is none; the text says what was expected.
-    """
+    """Reads the text of a prediction; ValueError says what was expected of `PREDICTIONS`."""
     kind, parsed = _read(PREDICTIONS, text, "prediction")
     return Prediction(text, kind, *parsed)
 
 
 def class_edges(edges: Sequence[int], memory: int) -> tuple[int, ...]:
-    """Edges of `intervals.classes` for the inner edges of "edges:…"; the last class ends at M.
-
-    Raises:
-      ValueError: If they leave no room for the last class.
-    """
+    """Edges of `intervals.classes` for the inner edges of "edges:…"; the last class ends at M."""
     if edges[-1] > memory:
-        text = ",".join(map(str, edges))
-        raise ValueError(
-            f"edges:{text}: the last edge is {edges[-1]}; expected at most M = {memory}"
-        )
+        text = f"edges:{','.join(map(str, edges))}"
+        raise ValueError(f"{text}: the last edge is {edges[-1]}; expected at most M = {memory}")
     return (1, *edges, memory + 1)
 
 
 def _one(rest: str) -> Parsed:
-    lower, upper = _integers(rest, ":", 2)
+    lower, upper = _two(rest)
     source = intervals.one_for_all(lower, upper)
     return f"[{lower}, {upper}] for all", upper, lambda memory: source
 
 
 def _classes(rest: str) -> Parsed:
-    width, number = _integers(rest, ":", 2)
+    width, number = _two(rest)
     source = intervals.classes(width=width, count=number)
     return f"{number} classes of {width}", width, lambda memory: source
 
 
 def _edges(rest: str) -> Parsed:
-    edges = _integers(rest, ",")
+    edges = tuple(int(part) for part in rest.split(","))
     intervals.classes(edges=(1, *edges))  # refuses bad edges before the memory is known
     label = f"classes {', '.join(map(str, edges))}"
     return label, None, lambda memory: intervals.classes(edges=class_edges(edges, memory))
@@ -150,35 +122,33 @@ def _relative(rest: str) -> Parsed:
     return f"length × (1 ± {x:g})", x, lambda memory: source
 
 
-def _real(rest: str) -> Parsed:
-    source = embedded.real_predictions()
-    return "real predicted classes", None, lambda memory: source
-
-
-PREDICTIONS: dict[str, Form] = {
-    "one": Form("one:LOWER:UPPER", "one:1:1000", "the same interval for all", _one),
-    "classes": Form(
-        "classes:WIDTH:COUNT", "classes:100:10",
-        "the class of the true length: 10 classes of 100 tokens", _classes,
+PREDICTIONS = _by_kind(
+    Form("one:LOWER:UPPER", "the same interval for all", _one, "one:1:1000"),
+    Form(
+        "classes:WIDTH:COUNT", "the class of the true length: 10 classes of 100 tokens", _classes,
+        "classes:100:10",
     ),
-    "edges": Form(
-        "edges:E1,E2,…", "edges:42,141,294,503",
-        "the same with these edges; the last class ends at M", _edges,
+    Form(
+        "edges:E1,E2,…", "the same with these edges; the last class ends at M", _edges,
+        "edges:42,141,294,503",
     ),
-    "relative": Form(
-        "relative:X with X from 0 to below 1", "relative:0.5",
-        "from 0.5 to 1.5 times the true length", _relative,
+    Form(
+        "relative:X with X from 0 to below 1", "from 0.5 to 1.5 times the true length", _relative,
+        "relative:0.5",
     ),
-    "exact": Form(
-        "exact", "exact", "the true length",
+    Form(
+        "exact", "the true length",
         lambda rest: ("true length", 0.0, lambda memory: intervals.relative(0.0)),
     ),
-    "real": Form("real", "real", "a class of LMSYS tokens, as wrong as a real predictor's", _real),
-    "columns": Form(
-        "columns", "columns", "the columns `lower` and `upper` of the trace",
+    Form(
+        "real", "a class of LMSYS tokens, as wrong as a real predictor's",
+        lambda rest: ("real predicted classes", None, lambda memory: embedded.real_predictions()),
+    ),
+    Form(
+        "columns", "the columns `lower` and `upper` of the trace",
         lambda rest: ("the trace's own intervals", None, None),
     ),
-}  # fmt: skip
+)  # fmt: skip
 """Predictions of the output lengths; `read` gives `Parsed`."""
 
 
@@ -224,17 +194,15 @@ def trace_file(text: str) -> str | None:
 
 def _option(text: str) -> tuple[str, Any]:
     name, _, rest = text.partition(":")
-    if name == "prompt":
-        return name, _whole(rest, 2, OPTIONS)
-    if name not in ("max_prompt", "max_output", "max_total"):
+    if name not in ("prompt", "max_prompt", "max_output", "max_total"):
         raise ValueError(f"got option {text!r}; expected {OPTIONS}")
-    return name, _whole(rest, 1, OPTIONS)[0]
+    expected = f"; expected {OPTIONS}, in whole numbers"
+    return name, _whole(rest, 2, expected) if name == "prompt" else _whole(rest, 1, expected)[0]
 
 
-def _whole(rest: str, size: int, usage: str | None = None) -> tuple[int, ...]:
+def _whole(rest: str, size: int, expected: str = "") -> tuple[int, ...]:
     parts = rest.split(":")
     if len(parts) != size or not all(part.strip().isdecimal() for part in parts):
-        expected = "" if usage is None else f"; expected {usage}, in whole numbers"
         raise ValueError(f"got {rest!r}{expected}")
     return tuple(map(int, parts))
 
@@ -244,7 +212,7 @@ Law = Callable[[lengths.Spec], lengths.Lengths]
 
 
 def _embedded(name: str) -> Form:
-    return Form(name, name, "an embedded distribution", lambda _: lambda prompt: EMBEDDED[name]())
+    return Form(name, "an embedded distribution", lambda _: lambda prompt: EMBEDDED[name]())
 
 
 def _uniform(rest: str) -> Law:
@@ -266,18 +234,18 @@ def _trace(rest: str) -> Law:
 SYNTHETIC = ("uniform", "geometric")
 """Laws whose prompts an option says."""
 
-LENGTHS: dict[str, Form] = {
-    **{name: _embedded(name) for name in EMBEDDED},
-    "uniform": Form("uniform:LOW:HIGH", "uniform:1:100", "outputs equally likely", _uniform),
-    "geometric": Form(
-        "geometric:MEAN:MAX", "geometric:50:1000", "geometric outputs of mean 50, up to 1000",
-        _geometric,
+LENGTHS = _by_kind(
+    *map(_embedded, EMBEDDED),
+    Form("uniform:LOW:HIGH", "outputs equally likely", _uniform, "uniform:1:100"),
+    Form(
+        "geometric:MEAN:MAX", "geometric outputs of mean 50, up to 1000", _geometric,
+        "geometric:50:1000",
     ),
-    "trace": Form(
-        "trace:FILE", "trace:requests.csv", "the requests of a trace, drawn with replacement",
-        _trace,
+    Form(
+        "trace:FILE", "the requests of a trace, drawn with replacement", _trace,
+        "trace:requests.csv",
     ),
-}  # fmt: skip
+)  # fmt: skip
 """Laws of prompt and output lengths; `read` gives `Law`."""
 
 
@@ -286,18 +254,11 @@ LENGTHS: dict[str, Form] = {
 
 @dataclasses.dataclass(frozen=True)
 class Arrivals:
-    """A kind of arrivals.
+    """A kind of arrivals."""
 
-    Attributes:
-      text: Its text, such as "poisson:2".
-      kind: What stands before the colon, a key of `ARRIVALS`.
-      number: Seconds of a round, the speed, or requests per round or second; infinite for a
-        backlog.
-    """
-
-    text: str
-    kind: str
-    number: float
+    text: str  # such as "poisson:2"
+    kind: str  # what stands before the colon, a key of `ARRIVALS`
+    number: float  # seconds of a round, the speed, or a rate; infinite for a backlog
 
     @property
     def in_trace(self) -> bool:
@@ -317,38 +278,27 @@ class Arrivals:
 
 
 def read_arrivals(text: str, kinds: Sequence[str] | None = None) -> Arrivals:
-    """Reads the text of arrivals, one of `kinds` (by default all of `ARRIVALS`).
-
-    Raises:
-      ValueError: If it is none; the text says what was expected.
-    """
+    """Reads the text of arrivals, one of `kinds` (by default all of `ARRIVALS`)."""
     forms = {kind: ARRIVALS[kind] for kind in kinds or ARRIVALS}
-    expected = f"{text!r}; expected one of {', '.join(form.form for form in forms.values())}"
     try:
         kind, number = _read(forms, text, "arrivals")
+        if text.endswith(":") or (not 0 < number < math.inf and kind != "backlog"):
+            raise ValueError
     except ValueError:
-        raise ValueError(f"{expected}, more than 0") from None
-    if text.endswith(":") or (not 0 < number < math.inf and kind != "backlog"):
-        raise ValueError(f"{expected}, more than 0")
+        expected = ", ".join(form.form for form in forms.values())
+        raise ValueError(f"{text!r}; expected one of {expected}, more than 0") from None
     return Arrivals(text, kind, number)
 
 
-ARRIVALS: dict[str, Form] = {
-    "backlog": Form(
-        "backlog", "backlog", "everything is there from the start", lambda rest: math.inf
-    ),
-    "rounds": Form(
-        "rounds:SECONDS", "rounds:SECONDS", "the trace's own times, in rounds of that length", float
-    ),
-    "trace": Form(
-        "trace, trace:SPEED", "trace, trace:SPEED",
-        "the trace's own times, or SPEED times as fast; with --clock",
+ARRIVALS = _by_kind(
+    Form("backlog", "everything is there from the start", lambda rest: math.inf),
+    Form("rounds:SECONDS", "the trace's own times, in rounds of that length", float),
+    Form(
+        "trace, trace:SPEED", "the trace's own times, or SPEED times as fast; with --clock",
         lambda rest: float(rest or 1),
     ),
-    "poisson": Form(
-        "poisson:RATE", "poisson:RATE", "RATE requests per second at random; with --clock", float
-    ),
-}  # fmt: skip
+    Form("poisson:RATE", "RATE requests per second at random; with --clock", float),
+)  # fmt: skip
 """Arrivals of requests; `read` gives the number of `Arrivals`."""
 
 RANDOM_ARRIVALS = ("backlog", "poisson")

@@ -8,8 +8,8 @@ of `FORMATS` is all that a new format takes.
 from __future__ import annotations
 
 import dataclasses
-import os
 from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
 
 import jax
 import numpy as np
@@ -71,9 +71,8 @@ class Trace:
         Raises:
           ValueError: If no row is left.
         """
-        names = ("output", "prompt", "arrival_seconds", "lower", "upper", "line")
-        columns = {name: getattr(self, name) for name in names}
-        picked = {name: None if c is None else c[rows] for name, c in columns.items()}
+        columns = vars(self).items()
+        picked: dict[str, Any] = {k: c[rows] for k, c in columns if isinstance(c, np.ndarray)}
         if not len(picked["output"]):
             raise ValueError(f"{self.source}: none of the {len(self)} requests is left")
         return dataclasses.replace(self, **picked)
@@ -137,72 +136,49 @@ class Trace:
         return instance
 
     def _prompts(self, given: int | Marginal | None) -> np.ndarray | int | Marginal:
-        if (self.prompt is None) == (given is None):
-            what = (
-                "no prompts; expected prompt=" if given is None else "prompts; expected no prompt="
-            )
-            raise ValueError(f"{self.source}: has {what}")
-        if self.prompt is None:
-            return given if isinstance(given, Marginal) else whole("prompt", given)
-        return self.prompt
+        if self.prompt is None and given is None:
+            raise ValueError(f"{self.source}: has no prompts; expected prompt=")
+        if given is None:
+            return self.prompt
+        if self.prompt is not None:
+            raise ValueError(f"{self.source}: has prompts; expected no prompt=")
+        return given if isinstance(given, Marginal) else whole("prompt", given)
 
     def _arrival(self, rounds_per_second: float | None, speed: float | None) -> np.ndarray | None:
         """Rounds or seconds from the first request on, or None for a backlog."""
-        given = {"rounds_per_second": rounds_per_second, "speed": speed}
-        asked = [name for name, value in given.items() if value is not None]
-        if not asked:
+        times = self.arrival_seconds
+        if rounds_per_second is None and speed is None:
             return None
-        if len(asked) > 1:
+        if rounds_per_second is not None and speed is not None:
             raise ValueError("speed: expected no rounds_per_second= with it")
-        if self.arrival_seconds is None:
-            raise ValueError(f"{self.source}: has no arrivals; expected no {asked[0]}=")
+        if times is None:
+            asked = "rounds_per_second" if speed is None else "speed"
+            raise ValueError(f"{self.source}: has no arrivals; expected no {asked}=")
         if speed is None:
-            return to_rounds(self.arrival_seconds - self.arrival_seconds[0], rounds_per_second)
+            return to_rounds(times - times[0], rounds_per_second)
         # Nothing is random in it, so any key will do.
-        times = trace_seconds(self.arrival_seconds, speed)
-        return times(jax.random.key(0), self.arrival_seconds.shape)
+        return trace_seconds(times, speed)(jax.random.key(0), times.shape)
 
 
 @dataclasses.dataclass(frozen=True)
 class Format:
-    """A format of files, known by the names of its columns; calling it reads a file.
+    """A format of files, known by the names of its columns; calling it reads a file."""
 
-    Attributes:
-      columns: The file's column for each of the `FIELDS` it has; an arrival's says its unit.
-      optional: Fields that files may lack: published lengths often come without arrivals.
-      edges: Edges of the predicted classes, if it has such.
-    """
+    columns: dict[str, str]  # of the file, for each of the `FIELDS`; an arrival's says its unit
+    optional: tuple[str, ...] = ()  # lengths are often published without arrivals
+    edges: Sequence[int] | None = None  # of the predicted classes, if it has such
 
-    columns: dict[str, str]
-    optional: tuple[str, ...] = ()
-    edges: Sequence[int] | None = None
-
-    def missing(self, names: Sequence[str]) -> list[str]:
-        """Columns that a file with columns of these names lacks."""
-        needed = (column for field, column in self.columns.items() if field not in self.optional)
-        return [column for column in needed if column not in names]
+    def fits(self, names: Sequence[str]) -> bool:
+        """Whether a file with columns of these names is of it."""
+        needed = {column for field, column in self.columns.items() if field not in self.optional}
+        return needed <= set(names)
 
     def __call__(
-        self,
-        path: str | os.PathLike[str],
-        *,
-        edges: Sequence[int] | None = None,
-        zero_output: str = "error",
+        self, path: files.Path, *, edges: Sequence[int] | None = None, zero_output: str = "error"
     ) -> Trace:
-        """Reads a file.
-
-        Args:
-          path: The file.
-          edges: Instead of the format's own: class j is the lengths edges[j] … edges[j + 1] - 1.
-          zero_output: As in `read_trace`.
-        """
-        return self.build(files.read(path), edges, zero_output)
-
-    def build(self, table: files.Table, edges: Sequence[int] | None, zero_output: str) -> Trace:
-        """The trace of a file's rows."""
-        lacks = [f for f in self.optional if self.columns[f] not in table.names]
-        present = {field: column for field, column in self.columns.items() if field not in lacks}
-        return _build(table, present, zero_output, self.edges if edges is None else edges)
+        """Reads a file, as `read_table`; `edges` in place of the format's own."""
+        given = self if edges is None else dataclasses.replace(self, edges=edges)
+        return _build(files.read(path), given, zero_output)
 
 
 FORMATS: dict[str, Format] = {
@@ -240,19 +216,16 @@ def __getattr__(name: str) -> Format:
 
 def format_rows() -> Iterator[tuple[str, str]]:
     """Rows of the documentation's table: reader, columns."""
+    notes = {field: f" ({unit})" for field, unit in UNITS.items()} | {"predicted": " (a class)"}
     for name, known in FORMATS.items():
-        yield (
-            f"`read_{name}`",
-            ", ".join(
-                f"{'optionally ' * (field in known.optional)}`{column}`"
-                + (f" ({UNITS[field]})" if field in UNITS else "")
-                + " (a class)" * (field == "predicted")
-                for field, column in known.columns.items()
-            ),
+        texts = (
+            f"{'optionally ' * (field in known.optional)}`{column}`{notes.get(field, '')}"
+            for field, column in known.columns.items()
         )
+        yield f"`read_{name}`", ", ".join(texts)
 
 
-def read_trace(path: str | os.PathLike[str], *, zero_output: str = "error") -> Trace:
+def read_trace(path: files.Path, *, zero_output: str = "error") -> Trace:
     """Reads a trace of any known format, recognized by the names of its columns.
 
     Args:
@@ -264,18 +237,18 @@ def read_trace(path: str | os.PathLike[str], *, zero_output: str = "error") -> T
       ValueError: If no format, or more than one, fits the columns, or the file is malformed.
     """
     table = files.read(path)
-    fits = [name for name, known in FORMATS.items() if not known.missing(table.names)]
+    fits = [name for name, known in FORMATS.items() if known.fits(table.names)]
     if len(fits) != 1:
         known = "; ".join(f"{name}: {', '.join(f.columns.values())}" for name, f in FORMATS.items())
         raise ValueError(
             f"{path}: the columns {', '.join(table.names)} fit {len(fits)} formats "
             f"({', '.join(fits) or 'none'}); expected one of {known}; or use read_table"
         )
-    return FORMATS[fits[0]].build(table, None, zero_output)
+    return _build(table, FORMATS[fits[0]], zero_output)
 
 
 def read_table(
-    path: str | os.PathLike[str],
+    path: files.Path,
     columns: Mapping[str, str],
     *,
     edges: Sequence[int] | None = None,
@@ -294,12 +267,14 @@ def read_table(
     Raises:
       ValueError: If a field is unknown, a column is missing, or a row is malformed.
     """
-    return Format(dict(columns))(path, edges=edges, zero_output=zero_output)
+    return Format(dict(columns), edges=edges)(path, zero_output=zero_output)
 
 
-def _build(
-    table: files.Table, columns: dict[str, str], zero_output: str, edges: Sequence[int] | None
-) -> Trace:
+def _build(table: files.Table, known: Format, zero_output: str) -> Trace:
+    edges, columns = known.edges, dict(known.columns)
+    for field in known.optional:
+        if columns[field] not in table.names:
+            del columns[field]
     _check_columns(table, columns, zero_output, edges)
     kept = _without_zeros(table, columns["output"], zero_output)
     values = {
@@ -312,8 +287,7 @@ def _build(
         text = f"{values['upper'][row]} is less than {values['lower'][row]} in {beside!r}"
         kept.refuse(row, columns["upper"], text)
     if edges is not None:
-        named = kept.column(columns["predicted"], files.integer(0, len(edges) - 2))
-        predicted = np.asarray(named)
+        predicted = np.asarray(kept.column(columns["predicted"], files.integer(0, len(edges) - 2)))
         values["lower"], values["upper"] = intervals.from_classes(edges, predicted)(None, predicted)
     times = _times(kept, columns)
     moved = 0 if times is None else int(np.sum(times < np.maximum.accumulate(times)))
@@ -357,11 +331,9 @@ def _without_zeros(table: files.Table, column: str, zero_output: str) -> files.T
     if 0 not in outputs:
         return table
     if zero_output == "error":
-        row = outputs.index(0)
-        table.refuse(
-            row, column, f"{table.rows[row][table.names.index(column)]!r} is not an integer of "
-            f"at least 1 ({outputs.count(0)} such rows; zero_output='skip' leaves them out)"
-        )  # fmt: skip
+        row, such = outputs.index(0), f"{outputs.count(0)} such rows"
+        text = f"{table.rows[row][table.names.index(column)]!r} is not an integer of at least 1"
+        table.refuse(row, column, f"{text} ({such}; zero_output='skip' leaves them out)")
     kept = table.kept([output > 0 for output in outputs])
     if not kept.rows:
         raise ValueError(f"{table.path}: column {column!r}: all rows are 0; expected a request")
@@ -372,9 +344,9 @@ def _times(table: files.Table, columns: dict[str, str]) -> np.ndarray | None:
     for field, per_second in (("arrival_seconds", 1.0), ("arrival_milliseconds", 1000.0)):
         if field in columns:
             return np.asarray(table.column(columns[field], files.seconds)) / per_second
-    if "arrival_timestamp" in columns:
-        # Whole seconds first: seconds since 1970 in float64 would lose the seventh digit.
-        stamps = np.asarray(table.column(columns["arrival_timestamp"], files.timestamp), np.int64)
-        first = stamps[np.lexsort((stamps[:, 1], stamps[:, 0]))[0]]
-        return (stamps[:, 0] - first[0]) + (stamps[:, 1] - first[1]) / 1e9
-    return None
+    if "arrival_timestamp" not in columns:
+        return None
+    # Whole seconds first: seconds since 1970 in float64 would lose the seventh digit.
+    stamps = table.column(columns["arrival_timestamp"], files.timestamp)
+    seconds, nanoseconds = (np.asarray(stamps, np.int64) - min(stamps)).T
+    return seconds + nanoseconds / 1e9

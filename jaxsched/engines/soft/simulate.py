@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from typing import Any
 
 import jax
@@ -97,6 +98,9 @@ def soft_simulate(
         )
     dtype = jnp.result_type(float)
     params = _numbers(jax.tree.map(lambda leaf: jnp.asarray(leaf, dtype), params))
+    # What its functions read is found with numbers of the given structure, not with its own.
+    placeholders = jax.tree.map(lambda leaf: np.zeros(np.shape(leaf), np.int32), params)
+    policy = dataclasses.replace(policy, params=placeholders)
     temperature = jnp.asarray(temperature, dtype)
     count = n if instance.num_requests is None else instance.num_requests
     fields = {
