@@ -39,7 +39,7 @@ def test_presets_are_the_calibration(name: str) -> None:
     clocks.check_clock(clock, memory=2**28)
     for round_ in ROUNDS:
         assert clock.seconds(*round_) * 1e3 == pytest.approx(MILLISECONDS[name](*round_), rel=1e-12)
-    assert set(clocks.PRESETS) == set(MILLISECONDS)
+    assert set(clocks.PRESETS) >= set(MILLISECONDS)
 
 
 @pytest.mark.parametrize("name", JOULES)
@@ -153,7 +153,7 @@ def test_pytrees(kind: Any) -> None:
 def test_the_documentation_has_every_preset() -> None:
     page = (Path(__file__).parent.parent / "docs" / "serving.md").read_text()
     for row in (*presets.clock_rows(), *presets.energy_rows()):
-        assert f"| {' | '.join(row)} |" in page, row
+        assert f"| {' | '.join(row)} |" in page, "./scripts/check --fix puts it there"
 
 
 def test_a_clock_is_one_entry(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -328,4 +328,4 @@ def test_a_format_is_one_entry(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
 def test_the_documentation_has_every_format() -> None:
     page = (Path(__file__).parent.parent / "docs" / "workloads.md").read_text()
     for row in w.traces.format_rows():
-        assert f"| {' | '.join(row)} |" in page, row
+        assert f"| {' | '.join(row)} |" in page, "./scripts/check --fix puts it there"
