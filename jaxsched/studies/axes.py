@@ -155,15 +155,10 @@ def of_level(level: str) -> tuple[Axis, ...]:
 
 @dataclasses.dataclass(frozen=True)
 class Values:
-    """The values of every axis, read and checked.
+    """The values of every axis, read and checked."""
 
-    Attributes:
-      titles: For each name in `AXES` its values, as tables call them.
-      read: What they stand for.
-    """
-
-    titles: dict[str, tuple[Any, ...]]
-    read: dict[str, tuple[Any, ...]]
+    titles: dict[str, tuple[Any, ...]]  # for each name in `AXES` its values, as tables call them
+    read: dict[str, tuple[Any, ...]]  # what they stand for
 
     @classmethod
     def of(cls, **given: tuple[Any, ...]) -> Values:

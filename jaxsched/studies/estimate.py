@@ -28,23 +28,14 @@ BASE_BYTES = 450 * 2**20
 
 @dataclasses.dataclass(frozen=True)
 class Estimate:
-    """What a sweep is expected to take.
+    """What a sweep is expected to take."""
 
-    Attributes:
-      seconds: Time for the missing rows of one process; compilations are in it.
-      memory: Peak on the host, in bytes.
-      per_request: Seconds per simulated request for each (policy, n), of shape [P, N].
-      tried: How many of these were tried out; the others follow from them.
-      programs: What has to be compiled, in words; empty for the native engine.
-      compiling: Seconds of it.
-    """
-
-    seconds: float
-    memory: int
-    per_request: np.ndarray
-    tried: int
-    programs: tuple[str, ...]
-    compiling: float
+    seconds: float  # time for the missing rows of one process; compilations are in it
+    memory: int  # peak on the host, in bytes
+    per_request: np.ndarray  # seconds per simulated request for each (policy, n), of shape [P, N]
+    tried: int  # how many of these were tried out; the others follow from them
+    programs: tuple[str, ...]  # what has to be compiled, in words; empty for the native engine
+    compiling: float  # seconds of it
 
 
 def estimate(simulator: Simulator, missing: list[Range], chunk: int | None = None) -> Estimate:

@@ -38,15 +38,10 @@ ALL_AGAIN = "delete it, and the same command makes the whole table again"
 
 @dataclasses.dataclass(frozen=True)
 class Parts:
-    """The parts of a study, and the table they become.
+    """The parts of a study, and the table they become."""
 
-    Attributes:
-      store: The opened folder.
-      plan: The study's.
-    """
-
-    store: Store
-    plan: Plan
+    store: Store  # the opened folder
+    plan: Plan  # the study's
 
     @property
     def results(self) -> Path:

@@ -26,15 +26,10 @@ ROWS = [axis.name for axis in of_level(ROW)]
 
 
 class Rows(NamedTuple):
-    """Some rows of a study.
+    """Some rows of a study."""
 
-    Attributes:
-      at: Seed and lane, and of the axes by name the indices of the values.
-      measured: What `Study.measure` says.
-    """
-
-    at: Columns
-    measured: Columns
+    at: Columns  # seed and lane, and of the axes by name the indices of the values
+    measured: Columns  # what `Study.measure` says
 
 
 class Simulator:

@@ -32,19 +32,12 @@ FIRST_REQUESTS = 2**17
 
 @dataclasses.dataclass(frozen=True)
 class Point:
-    """What is simulated, and kept, in one go.
+    """What is simulated, and kept, in one go."""
 
-    Attributes:
-      name: Its name in the store.
-      label: What it is called while it runs.
-      requests: How many are simulated.
-      table: Simulates it; returns its part of the table.
-    """
-
-    name: str
-    label: str
-    requests: int
-    table: Callable[[], pd.DataFrame]
+    name: str  # its name in the store
+    label: str  # what it is called while it runs
+    requests: int  # how many are simulated
+    table: Callable[[], pd.DataFrame]  # simulates it; returns its part of the table
 
 
 OnPoint = Callable[[Point, bool], Any]
@@ -53,18 +46,13 @@ OnPoint = Callable[[Point, bool], Any]
 
 @dataclasses.dataclass(frozen=True)
 class Work:
-    """A study in points.
+    """A study in points."""
 
-    Attributes:
-      text: Its configuration, as it is kept with the results.
-      points: In the order in which they run.
-      simulators: Whose instances are drawn, and refused, before there is a folder.
-      whole: The tables of all points, one below the other -> the table of results.
-    """
-
-    text: str
-    points: Sequence[Point]
+    text: str  # its configuration, as it is kept with the results
+    points: Sequence[Point]  # in the order in which they run
+    # Whose instances are drawn, and refused, before there is a folder
     simulators: Sequence[Simulator]
+    # The tables of all points, one below the other -> the table of results
     whole: Callable[[pd.DataFrame], pd.DataFrame]
 
     def run(self, folder: Path, on_point: OnPoint = lambda *_: None) -> pd.DataFrame:
@@ -170,15 +158,10 @@ WEEKS = 4 * 7 * 24 * 3600
 
 @dataclasses.dataclass(frozen=True)
 class Processes:
-    """Which of several processes this one is.
+    """Which of several processes this one is."""
 
-    Attributes:
-      index: 0 for the first.
-      count: How many there are.
-    """
-
-    index: int = 0
-    count: int = 1
+    index: int = 0  # 0 for the first
+    count: int = 1  # how many there are
 
     @property
     def first(self) -> bool:

@@ -116,14 +116,10 @@ def read_results(folder: str | os.PathLike[str]) -> pd.DataFrame:
 
 @dataclasses.dataclass(frozen=True)
 class Store:
-    """An opened folder of results; see `open_store`.
+    """An opened folder of results; see `open_store`."""
 
-    Attributes:
-      folder: Where it is.
-      metadata: What goes into every file: configuration text, versions and device.
-    """
-
-    folder: Path
+    folder: Path  # where it is
+    # What goes into every file: configuration text, versions and device
     metadata: Mapping[str, str]
 
     def part(self, name: str) -> Path:

@@ -46,19 +46,12 @@ LAWS = ("uniform", "log_uniform")
 
 @dataclasses.dataclass(frozen=True)
 class RandomConfig:
-    """Random values on an axis.
+    """Random values on an axis."""
 
-    Attributes:
-      axis: Name of the axis, such as "predictions".
-      value: Pattern of the values, such as "relative:{uniform:0:0.99}".
-      count: How many.
-      seed: Of these values.
-    """
-
-    axis: str
-    value: str
-    count: int = at_least(1)
-    seed: int = at_least(0, default=0)
+    axis: str  # name of the axis, such as "predictions"
+    value: str  # pattern of the values, such as "relative:{uniform:0:0.99}"
+    count: int = at_least(1)  # how many
+    seed: int = at_least(0, default=0)  # of these values
 
     def __post_init__(self) -> None:
         one_of("axis", self.axis, AXES)
