@@ -164,8 +164,7 @@ class Values:
     def of(cls, **given: tuple[Any, ...]) -> Values:
         """Reads values; axes that are not given have their default.
 
-        Raises:
-          ValueError: If a value is refused; the text names the axis and the value.
+        ValueError if a value is refused; the text names the axis and the value.
         """
         titles, read = {}, {}
         for name, axis in AXES.items():

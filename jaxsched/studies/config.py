@@ -87,13 +87,7 @@ def prediction(key: str, text: str, memory: int) -> Prediction:
 
 
 def all_predictions(texts: tuple[str, ...], memory: int, trace: bool) -> None:
-    """Refuses an empty list, and predictions that make no sense with the memory or without a trace.
-
-    Args:
-      texts: The predictions.
-      memory: In tokens.
-      trace: Whether requests come from a trace, which may have predictions of its own.
-    """
+    """Refuses no predictions, and those that make no sense with the memory or without a trace."""
     several("predictions", texts)
     for text in texts:
         if prediction("predictions", text, memory).source is None and not trace:

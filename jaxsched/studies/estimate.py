@@ -9,9 +9,8 @@ from typing import Any
 
 import numpy as np
 
-from jaxsched.studies.budget import MOST_CHUNK
 from jaxsched.studies.plan import Call, Plan, Range, Tile
-from jaxsched.studies.rows import Simulator
+from jaxsched.studies.rows import MOST_CHUNK, Simulator
 
 TRIAL_SECONDS = 5.0
 """Time after which no further kind of simulation is tried out."""
@@ -106,12 +105,7 @@ def _try(simulator: Simulator, policy: int, n: int) -> tuple[float, float]:
 
 
 def _filled(costs: np.ndarray, group: np.ndarray) -> np.ndarray:
-    """Costs per request [P, N] with gaps filled, from a policy's others or from its group's mean.
-
-    Args:
-      costs: NaN where not known.
-      group: What a policy has in common with others, [P].
-    """
+    """Costs [P, N] with NaN filled, from a policy's others or its group's mean (group: [P])."""
     filled = costs.copy()
     for policy, own in enumerate(costs):
         alike = own if not np.isnan(own).all() else costs[group == group[policy]]

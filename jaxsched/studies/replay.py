@@ -92,7 +92,7 @@ class ReplayConfig:
         return to_toml(self) + own_digests(self.policies)
 
     @property
-    def limits(self) -> dict[str, float | None]:
+    def limits(self) -> dict[str, Any]:
         """Limits of a request that counts as good, by name."""
         return {"ttft_limit": self.ttft_limit, "tpot_limit": self.tpot_limit}
 
@@ -110,8 +110,7 @@ class Loaded:
 def load(config: ReplayConfig) -> Loaded:
     """Reads the trace and chooses its requests.
 
-    Raises:
-      ValueError: If the file is malformed, or a request can never fit; the text names it.
+    ValueError if the file is malformed, or a request can never fit; the text names it.
     """
     trace = _read(config)
     _refuse_missing(trace, config)
@@ -197,7 +196,10 @@ def _instance(trace: Trace, config: ReplayConfig) -> Instance:
     source = None if own else read_prediction(config.interval).source(config.memory)
     arrivals = read_arrivals(config.arrivals)
     number = arrivals.number
-    unit = {"rounds": {"rounds_per_second": 1 / number}, "trace": {"speed": number}}
+    unit: dict[str, dict[str, Any]] = {
+        "rounds": {"rounds_per_second": 1 / number},
+        "trace": {"speed": number},
+    }
     key = jax.random.key(config.seed or 0)
     try:
         instance = trace.instance(
@@ -227,11 +229,10 @@ def run(
 ) -> Iterator[tuple[pd.DataFrame, pd.DataFrame]]:
     """Simulates one policy after another; `on_policy` is called with the name of each before it.
 
-    Yields:
-      A table of one row (see `jaxsched.studies.frames`): without a clock with `latency_figures`,
-      under one with the metrics of serving. And one with a row per request, which has the options
-      --seed and --memory as columns, the request's number in order of arrival as `request` and its
-      line in the file (of Parquet its row) as `line`.
+    A table of one row (see `jaxsched.studies.frames`): without a clock with `latency_figures`,
+    under one with the metrics of serving. And one with a row per request, which has the options
+    --seed and --memory as columns, the request's number in order of arrival as `request` and its
+    line in the file (of Parquet its row) as `line`.
     """
     batch = jax.tree.map(lambda leaf: np.asarray(leaf)[None], loaded.instance)
     clock = None if config.clock is None else clocks.clock(config.clock)

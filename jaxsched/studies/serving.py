@@ -143,7 +143,7 @@ def _measure(
     busy = busy_seconds_bound(
         instance.prompt, instance.output, instance.memory, clock, max_batch=config.max_batch
     )
-    limits = {"ttft_limit": config.ttft_limit, "tpot_limit": config.tpot_limit}
+    limits: dict[str, Any] = {"ttft_limit": config.ttft_limit, "tpot_limit": config.tpot_limit}
     return {
         "rate_bound": config.num_requests / busy,
         "drain": frames.drain_seconds(instance, clock),

@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import Any
 
 import jax
-import jaxlib
+import jaxlib.version
 import numpy as np
 import pandas as pd
 import pyarrow as pa
@@ -40,7 +40,7 @@ def versions() -> dict[str, str]:
     return {
         "jaxsched": __version__,
         "jax": jax.__version__,
-        "jaxlib": jaxlib.__version__,
+        "jaxlib": jaxlib.version.__version__,
         "numpy": np.__version__,
         "python": platform.python_version(),
     }
@@ -84,8 +84,7 @@ def read_parquet(
 ) -> tuple[pd.DataFrame, dict[str, str]]:
     """Reads what `write_parquet` wrote: the data frame (or some columns of it) and the texts.
 
-    Raises:
-      ValueError: If the file is damaged.
+    ValueError if the file is damaged.
     """
     try:
         table = pq.read_table(path, columns=columns, page_checksum_verification=True)
@@ -105,8 +104,7 @@ def texts_of(schema: Any) -> dict[str, str]:
 def read_results(folder: str | os.PathLike[str]) -> pd.DataFrame:
     """The finished table of a folder that `jaxsched run` wrote.
 
-    Raises:
-      FileNotFoundError: If the job there has not finished.
+    FileNotFoundError if the job there has not finished.
     """
     path = Path(folder) / "results.parquet"
     if not path.exists():
@@ -151,13 +149,8 @@ class Store:
 def open_store(folder: Path, config: str) -> Store:
     """Opens a folder for the results of a configuration, new or begun earlier.
 
-    Args:
-      folder: Made if it does not exist; one that was begun but holds no results yet is begun anew.
-      config: The configuration as TOML text.
-
-    Raises:
-      ValueError: If it belongs to another configuration or version (the difference is in the
-        text), or has files in it but no manifest.
+    ValueError if it belongs to another configuration or version (the difference is in the text), or
+    has files in it but no manifest.
     """
     about = {"config": config, "versions": versions(), "device": device()}
     store = Store(

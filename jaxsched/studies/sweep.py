@@ -32,8 +32,8 @@ from jaxsched.studies import store
 from jaxsched.studies.axes import AXES, Axis, Values
 from jaxsched.studies.config import digests
 from jaxsched.studies.frames import sweep_columns
-from jaxsched.studies.parts import ALL_AGAIN, Parts
 from jaxsched.studies.plan import Plan, Study
+from jaxsched.studies.run import ALL_AGAIN, Parts
 from jaxsched.toml import at_least, from_table, one_of, to_toml, with_key
 from jaxsched.workloads import draws
 from jaxsched.workloads.intervals import OPEN_ENDED
@@ -65,8 +65,7 @@ class RandomConfig:
 def drawn(random: RandomConfig) -> list[str]:
     """The random values of a table, as texts; numbers have six significant digits.
 
-    Raises:
-      ValueError: If a place in the pattern is none of the known laws.
+    ValueError if a place in the pattern is none of the known laws.
     """
     places = [_law(text) for text in PLACE.findall(random.value)]
     shape = (len(places), random.count)
@@ -137,8 +136,7 @@ class SweepConfig(_Keys):
     def values(self) -> Values:
         """Its axes, read and checked.
 
-        Raises:
-          ValueError: If a value is refused; the text names the axis and the value.
+        ValueError if a value is refused; the text names the axis and the value.
         """
         values = Values.of(**{name: _values(self, axis) for name, axis in AXES.items()})
         _check_fit(values)
@@ -234,9 +232,7 @@ def _check_prediction(prediction: Prediction, law: Lengths, memory: int) -> None
 def manifest(folder: str | os.PathLike[str]) -> dict[str, Any]:
     """The manifest of a sweep: configuration, versions, device and when it was begun.
 
-    Raises:
-      FileNotFoundError: If there is none.
-      ValueError: If it is none of a sweep.
+    FileNotFoundError if there is none. ValueError if it is none of a sweep.
     """
     path = Path(folder) / "manifest.json"
     if not path.exists():
