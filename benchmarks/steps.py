@@ -16,15 +16,15 @@ from benchmarks.instances import draw
 from benchmarks.scale import Scale
 from benchmarks.section import Job, Row, Section
 from jaxsched import Policy, policy
-from jaxsched.engines.xla import NO_CAP, Limits, Numbers, hindsight, make_plan
+from jaxsched.engines.xla import NO_CAP, Numbers, RunLimits, hindsight, make_plan
 from jaxsched.engines.xla import loop as lanes_loop
-from jaxsched.engines.xla.inputs import Table, make_table
-from jaxsched.engines.xla.state import DONE, NEVER, Event, Plan
+from jaxsched.engines.xla.inputs import LaneTable, make_table
+from jaxsched.engines.xla.state import DONE, NEVER, Event, LoopPlan
 from jaxsched.engines.xla.step import step
 from jaxsched.instance import MAX_ROUND, canonical
 
 INSTANCES = 64
-LIMITS = Limits(np.int32(MAX_ROUND), np.int32(NO_CAP))
+LIMITS = RunLimits(np.int32(MAX_ROUND), np.int32(NO_CAP))
 
 
 def _jobs(scale: Scale) -> list[Job]:
@@ -56,12 +56,12 @@ class Driver:
     """Runs the engine's loop over chunks from here, with a clock beside it.
 
     Attributes:
-      levels: By position in `Plan.slots`, those that were needed.
+      levels: By position in `LoopPlan.slots`, those that were needed.
       borders: Borders between chunks passed.
       waited: Seconds that they took.
     """
 
-    def __init__(self, table: Table, chosen: Policy, plan: Plan) -> None:
+    def __init__(self, table: LaneTable, chosen: Policy, plan: LoopPlan) -> None:
         nothing = jnp.zeros((INSTANCES,), bool)
         self._table, self._policy, self._plan = table, chosen, plan
         self._start = jax.jit(lambda: lanes_loop._start(table, plan, nothing))
@@ -113,17 +113,19 @@ def _steps(scale: Scale, name: str, setting: str) -> list[Row]:
     return rows
 
 
-def _prepare(scale: Scale, name: str, setting: str) -> tuple[Policy, Plan, Table]:
+def _prepare(scale: Scale, name: str, setting: str) -> tuple[Policy, LoopPlan, LaneTable]:
     instance = canonical(draw(setting, INSTANCES, scale.n, scale.memory))
     plan, chosen = make_plan(scale.n, INSTANCES, False), policy(name)
     table = jax.jit(lambda flat: make_table(flat, LIMITS, chosen.choices, Numbers()))(instance)
     return chosen, plan, table
 
 
-def _compile(state: lanes_loop.Pool, table: Table, chosen: Policy, plan: Plan, level: int) -> Level:
+def _compile(
+    state: lanes_loop.Pool, table: LaneTable, chosen: Policy, plan: LoopPlan, level: int
+) -> Level:
     advance = hindsight.step if chosen.choices.shortest_first else step
 
-    def chunk(table: Table, state: lanes_loop.Pool) -> tuple[lanes_loop.Pool, Event]:
+    def chunk(table: LaneTable, state: lanes_loop.Pool) -> tuple[lanes_loop.Pool, Event]:
         return lanes_loop._chunk(table, chosen.choices, plan, advance, level, state)
 
     compiled = jax.jit(chunk).lower(table, state).compile()
@@ -137,7 +139,7 @@ def _taken(log: Event) -> int:
     return int(np.sum(np.any(used, axis=1)))
 
 
-def _cost(level: Level, plan: Plan, slots: int) -> Row:
+def _cost(level: Level, plan: LoopPlan, slots: int) -> Row:
     return {
         "slots": slots,
         "fusions": level.loop.fusions,

@@ -1,5 +1,7 @@
 """jaxsched: exact, batched simulation of LLM inference scheduling under a KV-cache limit."""
 
+import sys
+
 from jaxsched import clocks, metrics, workloads
 from jaxsched._version import __version__
 from jaxsched.bounds import busy_seconds_bound, mean_busy_time_bound, rounds_bound
@@ -27,6 +29,9 @@ from jaxsched.policies.network import NetworkParams, a_min_network
 from jaxsched.result import Result, Status
 from jaxsched.simulate import simulate
 from jaxsched.studies import read_sweep
+
+# Two engines are public by themselves, under names of their own.
+sys.modules |= {"jaxsched.reference": reference, "jaxsched.relaxation": relaxation}
 
 __all__ = [
     "Clock",

@@ -72,12 +72,12 @@ class Result(Pytree):
           ValueError: Under a clock, where arrivals are no rounds.
         """
         self._expect_clock(False, "total_latency")
-        return whole(self.totals)[..., 0]
+        return whole(self.totals)[..., 0][()]
 
     @property
     def wasted_tokens(self) -> Any:
         """Tokens lost to evictions, of shape [...]."""
-        return whole(self.totals)[..., 1]
+        return whole(self.totals)[..., 1][()]
 
     @property
     def memory_time(self) -> Any:
@@ -85,7 +85,7 @@ class Result(Pytree):
 
         Complete, evicted and cut-off runs all count.
         """
-        return whole(self.totals)[..., 2]
+        return whole(self.totals)[..., 2][()]
 
     @property
     def mean_latency(self) -> Any:

@@ -14,9 +14,9 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh, PartitionSpec
 
-from jaxsched.arrays import join, split, whole
+from jaxsched.arrays import join, split
 from jaxsched.clocks import Clock, check_clock, ticks, valid_clock
-from jaxsched.engines.xla import NO_CAP, Limits, Numbers, ranks, simulate_lanes, valid_numbers
+from jaxsched.engines.xla import NO_CAP, Numbers, RunLimits, ranks, simulate_lanes, valid_numbers
 from jaxsched.instance import (
     MAX_MEMORY,
     MAX_ROUND,
@@ -103,7 +103,7 @@ def simulate(
     if traced and flat.arrival is not None and flat.arrival.dtype == np.int64:
         flat = flat.replace(arrival=split(flat.arrival))  # a clock is traced, they are not
     numbers = _numbers(policy, clock, flat)
-    limits = Limits(np.int32(max_rounds), np.int32(NO_CAP if max_batch is None else max_batch))
+    limits = RunLimits(np.int32(max_rounds), np.int32(NO_CAP if max_batch is None else max_batch))
     chosen = engine_for(engine, policy)
     run = _runner(choices, chosen, max_batch is not None, 0, traced)
     result = run(flat, numbers, limits)
@@ -228,7 +228,7 @@ def _reshape(tree: Any, axes: int, lanes: tuple[int, ...]) -> Any:
     return jax.tree.map(lambda leaf: leaf.reshape(lanes + leaf.shape[axes:]), tree)
 
 
-Run = Callable[[Instance, Numbers, Limits], Result]
+Run = Callable[[Instance, Numbers, RunLimits], Result]
 """From canonical instances of lane shape [N] to results."""
 
 
@@ -248,7 +248,7 @@ def _runner(choices: Choices, engine: str, capped: bool, history: int, traced: b
 def _at_border(run: Run) -> Run:
     """Gives a compiled function 64-bit integers in pairs, and takes them so from it."""
 
-    def call(flat: Instance, numbers: Numbers, limits: Limits) -> Result:
+    def call(flat: Instance, numbers: Numbers, limits: RunLimits) -> Result:
         if numbers.clock is not None:
             numbers = numbers._replace(clock=split(numbers.clock))
             if flat.arrival is not None:
@@ -263,7 +263,7 @@ def _at_border(run: Run) -> Run:
 def _batched(run: Run) -> Run:
     """Teaches `run` that an axis of `vmap` is just more lanes."""
 
-    def call(flat: Instance, numbers: Numbers, limits: Limits) -> Result:
+    def call(flat: Instance, numbers: Numbers, limits: RunLimits) -> Result:
         leaves, structure = jax.tree.flatten((flat, numbers))
 
         @jax.custom_batching.custom_vmap
@@ -301,7 +301,7 @@ def _sharded(run: Run) -> Run:
             jax.shard_map(run, mesh=mesh, in_specs=specs, out_specs=spec, check_vma=False)
         )
 
-    def sharded(flat: Instance, numbers: Numbers, limits: Limits) -> Result:
+    def sharded(flat: Instance, numbers: Numbers, limits: RunLimits) -> Result:
         devices, lanes = tuple(jax.local_devices()), flat.prompt.shape[0]
         if len(devices) == 1 or lanes < len(devices):
             return run(flat, numbers, limits)
@@ -319,19 +319,13 @@ def _sharded(run: Run) -> Run:
 
 
 def _native(
-    choices: Choices, flat: Instance, numbers: Numbers, limits: Limits, history: int = 0
+    choices: Choices, flat: Instance, numbers: Numbers, limits: RunLimits, history: int = 0
 ) -> Result:
     """Runs the native engine on concrete arrays."""
-    return _call_native(
-        choices, flat, _native_ranks(choices, flat, numbers), numbers, limits, history
-    )
+    from jaxsched.engines import cpu  # noqa: PLC0415 - numba is optional and slow to import
 
-
-def _native_ranks(choices: Choices, flat: Instance, numbers: Numbers) -> Any:
-    """Places by the policy's order of a whole backlog, if it has one, [N, n]."""
-    if choices.rank is None:
-        return None
-    return _compiled_ranks(choices)(flat, numbers.params)
+    rank = None if choices.rank is None else _compiled_ranks(choices)(flat, numbers.params)
+    return cpu.simulate_lanes(flat, rank, numbers, limits, choices, history)
 
 
 @functools.lru_cache(maxsize=64)
@@ -339,63 +333,9 @@ def _compiled_ranks(choices: Choices) -> Callable[[Instance, Any], jax.Array]:
     return jax.jit(functools.partial(ranks, choices))
 
 
-def _call_native(
-    choices: Choices,
-    flat: Instance,
-    rank: Any,
-    numbers: Numbers,
-    limits: Limits,
-    history: int = 0,
+def _native_callback(
+    choices: Choices, flat: Instance, numbers: Numbers, limits: RunLimits
 ) -> Result:
-    from jaxsched.engines import cpu  # noqa: PLC0415 - numba is optional and slow to import
-
-    names = ("prompt", "output", "lower", "upper", "point")
-    fields = {
-        name: np.asarray(value) for name in names if (value := getattr(flat, name)) is not None
-    }
-    if rank is not None:
-        fields["rank"] = np.asarray(rank)
-    many, memory = np.asarray(flat.num_requests), np.asarray(flat.memory)
-    clock, arrival = numbers.clock, flat.arrival
-    lanes = [np.asarray(leaf).reshape(len(many), -1) for leaf in jax.tree.leaves(numbers.params)]
-    found = cpu.run(
-        cpu.compile_policy(choices),
-        choices,
-        fields,
-        arrival=None if arrival is None else _joined(arrival, clock is not None),
-        num_requests=many,
-        memory=memory,
-        params=np.concatenate([np.empty((len(many), 0), np.int64), *lanes], axis=1),
-        clock=None if clock is None else _joined(clock, True),
-        max_rounds=int(limits.max_rounds),
-        max_batch=int(limits.max_batch),
-        history=history,
-    )
-    totals, first = found.totals, found.first_admission
-    return Result(
-        completion=found.completion,
-        first_token=np.where(first < 0, -1, first + 1).astype(np.int32),
-        preemptions=found.preemptions,
-        evictions=totals["evictions"].astype(np.int32),
-        peak_memory=totals["peak_memory"].astype(np.int32),
-        rounds=totals["rounds"].astype(np.int32),
-        status=totals["status"].astype(np.int32),
-        totals=np.stack(
-            [totals[name] for name in ("total_latency", "wasted_tokens", "memory_time")], axis=-1
-        ),
-        num_requests=many.astype(np.int32),
-        times=None if clock is None else found.times,
-        history=found.history if history else None,
-    )
-
-
-def _joined(value: Any, wide: bool) -> Any:
-    """Integers on the host, joined if they came in pairs."""
-    array = np.asarray(value)
-    return whole(array) if wide else array
-
-
-def _native_callback(choices: Choices, flat: Instance, numbers: Numbers, limits: Limits) -> Result:
     """Runs the native engine from inside a traced computation."""
     lanes, n = flat.prompt.shape
     shapes = {
@@ -412,7 +352,9 @@ def _native_callback(choices: Choices, flat: Instance, numbers: Numbers, limits:
     )
 
     def run(*arguments: Any) -> Result:
-        found = _call_native(choices, *arguments)
+        from jaxsched.engines import cpu  # noqa: PLC0415 - as above
+
+        found = cpu.simulate_lanes(*arguments, choices)
         times = None if found.times is None else split(found.times)
         return found.replace(totals=split(found.totals), times=times)
 

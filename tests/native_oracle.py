@@ -13,6 +13,7 @@ import pytest
 import jaxsched as js
 from jaxsched.engines import reference
 from jaxsched.engines.reference import EVICTED, FINISHED
+from jaxsched.engines.xla.inputs import Numbers, RunLimits
 from jaxsched.instance import MAX_ROUND
 from jaxsched.policies.network import SHAPES, NetworkParams, quantize
 from jaxsched.testing import as_arrays, random_requests
@@ -94,22 +95,25 @@ def run(
         if name in batch
     }
     arrival = batch.get("arrival")
-    found = native.run(
-        native.compile_policy(policy.choices),
-        policy.choices,
-        fields,
+    instance = js.Instance(
+        **{"lower": prompt, "upper": prompt, **fields},
+        memory=np.broadcast_to(batch["memory"], lanes),
         arrival=None if arrival is None else np.broadcast_to(arrival, (lanes, n)),
         num_requests=np.broadcast_to(batch.get("num_requests", n), lanes),
-        memory=np.broadcast_to(batch["memory"], lanes),
-        params=numbers,
-        clock=None if clock is None else np.broadcast_to(clock, (lanes, 6)),
-        max_rounds=max_rounds,
-        max_batch=max_batch or 2**31 - 2,
-        history=history,
     )
-    totals = {name: found.totals[name] for name in found.totals.dtype.names}
-    rest = {name: value for name, value in found._asdict().items() if name != "totals"}
-    return SimpleNamespace(**rest, **totals)
+    ticks = None if clock is None else np.broadcast_to(clock, (lanes, 6))
+    limits = RunLimits(np.int32(max_rounds), np.int32(max_batch or 2**31 - 2))
+    params = {"all": numbers}
+    found = native.simulate_lanes(
+        instance, None, Numbers(params, ticks), limits, policy.choices, history
+    )
+    names = ("total_latency", "wasted_tokens", "memory_time")
+    told = {name: found.totals[:, i] for i, name in enumerate(names)}
+    told |= {name: value for name, value in vars(found).items() if value is not None}
+    first = np.where(found.first_token < 0, -1, found.first_token - 1)
+    for name in ("totals", "first_token", "num_requests"):
+        del told[name]
+    return SimpleNamespace(**told, first_admission=first)
 
 
 def arrays_of(instances):

@@ -181,4 +181,4 @@ def test_a_history_has_the_first_evictions():
         assert (np.bincount(request, minlength=300) == whole.preemptions[lane]).all()
         assert (evicted - admitted).sum() == whole.wasted_tokens[lane]
         assert (whole.history[lane, evictions:] == -1).all()
-    assert run("a_min:on_eviction", **batch).history.shape == (2, 0, 3)
+    assert not hasattr(run("a_min:on_eviction", **batch), "history")

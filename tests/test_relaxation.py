@@ -232,9 +232,9 @@ def test_other_policies() -> None:
         name="weighted",
         params={"prompt": 0},
         estimate=lambda r: r.lower,
-        admission_key=lambda r: r.estimate + r.params["prompt"] * r.prompt,
+        admission_key=lambda r: 16 * (r.estimate + r.params["prompt"] * r.prompt),  # as there
         reserve=lambda r: r.estimate,
-        eviction_key=lambda r: r.estimate,
+        eviction_key=lambda r: 16 * r.estimate,
         refine=lambda r: most(r.estimate, r.generated),
     )
     instance = backlogs()

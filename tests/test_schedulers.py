@@ -139,7 +139,7 @@ WIDTH = 33
 
 @jax.jit
 def rank_of(columns: dict[str, jax.Array], memory: jax.Array, count: jax.Array) -> jax.Array:
-    view = js.View(**columns, memory=memory)
+    view = js.View(**columns, memory=memory, estimate=columns["output"])
     return js.sorted_f().rank(view, jnp.arange(WIDTH) < count)
 
 

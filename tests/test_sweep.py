@@ -328,11 +328,16 @@ def test_a_tuned_rule_is_a_policy_and_its_file_part_of_the_configuration(tmp_pat
     assert settings.text() != before
 
 
-def test_estimates_say_what_there_is_to_do(whole: Any) -> None:
-    plan, _frame = whole
+def test_estimates_say_what_there_is_to_do(whole: Any, monkeypatch: Any) -> None:
+    plan, _ = whole
     guess = estimate(Simulator(plan), [(0, plan.total)])
-    half = estimate(Simulator(plan), [(0, plan.total // 2)])
-    assert 0 < half.seconds < guess.seconds < 60 and guess.programs == ()
+    assert 0 < guess.seconds < 60 and guess.programs == ()
     assert guess.per_request.shape == (3, 2) and (guess.per_request > 0).all()
     # Both n share the width 16: three policies, with and without arrivals, and a clock.
     assert len(programs(Simulator(plan, "jax"))) == 3 * 2 * 2
+    # Of a cost that no other work on the machine can change: that of the first n, then of all.
+    monkeypatch.setattr("jaxsched.studies.estimate._try", lambda *_: (1.0, 1e-3))
+    first, rest = plan.total // 2, plan.total
+    half, all_of_it = (estimate(Simulator(plan), [(0, stop)]) for stop in (first, rest))
+    assert half.seconds == pytest.approx(first * 9 * 1e-3)
+    assert all_of_it.seconds == pytest.approx(first * (9 + 12) * 1e-3)

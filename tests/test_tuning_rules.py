@@ -111,7 +111,10 @@ def test_a_changed_file_is_simulated_again(tmp_path: Path) -> None:
     path, names = tmp_path / "mine.toml", []
     for text in (RULE, RULE.replace("reserve_floor = 1.0", "reserve_floor = 9.0")):
         path.write_text(text)
-        study = BacklogConfig(2, 9000, (10,), (f"tuned:{path}",), ("exact",))
+        study = BacklogConfig(
+            lanes=2, memory=9000, num_requests=(10,), policies=(f"tuned:{path}",),
+            predictions=("exact",),
+        )  # fmt: skip
         names.append(study.work().points[0].name)
     assert names[0].startswith("n10-tuned-mine-")
     assert names[0] != names[1]

@@ -25,19 +25,12 @@ Places = np.ndarray
 
 @dataclasses.dataclass(frozen=True)
 class Op:
-    """One operation.
+    """One operation."""
 
-    Attributes:
-      name: "field", "param" or "const", or an operation on earlier results.
-      args: Places of these.
-      data: Name of the field, place of the number among all of the policy, or value.
-      boolean: Whether it gives a truth value.
-    """
-
-    name: str
-    args: tuple[int, ...] = ()
-    data: Any = None
-    boolean: bool = False
+    name: str  # "field", "param" or "const", or an operation on earlier results
+    args: tuple[int, ...] = ()  # places of these
+    data: Any = None  # name of the field, place of the number among all of the policy, or value
+    boolean: bool = False  # whether it gives a truth value
 
 
 @dataclasses.dataclass(frozen=True)
@@ -54,17 +47,12 @@ class Program:
 
 @dataclasses.dataclass(frozen=True)
 class Choice:
-    """A function of a policy, looked at.
+    """A function of a policy, looked at."""
 
-    Attributes:
-      function: It.
-      program: What it computes, or why that cannot be told in operations on whole numbers.
-      reads: The fields of `View` that it reads.
-    """
-
-    function: Callable[[Any], Any]
+    function: Callable[[Any], Any]  # it
+    # what it computes, or why that cannot be told in operations on whole numbers
     program: Program | str
-    reads: frozenset[str]
+    reads: frozenset[str]  # the fields of `View` that it reads
 
 
 @dataclasses.dataclass(frozen=True, eq=False)

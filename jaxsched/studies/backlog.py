@@ -14,7 +14,13 @@ from jaxsched.policies import Policy
 from jaxsched.result import Result
 from jaxsched.studies import frames
 from jaxsched.studies.axes import Cell, Values
-from jaxsched.studies.config import LengthsConfig, all_predictions, different_policies, own_digests
+from jaxsched.studies.config import (
+    LengthsConfig,
+    all_predictions,
+    check_seed,
+    different_policies,
+    own_digests,
+)
 from jaxsched.studies.plan import Plan, Study
 from jaxsched.studies.rows import Simulator
 from jaxsched.studies.run import Point, Work
@@ -37,6 +43,7 @@ class BacklogConfig:
 
     def __post_init__(self) -> None:
         several("num_requests", self.num_requests)
+        check_seed(self.seed)
         different_policies(self.policies)
         all_predictions(self.predictions, self.memory, trace=False)
 

@@ -94,6 +94,12 @@ def all_predictions(texts: tuple[str, ...], memory: int, trace: bool) -> None:
             raise ValueError('predictions: "columns" needs a trace; random lengths have none')
 
 
+def check_seed(seed: int) -> None:
+    """Refuses a seed whose upper bits a key would not see."""
+    if seed >= 2**32:
+        raise ValueError(f"seed: got {seed}; expected at most {2**32 - 1}")
+
+
 def positive_seconds(**limits: float | None) -> None:
     """Refuses limits in seconds that are not above 0; None is none."""
     for name, limit in limits.items():

@@ -40,7 +40,7 @@ class Drawn:
     tile: Tile
 
     def __init__(self, plan: Plan, tile: Tile) -> None:
-        self.tile = tile
+        self.tile: Tile = tile
         self.plan = plan
         index = np.arange(tile.first, tile.first + tile.count)
         self.seed = np.asarray(plan.values.read["seeds"])[index // plan.study.lanes]

@@ -5,7 +5,6 @@ from __future__ import annotations
 import dataclasses
 import itertools
 import time
-from typing import Any
 
 import numpy as np
 
@@ -64,23 +63,23 @@ def estimate(simulator: Simulator, missing: list[Range], chunk: int | None = Non
     # The kinds that were tried are compiled by now.
     left = max(0, len(needed) - len(compiling)) * float(np.mean(compiling)) if needed else 0.0
     seconds = left + _total(plan, costs, missing)
-    return Estimate(seconds, _memory(simulator, chunk), costs, tried, needed, left)
+    budgets = [simulator.budget(p) for p in range(sizes[0])]
+    batch = max(budget.bytes(n) for budget in budgets for n in plan.values.read["num_requests"])
+    memory = BASE_BYTES + batch + min(plan.total, chunk or MOST_CHUNK) * ROW_BYTES
+    return Estimate(seconds, memory, costs, tried, needed, left)
 
 
 def programs(simulator: Simulator) -> tuple[str, ...]:
     """What the JAX engine compiles for a sweep: one program for each kind and shape of batch."""
-    plan = simulator.plan
-    found: dict[Any, str] = {}
-    timed = set(map(bool, plan.values.read["clocks"]))
+    plan, found = simulator.plan, {}
+    kinds = set(plan.backlogs.tolist()), set(map(bool, plan.values.read["clocks"]))
     for p, policy in enumerate(plan.values.read["policies"]):
         budget = simulator.budget(p)
-        if not budget.pads:
-            continue
-        sizes = plan.values.read["num_requests"]
-        for n, *kind in itertools.product(sizes, set(plan.backlogs.tolist()), timed):
-            # Numbers of policies and clocks are traced; their kinds are not.
-            shape = f"{policy.name}, {budget.rows(n)} × {budget.width(n)} requests"
-            found[(shape, *kind)] = shape
+        # Numbers of policies and clocks are traced; their kinds are not.
+        for n, *kind in itertools.product(plan.values.read["num_requests"], *kinds):
+            if budget.pads:
+                shape = f"{policy.name}, {budget.rows(n)} × {budget.width(n)} requests"
+                found[(shape, *kind)] = shape
     return tuple(found.values())
 
 
@@ -123,12 +122,3 @@ def _total(plan: Plan, costs: np.ndarray, ranges: list[Range]) -> float:
         edges = np.clip(tile.start + each * np.arange(plan.sizes["policies"] + 1), low, high)
         total += float(np.diff(edges) @ costs[:, sizes.index(tile.n)]) * tile.n
     return total
-
-
-def _memory(simulator: Simulator, chunk: int | None) -> int:
-    """Peak memory of a process on the host, in bytes, at most."""
-    plan, sizes = simulator.plan, simulator.plan.values.read["num_requests"]
-    budgets = [simulator.budget(p) for p in range(plan.sizes["policies"])]
-    batch = max(budget.bytes(n) for budget in budgets for n in sizes)
-    rows = min(plan.total, chunk or MOST_CHUNK)
-    return BASE_BYTES + batch + rows * ROW_BYTES

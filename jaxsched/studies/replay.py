@@ -14,12 +14,7 @@ from jaxsched import clocks, policies
 from jaxsched.instance import Instance, check_instance
 from jaxsched.simulate import simulate
 from jaxsched.studies import frames
-from jaxsched.studies.config import (
-    different_policies,
-    own_digests,
-    positive_seconds,
-    prediction,
-)
+from jaxsched.studies.config import different_policies, own_digests, positive_seconds, prediction
 from jaxsched.toml import at_least, one_of, several, to_toml, with_key
 from jaxsched.workloads import Trace, draws, generate, intervals, traces
 from jaxsched.workloads.texts import class_edges, read_arrivals, read_prediction
@@ -202,20 +197,17 @@ def _instance(trace: Trace, config: ReplayConfig) -> Instance:
     }
     key = jax.random.key(config.seed or 0)
     try:
+        times = unit.get(arrivals.kind, {})
         instance = trace.instance(
-            config.memory,
-            intervals=source,
-            key=key,
-            prompt=config.prompt,
-            **unit.get(arrivals.kind, {}),
+            config.memory, intervals=source, key=key, prompt=config.prompt, **times
         )
     except ValueError as error:
         text = str(error).replace(intervals.OPEN_ENDED, "edges:… takes them into its last class")
         raise ValueError(f"{trace.source}: {text}") from None
     if arrivals.kind == "poisson":
-        times = arrivals.source(in_seconds=True)
+        drawn = arrivals.source(in_seconds=True)
         key = draws.purpose(key, generate.ARRIVALS)
-        instance = instance.replace(arrival=times(key, (len(trace),)))
+        instance = instance.replace(arrival=drawn(key, (len(trace),)))
         check_instance(instance)
     return instance
 

@@ -6,6 +6,7 @@ There is no loop over instances: a call takes thousands of them as numpy columns
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -20,6 +21,8 @@ from jaxsched.studies.axes import AXES, CALL, ROW, of_level
 from jaxsched.studies.draw import Drawn, pad, without_padding
 from jaxsched.studies.frames import STATUSES, in_order
 from jaxsched.studies.plan import Call, Plan, Tile
+
+AVAILABLE = re.compile(r"MemAvailable:\s+(\d+)")
 
 HOST_BYTES, DEVICE_BYTES = 120, 220
 """Memory per request of a batch, at most: on the host, and for the JAX engine on its device."""
@@ -40,12 +43,13 @@ MOST_CHUNK = 2**18
 class Budget:
     """Sizes of batches: as many simulations as fit into memory, fewer once they did not.
 
-    They are padded to a few shapes for the JAX engine; there will never be more than `largest`.
+    They are padded for the JAX engine, to a width or (0) the next power of two of requests; there
+    will never be more than `largest` simulations for one.
     """
 
-    def __init__(self, pads: bool, largest: int) -> None:
+    def __init__(self, pads: bool, largest: int, width: int = 0) -> None:
         self.pads = pads
-        self._largest = largest
+        self._largest, self._width = largest, width
         self._host = min(MOST_BYTES, free_memory() // 8)
         devices = len(jax.local_devices())
         self._most = MOST_ROWS.get(jax.default_backend(), PLENTY) * devices
@@ -54,7 +58,7 @@ class Budget:
 
     def width(self, n: int) -> int:
         """Requests that a batch of n requests is padded to: with few widths few programs."""
-        return power_of_two(n) if self.pads else n
+        return (self._width or power_of_two(n)) if self.pads else n
 
     def rows(self, n: int) -> int:
         """Simulations of n requests that run at a time."""
@@ -91,7 +95,11 @@ def power_of_two(number: int) -> int:
 
 def free_memory() -> int:
     """Bytes that this process may still use, as far as the system says."""
-    limits = [value for read in (_meminfo, _control_group) if (value := read()) is not None]
+    limits = [1024 * int(kilobytes) for kilobytes in AVAILABLE.findall(_text("/proc/meminfo"))]
+    # What the control group of a container or a cluster's job leaves.
+    limit, used = (_text(f"/sys/fs/cgroup/memory.{name}").strip() for name in ("max", "current"))
+    if limit.isdecimal() and used.isdecimal():
+        limits.append(max(0, int(limit) - int(used)))
     return min(limits, default=os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"))
 
 
@@ -99,18 +107,6 @@ def device_memory() -> int:
     """Bytes of a local device that programs may use; those of the host for a CPU."""
     stats = jax.local_devices()[0].memory_stats() or {}
     return int(stats.get("bytes_limit", free_memory()))
-
-
-def _meminfo() -> int | None:
-    lines = _text("/proc/meminfo").splitlines()
-    found = [line.split()[1] for line in lines if line.startswith("MemAvailable")]
-    return 1024 * int(found[0]) if found else None
-
-
-def _control_group() -> int | None:
-    """What the control group of a container or a cluster's job leaves."""
-    limit, used = (_text(f"/sys/fs/cgroup/memory.{name}").strip() for name in ("max", "current"))
-    return max(0, int(limit) - int(used)) if limit.isdecimal() and used.isdecimal() else None
 
 
 def _text(path: str) -> str:
@@ -145,7 +141,9 @@ class Simulator:
         self.plan = plan
         self.engine = engine
         most = plan.largest_call if largest is None else min(largest, plan.largest_call)
-        self._budgets = {pads: Budget(pads, most) for pads in (False, True)}
+        # With whole tiles every n runs the program that was compiled for the first.
+        width = max(plan.values.read["num_requests"]) if plan.study.whole else 0
+        self._budgets = {pads: Budget(pads, most, width) for pads in (False, True)}
         self._reads = [policy.reads_predictions for policy in plan.values.read["policies"]]
         self._drawn: Drawn | None = None
 

@@ -33,7 +33,7 @@ import pyarrow.parquet as pq
 
 from jaxsched.studies import store
 from jaxsched.studies.axes import YARDSTICK
-from jaxsched.studies.plan import Call, Plan, Range, Tile, without
+from jaxsched.studies.plan import Plan, Range, Tile, without
 from jaxsched.studies.rows import MOST_CHUNK, Simulator
 from jaxsched.studies.store import Store
 
@@ -237,8 +237,24 @@ def run_rows(
 
     OSError if a part cannot be written; what was written before stays.
     """
+    plan = simulator.plan
+    pace: dict[tuple[int, ...], float] = {}  # seconds a row, by kind of simulation
     parts.sweep_up(ranges)
-    pieces = _Pieces(simulator)
+
+    def piece(row: int, most: int, left: float) -> pd.DataFrame:
+        """Rows of one kind: so many as take about `left` seconds, if the kind is known."""
+        call, began = next(plan.calls(row, most)), time.perf_counter()
+        kind = (*call.at.values(), call.tile.n, call.tile.workload)
+        budget = simulator.budget(call.at["policies"])
+        if kind in pace:
+            rows = int(max(left, 1.0) / pace[kind])
+        else:  # at least a batch, where it cannot be had for less
+            rows = budget.rows(call.tile.n) if budget.pads else FIRST_REQUESTS // call.tile.n
+        end = most if chunk else row + min(max(1, rows), call.stop - call.start)
+        frame = simulator.table(row, end, on_rows)
+        pace[kind] = (time.perf_counter() - began) / len(frame)
+        return frame
+
     for start, stop in ranges:
         while start < stop:
             frames: list[pd.DataFrame] = []
@@ -248,40 +264,10 @@ def run_rows(
                 left = CHUNK_SECONDS - (time.perf_counter() - began)
                 if not chunk and frames and left <= 0:
                     break
-                at, end = end, most if chunk else pieces.end(end, most, left)
-                frames.append(pieces.run(at, end, on_rows))
+                frames.append(piece(end, most, left))
+                end += len(frames[-1])
             parts.write(start, end, pd.concat(frames, ignore_index=True))
             start = end
-
-
-class _Pieces:
-    """Rows of one kind, few enough for the time that is left, as measured on that kind before."""
-
-    def __init__(self, simulator: Simulator) -> None:
-        self._simulator = simulator
-        self._pace: dict[tuple[int, ...], float] = {}
-
-    def end(self, row: int, most: int, left: float) -> int:
-        """The row after those that take about `left` seconds, if their kind is known."""
-        call = next(self._simulator.plan.calls(row, most))
-        if (pace := self._pace.get(self._kind(call))) is not None:
-            rows = int(max(left, 1.0) / pace)
-        elif (budget := self._simulator.budget(call.at["policies"])).pads:
-            rows = budget.rows(call.tile.n)  # a batch, which cannot be had for less
-        else:
-            rows = FIRST_REQUESTS // call.tile.n
-        return row + min(max(1, rows), call.stop - call.start)
-
-    def run(self, start: int, end: int, on_rows: Callable[[int], Any]) -> pd.DataFrame:
-        """The table of these rows; remembers how long a row took."""
-        call, began = next(self._simulator.plan.calls(start, end)), time.perf_counter()
-        frame = self._simulator.table(start, end, on_rows)
-        self._pace[self._kind(call)] = (time.perf_counter() - began) / (end - start)
-        return frame
-
-    @staticmethod
-    def _kind(call: Call) -> tuple[int, ...]:
-        return *call.at.values(), call.tile.n, call.tile.workload
 
 
 # Several processes, on one machine or many, need no more of each other than their number: the rows
@@ -303,11 +289,6 @@ class Processes:
     def first(self) -> bool:
         """Whether this is the one that prints and that puts the results together."""
         return self.index == 0
-
-    def finish(self) -> None:
-        """Waits until all processes have called it."""
-        if self.count > 1:
-            jax.distributed.shutdown()
 
 
 def join_processes(
@@ -353,10 +334,9 @@ def finish(parts: Parts, processes: Processes) -> list[Range]:
 
     The rows that are missing in this folder, which is for the first process to say.
     """
-    processes.finish()
-    if not processes.first:
-        return []
-    missing = parts.missing()
-    if not missing:
+    if processes.count > 1:
+        jax.distributed.shutdown()
+    missing = parts.missing() if processes.first else []
+    if processes.first and not missing:
         parts.finish()
     return missing

@@ -20,6 +20,7 @@ from jaxsched.studies.axes import Cell, Values
 from jaxsched.studies.config import (
     LengthsConfig,
     all_predictions,
+    check_seed,
     different_policies,
     own_digests,
     positive_seconds,
@@ -69,6 +70,7 @@ class ServingConfig:
         one_of("job", self.job, (JOB,))
         with_key("clock", clocks.clock, self.clock)
         several("rates", self.rates)
+        check_seed(self.seed)
         positive_seconds(ttft_limit=self.ttft_limit, tpot_limit=self.tpot_limit)
         for rate in self.rates:
             if not 0 < rate < float("inf"):

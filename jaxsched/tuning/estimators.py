@@ -23,7 +23,6 @@ from jaxsched.engines.soft import (
     soft_simulate,
 )
 from jaxsched.instance import Instance
-from jaxsched.policies import Policy
 from jaxsched.simulate import simulate
 from jaxsched.tuning.config import DescentConfig
 from jaxsched.tuning.problem import Batch, Problem
@@ -89,8 +88,7 @@ def relaxation(settings: DescentConfig, problem: Problem, space: Coordinates) ->
     that is how good it is.
     """
     temperature = settings.scheduled("temperature")
-    relaxed = {"family": A_MIN_FAMILY, "network": A_MIN_NETWORK}[problem.config.member]
-    soft = _soft_gradient(space, relaxed)
+    soft = _soft_gradient(space, problem.config.member)
 
     def gradient(z: Floats, batch: Batch, step: int, rng: np.random.Generator) -> Gradient:
         values, scores = [], []
@@ -120,8 +118,9 @@ def combined(settings: DescentConfig, problem: Problem, space: Coordinates) -> E
 
 
 @functools.cache
-def _soft_gradient(space: Coordinates, policy: Policy) -> Callable[..., jax.Array]:
+def _soft_gradient(space: Coordinates, member: str) -> Callable[..., jax.Array]:
     """(z, temperature, instance, timeline) -> gradient of shape [d]."""
+    policy = A_MIN_FAMILY if member == "family" else A_MIN_NETWORK
 
     def score(
         z: jax.Array, temperature: jax.Array, instance: Instance, timeline: Timeline

@@ -9,8 +9,8 @@ from __future__ import annotations
 
 import os
 from concurrent.futures import ThreadPoolExecutor
-from typing import NamedTuple
 
+import jax
 import numpy as np
 from numpy.typing import NDArray
 
@@ -21,105 +21,89 @@ except ImportError as error:
         f"the native engine needs numba, which cannot be imported ({error}); pip install numba"
     ) from error
 
+from jaxsched.arrays import whole
 from jaxsched.engines.cpu.batch import CpuBatch, scratch
 from jaxsched.engines.cpu.kernels import compile_policy, narrow_until
 from jaxsched.engines.cpu.lanes import run_lanes
 from jaxsched.engines.cpu.layout import NEVER, STATE, Compiled
+from jaxsched.engines.xla.inputs import Numbers, RunLimits
+from jaxsched.instance import Instance
 from jaxsched.policies.program import Choices
+from jaxsched.result import Result
 
-__all__ = ["Found", "compile_policy", "run"]
-
-
-class Found(NamedTuple):
-    """What `run` found: int32 arrays of shape [lanes, n], and totals of shape [lanes]."""
-
-    completion: NDArray[np.int32]
-    """Round in which a request left; -1 where it did not finish, and for padding."""
-    first_admission: NDArray[np.int32]
-    """Round of the first admission; -1 for none."""
-    preemptions: NDArray[np.int32]
-    """Evictions of a request."""
-    totals: NDArray[np.void]
-    """Of dtype `STATE`: total_latency (0 under a clock), evictions, wasted_tokens, memory_time,
-    peak_memory, rounds, and status (0 finished, 1 stopped by the round limit or the clock's end, 2
-    not simulated)."""
-    times: NDArray[np.int64]
-    """Under a clock, of shape [lanes, n, 3], in picoseconds: start of the round of the first
-    admission, end of that round, end of the round of the last token; -1 where there is none."""
-    history: NDArray[np.int32]
-    """Of shape [lanes, E, 3]: request, round of admission and round of eviction of every evicted
-    run, in order of eviction; -1 after the last. Those beyond the E-th are left out."""
+__all__ = ["compile_policy", "simulate_lanes"]
 
 
-def run(
-    policy: Compiled,
+def simulate_lanes(
+    instance: Instance,
+    rank: NDArray[np.int32] | None,
+    numbers: Numbers,
+    limits: RunLimits,
     choices: Choices,
-    fields: dict[str, NDArray[np.int32]],
-    *,
-    arrival: NDArray[np.int64] | None,
-    num_requests: NDArray[np.int32],
-    memory: NDArray[np.int32],
-    params: NDArray[np.int64],
-    clock: NDArray[np.int64] | None,
-    max_rounds: int,
-    max_batch: int,
-    history: int,
-) -> Found:
-    """Simulates every lane; values are not checked.
+    history: int = 0,
+) -> Result:
+    """Simulates canonical instances of lane shape [N]; values are not checked.
 
     Args:
-      policy: A compiled one.
-      choices: What it was compiled from.
-      fields: prompt, output, lower, upper, and, if they are read, point and rank; [lanes, n].
-      arrival: Rounds, under a clock picoseconds, of shape [lanes, n]; `None` for a backlog.
-      num_requests: Real requests of each lane, the rest is padding; -1 for a lane to pass over.
-      memory: Tokens of KV cache, [lanes].
-      params: Numbers of the policy, [lanes, k].
-      clock: `jaxsched.clocks.Ticks` of each lane, [lanes, 6]; `None` for rounds.
-      max_rounds: Rounds from this one on are not run.
-      max_batch: Cap on the requests that run together.
+      instance: Instances in canonical form, on the host; a lane whose `num_requests` is below 0 is
+        passed over. Under a clock arrivals are in picoseconds.
+      rank: Places by the policy's order of a whole backlog, [N, n]; `None` if it has none.
+      numbers: Those of the policy and the clock, [N, ...]; 64-bit integers may be in pairs.
+      limits: Round limit and cap on running requests.
+      choices: The scheduler.
       history: So many evictions of a lane are noted, the first ones.
     """
-    prompt, memory = _fixed(fields["prompt"], np.int32), _fixed(memory, np.int32)
+    policy, clocked = compile_policy(choices), numbers.clock is not None
+    given = {"rank": rank, **vars(instance)}
+    prompt, memory = _fixed(instance.prompt, np.int32), _fixed(instance.memory, np.int32)
     lanes, n = prompt.shape
     arrays = {
-        name: _fixed(fields.get(name, prompt), np.int32)
+        name: prompt if given[name] is None else _fixed(given[name], np.int32)
         for name in ("output", "lower", "upper", "point", "rank")
     }
-    params = _fixed(params, np.int64)
-    longest, widest = int(arrays["output"].max(initial=1)), int(prompt.max(initial=1))
-    narrow = np.zeros(lanes, np.int64)
+    leaves = [np.asarray(leaf).reshape(lanes, -1) for leaf in jax.tree.leaves(numbers.params)]
+    params = _fixed(np.concatenate([np.empty((lanes, 0), np.int64), *leaves], axis=1), np.int64)
+    arrival = np.zeros((lanes, n)) if instance.arrival is None else np.asarray(instance.arrival)
+    longest, narrow = int(arrays["output"].max(initial=1)), np.zeros(lanes)
     if policy.narrow:
-        key = choices.program("eviction_key")
+        key, widest = choices.program("eviction_key"), int(prompt.max(initial=1))
         assert key is not None
         narrow = narrow_until(key, params, memory, longest, widest)
-    ticks = np.empty((lanes, 0), np.int64) if clock is None else clock
+    ticks = whole(np.asarray(numbers.clock)) if clocked else np.empty((lanes, 0))
     batch = CpuBatch(
         prompt=prompt,
         **arrays,
-        arrival=_fixed(np.zeros((lanes, n)) if arrival is None else arrival, np.int64),
-        num_requests=_fixed(num_requests, np.int32),
+        arrival=_fixed(whole(arrival) if clocked else arrival, np.int64),
+        num_requests=_fixed(instance.num_requests, np.int32),
         memory=memory,
         narrow_until=_fixed(narrow, np.int64),
-        max_rounds=max_rounds,
-        max_batch=min(max_batch, NEVER),
+        max_rounds=int(limits.max_rounds),
+        max_batch=min(int(limits.max_batch), NEVER),
         params=params,
         clock=_fixed(ticks, np.int64),
         completion=np.empty((lanes, n), np.int32),
         first_admission=np.empty((lanes, n), np.int32),
         preemptions=np.empty((lanes, n), np.int32),
-        times=np.full((lanes, 0 if clock is None else n, 3), -1, np.int64),
+        times=np.full((lanes, n if clocked else 0, 3), -1, np.int64),
         history=np.full((lanes, history, 3), -1, np.int32),
         totals=np.zeros(lanes, STATE),
     )
     _run_all(batch, policy, min(longest, 2**28), _cores())
-    return Found(
-        batch.completion,
-        batch.first_admission,
-        batch.preemptions,
-        batch.totals,
-        batch.times,
-        batch.history,
+    totals, first = batch.totals, batch.first_admission
+    return Result(
+        completion=batch.completion,
+        first_token=np.where(first < 0, -1, first + 1).astype(np.int32),
+        preemptions=batch.preemptions,
+        totals=np.stack(
+            [totals[name] for name in ("total_latency", "wasted_tokens", "memory_time")], axis=-1
+        ),
+        num_requests=np.asarray(instance.num_requests, np.int32),
+        times=batch.times if clocked else None,
+        history=batch.history if history else None,
+        **{
+            name: totals[name].astype(np.int32)
+            for name in ("evictions", "peak_memory", "rounds", "status")
+        },
     )
 
 

@@ -13,9 +13,9 @@ from jaxsched.arrays import split
 from jaxsched.engines.xla import hindsight, loop
 from jaxsched.engines.xla.inputs import (
     NO_CAP,
-    Limits,
+    LaneTable,
     Numbers,
-    Table,
+    RunLimits,
     make_table,
     ranks,
     valid_numbers,
@@ -26,7 +26,15 @@ from jaxsched.instance import Instance, valid_lanes
 from jaxsched.policies.program import Choices
 from jaxsched.result import Result, Status
 
-__all__ = ["NO_CAP", "Limits", "Numbers", "make_plan", "ranks", "simulate_lanes", "valid_numbers"]
+__all__ = [
+    "NO_CAP",
+    "Numbers",
+    "RunLimits",
+    "make_plan",
+    "ranks",
+    "simulate_lanes",
+    "valid_numbers",
+]
 
 GROUP_REQUESTS = 2**17
 """Requests of the lanes that a CPU works on at a time."""
@@ -35,7 +43,7 @@ GROUP_REQUESTS = 2**17
 def simulate_lanes(
     instance: Instance,
     numbers: Numbers,
-    limits: Limits,
+    limits: RunLimits,
     choices: Choices,
     capped: bool = False,
     history: int = 0,
@@ -76,7 +84,7 @@ def _in_groups(leaf: jax.Array, fill: int, count: int) -> jax.Array:
 def _simulate_group(
     instance: Instance,
     numbers: Numbers,
-    limits: Limits,
+    limits: RunLimits,
     choices: Choices,
     capped: bool,
     history: int,
@@ -91,7 +99,7 @@ def _simulate_group(
     return _summary(table, records, valid)
 
 
-def _summary(table: Table, records: loop.Records, valid: jax.Array) -> Result:
+def _summary(table: LaneTable, records: loop.Records, valid: jax.Array) -> Result:
     """Turns the log's records into completion times and totals."""
     shape = records.last.shape
     output, prompt, arrival = (

@@ -18,12 +18,12 @@ from jax import lax
 
 from jaxsched.engines.xla.fold import highest, lowest, put, settle, total
 from jaxsched.engines.xla.inputs import Inputs, Queue, lookup
-from jaxsched.engines.xla.state import DONE, NEVER, RUN, WANTS_SLOT, Event, Lane, Plan, Slots
+from jaxsched.engines.xla.state import DONE, NEVER, RUN, WANTS_SLOT, Event, Lane, LoopPlan, Slots
 from jaxsched.policies.program import Choices
 
 
 def step(
-    lane: Lane, queue: Queue, inputs: Inputs, choices: Choices, plan: Plan
+    lane: Lane, queue: Queue, inputs: Inputs, choices: Choices, plan: LoopPlan
 ) -> tuple[Lane, Event]:
     """Admits the next request of one lane; arguments and results as of `step.step`."""
     one, slots, time = inputs.table.one, lane.slots, lane.time

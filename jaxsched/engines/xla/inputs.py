@@ -21,7 +21,7 @@ NO_CAP = 2**31 - 1
 """A cap on running requests that never binds."""
 
 
-class Limits(NamedTuple):
+class RunLimits(NamedTuple):
     """Numbers that hold for all lanes; scalars, int32."""
 
     max_rounds: jax.Array | np.int32
@@ -29,74 +29,61 @@ class Limits(NamedTuple):
 
 
 class Numbers(NamedTuple):
-    """Numbers of a policy and a clock that may differ from lane to lane.
+    """Numbers of a policy and a clock that may differ from lane to lane."""
 
-    Attributes:
-      params: `Policy.params`, each leaf with an axis of lanes before its own, [N, ...].
-      clock: The six of `jaxsched.clocks.Ticks` in pairs, [N, 6, 2] uint32; `None` for rounds.
-    """
-
+    # `Policy.params`, each leaf with an axis of lanes before its own, [N, ...]
     params: chex.ArrayTree = None
+    # the six of `jaxsched.clocks.Ticks` in pairs, [N, 6, 2] uint32; `None` for rounds
     clock: jax.Array | None = None
 
 
-class Table(Pytree):
+class LaneTable(Pytree):
     """All instances of a simulation.
 
     What is looked up by request is flat: XLA:CPU would fuse a reshape into the lookup, count the
     whole table as read, and hand the lookup to several threads at ten times its cost.
-
-    Attributes:
-      fields: What the policies may see, one array per field of `View`, [N * n].
-      order: Requests in the order in which they enter: by admission key for a backlog, by
-        arrival otherwise; ties by index, padding last, [N * n].
-      count: Real requests, [N].
-      memory: KV cache in tokens, [N].
-      params: Numbers of the policy, [N, ...].
-      clock: Coefficients of a clock in picoseconds, [N, 6] int64, or `None`.
-      due: Arrivals in picoseconds, [N * n] int64, or `None` without a clock or in a backlog.
-      limits: Round limit and cap on running requests.
-      one: A 1 that the compiler cannot see through, for `settle`, [].
     """
 
+    # what the policies may see, one array per field of `View`, [N * n]
     fields: dict[str, chex.Array]
+    # requests in the order in which they enter: by admission key for a backlog, by arrival
+    # otherwise; ties by index, padding last, [N * n]
     order: chex.Array
-    count: chex.Array
-    memory: chex.Array
-    params: chex.ArrayTree
-    clock: chex.Array | None
+    count: chex.Array  # real requests, [N]
+    memory: chex.Array  # KV cache in tokens, [N]
+    params: chex.ArrayTree  # numbers of the policy, [N, ...]
+    clock: chex.Array | None  # coefficients of a clock in picoseconds, [N, 6] int64, or `None`
+    # arrivals in picoseconds, [N * n] int64, or `None` without a clock or in a backlog
     due: chex.Array | None
-    limits: Limits
-    one: chex.Array
+    limits: RunLimits  # round limit and cap on running requests
+    one: chex.Array  # A 1 that the compiler cannot see through, for `settle`, []
 
 
 class Inputs(NamedTuple):
     """One lane's row of the table; scalars but for the table and the policy's numbers."""
 
-    table: Table
+    table: LaneTable
     row: jax.Array
     num_requests: jax.Array
     memory: jax.Array
     params: chex.ArrayTree
     clock: jax.Array | None
-    limits: Limits
+    limits: RunLimits
 
 
 class Queue(Pytree):
-    """Requests that returned to a lane's queue before the last border.
+    """Requests that returned to a lane's queue before the last border."""
 
-    Attributes:
-      runs: (key, index) sorted ascending, NEVER-padded, each pair of shape [capacity].
-      estimate: Refined estimates by request, [n].
-      evictions: Evictions by request, [n]; `None` if the policy does not read them.
-    """
-
+    # (key, index) sorted ascending, NEVER-padded, each pair of shape [capacity]
     runs: tuple[tuple[chex.Array, chex.Array], ...]
-    estimate: chex.Array
+    estimate: chex.Array  # refined estimates by request, [n]
+    # evictions by request, [n]; `None` if the policy does not read them
     evictions: chex.Array | None
 
 
-def make_table(instance: Instance, limits: Limits, choices: Choices, numbers: Numbers) -> Table:
+def make_table(
+    instance: Instance, limits: RunLimits, choices: Choices, numbers: Numbers
+) -> LaneTable:
     """Lays out canonical instances of lane shape [N] for one policy."""
     clock = due = None
     arrivals = instance.arrival is not None
@@ -121,7 +108,7 @@ def make_table(instance: Instance, limits: Limits, choices: Choices, numbers: Nu
         return ask(choices, "admission_key", read, params, shape)
 
     key = jax.vmap(first_keys)(fields, instance.memory, numbers.params)
-    return Table(
+    return LaneTable(
         fields={name: array.reshape(-1) for name, array in fields.items()},
         order=sorted_pairs(jnp.where(real, key, np.int32(2**31 - 1)), None)[1].reshape(-1),
         count=instance.num_requests,
@@ -200,7 +187,7 @@ def view_fields(instance: Instance) -> dict[str, jax.Array]:
     }
 
 
-def inputs_of(table: Table, row: jax.Array) -> Inputs:
+def inputs_of(table: LaneTable, row: jax.Array) -> Inputs:
     """Looks one lane's scalars up."""
     params, clock = jax.tree.map(lambda leaf: leaf[row], (table.params, table.clock))
     return Inputs(table, row, table.count[row], table.memory[row], params, clock, table.limits)
@@ -213,7 +200,7 @@ def lookup(inputs: Inputs, name: str, column: jax.Array) -> jax.Array:
     return gather(array, table, inputs.row, column)
 
 
-def gather(array: jax.Array, table: Table, row: jax.Array, column: jax.Array) -> jax.Array:
+def gather(array: jax.Array, table: LaneTable, row: jax.Array, column: jax.Array) -> jax.Array:
     """Looks `[row, column]` up in a flat array of the table; past its end a row gives its last."""
     width = np.int32(array.shape[0] // table.memory.shape[0])
     (place,) = settle(table.one, row * width + jnp.clip(column, 0, width - 1))

@@ -17,28 +17,19 @@ from jaxsched.engines.xla.state import NEVER, Event
 
 
 class Timed(Pytree):
-    """Times in picoseconds, by instance.
+    """Times in picoseconds, by instance."""
 
-    Attributes:
-      times: Start of the round of the first admission, end of that of the first token, end of that
-        of the last token; -1 where not yet; [N, n, 3] int64.
-      rounds: Rounds that have passed, [N].
-    """
-
+    # start of the round of the first admission, end of that of the first token, end of that of the
+    # last token; -1 where not yet; [N, n, 3] int64
     times: chex.Array
-    rounds: chex.Array
+    rounds: chex.Array  # rounds that have passed, [N]
 
 
-class Runs(Pytree):
-    """Evicted runs, by instance.
+class EvictedRuns(Pytree):
+    """Evicted runs, by instance."""
 
-    Attributes:
-      entries: Request, round of admission and of eviction; -1 where none; [N, E, 3].
-      count: Entries of each instance, [N].
-    """
-
-    entries: chex.Array
-    count: chex.Array
+    entries: chex.Array  # request, round of admission and of eviction; -1 where none; [N, E, 3]
+    count: chex.Array  # entries of each instance, [N]
 
 
 def wide_zeros(shape: tuple[int, ...]) -> jax.Array:
@@ -60,9 +51,9 @@ def no_times(shape: tuple[int, int]) -> Timed:
     return Timed(times=times, rounds=jnp.zeros(shape[:1], jnp.int32))
 
 
-def no_runs(total: int, capacity: int) -> Runs:
+def no_runs(total: int, capacity: int) -> EvictedRuns:
     """No evicted runs, with room for `capacity` of each instance."""
-    return Runs(
+    return EvictedRuns(
         entries=jnp.full((total, capacity, 3), -1, jnp.int32), count=jnp.zeros((total,), jnp.int32)
     )
 
@@ -119,14 +110,14 @@ def _time_of(steps: jax.Array, clock: jax.Array, rounds: jax.Array) -> jax.Array
         return jnp.where(there, clock[place], np.int64(-1))
 
 
-def write_runs(runs: Runs, log: Event, row: jax.Array) -> Runs:
+def write_runs(runs: EvictedRuns, log: Event, row: jax.Array) -> EvictedRuns:
     """Adds the evictions of a chunk; [chunk, W] the log, [W] the instance of each lane."""
     evicted = log.evicted != NEVER
     before = jnp.cumsum(evicted, axis=0, dtype=np.int32) - evicted.astype(np.int32)
     place = jnp.where(evicted, runs.count[row][None, :] + before, NEVER)
     entry = jnp.stack([log.evicted, log.time - log.lost, log.time], axis=-1)
     rows = jnp.broadcast_to(row[None, :], place.shape)
-    return Runs(
+    return EvictedRuns(
         entries=runs.entries.at[rows, place].set(entry, mode="drop"),
         count=runs.count.at[row].add(jnp.sum(evicted, axis=0, dtype=np.int32)),
     )

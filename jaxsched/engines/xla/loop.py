@@ -18,7 +18,7 @@ from jax import lax
 
 from jaxsched.arrays import Pytree
 from jaxsched.engines.xla import log as events
-from jaxsched.engines.xla.inputs import Inputs, Queue, Table, gather, inputs_of, sorted_pairs
+from jaxsched.engines.xla.inputs import Inputs, LaneTable, Queue, gather, inputs_of, sorted_pairs
 from jaxsched.engines.xla.state import (
     DONE,
     NEVER,
@@ -27,62 +27,46 @@ from jaxsched.engines.xla.state import (
     WANTS_SLOT,
     Event,
     Lane,
-    Plan,
+    LoopPlan,
     empty_buffer,
     empty_slots,
 )
 from jaxsched.policies.program import Choices
 
-Step = Callable[[Lane, Queue, Inputs, Choices, Plan], tuple[Lane, Event]]
+Step = Callable[[Lane, Queue, Inputs, Choices, LoopPlan], tuple[Lane, Event]]
 Run = tuple[jax.Array, jax.Array]
 Runs = tuple[Run, ...]
 Merged = tuple[Runs, jax.Array]
 
 
 class Records(Pytree):
-    """What the log has told so far, by instance.
+    """What the log has told so far, by instance."""
 
-    Attributes:
-      last: 2 p + 1 for a request last admitted in round p, 2 t if last evicted in round t, -1
-        if never admitted, [N, n].
-      first: Round of the first admission, NEVER if none, [N, n].
-      preemptions: Evictions of each request, [N, n].
-      lost: Tokens and token-rounds lost to evictions, [N, 2] int64.
-      peak: Largest per-round memory, [N].
-      timed: What a clock adds, or `None`.
-      runs: Evicted runs, or `None` if nobody asked for them.
-    """
-
+    # 2 p + 1 for a request last admitted in round p, 2 t if last evicted in round t, -1 if never
+    # admitted, [N, n]
     last: chex.Array
-    first: chex.Array
-    preemptions: chex.Array
-    lost: chex.Array
-    peak: chex.Array
-    timed: events.Timed | None = None
-    runs: events.Runs | None = None
+    first: chex.Array  # round of the first admission, NEVER if none, [N, n]
+    preemptions: chex.Array  # evictions of each request, [N, n]
+    lost: chex.Array  # tokens and token-rounds lost to evictions, [N, 2] int64
+    peak: chex.Array  # largest per-round memory, [N]
+    timed: events.Timed | None = None  # what a clock adds, or `None`
+    runs: events.EvictedRuns | None = None  # evicted runs, or `None` if nobody asked for them
 
 
 class Pool(Pytree):
-    """W lanes at work.
+    """W lanes at work."""
 
-    Attributes:
-      lanes: Their small state, [W, ...].
-      queues: Their returned requests, [W, ...].
-      row: Instance that each works on, [W].
-      next_row: First instance not yet started, [].
-      level: Position in `Plan.slots` of the slot count in use, [].
-      records: Results so far.
-    """
-
-    lanes: Lane
-    queues: Queue
-    row: chex.Array
-    next_row: chex.Array
-    level: chex.Array
-    records: Records
+    lanes: Lane  # their small state, [W, ...]
+    queues: Queue  # their returned requests, [W, ...]
+    row: chex.Array  # instance that each works on, [W]
+    next_row: chex.Array  # first instance not yet started, []
+    level: chex.Array  # position in `LoopPlan.slots` of the slot count in use, []
+    records: Records  # results so far
 
 
-def run(table: Table, choices: Choices, plan: Plan, skip: jax.Array, advance: Step) -> Records:
+def run(
+    table: LaneTable, choices: Choices, plan: LoopPlan, skip: jax.Array, advance: Step
+) -> Records:
     """Simulates every instance of a table.
 
     Args:
@@ -107,7 +91,7 @@ def run(table: Table, choices: Choices, plan: Plan, skip: jax.Array, advance: St
     return lax.while_loop(unfinished, body, pool).records
 
 
-def _start(table: Table, plan: Plan, skip: jax.Array) -> Pool:
+def _start(table: LaneTable, plan: LoopPlan, skip: jax.Array) -> Pool:
     lanes, total = plan.pool, table.memory.shape[0]
     zero = jnp.zeros((lanes,), jnp.int32)
     row = lax.iota(np.int32, lanes)
@@ -143,12 +127,12 @@ def _start(table: Table, plan: Plan, skip: jax.Array) -> Pool:
     )
 
 
-def _fresh_heads(plan: Plan, lanes: int) -> jax.Array:
+def _fresh_heads(plan: LoopPlan, lanes: int) -> jax.Array:
     """Nothing taken from the fresh order; the returned runs are empty, that is all taken."""
     return jnp.broadcast_to(jnp.asarray((0, *plan.runs), jnp.int32), (lanes, 1 + len(plan.runs)))
 
 
-def _empty_queues(plan: Plan, lanes: int) -> Queue:
+def _empty_queues(plan: LoopPlan, lanes: int) -> Queue:
     never = [jnp.full((lanes, capacity), NEVER) for capacity in plan.runs]
     zeros = jnp.zeros((lanes, plan.n), jnp.int32)
     return Queue(
@@ -159,7 +143,7 @@ def _empty_queues(plan: Plan, lanes: int) -> Queue:
 
 
 def _chunk(
-    table: Table, choices: Choices, plan: Plan, advance: Step, level: int, pool: Pool
+    table: LaneTable, choices: Choices, plan: LoopPlan, advance: Step, level: int, pool: Pool
 ) -> tuple[Pool, Event]:
     """Steps all lanes until each stands still, `plan.chunk` times at most."""
     count, widest = plan.slots[level], plan.slots[-1]
@@ -193,7 +177,7 @@ def _chunk(
     return pool.replace(lanes=lanes, level=following), log
 
 
-def _next_level(lanes: Lane, plan: Plan, level: int) -> jax.Array:
+def _next_level(lanes: Lane, plan: LoopPlan, level: int) -> jax.Array:
     """Wider if a lane lacks a slot, narrower if the slots in use leave a quarter of that free."""
     slots, time = lanes.slots, lanes.time[:, None]
     position = lax.broadcasted_iota(np.int32, slots.end.shape, 1)
@@ -205,7 +189,7 @@ def _next_level(lanes: Lane, plan: Plan, level: int) -> jax.Array:
     return jnp.where(jnp.any(lanes.halt == WANTS_SLOT), wider, narrower)
 
 
-def _border(pool: Pool, log: Event, table: Table, plan: Plan, skip: jax.Array) -> Pool:
+def _border(pool: Pool, log: Event, table: LaneTable, plan: LoopPlan, skip: jax.Array) -> Pool:
     records = _record(pool, log, table, plan)
     taken = jnp.sum(pool.lanes.buffer.key != NEVER, axis=-1, dtype=np.int32)
     crowded = jnp.any((taken > np.int32(plan.buffer // 2)) & (pool.lanes.halt != DONE))
@@ -219,7 +203,7 @@ def _border(pool: Pool, log: Event, table: Table, plan: Plan, skip: jax.Array) -
     return lax.cond(more, lambda pool: _reload(pool, plan, skip), lambda pool: pool, pool)
 
 
-def _record(pool: Pool, log: Event, table: Table, plan: Plan) -> Records:
+def _record(pool: Pool, log: Event, table: LaneTable, plan: LoopPlan) -> Records:
     """Writes a chunk's log to the results."""
     records = pool.records
     row = jnp.broadcast_to(pool.row[None, :], log.time.shape)
@@ -252,7 +236,7 @@ def _record(pool: Pool, log: Event, table: Table, plan: Plan) -> Records:
     )
 
 
-def _flush(plan: Plan, lanes: Lane, queues: Queue) -> tuple[Lane, Queue]:
+def _flush(plan: LoopPlan, lanes: Lane, queues: Queue) -> tuple[Lane, Queue]:
     """Empties the buffers into the returned runs."""
     buffer = lanes.buffer
     row = lax.broadcasted_iota(np.int32, buffer.key.shape, 0)
@@ -267,7 +251,7 @@ def _flush(plan: Plan, lanes: Lane, queues: Queue) -> tuple[Lane, Queue]:
     return lanes, Queue(runs=runs, estimate=estimate, evictions=evictions)
 
 
-def _insert_from(i: int, plan: Plan, runs: Runs, heads: jax.Array, incoming: Run) -> Merged:
+def _insert_from(i: int, plan: LoopPlan, runs: Runs, heads: jax.Array, incoming: Run) -> Merged:
     """Merges pairs into run i, or with all of run i into the next if they might not fit."""
     position = lax.broadcasted_iota(np.int32, runs[i][0].shape, 1)
     taken = position < heads[:, i + 1, None]
@@ -293,7 +277,7 @@ def _insert_from(i: int, plan: Plan, runs: Runs, heads: jax.Array, incoming: Run
     return lax.cond(jnp.any(count > np.int32(plan.runs[i])), pass_on, merge)
 
 
-def _reload(pool: Pool, plan: Plan, skip: jax.Array) -> Pool:
+def _reload(pool: Pool, plan: LoopPlan, skip: jax.Array) -> Pool:
     """Gives finished lanes the next instances."""
     total = np.int32(skip.shape[0])
     lanes = pool.lanes

@@ -5,7 +5,7 @@ from __future__ import annotations
 import jax
 
 from jaxsched.engines.xla.fold import PARTS
-from jaxsched.engines.xla.state import Plan
+from jaxsched.engines.xla.state import LoopPlan
 
 NARROWEST = 128
 """Slots of the cheapest step; fewer cost as much."""
@@ -33,14 +33,14 @@ def make_plan(
     clocked: bool = False,
     history: int = 0,
     counts_evictions: bool = False,
-) -> Plan:
+) -> LoopPlan:
     """Sizes for `lanes` instances of n requests each.
 
     The numbers are measured on a CPU, see docs/performance.md. They depend on shapes only, so that
     instances of one shape share a compiled program whatever their values.
     """
     pool = CPU_POOL if jax.default_backend() == "cpu" else ACCELERATOR_POOL
-    return Plan(
+    return LoopPlan(
         n=n,
         pool=min(lanes, pool),
         slots=_slot_counts(n),

@@ -14,7 +14,7 @@ from jaxsched.engines.xla.clock import LAST_TICK
 from jaxsched.engines.xla.fold import lowest, place_of_first, put, settle, total
 from jaxsched.engines.xla.inputs import Inputs, Queue, fields_of, known_as, lookup
 from jaxsched.engines.xla.slots import Entrant, Leaver
-from jaxsched.engines.xla.state import NEVER, Entries, Lane, Plan
+from jaxsched.engines.xla.state import NEVER, Entries, Lane, LoopPlan
 from jaxsched.policies.program import Choices
 
 
@@ -39,7 +39,12 @@ class Candidate(NamedTuple):
 
 
 def arrive(
-    lane: Lane, inputs: Inputs, time: jax.Array, stepping: jax.Array, choices: Choices, plan: Plan
+    lane: Lane,
+    inputs: Inputs,
+    time: jax.Array,
+    stepping: jax.Array,
+    choices: Choices,
+    plan: LoopPlan,
 ) -> Joined:
     """Moves one request that has arrived to the buffer."""
     if not plan.arrivals:
@@ -68,7 +73,7 @@ def candidate(
     inputs: Inputs,
     leaver: Leaver,
     choices: Choices,
-    plan: Plan,
+    plan: LoopPlan,
 ) -> Candidate:
     """The smallest (key, index) of the fresh order, returned runs, buffer and the evicted one."""
     zero = jnp.zeros_like(leaver.slot)
@@ -97,7 +102,7 @@ def candidate(
 
 
 def _fresh(
-    inputs: Inputs, index: jax.Array, choices: Choices, plan: Plan
+    inputs: Inputs, index: jax.Array, choices: Choices, plan: LoopPlan
 ) -> tuple[jax.Array, jax.Array, jax.Array, jax.Array | None]:
     """Key, index, estimate and evictions of a request that has not run yet."""
     read, none = fields_of(inputs, index), jnp.zeros_like(index)

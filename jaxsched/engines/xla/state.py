@@ -18,57 +18,38 @@ RUN, DONE, WANTS_SLOT, WANTS_BUFFER = (np.int32(i) for i in range(4))
 
 
 @dataclasses.dataclass(frozen=True)
-class Plan:
-    """Static sizes of a simulation; equal plans share a compiled program.
+class LoopPlan:
+    """Static sizes of a simulation; equal plans share a compiled program."""
 
-    Attributes:
-      n: Request positions per lane.
-      pool: Lanes stepped side by side; finished ones are reloaded with the next instance.
-      slots: Slot counts a step may be compiled for, ascending; the last is never too small.
-      chunk: Most steps between two borders.
-      buffer: Requests that can return to the queue between two borders.
-      runs: Capacities of the sorted runs of returned requests, ascending; the last is n.
-      arrivals: Whether requests arrive over time.
-      clocked: Whether rounds have lengths.
-      history: Evicted runs of a lane that there is room for in `Records.history`.
-      counts_evictions: Whether the policy reads how often a request was evicted.
-    """
-
-    n: int
-    pool: int
+    n: int  # request positions per lane
+    pool: int  # lanes stepped side by side; finished ones are reloaded with the next instance
+    # slot counts a step may be compiled for, ascending; the last is never too small
     slots: tuple[int, ...]
-    chunk: int
-    buffer: int
+    chunk: int  # most steps between two borders
+    buffer: int  # requests that can return to the queue between two borders
+    # capacities of the sorted runs of returned requests, ascending; the last is n
     runs: tuple[int, ...]
-    arrivals: bool
-    clocked: bool = False
-    history: int = 0
-    counts_evictions: bool = False
+    arrivals: bool  # whether requests arrive over time
+    clocked: bool = False  # whether rounds have lengths
+    history: int = 0  # evicted runs of a lane that there is room for in `Records.history`
+    counts_evictions: bool = False  # whether the policy reads how often a request was evicted
 
 
 class Slots(Pytree):
     """The active requests of a lane, unordered, S of them at most.
 
     A slot is free when `finish` and `end` have both passed, so completing costs no write.
-
-    Attributes:
-      end: Round e_j to which the request reserved memory, [S].
-      load: `end` plus the memory reserved in that round by all that reserved so far, [S].
-      finish: Round p_j + o_j in which the request completes, [S].
-      admitted: Round p_j, [S].
-      prompt: Prompt length in tokens, [S].
-      estimate: The policy's estimate, [S].
-      index: Position of the request in its instance, [S].
-      evictions: How often the request was evicted, [S]; `None` if the policy does not read it.
     """
 
-    end: chex.Array
+    end: chex.Array  # round e_j to which the request reserved memory, [S]
+    # `end` plus the memory reserved in that round by all that reserved so far, [S]
     load: chex.Array
-    finish: chex.Array
-    admitted: chex.Array
-    prompt: chex.Array
-    estimate: chex.Array
-    index: chex.Array
+    finish: chex.Array  # round p_j + o_j in which the request completes, [S]
+    admitted: chex.Array  # round p_j, [S]
+    prompt: chex.Array  # prompt length in tokens, [S]
+    estimate: chex.Array  # the policy's estimate, [S]
+    index: chex.Array  # position of the request in its instance, [S]
+    # how often the request was evicted, [S]; `None` if the policy does not read it
     evictions: chex.Array | None
 
 
@@ -82,50 +63,33 @@ class Entries(Pytree):
 
 
 class Lane(Pytree):
-    """Scalars of a lane and its small arrays: all that a step reads and writes.
+    """Scalars of a lane and its small arrays: all that a step reads and writes."""
 
-    Attributes:
-      slots: The active requests.
-      buffer: Requests that joined the queue since the last border.
-      time: The current round.
-      jump: Rounds that pass before anything can change.
-      heads: Requests taken from the fresh order and from each returned run, [1 + runs].
-      peak: Largest per-round memory so far.
-      halt: RUN, DONE, WANTS_SLOT or WANTS_BUFFER.
-      clock: Picoseconds at which round `time + jump` starts, int64; `None` without a clock.
-      prefill: Prompt tokens admitted in the current round; `None` without a clock.
-    """
-
-    slots: Slots
-    buffer: Entries
-    time: chex.Array
-    jump: chex.Array
-    heads: chex.Array
-    peak: chex.Array
-    halt: chex.Array
+    slots: Slots  # the active requests
+    buffer: Entries  # requests that joined the queue since the last border
+    time: chex.Array  # the current round
+    jump: chex.Array  # rounds that pass before anything can change
+    heads: chex.Array  # requests taken from the fresh order and from each returned run, [1 + runs]
+    peak: chex.Array  # largest per-round memory so far
+    halt: chex.Array  # RUN, DONE, WANTS_SLOT or WANTS_BUFFER
+    # picoseconds at which round `time + jump` starts, int64; `None` without a clock
     clock: chex.Array | None = None
+    # prompt tokens admitted in the current round; `None` without a clock
     prefill: chex.Array | None = None
 
 
 class Event(Pytree):
-    """What one step did, for the log: request positions, NEVER where nothing happened.
+    """What one step did, for the log: request positions, NEVER where nothing happened."""
 
-    Attributes:
-      admitted: Request admitted in this step.
-      evicted: Request evicted in this step.
-      time: Round in which both happened.
-      lost: Tokens that the evicted request lost.
-      clock: Picoseconds at the start of that round, int64; `None` without a clock.
-    """
-
-    admitted: chex.Array
-    evicted: chex.Array
-    time: chex.Array
-    lost: chex.Array
+    admitted: chex.Array  # request admitted in this step
+    evicted: chex.Array  # request evicted in this step
+    time: chex.Array  # round in which both happened
+    lost: chex.Array  # tokens that the evicted request lost
+    # picoseconds at the start of that round, int64; `None` without a clock
     clock: chex.Array | None = None
 
 
-def empty_slots(lanes: int, plan: Plan) -> Slots:
+def empty_slots(lanes: int, plan: LoopPlan) -> Slots:
     """Free slots of shape [lanes, S], as many as there may ever be."""
     zeros = jnp.zeros((lanes, plan.slots[-1]), jnp.int32)
     return Slots(
@@ -134,7 +98,7 @@ def empty_slots(lanes: int, plan: Plan) -> Slots:
     )  # fmt: skip
 
 
-def empty_buffer(lanes: int, plan: Plan) -> Entries:
+def empty_buffer(lanes: int, plan: LoopPlan) -> Entries:
     """An empty buffer of shape [lanes, B]."""
     never = jnp.full((lanes, plan.buffer), NEVER)
     zeros = jnp.zeros_like(never)

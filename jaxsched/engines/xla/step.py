@@ -13,12 +13,21 @@ from jaxsched.engines.xla import slots as running
 from jaxsched.engines.xla.clock import LAST_TICK, elapsed, first_round, rounds_until
 from jaxsched.engines.xla.fold import settle
 from jaxsched.engines.xla.inputs import Inputs, Queue
-from jaxsched.engines.xla.state import DONE, NEVER, RUN, WANTS_BUFFER, WANTS_SLOT, Event, Lane, Plan
+from jaxsched.engines.xla.state import (
+    DONE,
+    NEVER,
+    RUN,
+    WANTS_BUFFER,
+    WANTS_SLOT,
+    Event,
+    Lane,
+    LoopPlan,
+)
 from jaxsched.policies.program import Choices
 
 
 def step(
-    lane: Lane, queue: Queue, inputs: Inputs, choices: Choices, plan: Plan
+    lane: Lane, queue: Queue, inputs: Inputs, choices: Choices, plan: LoopPlan
 ) -> tuple[Lane, Event]:
     """Advances one lane to its next change and applies it: at most one eviction, one admission.
 
