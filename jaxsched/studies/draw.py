@@ -93,7 +93,9 @@ class Drawn:
     ) -> tuple[Instance, NDArray[np.float64]]:
         """The instances at some places, and their bounds (NaN with arrivals).
 
-        An instance of lane shape [R], and bounds of shape [R].
+        Places are indices of each ROW axis and of the instance, of shape [K + 1, R], whose arrivals
+        are all backlogs or none is; with `point` point predictions are made. The instance has lane
+        shape [R].
         """
         at = {axis.name: column for axis, column in zip(of_level(ROW), places, strict=False)}
         instance, fields = places[-1], {}

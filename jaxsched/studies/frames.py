@@ -77,7 +77,10 @@ def lane_frame(measured: Mapping[str, Any], **columns: Any) -> pd.DataFrame:
 def result_columns(
     instance: Instance, result: Result, bound: NDArray[np.float64]
 ) -> dict[str, NDArray[Any]]:
-    """The measured columns in rounds, arrays of shape [lanes]; `status` as a number."""
+    """The measured columns in rounds, arrays of shape [lanes]; `status` as a number.
+
+    The bound is `bound_of(instance)`.
+    """
     lanes = instance.lanes[0]
     total, rounds = np.asarray(result.total_latency), np.asarray(result.rounds)
     status = np.asarray(result.status)
@@ -141,7 +144,8 @@ def _in_seconds(instance: Instance, result: Result) -> dict[str, Any]:
 def with_ratios(frame: pd.DataFrame, same: Sequence[str]) -> pd.DataFrame:
     """Adds `ratio_to_h_sf`, paired: total latency over h_sf's on the same instance.
 
-    The table with the column after `mean_latency`; NaN where h_sf was not run, or where it or the
+    The columns `same` together name an instance, such as ["n", "lane", "prediction"]. The ratio
+    stands after `mean_latency`; NaN where h_sf was not run, or where it or the
     policy itself did not finish.
     """
     total = frame["total_latency"].where(frame["status"] == Status.FINISHED.name)
@@ -292,10 +296,7 @@ def summarize_serving(frame: pd.DataFrame) -> pd.DataFrame:
 
 
 def saturation(table: pd.DataFrame) -> pd.DataFrame:
-    """The largest rate that each policy sustains, from `summarize_serving`; NaN if none.
-
-    A table with prediction, policy and rate.
-    """
+    """The largest rate that each prediction and policy sustains; NaN if none."""
     rates = table.assign(rate=table["rate"].where(table["sustained"]))
     return rates.groupby(["prediction", "policy"], sort=False)["rate"].max().reset_index()
 
@@ -308,7 +309,8 @@ def sweep_columns(
 ) -> dict[str, Any]:
     """The measured columns, arrays of shape [lanes]; `status` as a number.
 
-    Under a clock `mean_latency` is in seconds, there is no total (-1) and no bound (NaN).
+    With `few` the table has the columns `metrics.SWEPT`. Under a clock `mean_latency` is in
+    seconds, there is no total (-1) and no bound (NaN).
     """
     output = np.asarray(instance.output).sum(axis=-1, dtype=np.int64)
     nothing = np.full(len(output), np.nan)

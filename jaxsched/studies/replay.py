@@ -221,10 +221,10 @@ def run(
 ) -> Iterator[tuple[pd.DataFrame, pd.DataFrame]]:
     """Simulates one policy after another; `on_policy` is called with the name of each before it.
 
-    A table of one row (see `jaxsched.studies.frames`): without a clock with `latency_figures`,
-    under one with the metrics of serving. And one with a row per request, which has the options
-    --seed and --memory as columns, the request's number in order of arrival as `request` and its
-    line in the file (of Parquet its row) as `line`.
+    It yields a table of one row (see `jaxsched.studies.frames`): without a clock with
+    `latency_figures`, under one with the metrics of serving. And one with a row per request, which
+    has the options --seed and --memory as columns, the request's number in order of arrival as
+    `request` and its line in the file (of Parquet its row) as `line`.
     """
     batch = jax.tree.map(lambda leaf: np.asarray(leaf)[None], loaded.instance)
     clock = None if config.clock is None else clocks.clock(config.clock)

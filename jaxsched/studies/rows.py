@@ -130,12 +130,7 @@ class Rows(NamedTuple):
 
 
 class Simulator:
-    """Simulates rows of a study; keeps the tile drawn last.
-
-    Attributes:
-      plan: The study's.
-      budget: How many are simulated at a time; fewer whenever memory has run out.
-    """
+    """Simulates rows of a study; keeps the tile drawn last."""
 
     def __init__(self, plan: Plan, engine: str = "auto", largest: int | None = None) -> None:
         self.plan = plan

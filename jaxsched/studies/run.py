@@ -235,7 +235,9 @@ def run_rows(
 ) -> None:
     """Simulates ascending ranges of rows and writes them in parts.
 
-    OSError if a part cannot be written; what was written before stays.
+    Parts have `chunk` rows, or as many as take about `CHUNK_SECONDS`. `on_rows` is told how many
+    rows have just been simulated. OSError if a part cannot be written; what was written before
+    stays.
     """
     plan = simulator.plan
     pace: dict[tuple[int, ...], float] = {}  # seconds a row, by kind of simulation
@@ -296,7 +298,9 @@ def join_processes(
 ) -> Processes:
     """Joins the processes of a job; to be called before JAX is used.
 
-    ValueError if JAX cannot find out what is missing, or the processes do not meet.
+    The coordinator is address and port of the first process. What is None is found out by JAX where
+    it knows how, such as under SLURM and on a TPU pod slice. ValueError if JAX cannot find out what
+    is missing, or the processes do not meet.
     """
     # Nothing is computed across processes; else CPUs would be connected for it, and say so.
     jax.config.update("jax_cpu_collectives_implementation", None)
@@ -332,7 +336,7 @@ def alone(folder: Path, processes: Processes) -> Iterator[None]:
 def finish(parts: Parts, processes: Processes) -> list[Range]:
     """Waits for all processes; the first then makes the table if no row is missing.
 
-    The rows that are missing in this folder, which is for the first process to say.
+    It returns the rows that are missing in this folder, which is for the first process to say.
     """
     if processes.count > 1:
         jax.distributed.shutdown()

@@ -147,15 +147,14 @@ class Store:
 
 
 def open_store(folder: Path, config: str) -> Store:
-    """Opens a folder for the results of a configuration, new or begun earlier.
+    """Opens a folder for the results of a configuration (TOML text), new or begun earlier.
 
-    ValueError if it belongs to another configuration or version (the difference is in the text), or
-    has files in it but no manifest.
+    It is made if need be; one that holds no results yet is begun anew. ValueError if it belongs to
+    another configuration or version (the difference is in the text), or has files in it but no
+    manifest.
     """
-    about = {"config": config, "versions": versions(), "device": device()}
-    store = Store(
-        folder, {"config": config, "versions": json.dumps(versions()), "device": device()}
-    )
+    about: dict[str, Any] = {"config": config, "versions": versions(), "device": device()}
+    store = Store(folder, about | {"versions": json.dumps(versions())})
     path = folder / "manifest.json"
     # Hidden files do not count: a run killed while it wrote a file leaves one.
     if path.exists():

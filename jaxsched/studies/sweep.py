@@ -119,16 +119,13 @@ _Keys: Any = dataclasses.make_dataclass(
 class SweepConfig(_Keys):
     """Every combination of the values of its axes, on the same random instances.
 
-    Attributes:
-      lanes: Random instances for each seed, workload and number of requests; the same ones for
-        every policy, prediction, memory, arrival rate and clock, so that comparisons are paired.
-      num_requests, memory, …: Values of each of `AXES`; they are read as it says.
-      max_rounds: Rounds after which a simulation is cut off; None for the engine's own limit.
-      random: Random values on some of the axes.
+    Random instances, `lanes` of them for each seed, workload and number of requests, are the same
+    ones for all other values, so that comparisons are paired. The other keys are those of `AXES`.
     """
 
+    # Rounds after which a simulation is cut off; None for the engine's own limit.
     max_rounds: int | None = at_least(1, default=None)
-    random: tuple[RandomConfig, ...] = ()
+    random: tuple[RandomConfig, ...] = ()  # random values on some of the axes
 
     def __post_init__(self) -> None:
         self.values()
