@@ -42,8 +42,8 @@ from jaxsched.studies.config import LengthsConfig
 from jaxsched.studies.frames import half_width
 from jaxsched.tuning import loop, rules, search
 from jaxsched.tuning.config import DescentConfig, TuneConfig
-from jaxsched.tuning.network_space import NetworkSpace
 from jaxsched.tuning.problem import Problem
+from jaxsched.tuning.space import NetworkSpace
 from jaxsched.workloads.texts import EMBEDDED, read_prediction
 
 PREDICTION = "classes:100:18"

@@ -17,8 +17,8 @@ from jaxsched.studies.config import LengthsConfig
 from jaxsched.tuning import rules, search
 from jaxsched.tuning.config import DescentConfig, TuneConfig
 from jaxsched.tuning.estimators import estimator
-from jaxsched.tuning.network_space import NetworkSpace
 from jaxsched.tuning.problem import Problem
+from jaxsched.tuning.space import NetworkSpace
 from tests.small_tuning import fill
 
 SMALL = """\

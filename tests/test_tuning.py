@@ -18,15 +18,12 @@ import pytest
 
 import jaxsched as js
 from jaxsched import cli, toml
-from jaxsched.policies.family import FIELDS, RANGES, quantize
+from jaxsched.policies.family import FIELDS, NUMBERS, quantize
 from jaxsched.policies.files import read_rule
-from jaxsched.tuning import loop, relaxed, rules, search
-from jaxsched.tuning.baselines import Screen
-from jaxsched.tuning.cma_es import CmaEs
+from jaxsched.tuning import estimators, loop, rules, search
 from jaxsched.tuning.config import METHODS, OPTIMIZERS, DescentConfig, TuneConfig
-from jaxsched.tuning.descent import Descent
-from jaxsched.tuning.estimators import estimator
-from jaxsched.tuning.gradient import Gradient, ranked
+from jaxsched.tuning.estimators import Gradient, estimator, ranked
+from jaxsched.tuning.methods import CmaEs, Descent, Screen
 from jaxsched.tuning.problem import Problem
 from jaxsched.tuning.space import Space, lanes_of
 from tests.small_tuning import TRACE, fill
@@ -84,7 +81,7 @@ def test_the_origin_is_a_min_and_the_box_its_ranges(space: Space) -> None:
     assert np.array_equal(quantize(space.params(space.origin)), quantize(js.FamilyParams()))
     low, high = (space.params(corner) for corner in space.box)
     for name in space.free:
-        least, most = RANGES[name]
+        least, most, *_ = NUMBERS[name]
         least = 0 if name in ("evict_progress", "evict_estimate") else least
         np.testing.assert_allclose((getattr(low, name), getattr(high, name)), (least, most))
     assert np.all(space.clip(space.box[1] + 1) == space.box[1])
@@ -177,8 +174,9 @@ def test_pairs_of_combined_spread_along_the_relaxation(
         seen.append(args[4])
         return Gradient(guide, np.zeros(1), 1000)
 
-    monkeypatch.setattr(relaxed, "relaxation", lambda *_: lambda *_: Gradient(guide, guide[0], 10))
-    monkeypatch.setattr(relaxed, "from_pairs", from_pairs)
+    guided = Gradient(guide, guide[0], 10)
+    monkeypatch.setattr(estimators, "relaxation", lambda *_: lambda *_: guided)
+    monkeypatch.setattr(estimators, "from_pairs", from_pairs)
     space = Space(("admit_prompt", "admit_area", "evict_prompt"))
     settings = DescentConfig(estimator="combined", pairs=40_000, guidance=0.25)
     found = estimator(settings, problem, space)(

@@ -21,7 +21,7 @@ import jaxsched as js
 from experiments.relaxation.cases import SPACE
 from jaxsched.engines import soft as relaxation
 from jaxsched.tuning.config import DescentConfig
-from jaxsched.tuning.gradient import along_guide
+from jaxsched.tuning.estimators import along_guide
 
 SIGMA = 0.2
 """Deviation of the noise, in z; the tuning ends with as much."""

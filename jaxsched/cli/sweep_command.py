@@ -15,10 +15,9 @@ from jaxsched.report.terminal import console, progress_bar, say
 from jaxsched.studies import run as runs
 from jaxsched.studies import store
 from jaxsched.studies.estimate import estimate
-from jaxsched.studies.parts import Parts
 from jaxsched.studies.plan import Plan, Range
 from jaxsched.studies.rows import Simulator
-from jaxsched.studies.run import Processes, join_processes
+from jaxsched.studies.run import Parts, Processes, join_processes
 from jaxsched.studies.sweep import SweepConfig, open_parts, plan_of
 
 

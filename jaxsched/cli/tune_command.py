@@ -18,7 +18,7 @@ from jaxsched.report.terminal import console, progress_bar, say
 from jaxsched.tuning import search
 from jaxsched.tuning.config import TuneConfig
 from jaxsched.tuning.loop import Progress
-from jaxsched.tuning.method import Method
+from jaxsched.tuning.methods import Method
 from jaxsched.tuning.problem import Problem
 from jaxsched.tuning.rules import lengths_text
 

@@ -19,7 +19,7 @@ memory (and the limits of `Policy` on estimates, keys and reservations):
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax.numpy as jnp
 from jax import lax
@@ -65,21 +65,30 @@ class FamilyParams(Pytree):
     evict_growth: Any = 0.0
 
 
-RANGES: dict[str, tuple[float, float]] = {
-    "start": (0, 1),
-    "admit_prompt": (-64, 64),
-    "admit_area": (-1024, 1024),
-    "reserve_factor": (0, 64),
-    "reserve_floor": (0, 2**20),
-    "evict_estimate": (-64, 64),
-    "evict_progress": (-64, 64),
-    "evict_prompt": (-64, 64),
-    "run_growth": (0, 64),
-    "evict_growth": (0, 64),
-}
-"""Field of `FamilyParams` -> least and largest value."""
+class Number(NamedTuple):
+    """What may be said of one of the ten numbers."""
 
-FIELDS = tuple(RANGES)
+    low: float
+    high: float
+    scale: float  # c of a search: linear where the number is below it, logarithmic beyond
+    unit: int = UNIT  # fixed-point units in 1
+
+
+NUMBERS = {
+    "start": Number(0, 1, 0.25),
+    "admit_prompt": Number(-64, 64, 0.25),
+    "admit_area": Number(-1024, 1024, 4.0),
+    "reserve_factor": Number(0, 64, 0.25),
+    "reserve_floor": Number(0, 2**20, 16.0, unit=1),
+    "evict_estimate": Number(-64, 64, 1.0),
+    "evict_progress": Number(-64, 64, 1.0),
+    "evict_prompt": Number(-64, 64, 0.25),
+    "run_growth": Number(0, 64, 1.0),
+    "evict_growth": Number(0, 64, 1.0),
+}
+"""Of every field of `FamilyParams` its range, scale and unit."""
+
+FIELDS = tuple(NUMBERS)
 
 
 def quantize(params: FamilyParams) -> Any:
@@ -93,8 +102,8 @@ def quantize(params: FamilyParams) -> Any:
     module = module_of(params)
     return module.stack(
         [
-            fixed_point(name, getattr(params, name), (), RANGES[name], _unit(name), module)
-            for name in FIELDS
+            fixed_point(name, getattr(params, name), (), (x.low, x.high), x.unit, module)
+            for name, x in NUMBERS.items()
         ]
     )
 
@@ -102,16 +111,12 @@ def quantize(params: FamilyParams) -> Any:
 def unrounded(params: FamilyParams) -> Any:
     """The same in floats for the relaxation: not rounded, constant outside their ranges."""
     numbers = []
-    for name in FIELDS:
-        value, (low, high) = jnp.asarray(getattr(params, name)), RANGES[name]
+    for name, (low, high, _, unit) in NUMBERS.items():
+        value = jnp.asarray(getattr(params, name))
         inside = (value >= low) & (value <= high)
         within = jnp.where(inside, value, lax.stop_gradient(jnp.clip(value, low, high)))
-        numbers.append(within * _unit(name))
+        numbers.append(within * unit)
     return jnp.stack(numbers)
-
-
-def _unit(name: str) -> int:
-    return 1 if name == "reserve_floor" else UNIT
 
 
 def a_min_family(params: FamilyParams | None = None, name: str = "a_min_family") -> Policy:

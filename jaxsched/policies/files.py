@@ -11,11 +11,12 @@ import dataclasses
 import hashlib
 import os
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from jaxsched import toml
-from jaxsched.policies.family import RANGES, FamilyParams, a_min_family
+from jaxsched.policies.family import NUMBERS, FamilyParams, a_min_family
 from jaxsched.policies.interface import Policy
 from jaxsched.policies.network import SHAPES, WIDEST, NetworkParams, a_min_network
 
@@ -23,23 +24,15 @@ RULES = Path(__file__).parent / "rules"
 """The shipped rules, a file each."""
 
 
+_Fields: Any = dataclasses.make_dataclass("_Fields", [(x, float) for x in NUMBERS], frozen=True)
+
+
 @dataclasses.dataclass(frozen=True)
-class Numbers:
+class Numbers(_Fields):
     """The table [params] of a file: the fields of `FamilyParams`, all of them."""
 
-    start: float
-    admit_prompt: float
-    admit_area: float
-    reserve_factor: float
-    reserve_floor: float
-    evict_estimate: float
-    evict_progress: float
-    evict_prompt: float
-    run_growth: float
-    evict_growth: float
-
     def __post_init__(self) -> None:
-        for name, (low, high) in RANGES.items():
+        for name, (low, high, *_) in NUMBERS.items():
             value = getattr(self, name)
             if not low <= value <= high:
                 raise ValueError(f"{name}: got {value!r}; expected {low} to {high}")

@@ -14,10 +14,9 @@ Four settings of it, a file each, with the dataclass whose fields are the keys o
 | `sweep.py`   | every combination      | chunks of rows, by time, for any number of processes     |
 | `replay.py`  | a trace                | one instance that is the trace, with a row per request   |
 
-A point, or a chunk, is a part file that appears whole or not at all (`run.py`, `store.py`,
-`parts.py`), so that a study can be interrupted anywhere. `plan.py`, `draw.py`, `rows.py`,
-`budget.py` (how many run at a time) and `estimate.py` are the machine; `frames.py` has the columns,
-`toml.py` reads and writes configurations, `config.py` has what several of them share. Texts such as
+A point, or a chunk, is a part file that appears whole or not at all (`run.py`, `store.py`), so
+that a study can be interrupted anywhere. `plan.py`, `draw.py`, `rows.py` and `estimate.py` are the
+machine; `frames.py` has the columns, `config.py` what several configurations share. Texts such as
 "relative:0.5" are read in `jaxsched.workloads.texts`.
 """
 

@@ -42,41 +42,28 @@ Cell = Mapping[str, Any]
 
 @dataclasses.dataclass(frozen=True)
 class Axis:
-    """One axis.
+    """One axis. A value, as a configuration has it, is a text where `least` is None."""
 
-    Attributes:
-      name: Its key in configurations.
-      column: Its column in tables.
-      level: BLOCK, INSTANCES, CALL or ROW.
-      read: A value -> what it stands for; ValueError if it is refused.
-      default: Values where a configuration has none; () if it has to have some.
-      least, most: Limits of whole numbers; values are texts where they are None.
-      number: The column of numbers that figures show, of axes of texts that have one.
-      label: What figures call its numbers; {time} stands for round or second.
-      short: The same in titles.
-      title: (value, what it stands for) -> what tables call it.
-      more: Further columns: name -> what a value stands for -> a number or a text.
-      file: A value -> path of the file that it names, if it names one.
-      arguments: For CALL: what a value stands for -> arguments of `simulate`.
-      fields: For ROW: (the requests drawn, cell) -> fields of `Instance`, arrays of shape
-        [instances, n] or [instances], or None.
-      given: For ROW: other ROW axes that `fields` reads in the cell.
-    """
-
-    name: str
-    column: str
-    level: str
+    name: str  # its key in configurations
+    column: str  # its column in tables
+    level: str  # BLOCK, INSTANCES, CALL or ROW
+    # A value -> what it stands for; ValueError if it is refused.
     read: Callable[[Any], Any] = lambda value: value
-    default: tuple[Any, ...] = ()
-    least: int | None = None
+    default: tuple[Any, ...] = ()  # where a configuration has none; () if it has to have some
+    least: int | None = None  # limits of whole numbers
     most: int | None = None
-    number: str = ""
-    label: str = ""
-    short: str = ""
+    number: str = ""  # the column of numbers that figures show, of axes of texts that have one
+    label: str = ""  # what figures call its numbers; {time} stands for round or second
+    short: str = ""  # the same in titles
+    # (value, what it stands for) -> what tables call it.
     title: Callable[[Any, Any], Any] = lambda value, read: value
+    # Further columns: name -> what a value stands for -> a number or a text.
     more: Mapping[str, Callable[[Any], Any]] = dataclasses.field(default_factory=dict)
-    file: Callable[[Any], str | None] = lambda value: None
+    file: Callable[[Any], str | None] = lambda value: None  # path of the file that a value names
+    # For CALL: what a value stands for -> arguments of `simulate`.
     arguments: Callable[[Any], dict[str, Any]] = lambda read: {}
+    # For ROW: (the requests drawn, cell) -> fields of `Instance`, of shape [instances, n] or
+    # [instances], or None; and other ROW axes that it reads in the cell.
     fields: Callable[[Drawn, Cell], dict[str, Any]] = lambda drawn, cell: {}
     given: tuple[str, ...] = ()
 
@@ -155,22 +142,16 @@ def of_level(level: str) -> tuple[Axis, ...]:
 
 @dataclasses.dataclass(frozen=True)
 class Values:
-    """The values of every axis, read and checked.
+    """The values of every axis, read and checked."""
 
-    Attributes:
-      titles: For each name in `AXES` its values, as tables call them.
-      read: What they stand for.
-    """
-
-    titles: dict[str, tuple[Any, ...]]
-    read: dict[str, tuple[Any, ...]]
+    titles: dict[str, tuple[Any, ...]]  # for each name in `AXES` its values, as tables call them
+    read: dict[str, tuple[Any, ...]]  # what they stand for
 
     @classmethod
     def of(cls, **given: tuple[Any, ...]) -> Values:
         """Reads values; axes that are not given have their default.
 
-        Raises:
-          ValueError: If a value is refused; the text names the axis and the value.
+        ValueError if a value is refused; the text names the axis and the value.
         """
         titles, read = {}, {}
         for name, axis in AXES.items():

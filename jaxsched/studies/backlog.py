@@ -29,26 +29,17 @@ from jaxsched.toml import at_least, several, to_toml
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class BacklogConfig:
-    """Every policy under every prediction, for several numbers of requests.
+    """Every policy under every prediction, for several numbers of requests."""
 
-    Attributes:
-      lanes: Random instances for each number of requests; the same ones for every policy and
-        prediction, so that comparisons are paired.
-      memory: KV cache of the worker, M, in tokens.
-      num_requests: Numbers of requests n, each a backlog.
-      policies: Names that `jaxsched.policy` understands.
-      predictions: Texts such as "relative:0.5" (see `jaxsched.workloads.texts`).
-      lengths: Where prompt and output lengths come from.
-      seed: Of everything random.
-    """
-
+    # Random instances for each number of requests; the same ones for every policy and prediction,
+    # so that comparisons are paired
     lanes: int = at_least(2)
-    memory: int = at_least(2)
-    num_requests: tuple[int, ...] = at_least(1)
-    policies: tuple[str, ...]
-    predictions: tuple[str, ...]
-    lengths: LengthsConfig = LengthsConfig()
-    seed: int = at_least(0, default=0)
+    memory: int = at_least(2)  # KV cache of the worker, M, in tokens
+    num_requests: tuple[int, ...] = at_least(1)  # numbers of requests n, each a backlog
+    policies: tuple[str, ...]  # names that `jaxsched.policy` understands
+    predictions: tuple[str, ...]  # texts such as "relative:0.5" (see `jaxsched.workloads.texts`)
+    lengths: LengthsConfig = LengthsConfig()  # where prompt and output lengths come from
+    seed: int = at_least(0, default=0)  # of everything random
 
     def __post_init__(self) -> None:
         several("num_requests", self.num_requests)

@@ -15,16 +15,12 @@ from jaxsched.workloads.texts import EMBEDDED, Prediction, read_lengths, read_pr
 
 @dataclasses.dataclass(frozen=True)
 class LengthsConfig:
-    """Where prompt and output lengths come from.
+    """Where prompt and output lengths come from."""
 
-    Attributes:
-      source: An embedded distribution: "lmsys", "lmsys_tokens" or "sharegpt".
-      max_output: Longest output in tokens; longer draws are drawn again. None: no limit.
-      max_total: Most tokens of prompt and output together, likewise: what fits into the memory.
-    """
-
-    source: str = "lmsys"
+    source: str = "lmsys"  # an embedded distribution: "lmsys", "lmsys_tokens" or "sharegpt"
+    # Longest output in tokens; longer draws are drawn again. None: no limit.
     max_output: int | None = at_least(1, default=None)
+    # Most tokens of prompt and output together, likewise: what fits into the memory
     max_total: int | None = at_least(2, default=None)
 
     def __post_init__(self) -> None:
@@ -91,7 +87,7 @@ def prediction(key: str, text: str, memory: int) -> Prediction:
 
 
 def all_predictions(texts: tuple[str, ...], memory: int, trace: bool) -> None:
-    """Refuses an empty list, and what makes no sense with this memory, or without a trace."""
+    """Refuses no predictions, and those that make no sense with the memory or without a trace."""
     several("predictions", texts)
     for text in texts:
         if prediction("predictions", text, memory).source is None and not trace:

@@ -37,6 +37,8 @@ class Drawn:
     the values of the axes only.
     """
 
+    tile: Tile
+
     def __init__(self, plan: Plan, tile: Tile) -> None:
         self.tile: Tile = tile
         self.plan = plan
@@ -91,14 +93,9 @@ class Drawn:
     ) -> tuple[Instance, NDArray[np.float64]]:
         """The instances at some places, and their bounds (NaN with arrivals).
 
-        Args:
-          cell: What the values of the CALL axes stand for.
-          places: Indices of each ROW axis and of the instance, of shape [K + 1, R]; the arrivals
-            are all backlogs or none is.
-          point: Whether point predictions are needed.
-
-        Returns:
-          An instance of lane shape [R], and bounds of shape [R].
+        Places are indices of each ROW axis and of the instance, of shape [K + 1, R], whose arrivals
+        are all backlogs or none is; with `point` point predictions are made. The instance has lane
+        shape [R].
         """
         at = {axis.name: column for axis, column in zip(of_level(ROW), places, strict=False)}
         instance, fields = places[-1], {}
@@ -127,8 +124,7 @@ class Drawn:
     def check(self) -> None:
         """Refuses instances that cannot be simulated, under each prediction.
 
-        Raises:
-          ValueError: If a request can never fit, or has no prediction; the text names it.
+        ValueError if a request can never fit, or has no prediction; the text names it.
         """
         axes = [axis.name for axis in of_level(ROW)]
         for i, prediction in enumerate(self.plan.values.read["predictions"]):

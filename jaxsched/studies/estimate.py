@@ -8,9 +8,8 @@ import time
 
 import numpy as np
 
-from jaxsched.studies.budget import MOST_CHUNK
 from jaxsched.studies.plan import Call, Plan, Range, Tile
-from jaxsched.studies.rows import Simulator
+from jaxsched.studies.rows import MOST_CHUNK, Simulator
 
 TRIAL_SECONDS = 5.0
 """Time after which no further kind of simulation is tried out."""
@@ -27,23 +26,14 @@ BASE_BYTES = 450 * 2**20
 
 @dataclasses.dataclass(frozen=True)
 class Estimate:
-    """What a sweep is expected to take.
+    """What a sweep is expected to take."""
 
-    Attributes:
-      seconds: Time for the missing rows of one process; compilations are in it.
-      memory: Peak on the host, in bytes.
-      per_request: Seconds per simulated request for each (policy, n), of shape [P, N].
-      tried: How many of these were tried out; the others follow from them.
-      programs: What has to be compiled, in words; empty for the native engine.
-      compiling: Seconds of it.
-    """
-
-    seconds: float
-    memory: int
-    per_request: np.ndarray
-    tried: int
-    programs: tuple[str, ...]
-    compiling: float
+    seconds: float  # time for the missing rows of one process; compilations are in it
+    memory: int  # peak on the host, in bytes
+    per_request: np.ndarray  # seconds per simulated request for each (policy, n), of shape [P, N]
+    tried: int  # how many of these were tried out; the others follow from them
+    programs: tuple[str, ...]  # what has to be compiled, in words; empty for the native engine
+    compiling: float  # seconds of it
 
 
 def estimate(simulator: Simulator, missing: list[Range], chunk: int | None = None) -> Estimate:
@@ -114,12 +104,7 @@ def _try(simulator: Simulator, policy: int, n: int) -> tuple[float, float]:
 
 
 def _filled(costs: np.ndarray, group: np.ndarray) -> np.ndarray:
-    """Costs per request [P, N] with gaps filled, from a policy's others or from its group's mean.
-
-    Args:
-      costs: NaN where not known.
-      group: What a policy has in common with others, [P].
-    """
+    """Costs [P, N] with NaN filled, from a policy's others or its group's mean (group: [P])."""
     filled = costs.copy()
     for policy, own in enumerate(costs):
         alike = own if not np.isnan(own).all() else costs[group == group[policy]]

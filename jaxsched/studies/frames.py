@@ -68,12 +68,7 @@ def bound_of(instance: Instance) -> NDArray[np.float64]:
 
 
 def lane_frame(measured: Mapping[str, Any], **columns: Any) -> pd.DataFrame:
-    """One row per lane; `columns` (scalars or arrays of shape [lanes]) come first.
-
-    Args:
-      measured: `result_columns` or `serving_columns`.
-      **columns: Further columns, such as policy and lane.
-    """
+    """One row per lane; `columns` (scalars or arrays of shape [lanes]) come first."""
     status = measured["status"]
     named = {**columns, **measured, "status": np.asarray(STATUSES, object)[status]}
     return pd.DataFrame(named, index=pd.RangeIndex(len(status)))
@@ -84,10 +79,7 @@ def result_columns(
 ) -> dict[str, NDArray[Any]]:
     """The measured columns in rounds, arrays of shape [lanes]; `status` as a number.
 
-    Args:
-      instance: The instances simulated, of lane shape [lanes].
-      result: What `simulate` returned for them.
-      bound: `bound_of(instance)`.
+    The bound is `bound_of(instance)`.
     """
     lanes = instance.lanes[0]
     total, rounds = np.asarray(result.total_latency), np.asarray(result.rounds)
@@ -115,11 +107,6 @@ def request_frame(instance: Instance, result: Result, **columns: Any) -> pd.Data
     In rounds: `arrival`, `first_token`, `completion`, `latency`. Under a clock, in seconds:
     `arrival`, `admission` (start of the round of the first), `first_token`, `completion`,
     `queueing`, `ttft`, `tpot`, `e2el`. What did not happen is null. `status` is how the lane ended.
-
-    Args:
-      instance: The instance simulated, of lane shape [1], without padding.
-      result: What `simulate` returned for it.
-      **columns: Further columns, such as policy, scalars or of shape [n].
     """
     fields = ("prompt", "output", "lower", "upper", "point")
     values = {field: np.asarray(getattr(instance, field))[0] for field in fields}
@@ -157,13 +144,9 @@ def _in_seconds(instance: Instance, result: Result) -> dict[str, Any]:
 def with_ratios(frame: pd.DataFrame, same: Sequence[str]) -> pd.DataFrame:
     """Adds `ratio_to_h_sf`, paired: total latency over h_sf's on the same instance.
 
-    Args:
-      frame: A table as described above.
-      same: Columns that together name an instance, such as ["n", "lane", "prediction"].
-
-    Returns:
-      The table with the column after `mean_latency`; NaN where h_sf was not run, or where it or the
-      policy itself did not finish.
+    The columns `same` together name an instance, such as ["n", "lane", "prediction"]. The ratio
+    stands after `mean_latency`; NaN where h_sf was not run, or where it or the
+    policy itself did not finish.
     """
     total = frame["total_latency"].where(frame["status"] == Status.FINISHED.name)
     instances = pd.MultiIndex.from_frame(frame[list(same)])
@@ -197,11 +180,10 @@ def half_width(values: pd.Series) -> float:
 def summarize(frame: pd.DataFrame, by: Sequence[str]) -> pd.DataFrame:
     """Means over the rows that share the columns `by`, in order of appearance.
 
-    Returns:
-      A table with `by` as columns, then for every figure its mean, and for `mean_latency` and
-      `ratio_to_h_sf` also `..._ci`, half the width of the 95 % confidence interval. The one of the
-      ratio is paired: it is that of the per-instance ratios. `unfinished` counts the rows whose
-      status is not FINISHED; the means of what is NaN in them are over the other rows.
+    A table with `by` as columns, then for every figure its mean, and for `mean_latency` and
+    `ratio_to_h_sf` also `..._ci`, half the width of the 95 % confidence interval. The one of the
+    ratio is paired: it is that of the per-instance ratios. `unfinished` counts the rows whose
+    status is not FINISHED; the means of what is NaN in them are over the other rows.
     """
     groups = frame.groupby(list(by), sort=False, dropna=False, observed=True)
     numbers = frame.columns.difference([*by, "lane", "seed"], sort=False)
@@ -235,12 +217,10 @@ def serving_columns(
 ) -> dict[str, NDArray[Any]]:
     """The measured columns under a clock of this name, arrays of shape [lanes].
 
-    `names` are the metrics that are computed, all of them by default.
-
-    Returns:
-      n, memory, offered_rate (requests per second of the time between the first arrival and the
-      last; NaN for a backlog), every figure of `Serving` (`mean_ttft` … `p99_queueing`,
-      `completed` …), rounds and status, the last as a number.
+    `names` are the metrics that are computed, all of them by default. Columns: n, memory,
+    offered_rate (requests per second of the time between the first arrival and the last; NaN for a
+    backlog), every figure of `Serving` (`mean_ttft` … `p99_queueing`, `completed` …), rounds and
+    status, the last as a number.
     """
     found = metrics.serving(
         instance,
@@ -300,10 +280,9 @@ def with_gain(frame: pd.DataFrame) -> pd.DataFrame:
 def summarize_serving(frame: pd.DataFrame) -> pd.DataFrame:
     """Means over the streams, a row per prediction, policy and rate, in order of appearance.
 
-    Returns:
-      A table of the means of `SERVING_FIGURES`, half the width of their 95 % confidence intervals
-      as `..._ci`, `n`, `unfinished` streams, and `sustained`: the mean load is at most `SLACK`,
-      here and at all lower rates, and all streams finished.
+    A table of the means of `SERVING_FIGURES`, half the width of their 95 % confidence intervals as
+    `..._ci`, `n`, `unfinished` streams, and `sustained`: the mean load is at most `SLACK`, here and
+    at all lower rates, and all streams finished.
     """
     frame = with_gain(frame)
     groups = frame.groupby(["prediction", "policy", "rate"], sort=False)
@@ -317,11 +296,7 @@ def summarize_serving(frame: pd.DataFrame) -> pd.DataFrame:
 
 
 def saturation(table: pd.DataFrame) -> pd.DataFrame:
-    """The largest rate that each policy sustains, from `summarize_serving`; NaN if none.
-
-    Returns:
-      A table with prediction, policy and rate.
-    """
+    """The largest rate that each prediction and policy sustains; NaN if none."""
     rates = table.assign(rate=table["rate"].where(table["sustained"]))
     return rates.groupby(["prediction", "policy"], sort=False)["rate"].max().reset_index()
 
@@ -334,15 +309,8 @@ def sweep_columns(
 ) -> dict[str, Any]:
     """The measured columns, arrays of shape [lanes]; `status` as a number.
 
-    Args:
-      instance: The instances simulated, of lane shape [lanes].
-      result: What `simulate` returned for them.
-      bound: Lower bounds on the total latency in rounds; NaN where there is none.
-      cell: With the name of their clock, or None for rounds.
-      few: Whether the table has the columns `metrics.SWEPT`.
-
-    Returns:
-      Under a clock `mean_latency` is in seconds, there is no total (-1) and no bound (NaN).
+    With `few` the table has the columns `metrics.SWEPT`. Under a clock `mean_latency` is in
+    seconds, there is no total (-1) and no bound (NaN).
     """
     output = np.asarray(instance.output).sum(axis=-1, dtype=np.int64)
     nothing = np.full(len(output), np.nan)

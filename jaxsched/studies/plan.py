@@ -35,62 +35,42 @@ SLICES = 64
 
 @dataclasses.dataclass(frozen=True)
 class Study:
-    """What a configuration asks for.
+    """What a configuration asks for."""
 
-    Attributes:
-      values: Of the axes.
-      lanes: Random instances for each seed, workload and number of requests; the same ones for all
-        other values, so that comparisons are paired.
-      measure: (instance, result, bound, cell) -> measured columns, arrays of shape [lanes].
-      stretches: Instances are stretches of this trace, and its own arrivals at the mean rates of
-        the axis; None to draw them from the workloads.
-      key_of_n: Whether instances of every number of requests have keys of their own.
-      whole: Whether all instances of a number of requests are one tile.
-      arguments: Further arguments of `simulate`.
-    """
-
-    values: Values
+    values: Values  # of the axes
+    # Random instances for each seed, workload and number of requests; the same ones for all other
+    # values, so that comparisons are paired
     lanes: int
+    # (instance, result, bound, cell) -> measured columns, arrays of shape [lanes]
     measure: Callable[..., dict[str, Any]]
+    # Instances are stretches of this trace, and its own arrivals at the mean rates of the axis;
+    # None to draw them from the workloads
     stretches: Trace | None = None
-    key_of_n: bool = True
-    whole: bool = False
+    key_of_n: bool = True  # whether instances of every number of requests have keys of their own
+    whole: bool = False  # whether all instances of a number of requests are one tile
+    # Further arguments of `simulate`
     arguments: Mapping[str, Any] = dataclasses.field(default_factory=dict)
 
 
 @dataclasses.dataclass(frozen=True)
 class Tile:
-    """Consecutive instances of one workload and number of requests.
+    """Consecutive instances of one workload and number of requests."""
 
-    Attributes:
-      workload: Index of the workload.
-      n: Requests.
-      first: Index of the first instance; instance i is lane i % lanes of seed i // lanes.
-      count: Instances.
-      start: Row of its first simulation.
-    """
-
-    workload: int
-    n: int
-    first: int
-    count: int
-    start: int
+    workload: int  # index of the workload
+    n: int  # requests
+    first: int  # index of the first instance; instance i is lane i % lanes of seed i // lanes
+    count: int  # instances
+    start: int  # row of its first simulation
 
 
 @dataclasses.dataclass(frozen=True)
 class Call:
-    """Consecutive rows of one tile that share the values of all CALL axes.
+    """Consecutive rows of one tile that share the values of all CALL axes."""
 
-    Attributes:
-      tile: Their tile.
-      at: Of each CALL axis by name the index of the value.
-      start, stop: First row, and the one after the last, of the tile's rows of these values.
-    """
-
-    tile: Tile
-    at: Mapping[str, int]
-    start: int
-    stop: int
+    tile: Tile  # their tile
+    at: Mapping[str, int]  # of each CALL axis by name the index of the value
+    start: int  # first row, counted in the tile's rows of these values
+    stop: int  # the row after the last
 
 
 class Plan:

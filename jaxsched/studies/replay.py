@@ -24,45 +24,32 @@ FORMATS = ("auto", *traces.FORMATS)
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class ReplayConfig:
-    """What to simulate; the fields are the options of `jaxsched simulate`.
+    """What to simulate; the fields are the options of `jaxsched simulate`."""
 
-    Attributes:
-      trace: Path of the file.
-      memory: KV cache in tokens.
-      policies: Names that `jaxsched.policy` understands.
-      interval: A prediction (see `jaxsched.workloads.texts`); None for the trace's own.
-      format: One of `FORMATS`; "auto" goes by the file's header.
-      columns: FIELD=COLUMN for a file of no known format (see `traces.read_table`).
-      prompt: Prompt length of every request, for a trace without prompts.
-      limit: Take this many requests; None for all.
-      seed: Shuffle the requests before anything else; None to keep the trace's order.
-      arrivals: When requests arrive (see `jaxsched.workloads.texts`).
-      clock: A preset of `jaxsched.clocks`, for results in seconds; None to count rounds.
-      max_batch: Most requests that run together; None for no cap.
-      ttft_limit: Largest time to first token of a request that counts as good, in seconds.
-      tpot_limit: Largest time per output token likewise.
-      skip_too_large: Leave out requests that need more than the memory.
-      skip_zero_output: Leave out requests without output, such as failed ones.
-      sha256: Of the trace's bytes, so that results say which trace they are of.
-    """
-
-    trace: str
-    memory: int = at_least(2)
-    policies: tuple[str, ...]
+    trace: str  # path of the file
+    memory: int = at_least(2)  # KV cache in tokens
+    policies: tuple[str, ...]  # names that `jaxsched.policy` understands
+    # A prediction (see `jaxsched.workloads.texts`); None for the trace's own
     interval: str | None = None
-    format: str = "auto"
+    format: str = "auto"  # one of `FORMATS`; "auto" goes by the file's header
+    # FIELD=COLUMN for a file of no known format (see `traces.read_table`)
     columns: tuple[str, ...] = ()
+    # Prompt length of every request, for a trace without prompts
     prompt: int | None = at_least(1, default=None)
-    limit: int | None = at_least(1, default=None)
+    limit: int | None = at_least(1, default=None)  # take this many requests; None for all
+    # Shuffle the requests before anything else; None to keep the trace's order
     seed: int | None = at_least(0, default=None)
-    arrivals: str = "backlog"
+    arrivals: str = "backlog"  # when requests arrive (see `jaxsched.workloads.texts`)
+    # A preset of `jaxsched.clocks`, for results in seconds; None to count rounds
     clock: str | None = None
+    # Most requests that run together; None for no cap
     max_batch: int | None = at_least(1, default=None)
+    # Largest time to first token of a request that counts as good, in seconds
     ttft_limit: float | None = None
-    tpot_limit: float | None = None
-    skip_too_large: bool = False
-    skip_zero_output: bool = False
-    sha256: str = ""
+    tpot_limit: float | None = None  # largest time per output token likewise
+    skip_too_large: bool = False  # leave out requests that need more than the memory
+    skip_zero_output: bool = False  # leave out requests without output, such as failed ones
+    sha256: str = ""  # of the trace's bytes, so that results say which trace they are of
 
     def __post_init__(self) -> None:
         different_policies(self.policies, arrivals=self.arrivals != "backlog")
@@ -107,26 +94,18 @@ class ReplayConfig:
 
 @dataclasses.dataclass(frozen=True)
 class Loaded:
-    """A trace made ready.
+    """A trace made ready."""
 
-    Attributes:
-      instance: What to simulate, without a lane axis.
-      trace: The same requests as they were read.
-      rows: Which request of the trace each one is, counted from 0 in order of arrival.
-      too_large: How many were left out because they can never fit.
-    """
-
-    instance: Instance
-    trace: Trace
-    rows: np.ndarray
-    too_large: int
+    instance: Instance  # what to simulate, without a lane axis
+    trace: Trace  # the same requests as they were read
+    rows: np.ndarray  # which request of the trace each one is, counted from 0 in order of arrival
+    too_large: int  # how many were left out because they can never fit
 
 
 def load(config: ReplayConfig) -> Loaded:
     """Reads the trace and chooses its requests.
 
-    Raises:
-      ValueError: If the file is malformed, or a request can never fit; the text names it.
+    ValueError if the file is malformed, or a request can never fit; the text names it.
     """
     trace = _read(config)
     _refuse_missing(trace, config)
@@ -242,11 +221,10 @@ def run(
 ) -> Iterator[tuple[pd.DataFrame, pd.DataFrame]]:
     """Simulates one policy after another; `on_policy` is called with the name of each before it.
 
-    Yields:
-      A table of one row (see `jaxsched.studies.frames`): without a clock with `latency_figures`,
-      under one with the metrics of serving. And one with a row per request, which has the options
-      --seed and --memory as columns, the request's number in order of arrival as `request` and its
-      line in the file (of Parquet its row) as `line`.
+    It yields a table of one row (see `jaxsched.studies.frames`): without a clock with
+    `latency_figures`, under one with the metrics of serving. And one with a row per request, which
+    has the options --seed and --memory as columns, the request's number in order of arrival as
+    `request` and its line in the file (of Parquet its row) as `line`.
     """
     batch = jax.tree.map(lambda leaf: np.asarray(leaf)[None], loaded.instance)
     clock = None if config.clock is None else clocks.clock(config.clock)

@@ -1,11 +1,22 @@
-"""Runs what is missing of a study: point by point, or chunk by chunk of rows."""
+"""Runs what is missing of a study, and keeps it: point by point, or chunk by chunk of rows.
+
+Chunks are parts of any size, which become one table in the end:
+
+    FOLDER/parts/FIRST-END.parquet        the rows FIRST … END - 1; each appears whole or not at all
+    FOLDER/results.parquet                all rows in order, when all are there; the parts then go
+
+Parts say by their names what they hold, so that chunks can have any size at any time, and parts
+that several machines wrote can be put into one folder.
+"""
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
+import re
+import shutil
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -15,13 +26,16 @@ except ImportError:  # Windows
     fcntl = None
 
 import jax
+import numpy as np
 import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
 
 from jaxsched.studies import store
-from jaxsched.studies.budget import MOST_CHUNK
-from jaxsched.studies.parts import Parts
-from jaxsched.studies.plan import Range
-from jaxsched.studies.rows import Simulator
+from jaxsched.studies.axes import YARDSTICK
+from jaxsched.studies.plan import Plan, Range, Tile, without
+from jaxsched.studies.rows import MOST_CHUNK, Simulator
+from jaxsched.studies.store import Store
 
 CHUNK_SECONDS = 10.0
 """Time that a chunk should take, and so the work that an interruption costs."""
@@ -32,19 +46,12 @@ FIRST_REQUESTS = 2**17
 
 @dataclasses.dataclass(frozen=True)
 class Point:
-    """What is simulated, and kept, in one go.
+    """What is simulated, and kept, in one go."""
 
-    Attributes:
-      name: Its name in the store.
-      label: What it is called while it runs.
-      requests: How many are simulated.
-      table: Simulates it; returns its part of the table.
-    """
-
-    name: str
-    label: str
-    requests: int
-    table: Callable[[], pd.DataFrame]
+    name: str  # its name in the store
+    label: str  # what it is called while it runs
+    requests: int  # how many are simulated
+    table: Callable[[], pd.DataFrame]  # simulates it; returns its part of the table
 
 
 OnPoint = Callable[[Point, bool], Any]
@@ -53,30 +60,20 @@ OnPoint = Callable[[Point, bool], Any]
 
 @dataclasses.dataclass(frozen=True)
 class Work:
-    """A study in points.
+    """A study in points."""
 
-    Attributes:
-      text: Its configuration, as it is kept with the results.
-      points: In the order in which they run.
-      simulators: Whose instances are drawn, and refused, before there is a folder.
-      whole: The tables of all points, one below the other -> the table of results.
-    """
-
-    text: str
-    points: Sequence[Point]
+    text: str  # its configuration, as it is kept with the results
+    points: Sequence[Point]  # in the order in which they run
+    # Whose instances are drawn, and refused, before there is a folder
     simulators: Sequence[Simulator]
+    # The tables of all points, one below the other -> the table of results
     whole: Callable[[pd.DataFrame], pd.DataFrame]
 
     def run(self, folder: Path, on_point: OnPoint = lambda *_: None) -> pd.DataFrame:
         """Runs what is left of it, and returns its table, which is in `folder`/results.parquet too.
 
-        Args:
-          folder: Where results go and earlier ones are found.
-          on_point: Called before and after each point.
-
-        Raises:
-          ValueError: If the folder holds results of another configuration, or the instances are
-            refused.
+        ValueError if the folder holds results of another configuration, or the instances are
+        refused.
         """
         for simulator in self.simulators:
             simulator.check()
@@ -93,6 +90,141 @@ class Work:
         return table
 
 
+PART = re.compile(r"(\d+)-(\d+)\.parquet")
+
+GROUP = 2**17
+"""Rows in a group of results.parquet."""
+
+AGAIN = "delete it, and the same command simulates it again; nothing else is lost"
+ALL_AGAIN = "delete it, and the same command makes the whole table again"
+
+
+@dataclasses.dataclass(frozen=True)
+class Parts:
+    """The parts of a study, and the table they become."""
+
+    store: Store  # the opened folder
+    plan: Plan  # the study's
+
+    @property
+    def results(self) -> Path:
+        """The finished table, there or not."""
+        return self.store.folder / "results.parquet"
+
+    @property
+    def _folder(self) -> Path:
+        return self.store.folder / "parts"
+
+    def name(self, start: int, stop: int) -> str:
+        """What the part of the rows start … stop - 1 is called."""
+        return f"{start:012d}-{stop:012d}"
+
+    def done(self) -> list[Range]:
+        """The ranges of rows that are there, ascending.
+
+        ValueError if a part is damaged or belongs to another study; the text names it.
+        """
+        if self.results.exists():
+            self._check(self.results, 0, self.plan.total, ALL_AGAIN)
+            return [(0, self.plan.total)]
+        found = []
+        for path in sorted(self._folder.glob("*.parquet")):
+            if match := PART.fullmatch(path.name):
+                found.append((int(match[1]), int(match[2])))
+                self._check(path, *found[-1], AGAIN)
+        return found
+
+    def missing(self, ranges: Sequence[Range] | None = None) -> list[Range]:
+        """What is not there yet, of all rows or of the given ascending ranges."""
+        return without([(0, self.plan.total)] if ranges is None else ranges, self.done())
+
+    def write(self, start: int, stop: int, frame: pd.DataFrame) -> None:
+        """Adds a part, whole or not at all."""
+        self.store.write(self.name(start, stop), frame)
+
+    def sweep_up(self, ranges: Sequence[Range]) -> None:
+        """Removes what killed processes left half written of these ranges."""
+        for path in self._folder.glob(".*.parquet"):
+            match = PART.fullmatch(path.name.split(".", 2)[-1])
+            if match and not without([(int(match[1]), int(match[2]))], ranges):
+                path.unlink(missing_ok=True)
+
+    def finish(self) -> None:
+        """Puts all parts into one table, in order, and removes them.
+
+        ValueError if a part is damaged; nothing is removed then.
+        """
+        if not self.results.exists():
+            store.write_atomically(self.results, self._write_all)
+        if self._folder.exists():
+            shutil.rmtree(self._folder)
+
+    def tables(self) -> Iterator[pd.DataFrame]:
+        """The tables of the parts in order, with ratios; no row twice."""
+        ratios, end = Ratios(self.plan), 0
+        for start, stop in self.done():
+            if stop > end:
+                frame = self.store.read(self.name(start, stop), AGAIN).iloc[max(0, end - start) :]
+                yield ratios.added(max(start, end), frame)
+                end = stop
+
+    def _write_all(self, path: Path) -> None:
+        waiting: list[pa.Table] = []
+        with contextlib.ExitStack() as stack:
+            writer = None
+            for frame in self.tables():
+                waiting.append(store.to_arrow(frame, self.store.metadata))
+                if writer is None:
+                    schema = waiting[0].schema
+                    writer = stack.enter_context(pq.ParquetWriter(path, schema, **store.CHECKED))
+                # Groups of one size, whatever the sizes of the parts.
+                joined = pa.concat_tables(waiting)
+                whole = joined.num_rows // GROUP * GROUP
+                writer.write_table(joined.slice(0, whole), GROUP)
+                waiting = [joined.slice(whole)]
+            if writer is not None and waiting[0].num_rows:
+                writer.write_table(waiting[0], GROUP)
+
+    def _check(self, path: Path, start: int, stop: int, again: str) -> None:
+        """Refuses a part whose footer does not fit its name and this study."""
+        try:
+            footer = pq.read_metadata(path)
+        except (pa.ArrowInvalid, OSError) as error:
+            raise ValueError(f"{path}: cannot be read ({error}); {again}") from None
+        if store.texts_of(footer).get("config") != self.store.metadata["config"]:
+            raise ValueError(f"{path}: belongs to another configuration; move it away")
+        if footer.num_rows != stop - start or not 0 <= start < stop <= self.plan.total:
+            raise ValueError(f"{path}: has {footer.num_rows} rows, which its name denies; {again}")
+
+
+class Ratios:
+    """Adds the paired ratio to the yardstick's latency, for tables that come in order."""
+
+    def __init__(self, plan: Plan) -> None:
+        self._plan = plan
+        self._there = plan.values.titles["policies"][0] == YARDSTICK
+        self._tile: Tile | None = None
+        self._latency = np.zeros(0)
+
+    def added(self, start: int, frame: pd.DataFrame) -> pd.DataFrame:
+        """The table of the rows from `start` on, with the ratio after the mean latency."""
+        latency = frame["mean_latency"].to_numpy()
+        ratio = np.full(len(frame), np.nan)
+        for tile, low, high in self._plan.tiles(start, start + len(frame)):
+            if not self._there:
+                break
+            if tile != self._tile:
+                each = self._plan.points // self._plan.sizes["policies"]
+                self._tile, self._latency = tile, np.full(each * tile.count, np.nan)
+            own, place = latency[low - start : high - start], np.arange(low, high) - tile.start
+            first = place < len(self._latency)
+            self._latency[place[first]] = own[first]
+            ratio[low - start : high - start] = own / self._latency[place % len(self._latency)]
+        frame = frame.copy(deep=False)
+        frame.insert(frame.columns.get_loc("mean_latency") + 1, f"ratio_to_{YARDSTICK}", ratio)
+        return frame
+
+
 def run_rows(
     simulator: Simulator,
     parts: Parts,
@@ -103,15 +235,9 @@ def run_rows(
 ) -> None:
     """Simulates ascending ranges of rows and writes them in parts.
 
-    Args:
-      simulator: What simulates them.
-      parts: Where they go.
-      ranges: The rows.
-      chunk: Rows in a part; None for what takes about `CHUNK_SECONDS`.
-      on_rows: Called with the number of rows that have just been simulated.
-
-    Raises:
-      OSError: If a part cannot be written; what was written before stays.
+    Parts have `chunk` rows, or as many as take about `CHUNK_SECONDS`. `on_rows` is told how many
+    rows have just been simulated. OSError if a part cannot be written; what was written before
+    stays.
     """
     plan = simulator.plan
     pace: dict[tuple[int, ...], float] = {}  # seconds a row, by kind of simulation
@@ -156,15 +282,10 @@ WEEKS = 4 * 7 * 24 * 3600
 
 @dataclasses.dataclass(frozen=True)
 class Processes:
-    """Which of several processes this one is.
+    """Which of several processes this one is."""
 
-    Attributes:
-      index: 0 for the first.
-      count: How many there are.
-    """
-
-    index: int = 0
-    count: int = 1
+    index: int = 0  # 0 for the first
+    count: int = 1  # how many there are
 
     @property
     def first(self) -> bool:
@@ -177,14 +298,9 @@ def join_processes(
 ) -> Processes:
     """Joins the processes of a job; to be called before JAX is used.
 
-    Args:
-      coordinator: Address and port of the first process. What is None is found out by JAX where it
-        knows how, such as under SLURM and on a TPU pod slice.
-      processes: Number of processes.
-      process: Which one this is, from 0.
-
-    Raises:
-      ValueError: If JAX cannot find out what is missing, or the processes do not meet.
+    The coordinator is address and port of the first process. What is None is found out by JAX where
+    it knows how, such as under SLURM and on a TPU pod slice. ValueError if JAX cannot find out what
+    is missing, or the processes do not meet.
     """
     # Nothing is computed across processes; else CPUs would be connected for it, and say so.
     jax.config.update("jax_cpu_collectives_implementation", None)
@@ -198,12 +314,11 @@ def join_processes(
     return Processes(jax.process_index(), jax.process_count())
 
 
-@contextmanager
+@contextlib.contextmanager
 def alone(folder: Path, processes: Processes) -> Iterator[None]:
     """Keeps a second run of the same sweep out of the folder while this one is at work.
 
-    Raises:
-      ValueError: If another one is.
+    ValueError if another one is.
     """
     if not processes.first or fcntl is None:
         yield
@@ -221,8 +336,7 @@ def alone(folder: Path, processes: Processes) -> Iterator[None]:
 def finish(parts: Parts, processes: Processes) -> list[Range]:
     """Waits for all processes; the first then makes the table if no row is missing.
 
-    Returns:
-      The rows that are missing in this folder, which is for the first process to say.
+    It returns the rows that are missing in this folder, which is for the first process to say.
     """
     if processes.count > 1:
         jax.distributed.shutdown()

@@ -39,46 +39,32 @@ ANY = "any"
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class ServingConfig:
-    """Every policy under every prediction, for several rates of arrivals.
+    """Every policy under every prediction, for several rates of arrivals."""
 
-    Attributes:
-      job: "serving".
-      lanes: Random streams for each rate; the same requests and (stretched) arrivals for every
-        rate, policy and prediction, so that comparisons are paired.
-      num_requests: Requests of a stream.
-      memory: KV cache of the worker, M, in tokens.
-      clock: A preset of `jaxsched.clocks`.
-      rates: Requests per second that arrive.
-      policies: Names that `jaxsched.policy` understands.
-      predictions: Texts such as "real" (see `jaxsched.workloads.texts`).
-      max_batch: Most requests that run together; None for no cap.
-      ttft_limit: Largest time to first token of a request that counts as good, in seconds.
-      tpot_limit: Largest time per output token likewise.
-      trace: Path of a trace with arrival times: each stream is so many of its requests in a row
-        from a random one on, their times scaled to the rate. None: Poisson arrivals of requests
-        with `lengths`.
-      skip_too_large: Leave out requests of the trace that need more than the memory.
-      sha256: Of the trace's bytes; filled in when the file is read.
-      lengths: Where prompt and output lengths come from without a trace.
-      seed: Of everything random.
-    """
-
-    job: str
+    job: str  # "serving"
+    # Random streams for each rate; the same requests and (stretched) arrivals for every rate,
+    # policy and prediction, so that comparisons are paired
     lanes: int = at_least(2)
-    num_requests: int = at_least(2)
-    memory: int = at_least(2)
-    clock: str
-    rates: tuple[float, ...]
-    policies: tuple[str, ...]
-    predictions: tuple[str, ...]
+    num_requests: int = at_least(2)  # requests of a stream
+    memory: int = at_least(2)  # KV cache of the worker, M, in tokens
+    clock: str  # A preset of `jaxsched.clocks`
+    rates: tuple[float, ...]  # requests per second that arrive
+    policies: tuple[str, ...]  # names that `jaxsched.policy` understands
+    predictions: tuple[str, ...]  # texts such as "real" (see `jaxsched.workloads.texts`)
+    # Most requests that run together; None for no cap
     max_batch: int | None = at_least(1, default=None)
+    # Largest time to first token of a request that counts as good, in seconds
     ttft_limit: float | None = None
-    tpot_limit: float | None = None
+    tpot_limit: float | None = None  # largest time per output token likewise
+    # Path of a trace with arrival times: each stream is so many of its requests in a row from a
+    # random one on, their times scaled to the rate. None: Poisson arrivals of requests with
+    # `lengths`.
     trace: str | None = None
-    skip_too_large: bool = False
-    sha256: str = ""
+    skip_too_large: bool = False  # leave out requests of the trace that need more than the memory
+    sha256: str = ""  # of the trace's bytes; filled in when the file is read
+    # Where prompt and output lengths come from without a trace
     lengths: LengthsConfig = LengthsConfig("lmsys_tokens")
-    seed: int = at_least(0, default=0)
+    seed: int = at_least(0, default=0)  # of everything random
 
     def __post_init__(self) -> None:
         one_of("job", self.job, (JOB,))

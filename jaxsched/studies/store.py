@@ -84,8 +84,7 @@ def read_parquet(
 ) -> tuple[pd.DataFrame, dict[str, str]]:
     """Reads what `write_parquet` wrote: the data frame (or some columns of it) and the texts.
 
-    Raises:
-      ValueError: If the file is damaged.
+    ValueError if the file is damaged.
     """
     try:
         table = pq.read_table(path, columns=columns, page_checksum_verification=True)
@@ -105,8 +104,7 @@ def texts_of(schema: Any) -> dict[str, str]:
 def read_results(folder: str | os.PathLike[str]) -> pd.DataFrame:
     """The finished table of a folder that `jaxsched run` wrote.
 
-    Raises:
-      FileNotFoundError: If the job there has not finished.
+    FileNotFoundError if the job there has not finished.
     """
     path = Path(folder) / "results.parquet"
     if not path.exists():
@@ -116,14 +114,10 @@ def read_results(folder: str | os.PathLike[str]) -> pd.DataFrame:
 
 @dataclasses.dataclass(frozen=True)
 class Store:
-    """An opened folder of results; see `open_store`.
+    """An opened folder of results; see `open_store`."""
 
-    Attributes:
-      folder: Where it is.
-      metadata: What goes into every file: configuration text, versions and device.
-    """
-
-    folder: Path
+    folder: Path  # where it is
+    # What goes into every file: configuration text, versions and device
     metadata: Mapping[str, str]
 
     def part(self, name: str) -> Path:
@@ -153,20 +147,14 @@ class Store:
 
 
 def open_store(folder: Path, config: str) -> Store:
-    """Opens a folder for the results of a configuration, new or begun earlier.
+    """Opens a folder for the results of a configuration (TOML text), new or begun earlier.
 
-    Args:
-      folder: Made if it does not exist; one that was begun but holds no results yet is begun anew.
-      config: The configuration as TOML text.
-
-    Raises:
-      ValueError: If it belongs to another configuration or version (the difference is in the
-        text), or has files in it but no manifest.
+    It is made if need be; one that holds no results yet is begun anew. ValueError if it belongs to
+    another configuration or version (the difference is in the text), or has files in it but no
+    manifest.
     """
-    about = {"config": config, "versions": versions(), "device": device()}
-    store = Store(
-        folder, {"config": config, "versions": json.dumps(versions()), "device": device()}
-    )
+    about: dict[str, Any] = {"config": config, "versions": versions(), "device": device()}
+    store = Store(folder, about | {"versions": json.dumps(versions())})
     path = folder / "manifest.json"
     # Hidden files do not count: a run killed while it wrote a file leaves one.
     if path.exists():

@@ -32,8 +32,8 @@ from jaxsched.studies import store
 from jaxsched.studies.axes import AXES, Axis, Values
 from jaxsched.studies.config import digests
 from jaxsched.studies.frames import sweep_columns
-from jaxsched.studies.parts import ALL_AGAIN, Parts
 from jaxsched.studies.plan import Plan, Study
+from jaxsched.studies.run import ALL_AGAIN, Parts
 from jaxsched.toml import at_least, from_table, one_of, to_toml, with_key
 from jaxsched.workloads import draws
 from jaxsched.workloads.intervals import OPEN_ENDED
@@ -46,19 +46,12 @@ LAWS = ("uniform", "log_uniform")
 
 @dataclasses.dataclass(frozen=True)
 class RandomConfig:
-    """Random values on an axis.
+    """Random values on an axis."""
 
-    Attributes:
-      axis: Name of the axis, such as "predictions".
-      value: Pattern of the values, such as "relative:{uniform:0:0.99}".
-      count: How many.
-      seed: Of these values.
-    """
-
-    axis: str
-    value: str
-    count: int = at_least(1)
-    seed: int = at_least(0, default=0)
+    axis: str  # name of the axis, such as "predictions"
+    value: str  # pattern of the values, such as "relative:{uniform:0:0.99}"
+    count: int = at_least(1)  # how many
+    seed: int = at_least(0, default=0)  # of these values
 
     def __post_init__(self) -> None:
         one_of("axis", self.axis, AXES)
@@ -72,8 +65,7 @@ class RandomConfig:
 def drawn(random: RandomConfig) -> list[str]:
     """The random values of a table, as texts; numbers have six significant digits.
 
-    Raises:
-      ValueError: If a place in the pattern is none of the known laws.
+    ValueError if a place in the pattern is none of the known laws.
     """
     places = [_law(text) for text in PLACE.findall(random.value)]
     shape = (len(places), random.count)
@@ -127,16 +119,13 @@ _Keys: Any = dataclasses.make_dataclass(
 class SweepConfig(_Keys):
     """Every combination of the values of its axes, on the same random instances.
 
-    Attributes:
-      lanes: Random instances for each seed, workload and number of requests; the same ones for
-        every policy, prediction, memory, arrival rate and clock, so that comparisons are paired.
-      num_requests, memory, …: Values of each of `AXES`; they are read as it says.
-      max_rounds: Rounds after which a simulation is cut off; None for the engine's own limit.
-      random: Random values on some of the axes.
+    Random instances, `lanes` of them for each seed, workload and number of requests, are the same
+    ones for all other values, so that comparisons are paired. The other keys are those of `AXES`.
     """
 
+    # Rounds after which a simulation is cut off; None for the engine's own limit.
     max_rounds: int | None = at_least(1, default=None)
-    random: tuple[RandomConfig, ...] = ()
+    random: tuple[RandomConfig, ...] = ()  # random values on some of the axes
 
     def __post_init__(self) -> None:
         self.values()
@@ -144,8 +133,7 @@ class SweepConfig(_Keys):
     def values(self) -> Values:
         """Its axes, read and checked.
 
-        Raises:
-          ValueError: If a value is refused; the text names the axis and the value.
+        ValueError if a value is refused; the text names the axis and the value.
         """
         values = Values.of(**{name: _values(self, axis) for name, axis in AXES.items()})
         _check_fit(values)
@@ -241,9 +229,7 @@ def _check_prediction(prediction: Prediction, law: Lengths, memory: int) -> None
 def manifest(folder: str | os.PathLike[str]) -> dict[str, Any]:
     """The manifest of a sweep: configuration, versions, device and when it was begun.
 
-    Raises:
-      FileNotFoundError: If there is none.
-      ValueError: If it is none of a sweep.
+    FileNotFoundError if there is none. ValueError if it is none of a sweep.
     """
     path = Path(folder) / "manifest.json"
     if not path.exists():

@@ -34,25 +34,16 @@ SCHEDULES: dict[str, Callable[[float, float, int], Schedule]] = {
 
 @dataclasses.dataclass(frozen=True)
 class TraceConfig:
-    """The table [trace]: requests to draw from, instead of [lengths].
+    """The table [trace]: requests to draw from, instead of [lengths]."""
 
-    Attributes:
-      path: Of the file; the option --trace of `jaxsched tune` replaces it.
-      format: One of `FORMATS`; "auto" goes by the file's header.
-      columns: FIELD=COLUMN for a file of no known format.
-      prompt: Prompt length of every request, for a trace without prompts.
-      skip_too_large: Leave out requests that need more than the memory.
-      skip_zero_output: Leave out requests without output.
-      sha256: Of the file's bytes, so that results say which trace they are of; `jaxsched tune`
-        fills it in.
-    """
-
-    path: str
-    format: str = "auto"
-    columns: tuple[str, ...] = ()
+    path: str  # of the file; the option --trace of `jaxsched tune` replaces it
+    format: str = "auto"  # one of `FORMATS`; "auto" goes by the file's header
+    columns: tuple[str, ...] = ()  # FIELD=COLUMN for a file of no known format
+    # Prompt length of every request, for a trace without prompts
     prompt: int | None = at_least(1, default=None)
-    skip_too_large: bool = False
-    skip_zero_output: bool = False
+    skip_too_large: bool = False  # leave out requests that need more than the memory
+    skip_zero_output: bool = False  # leave out requests without output
+    # Of the file's bytes, so that results say which trace they are of; `jaxsched tune` fills it in
     sha256: str = ""
 
     def __post_init__(self) -> None:
@@ -61,35 +52,23 @@ class TraceConfig:
 
 @dataclasses.dataclass(frozen=True)
 class DescentConfig:
-    """The table [descent]. Pairs of numbers are the first and the last value of a schedule.
+    """The table [descent]. Pairs of numbers are the first and the last value of a schedule."""
 
-    Attributes:
-      estimator: Of the gradient, one of `ESTIMATORS`.
-      optimizer: One of `OPTIMIZERS`.
-      steps: Gradient steps.
-      starts: Random candidates beside A_min itself that are tried first.
-      chains: Descents side by side, from the best of them; the score has several valleys.
-      learning_rate, schedule: Its first and last value, and one of `SCHEDULES`.
-      pairs: Antithetic pairs of candidates around a chain in a step, for "es" and "combined".
-      sigma, sigma_schedule: Spread of the candidates around the current one.
-      temperature, temperature_schedule: Of the relaxation, for "relaxation" and "combined".
-      soft_steps: Steps of time that the relaxation takes, for the same two.
-      guidance: Share of the spread that "combined" puts along the gradient of the relaxation.
-    """
-
-    estimator: str = "es"
-    optimizer: str = "adam"
-    steps: int = at_least(1, default=100)
-    starts: int = at_least(0, default=95)
+    estimator: str = "es"  # of the gradient, one of `ESTIMATORS`
+    optimizer: str = "adam"  # one of `OPTIMIZERS`
+    steps: int = at_least(1, default=100)  # gradient steps
+    starts: int = at_least(0, default=95)  # random candidates beside A_min that are tried first
+    # Descents side by side, from the best of them; the score has several valleys.
     chains: int = at_least(1, default=2)
     learning_rate: tuple[float, ...] = at_least(0, default=(0.6, 0.03))
-    schedule: str = "cosine"
-    pairs: int = at_least(1, default=24)
-    sigma: tuple[float, ...] = at_least(0, default=(1.0, 0.1))
+    schedule: str = "cosine"  # of the learning rate, one of `SCHEDULES`
+    pairs: int = at_least(1, default=24)  # antithetic, around a chain in a step; not "relaxation"
+    sigma: tuple[float, ...] = at_least(0, default=(1.0, 0.1))  # spread of these candidates
     sigma_schedule: str = "exponential"
-    temperature: tuple[float, ...] = at_least(0, default=(1.0, 0.1))
+    temperature: tuple[float, ...] = at_least(0, default=(1.0, 0.1))  # of the relaxation; not "es"
     temperature_schedule: str = "exponential"
-    soft_steps: int = at_least(2, default=128)
+    soft_steps: int = at_least(2, default=128)  # of time, that the relaxation takes; not "es"
+    # Share of the spread that "combined" puts along the gradient of the relaxation.
     guidance: float = at_least(0, default=0.5)
 
     def __post_init__(self) -> None:
@@ -114,49 +93,38 @@ class DescentConfig:
     def scheduled(self, name: str) -> Schedule:
         """The schedule of "learning_rate", "sigma" or "temperature"."""
         kind = self.schedule if name == "learning_rate" else getattr(self, f"{name}_schedule")
-        return SCHEDULES[kind](*getattr(self, name), self.steps)
+        first, last = getattr(self, name)
+        return SCHEDULES[kind](first, last, self.steps)
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, kw_only=True)
 class TuneConfig:
-    """A tuning: which rule for which requests, and how it is searched.
+    """A tuning: which rule for which requests, and how it is searched."""
 
-    Attributes:
-      memory: KV cache of the worker in tokens.
-      num_requests: Requests of an instance, a backlog.
-      predictions: Interval specifications; the score is the mean over them.
-      lanes: Fresh instances in a step, under each prediction.
-      validation_lanes: Instances on which the best candidate is chosen.
-      test_lanes: Instances for the scores in the rule's file; nothing is chosen on them.
-      validate_every: Steps between validations (and checkpoints).
-      methods: What searches: "descent" and baselines, each with the same work.
-      baseline_work: Work of a baseline over that of the descent.
-      member: What a rule is: "family", ten numbers, or "network" (see `jaxsched.policies.network`).
-      free: Numbers of the family that are searched; the others stay as in A_min. By default all but
-        `start`, so that no upper bound is read, and `run_growth`, which `evict_progress` makes up
-        for.
-      seed: Of everything random.
-      lengths: Where lengths come from, if there is no trace.
-      trace: Requests to draw from instead: half of them for tuning, a quarter each for validation
-        and test.
-      descent: How the descent goes.
-    """
-
-    memory: int = at_least(2)
-    num_requests: int = at_least(1)
-    predictions: tuple[str, ...]
-    lanes: int = at_least(1, default=8)
+    memory: int = at_least(2)  # KV cache of the worker in tokens
+    num_requests: int = at_least(1)  # requests of an instance, a backlog
+    predictions: tuple[str, ...]  # interval specifications; the score is the mean over them
+    lanes: int = at_least(1, default=8)  # fresh instances in a step, under each prediction
+    # Instances on which the best candidate is chosen
     validation_lanes: int = at_least(2, default=64)
+    # Instances for the scores in the rule's file; nothing is chosen on them
     test_lanes: int = at_least(2, default=256)
-    validate_every: int = at_least(1, default=10)
+    validate_every: int = at_least(1, default=10)  # steps between validations (and checkpoints)
+    # What searches: "descent" and baselines, each with the same work
     methods: tuple[str, ...] = METHODS
+    # Work of a baseline over that of the descent
     baseline_work: float = at_least(0.01, default=1.0)
+    # What a rule is: "family", ten numbers, or "network" (see `jaxsched.policies.network`)
     member: str = "family"
+    # Numbers of the family that are searched; the others stay as in A_min. By default all but
+    # `start`, so that no upper bound is read, and `run_growth`, which `evict_progress` makes up
+    # for.
     free: tuple[str, ...] = tuple(name for name in FIELDS if name not in ("start", "run_growth"))
-    seed: int = at_least(0, default=0)
-    lengths: LengthsConfig | None = None
+    seed: int = at_least(0, default=0)  # of everything random
+    lengths: LengthsConfig | None = None  # where lengths come from, if there is no trace
+    # Requests to draw from instead: half of them for tuning, a quarter each for validation and test
     trace: TraceConfig | None = None
-    descent: DescentConfig = DescentConfig()
+    descent: DescentConfig = DescentConfig()  # how the descent goes
 
     def __post_init__(self) -> None:
         one_of("member", self.member, MEMBERS)

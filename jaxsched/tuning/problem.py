@@ -34,46 +34,32 @@ TUNING, VALIDATION, TEST = range(3)
 SHARES = (0.5, 0.25, 0.25)
 """Of the rows of a trace, in the same order."""
 
-POLICIES = {"family": a_min_family, "network": a_min_network}
-"""`TuneConfig.member` -> from the numbers of a rule to its policy."""
-
-PATIENCE = 2
-"""A candidate is stopped after this many times the rounds of h_sf."""
-
 
 class Batch(NamedTuple):
-    """Instances to score candidates on.
+    """Instances to score candidates on."""
 
-    Attributes:
-      instance: Of lane shape [L], the lanes of the first prediction first.
-      yardstick: Total latency of h_sf, of shape [L].
-    """
-
-    instance: Instance
-    yardstick: NDArray[np.float64]
+    instance: Instance  # of lane shape [L], the lanes of the first prediction first
+    yardstick: NDArray[np.float64]  # total latency of h_sf, of shape [L]
 
 
 class Problem:
     """The instances and scores of a configuration.
 
-    Args:
-      config: Its requests, memory and predictions.
-
-    Attributes:
-      policy: From the numbers of a rule to its policy.
-
     Raises:
       ValueError: If the trace or an instance is refused.
     """
+
+    policy: Callable[[Any], policies.Policy]  # from the numbers of a rule
 
     def __init__(self, config: TuneConfig) -> None:
         self.config = config
         self._lengths = _laws(config)
         self.validation = self._batch(VALIDATION, config.validation_lanes)
         rounds = simulate(self.validation.instance, policies.h_sf()).rounds
-        # A power of two, so that few programs are compiled.
-        self._max_rounds = 1 << int(PATIENCE * np.max(rounds)).bit_length()
-        self.policy = POLICIES[config.member]
+        # A candidate is stopped after twice the rounds of h_sf; of a power of two, so that few
+        # programs are compiled.
+        self._max_rounds = 1 << int(2 * np.max(rounds)).bit_length()
+        self.policy = a_min_family if config.member == "family" else a_min_network
         self._latencies = _latencies(self.policy, self._max_rounds)
 
     def fresh(self, step: int) -> Batch:
@@ -95,8 +81,7 @@ class Problem:
         return np.log(self.latencies(batch, params) / batch.yardstick)
 
     def latencies(self, batch: Batch, params: Any) -> NDArray[np.float64]:
-        """Total latencies, in rounds, of rules with fields of shape [P, ...], of shape
-        [P, L].
+        """Total latencies in rounds, [P, L], of rules with fields of shape [P, ...].
 
         Requests of a rule that is stopped early count as if they ended there, which is too good
         for them and bad enough.

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import zlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -19,15 +19,11 @@ from jaxsched.simulate import simulate
 from jaxsched.studies import store
 from jaxsched.studies.frames import half_width
 from jaxsched.tuning import loop, rules
-from jaxsched.tuning.baselines import Screen
-from jaxsched.tuning.cma_es import CmaEs
 from jaxsched.tuning.config import TuneConfig
-from jaxsched.tuning.descent import Descent
 from jaxsched.tuning.loop import OnStep, Progress
-from jaxsched.tuning.method import Method
-from jaxsched.tuning.network_space import NetworkSpace
+from jaxsched.tuning.methods import CmaEs, Descent, Method, Screen
 from jaxsched.tuning.problem import Problem
-from jaxsched.tuning.space import Coordinates, Space, lanes_of
+from jaxsched.tuning.space import Coordinates, NetworkSpace, Space, lanes_of
 
 AGAINST = ("h_sf", "a_min:on_eviction", "a_min:every_round")
 """Policies that a rule is compared with."""
@@ -38,20 +34,16 @@ WRITTEN = "as written"
 
 @dataclasses.dataclass(frozen=True)
 class Outcome:
-    """What a tuning found.
+    """What a tuning found."""
 
-    Attributes:
-      rule: Path of the rule's file.
-      methods: One row per method, and one for the rule as written: method, label, steps, work,
-        seconds, validation (mean ratio to h_sf).
-      tests: One row per method, prediction and test instance: mean latency, and its ratio to each
-        policy of `AGAINST`.
-      curves: One row per method and validation: work, and the ratio of incumbent and best.
-    """
-
-    rule: Path
+    rule: Path  # path of the rule's file
+    # One row per method, and one for the rule as written: method, label, steps, work, seconds,
+    # validation (mean ratio to h_sf)
     methods: pd.DataFrame
+    # One row per method, prediction and test instance: mean latency, and its ratio to each policy
+    # of `AGAINST`
     tests: pd.DataFrame
+    # One row per method and validation: work, and the ratio of incumbent and best
     curves: pd.DataFrame
 
 
@@ -64,9 +56,9 @@ def methods(config: TuneConfig, problem: Problem, space: Coordinates) -> list[Me
     """The methods that a configuration names, the descent first."""
     descent = Descent(config, problem, space)
     each = problem.work(config.descent.candidates)
-    work = problem.work(1 + config.descent.starts) + config.descent.steps * each
-    work = work * config.baseline_work
-    make = {
+    total = problem.work(1 + config.descent.starts) + config.descent.steps * each
+    work = total * config.baseline_work
+    make: dict[str, Callable[[], Method]] = {
         "descent": lambda: descent,
         "cma_es": lambda: CmaEs(config, problem, space, work),
         "random": lambda: Screen(config, problem, space, "random", work),
@@ -80,12 +72,8 @@ def run(
 ) -> Outcome:
     """Runs what is left of a tuning and writes the rule of the best validation.
 
-    Args:
-      config: What to tune.
-      problem: Its instances.
-      chosen: Its `methods`.
-      folder: Where everything goes; checkpoints of the same configuration are taken up.
-      on_step: Called as (method, progress) after every step.
+    Everything goes into the folder, where checkpoints of the same configuration are taken up.
+    `on_step` is called as (method, progress) after every step.
     """
     space = space_of(config)
     text = toml.to_toml(config)

@@ -1,7 +1,7 @@
-"""The coordinates that are searched: x = c sinh(z), within the range of each number.
+"""The coordinates that are searched; one point of a space is a vector z of shape [d].
 
-Linear where |x| is below the scale c, logarithmic beyond, so that a weight can be 0, change its
-sign, and reach 64 in a few steps. One point of the space is a vector z of shape [d].
+A number of the family is x = c sinh(z), within its range: linear where |x| is below the scale c,
+logarithmic beyond, so that a weight can be 0, change its sign, and reach 64 in a few steps.
 
 The family has rules that evict one another's requests for ever; the space has none. Its eviction
 keys never fall while a request runs: `evict_progress` is at least 0, and so is `evict_estimate`
@@ -12,118 +12,151 @@ until its request completes, and it is bounded: some request completes, and in t
 
 from __future__ import annotations
 
+import abc
 import dataclasses
+import functools
 from collections.abc import Sequence
-from typing import Any, Protocol
+from typing import Any
 
 import jax
 import numpy as np
 from numpy.typing import NDArray
 
-from jaxsched.policies.family import RANGES, FamilyParams
+from jaxsched.policies.family import NUMBERS, FamilyParams
+from jaxsched.policies.network import EVICT, PROGRESS, SHAPES, WIDEST, NetworkParams
 
-SCALES = {
-    "start": 0.25,
-    "admit_prompt": 0.25,
-    "admit_area": 4.0,
-    "reserve_factor": 0.25,
-    "reserve_floor": 16.0,
-    "evict_estimate": 1.0,
-    "evict_progress": 1.0,
-    "evict_prompt": 0.25,
-    "run_growth": 1.0,
-    "evict_growth": 1.0,
-}
-"""Field of `FamilyParams` -> c."""
-
+Floats = NDArray[np.float64]
 
 def lanes_of(rules: Sequence[Any]) -> Any:
     """P rules as one with fields of shape [P, ...]."""
     return jax.tree.map(lambda *values: np.array(values, float), *rules)
 
 
-class Coordinates(Protocol):
-    """What a search asks of a space; one point is a vector z of shape [d].
+class Coordinates(abc.ABC):
+    """What a search asks of a space."""
 
-    Attributes:
-      size: d.
-      origin: The point that is A_min, of shape [d].
-    """
+    @property
+    @abc.abstractmethod
+    def box(self) -> tuple[Floats, Floats]:
+        """Least and largest z, each of shape [d]."""
 
-    size: int
-    origin: NDArray[np.float64]
+    @property
+    @abc.abstractmethod
+    def origin(self) -> Floats:
+        """The point that is A_min, of shape [d]."""
 
-    def clip(self, z: NDArray[np.float64]) -> NDArray[np.float64]:
-        """Brings points of shape [..., d] into the box."""
-
+    @abc.abstractmethod
     def params(self, z: Any, module: Any = np) -> Any:
-        """The rules of points of shape [..., d], with leading axes [...] in every field."""
+        """The rules of points of shape [..., d], with leading axes [...] in every field.
 
-    def random(self, rng: np.random.Generator, count: int) -> NDArray[np.float64]:
+        The module is `numpy`, or `jax.numpy` to trace and differentiate.
+        """
+
+    @abc.abstractmethod
+    def random(self, rng: np.random.Generator, count: int) -> Floats:
         """Points to start from, of shape [count, d]."""
-
-
-@dataclasses.dataclass(frozen=True)
-class Space:
-    """Points for some of the ten numbers; the others stay as in A_min.
-
-    Attributes:
-      free: Fields of `FamilyParams`, one for each coordinate.
-    """
-
-    free: tuple[str, ...]
 
     @property
     def size(self) -> int:
-        """Coordinates of a point."""
-        return len(self.free)
+        """Coordinates of a point, d."""
+        return len(self.origin)
+
+    def clip(self, z: Floats) -> Floats:
+        """Brings points of shape [..., d] into the box."""
+        return np.clip(z, *self.box)
+
+
+@dataclasses.dataclass(frozen=True)
+class Space(Coordinates):
+    """Points for some of the ten numbers; the others stay as in A_min."""
+
+    free: tuple[str, ...]  # fields of `FamilyParams`, one for each coordinate
 
     @property
-    def scale(self) -> NDArray[np.float64]:
+    def scale(self) -> Floats:
         """C of every coordinate, of shape [d]."""
-        return np.array([SCALES[name] for name in self.free])
+        return np.array([NUMBERS[name].scale for name in self.free])
 
     @property
-    def box(self) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-        """Least and largest z, each of shape [d]."""
+    def box(self) -> tuple[Floats, Floats]:
+        """Each number within its range, where every rule finishes."""
         rising = {"evict_progress", "evict_estimate" if "run_growth" in self.free else ""}
-        low, high = np.array([RANGES[name] for name in self.free], float).T
+        low, high = np.array([NUMBERS[name][:2] for name in self.free], float).T
         low = np.where([name in rising for name in self.free], 0, low)
         return np.arcsinh(low / self.scale), np.arcsinh(high / self.scale)
 
     @property
-    def origin(self) -> NDArray[np.float64]:
-        """The point that is A_min, of shape [d]."""
+    def origin(self) -> Floats:
+        """The point that is A_min."""
         return self.point(FamilyParams())
 
-    def point(self, params: FamilyParams) -> NDArray[np.float64]:
+    def point(self, params: FamilyParams) -> Floats:
         """The point of a rule, of shape [d]."""
         values = np.array([float(getattr(params, name)) for name in self.free])
         return np.arcsinh(values / self.scale)
 
-    def clip(self, z: NDArray[np.float64]) -> NDArray[np.float64]:
-        """Brings points of shape [..., d] into the box."""
-        return np.clip(z, *self.box)
-
     def params(self, z: Any, module: Any = np) -> FamilyParams:
-        """The rules of points of shape [..., d]: fields of shape [...].
-
-        Args:
-          z: Points.
-          module: `numpy`, or `jax.numpy` to trace and differentiate.
-        """
-        scale = self.scale.astype(z.dtype)
-        values = scale * module.sinh(z)
+        """The rules of points, the numbers that are not free as in A_min."""
+        values = self.scale.astype(z.dtype) * module.sinh(z)
         filled = {name: values[..., i] for i, name in enumerate(self.free)}
-        rest = {
-            field.name: module.full(z.shape[:-1], field.default, z.dtype)
-            for field in dataclasses.fields(FamilyParams)
-            if field.name not in filled
-        }
-        return FamilyParams(**filled, **rest)
+        literal = dataclasses.asdict(FamilyParams())
+        rest = {name: module.full(z.shape[:-1], x, z.dtype) for name, x in literal.items()}
+        return FamilyParams(**rest | filled)
 
-    def random(self, rng: np.random.Generator, count: int) -> NDArray[np.float64]:
+    def random(self, rng: np.random.Generator, count: int) -> Floats:
         """Points anywhere in the box, of shape [count, d]; a quarter of the numbers as in A_min."""
         low, high = self.box
         drawn = low + (high - low) * rng.random((count, len(self.free)))
         return np.where(rng.random(drawn.shape) < 0.25, self.origin, drawn)
+
+
+SCALES = {"linear": 0.5, "hidden": 0.25, "output": 0.25}
+"""Field of `NetworkParams` -> c: a weight is c z."""
+
+SPREAD = {"linear": 2.0, "hidden": 0.0, "output": 2.0}
+"""Field -> deviation of random starts from the origin, in z."""
+
+
+@dataclasses.dataclass(frozen=True)
+class NetworkSpace(Coordinates):
+    """Points for all weights. As all networks, those of the space finish."""
+
+    seed: int  # of the hidden weights at the origin
+
+    @functools.cached_property
+    def origin(self) -> Floats:
+        """The point that is A_min, of shape [d]: hidden units that nothing follows from yet."""
+        shape = SHAPES["hidden"]
+        hidden = np.random.default_rng(self.seed).standard_normal(shape)
+        zeros = {name: np.zeros(shape) for name, shape in SHAPES.items()}
+        return self.point(NetworkParams(**zeros | {"hidden": hidden}))
+
+    def point(self, params: NetworkParams) -> Floats:
+        """The point of a network, of shape [d]."""
+        parts = [np.ravel(getattr(params, name)) / SCALES[name] for name in SHAPES]
+        return np.concatenate(parts).astype(float)
+
+    @functools.cached_property
+    def box(self) -> tuple[Floats, Floats]:
+        """Each weight within its range, where every rule finishes."""
+        most = {name: np.full(shape, WIDEST) for name, shape in SHAPES.items()}
+        least = {name: -value for name, value in most.items()}
+        least["linear"][EVICT, PROGRESS] = 0.0
+        return self.point(NetworkParams(**least)), self.point(NetworkParams(**most))
+
+    def params(self, z: Any, module: Any = np) -> NetworkParams:
+        """The networks of points."""
+        ends = np.cumsum([np.prod(shape, dtype=int) for shape in SHAPES.values()])
+        parts = module.split(z, ends[:-1].tolist(), axis=-1)
+        return NetworkParams(
+            **{
+                name: (SCALES[name] * part).reshape(*z.shape[:-1], *shape)
+                for (name, shape), part in zip(SHAPES.items(), parts, strict=True)
+            }
+        )
+
+    def random(self, rng: np.random.Generator, count: int) -> Floats:
+        """Points around the origin, of shape [count, d], with its hidden units."""
+        widths = [np.full(shape, SPREAD[name]).ravel() for name, shape in SHAPES.items()]
+        noise = rng.standard_normal((count, self.size)) * np.concatenate(widths)
+        return self.clip(self.origin + noise)
