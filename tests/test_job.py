@@ -123,8 +123,7 @@ def test_the_same_instances_for_every_prediction(finished: Any) -> None:
 
 def test_policies_that_a_prediction_matters_to_are_found() -> None:
     reads = {name: policies.policy(name).reads_predictions for name in policies.SHIPPED}
-    none = {"h_sf", "fcfs", "svf:output", "sorted_f:output", "gsa_spec"}
-    assert {name for name, yes in reads.items() if not yes} == none
+    assert {name for name, yes in reads.items() if not yes} == oracle.BLIND
 
 
 def test_files_say_where_they_come_from(finished: Any) -> None:

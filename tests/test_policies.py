@@ -11,6 +11,7 @@ import pytest
 import jaxsched as js
 from jaxsched.policies import NUMBERED, SHIPPED, policy_files
 from jaxsched.testing.choices import check_choices
+from tests import oracle
 from tests.oracle import ALL
 
 
@@ -91,8 +92,7 @@ def test_promises(name):
     assert policy.choices.shortest_first == (name == "h_sf")
     assert policy.hindsight == (name == "h_sf" or name.endswith(":output"))
     assert policy.needs_point == (name == "mc_sf" or name.endswith(":point"))
-    blind = name.partition(":")[0] in ("h_sf", "fcfs", "gsa_spec") or name.endswith(":output")
-    assert policy.reads_predictions != blind
+    assert policy.reads_predictions == (name not in oracle.BLIND)
     assert (policy.rank is None, policy.quantum is None) == (
         ALL[name].rank is None,
         ALL[name].quantum is None,

@@ -11,7 +11,10 @@ from tests.oracle.shipped import rule_for
 
 ALL = {**RULES, **EXTENDED}
 
+BLIND = {"h_sf", "fcfs", "svf:output", "sorted_f:output", "gsa_spec"}
+"""Those that read no prediction."""
+
 __all__ = [
-    "ALL", "EXTENDED", "RULES", "a_max", "a_min", "a_min_family", "a_min_network", "fcfs",
+    "ALL", "BLIND", "EXTENDED", "RULES", "a_max", "a_min", "a_min_family", "a_min_network", "fcfs",
     "gsa_spec", "h_sf", "mc_sf", "rule_for", "sorted_f", "svf",
 ]  # fmt: skip
