@@ -28,7 +28,7 @@ from jaxsched.instance import (
     valid_lanes,
 )
 from jaxsched.policies import Policy
-from jaxsched.policies.fixed_point import exact
+from jaxsched.policies.fixed_point import exact, limited
 from jaxsched.policies.program import Choices
 from jaxsched.result import Result
 
@@ -153,15 +153,7 @@ def _numbers(policy: Policy, clock: Clock | None, flat: Instance) -> Numbers:
         module = jnp if isinstance(leaf, jax.core.Tracer) else np
         return module.broadcast_to(module.asarray(leaf), (lanes, *np.shape(leaf)))
 
-    def limited(leaf: Any) -> Any:
-        if not jnp.issubdtype(leaf.dtype, np.integer):
-            return leaf
-        module = jnp if isinstance(leaf, jax.core.Tracer) else np
-        limit = leaf.dtype.type(min(policy.limit, np.iinfo(leaf.dtype).max))
-        low = leaf.dtype.type(max(-int(limit), np.iinfo(leaf.dtype).min))
-        return module.clip(leaf, low, limit).astype(np.int32)
-
-    params = jax.tree.map(lambda leaf: limited(spread(leaf)), policy.params)
+    params = jax.tree.map(spread, limited(policy.params, policy.limit))
     if clock is None:
         return Numbers(params, None)
     coefficients = ticks(clock)
@@ -242,18 +234,26 @@ def _runner(choices: Choices, engine: str, capped: bool, history: int, traced: b
     compiled = jax.jit(
         functools.partial(simulate_lanes, choices=choices, capped=capped, history=history)
     )
-    return _batched(compiled) if traced else _at_border(_sharded(compiled))
+    return (
+        _batched(compiled)
+        if traced
+        else _at_border(_sharded(compiled), choices.unknown is not None)
+    )
 
 
-def _at_border(run: Run) -> Run:
-    """Gives a compiled function 64-bit integers in pairs, and takes them so from it."""
+def _at_border(run: Run, wide: bool) -> Run:
+    """Gives a compiled function 64-bit integers in pairs, and takes them so from it.
+
+    A function of the policy that JAX itself has to run gets 64 bits throughout, if `wide`.
+    """
 
     def call(flat: Instance, numbers: Numbers, limits: RunLimits) -> Result:
         if numbers.clock is not None:
             numbers = numbers._replace(clock=split(numbers.clock))
             if flat.arrival is not None:
                 flat = flat.replace(arrival=split(flat.arrival))
-        found = run(flat, numbers, limits)
+        with jax.enable_x64(wide or jax.config.read("jax_enable_x64")):
+            found = run(flat, numbers, limits)
         times = None if found.times is None else join(found.times)
         return found.replace(totals=join(found.totals), times=times)
 

@@ -48,6 +48,21 @@ def fixed_point(
     return module.rint(module.clip(scaled, low, high)).astype(np.int32)
 
 
+def limited(params: Any, limit: int) -> Any:
+    """The numbers of a policy as int32, those beyond its limit brought to it; floats as they are."""
+
+    def within(leaf: Any) -> Any:
+        module = jnp if isinstance(leaf, jax.core.Tracer) else np
+        leaf = module.asarray(leaf)
+        if not jnp.issubdtype(leaf.dtype, np.integer):
+            return leaf
+        kind = np.iinfo(leaf.dtype)
+        low, high = (leaf.dtype.type(x) for x in (max(-limit, kind.min), min(limit, kind.max)))
+        return module.clip(leaf, low, high).astype(np.int32)
+
+    return jax.tree.map(within, params)
+
+
 def exact(who: str, tree: Any) -> Any:
     """The same; an error where somebody takes a derivative with respect to it.
 

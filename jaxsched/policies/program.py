@@ -119,6 +119,8 @@ def choices_of(policy: Any) -> Choices:
     leaves, structure = jax.tree.flatten(policy.params)
     shapes = tuple((np.shape(leaf), np.dtype(jnp.result_type(leaf))) for leaf in leaves)
     try:
+        if any(dtype == np.bool_ for _, dtype in shapes):
+            raise TypeError("params hold truth values; expected whole numbers, 0 and 1")
         return _choices(policy.kind, structure, shapes)
     except (AttributeError, TypeError, ValueError) as error:
         raise PolicyError(f"policy {policy.name!r}: {error}") from error
@@ -141,13 +143,14 @@ def _choices(policy: Any, structure: Any, shapes: tuple[Any, ...]) -> Choices:
         for name, choice in found.items()
         if choice is not None and isinstance(choice.program, str)
     )
+    floats = (f"params hold {dtype}" for _, dtype in shapes if dtype.kind not in "iu")
     return Choices(
         **found,
         rank=policy.rank,
         evict_largest=policy.evict_largest,
         limit=policy.limit,
         reads=reads,
-        unknown=next(unknown, None),
+        unknown=next(unknown, next(floats, None)),
     )
 
 

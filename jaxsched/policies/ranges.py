@@ -7,6 +7,7 @@ only whether 32 bits hold something is asked.
 from __future__ import annotations
 
 import functools
+import operator
 from collections.abc import Callable
 from typing import Any
 
@@ -55,7 +56,7 @@ def ranges(program: Program, known: Callable[[Op], Range]) -> list[Range]:
         elif op.boolean:
             found.append((0.0, 1.0))
         else:
-            found.append(_RULES[op.name](*(found[arg] for arg in op.args)))
+            found.append(_wrapped(_RULES[op.name](*(found[arg] for arg in op.args))))
     return found
 
 
@@ -97,8 +98,10 @@ def _corners(function: Callable[[Any, Any], Any]) -> Callable[[Range, Range], Ra
     return rule
 
 
-def _times(a: Any, b: Any) -> Any:
-    return np.clip(a * b, -WIDEST, WIDEST)
+def _wrapped(bounds: Range) -> Range:
+    """Anything, where 64 bits may not hold the result."""
+    inside = (bounds[0] >= -WIDEST) & (bounds[1] < WIDEST)
+    return np.where(inside, bounds[0], -WIDEST), np.where(inside, bounds[1], WIDEST)
 
 
 def _divided(a: Range, b: Range) -> Range:
@@ -148,7 +151,7 @@ _RULES: dict[str, Callable[..., Range]] = {
     "add": lambda a, b: (a[0] + b[0], a[1] + b[1]),
     "sub": lambda a, b: (a[0] - b[1], a[1] - b[0]),
     "neg": lambda a: (-a[1], -a[0]),
-    "mul": _corners(_times),
+    "mul": _corners(operator.mul),
     "max": lambda a, b: (np.maximum(a[0], b[0]), np.maximum(a[1], b[1])),
     "min": lambda a, b: (np.minimum(a[0], b[0]), np.minimum(a[1], b[1])),
     "abs": _magnitude,
@@ -161,7 +164,7 @@ _RULES: dict[str, Callable[..., Range]] = {
     "xor": _bitwise,
     "not": lambda a: (-a[1] - 1.0, -a[0] - 1.0),
     "select": lambda _, no, yes: (np.minimum(no[0], yes[0]), np.maximum(no[1], yes[1])),
-    "shl": _corners(lambda x, y: _times(x, 2.0 ** np.clip(y, 0, 63))),
+    "shl": _corners(lambda x, y: x * 2.0 ** np.clip(y, 0, 63)),
     "shr": _corners(lambda x, y: np.floor(x / 2.0 ** np.clip(y, 0, 63))),
     "clz": lambda a: (0.0 * a[0], 0.0 * a[0] + 64.0),
     "log2": _log2,

@@ -13,6 +13,7 @@ import numpy as np
 from jaxsched.engines.xla.choices import compute
 from jaxsched.instance import MAX_ROUND
 from jaxsched.policies import LARGEST, Policy, View
+from jaxsched.policies.fixed_point import limited
 from jaxsched.policies.program import Choices, PolicyError
 from jaxsched.policies.view import FIELDS, KNOWN
 
@@ -71,7 +72,7 @@ def _wrong_values(policy: Policy, choices: Choices, rng: np.random.Generator) ->
                 choices,
                 name,
                 {key: jnp.asarray(value) for key, value in fields.items()}.__getitem__,
-                jax.tree.map(jnp.asarray, policy.params),
+                jax.tree.map(jnp.asarray, limited(policy.params, policy.limit)),
             )
         )
         found = np.broadcast_to(found, (COUNT,))
@@ -93,7 +94,8 @@ def _wrong_values(policy: Policy, choices: Choices, rng: np.random.Generator) ->
 def _exactly(policy: Policy, name: str, fields: Values, i: int) -> int:
     """What the function says of a request on Python's integers."""
     record = {field: int(value[i] if value.ndim else value) for field, value in fields.items()}
-    params = jax.tree.map(lambda leaf: np.asarray(leaf).tolist(), policy.params)
+    numbers = limited(policy.params, policy.limit)
+    params = jax.tree.map(lambda leaf: np.asarray(leaf).tolist(), numbers)
     with jax.enable_x64(True):
         try:
             return operator.index(getattr(policy, name)(View(**record, params=params)))
@@ -109,7 +111,7 @@ def _wrong_ranks(policy: Policy, fields: Values) -> Iterator[str]:
     assert policy.rank is not None
     with jax.enable_x64(True):
         wide = {name: jnp.asarray(value, jnp.int64) for name, value in fields.items()}
-        params = jax.tree.map(jnp.asarray, policy.params)
+        params = jax.tree.map(jnp.asarray, limited(policy.params, policy.limit))
         for many in (COUNT, COUNT // 2, 1):
             real = np.arange(COUNT) < many
             places = np.asarray(policy.rank(View(**wide, params=params), jnp.asarray(real)))[:many]

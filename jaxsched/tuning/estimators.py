@@ -57,9 +57,7 @@ def from_pairs(
     return Gradient(value, scores.mean(axis=(0, 2)), problem.work(len(flat)))
 
 
-def along_guide(
-    rng: np.random.Generator, guide: Floats, pairs: int, share: float
-) -> Floats:
+def along_guide(rng: np.random.Generator, guide: Floats, pairs: int, share: float) -> Floats:
     """Noise of shape [pairs, chains, d] that leans along a guide of shape [chains, d].
 
     Guided evolution strategies, arXiv 1806.10230: sqrt(1 - a) e + sqrt(a d) u g / |g| with a the

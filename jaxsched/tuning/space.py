@@ -27,6 +27,7 @@ from jaxsched.policies.network import EVICT, PROGRESS, SHAPES, WIDEST, NetworkPa
 
 Floats = NDArray[np.float64]
 
+
 def lanes_of(rules: Sequence[Any]) -> Any:
     """P rules as one with fields of shape [P, ...]."""
     return jax.tree.map(lambda *values: np.array(values, float), *rules)

@@ -54,12 +54,17 @@ def at_least_one(b: Builder, value: ir.Value) -> ir.Value:
     return larger(b, value, value.type(1))
 
 
+def compare(b: Builder, how: str, x: ir.Value, y: ir.Value) -> ir.Value:
+    """Truth values are 0 and 1; with a sign, 1 would be the smaller."""
+    return (b.icmp_unsigned if x.type == INT1 else b.icmp_signed)(how, x, y)
+
+
 def smaller(b: Builder, x: ir.Value, y: ir.Value) -> ir.Value:
-    return b.select(b.icmp_signed("<", x, y), x, y)
+    return b.select(compare(b, "<", x, y), x, y)
 
 
 def larger(b: Builder, x: ir.Value, y: ir.Value) -> ir.Value:
-    return b.select(b.icmp_signed(">", x, y), x, y)
+    return b.select(compare(b, ">", x, y), x, y)
 
 
 def _fit(b: Builder, value: ir.Value, kind: ir.IntType) -> ir.Value:
@@ -81,13 +86,14 @@ def _select(b: Builder, condition: ir.Value, no: ir.Value, yes: ir.Value) -> ir.
 
 
 def _divisor(b: Builder, value: ir.Value) -> ir.Value:
-    """Never 0, which would end the process."""
-    zero = b.icmp_signed("==", value, value.type(0))
-    return b.select(zero, value.type(1), value)
+    """1 for 0, as in the other engine, and for -1: the processor would end the process."""
+    small = b.icmp_unsigned("<=", b.add(value, value.type(1)), value.type(1))
+    return b.select(small, value.type(1), value)
 
 
 def _divide(b: Builder, x: ir.Value, y: ir.Value) -> ir.Value:
-    return b.sdiv(x, _divisor(b, y))
+    minus = b.icmp_signed("==", y, y.type(-1))
+    return b.select(minus, b.neg(x), b.sdiv(x, _divisor(b, y)))
 
 
 def _remainder(b: Builder, x: ir.Value, y: ir.Value) -> ir.Value:
@@ -95,10 +101,9 @@ def _remainder(b: Builder, x: ir.Value, y: ir.Value) -> ir.Value:
 
 
 def _floor_divide(b: Builder, x: ir.Value, y: ir.Value) -> ir.Value:
-    y, zero = _divisor(b, y), x.type(0)
-    rest = b.srem(x, y)
+    rest, zero = _remainder(b, x, y), x.type(0)
     lower = b.and_(b.icmp_signed("!=", rest, zero), b.icmp_signed("<", b.xor(rest, y), zero))
-    return b.sub(b.sdiv(x, y), b.zext(lower, x.type))
+    return b.sub(_divide(b, x, y), b.zext(lower, x.type))
 
 
 def _log2(b: Builder, value: ir.Value, bits: ir.Value) -> ir.Value:
@@ -136,7 +141,7 @@ def _wrap(b: Builder, value: ir.Value) -> ir.Value:
 
 
 def _compared(how: str) -> Callable[[Builder, ir.Value, ir.Value], ir.Value]:
-    return lambda b, x, y: b.icmp_signed(how, x, y)
+    return lambda b, x, y: compare(b, how, x, y)
 
 
 _INSTRUCTIONS: dict[str, Callable[..., ir.Value]] = {

@@ -31,6 +31,8 @@ look-ahead test).
 
 from __future__ import annotations
 
+import dataclasses
+import functools
 import operator
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
@@ -41,9 +43,13 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxsched.policies import LARGEST, Policy, View
+from jaxsched.policies.fixed_point import limited
 
 COMPLETED, EVICTED, CUT = "completed", "evicted", "cut"
 FINISHED, ROUND_LIMIT = "finished", "round_limit"
+
+WIDTH = 64
+"""An order of all requests is asked for a multiple of so many, padding included."""
 
 LAST_TICK = 2**62
 """No round starts at this tick (53 days of picoseconds) or later."""
@@ -140,7 +146,8 @@ class _Worker:
     ) -> None:
         self.requests, self.memory, self.policy = requests, memory, policy
         self.max_batch = max_batch
-        self.params = jax.tree.map(lambda leaf: np.asarray(leaf).tolist(), policy.params)
+        numbers = limited(policy.params, policy.limit)
+        self.params = jax.tree.map(lambda leaf: np.asarray(leaf).tolist(), numbers)
         arrivals = sorted({request.arrival for request in requests})
         self.turns = {arrival: turn for turn, arrival in enumerate(arrivals)}
         self.rank = [0] * len(requests)
@@ -195,10 +202,23 @@ class _Worker:
         columns["point"] = [r.point or 0 for r in self.requests]
         columns["arrival"] = [self.turns[r.arrival] for r in self.requests]
         columns["estimate"] = self.estimate
-        arrays = {name: jnp.asarray(column, jnp.int64) for name, column in columns.items()}
+        n = len(self.requests)
+        try:  # of one width, so that little is compiled
+            width = -(-n // WIDTH) * WIDTH
+            places = _compiled_rank(self.policy.rank)(*self.lane(columns, width))
+        except jax.errors.JAXTypeError:  # an order in plain Python
+            places = self.policy.rank(*self.lane(columns, n))
+        return [int(place) for place in places[:n]]
+
+    def lane(self, columns: dict[str, list[int]], width: int) -> tuple[View, jax.Array]:
+        """The requests as a record of arrays, with padding, and which of them are requests."""
+        padded = {
+            name: jnp.asarray(column + [1] * (width - len(column)), jnp.int64)
+            for name, column in columns.items()
+        }
         params = jax.tree.map(lambda leaf: jnp.asarray(leaf, jnp.int64), self.policy.params)
-        view = View(**arrays, memory=jnp.int64(self.memory), params=params)
-        return [int(place) for place in self.policy.rank(view, jnp.ones(len(self.requests), bool))]
+        view = View(**padded, memory=jnp.int64(self.memory), params=params)
+        return view, jnp.arange(width) < len(self.requests)
 
     def complete(self, t: int) -> None:
         for i, admitted in list(self.active.items()):
@@ -274,6 +294,17 @@ class _Worker:
         admitted = [i for i, p in self.active.items() if p == t]
         prompt_tokens = sum(self.requests[i].prompt for i in admitted)
         return clock.lasts(prompt_tokens, len(self.active), self.used[-1])
+
+
+@functools.lru_cache(maxsize=64)
+def _compiled_rank(rank: Callable[[View, jax.Array], jax.Array]) -> Callable[..., Any]:
+    names = [field.name for field in dataclasses.fields(View)]
+
+    @jax.jit
+    def on_fields(fields: dict[str, Any], real: jax.Array) -> jax.Array:
+        return rank(View(**fields), real)
+
+    return lambda view, real: on_fields({name: getattr(view, name) for name in names}, real)
 
 
 def simulate(

@@ -100,6 +100,11 @@ def _cast(value: Any, dtype: Any) -> Any:
     return value if value.dtype in (np.bool_, dtype) else value.astype(dtype)
 
 
+def _divisor(value: Any) -> Any:
+    """1 for 0, as in the other engine."""
+    return jnp.where(value == 0, jnp.ones_like(value), value)
+
+
 def _shift_left(value: Any, bits: Any) -> Any:
     return value << jnp.clip(bits, 0, value.dtype.itemsize * 8 - 1)
 
@@ -126,9 +131,9 @@ _OPERATIONS: dict[str, Callable[..., Any]] = {
     "min": jnp.minimum,
     "abs": jnp.abs,
     "sign": jnp.sign,
-    "div": lambda x, y: lax.div(*jnp.broadcast_arrays(x, y)),
-    "rem": lambda x, y: lax.rem(*jnp.broadcast_arrays(x, y)),
-    "floordiv": lambda x, y: x // y,
+    "div": lambda x, y: lax.div(*jnp.broadcast_arrays(x, _divisor(y))),
+    "rem": lambda x, y: lax.rem(*jnp.broadcast_arrays(x, _divisor(y))),
+    "floordiv": lambda x, y: x // _divisor(y),
     "and": lambda x, y: x & y,
     "or": lambda x, y: x | y,
     "xor": lambda x, y: x ^ y,
@@ -153,7 +158,11 @@ _OPERATIONS: dict[str, Callable[..., Any]] = {
 def _call(choice: Choice, read: Read, params: Any) -> Array:
     """Calls the function for every request."""
     names = sorted(choice.reads)
-    values = jnp.broadcast_arrays(*(read(name).astype(jnp.int64) for name in names))
+    # Of empty places a field may be 0; a loop that doubles an estimate would never end.
+    least = {"estimate": 1, "prompt": 1, "output": 1, "lower": 1, "upper": 1, "memory": 1}
+    values = jnp.broadcast_arrays(
+        *(jnp.maximum(read(name), least.get(name, 0)).astype(jnp.int64) for name in names)
+    )
     wide = jax.tree.map(
         lambda leaf: leaf.astype(jnp.int64) if jnp.issubdtype(leaf.dtype, np.integer) else leaf,
         params,
