@@ -55,11 +55,16 @@ def at_least_one(b: Builder, value: ir.Value) -> ir.Value:
 
 
 def smaller(b: Builder, x: ir.Value, y: ir.Value) -> ir.Value:
-    return b.select(b.icmp_signed("<", x, y), x, y)
+    return b.select(_is(b, "<", x, y), x, y)
 
 
 def larger(b: Builder, x: ir.Value, y: ir.Value) -> ir.Value:
-    return b.select(b.icmp_signed(">", x, y), x, y)
+    return b.select(_is(b, ">", x, y), x, y)
+
+
+def _is(b: Builder, how: str, x: ir.Value, y: ir.Value) -> ir.Value:
+    """A comparison; of truth values too, where true is more than false."""
+    return (b.icmp_unsigned if x.type == INT1 else b.icmp_signed)(how, x, y)
 
 
 def _fit(b: Builder, value: ir.Value, kind: ir.IntType) -> ir.Value:
@@ -136,7 +141,7 @@ def _wrap(b: Builder, value: ir.Value) -> ir.Value:
 
 
 def _compared(how: str) -> Callable[[Builder, ir.Value, ir.Value], ir.Value]:
-    return lambda b, x, y: b.icmp_signed(how, x, y)
+    return lambda b, x, y: _is(b, how, x, y)
 
 
 _INSTRUCTIONS: dict[str, Callable[..., ir.Value]] = {
