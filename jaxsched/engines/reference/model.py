@@ -148,7 +148,9 @@ class _Worker:
         self.params = jax.tree.map(lambda leaf: np.asarray(leaf).tolist(), policy.params)
         arrivals = sorted({request.arrival for request in requests})
         # What a policy sees of an arrival: the round, under a clock what compares like it.
-        self.turns = {arrival: turn if clocked else arrival for turn, arrival in enumerate(arrivals)}
+        self.turns = {
+            arrival: turn if clocked else arrival for turn, arrival in enumerate(arrivals)
+        }
         self.rank = [0] * len(requests)
         self.evictions = [0] * len(requests)
         self.estimate = [0] * len(requests)
