@@ -393,11 +393,9 @@ def test_what_has_no_program_runs_in_jax(name: str) -> None:
 
 @pytest.mark.parametrize("engine", ["jax", *NATIVE])
 def test_totals_are_pairs_inside_jit_only(engine: str) -> None:
-    """8 requests of 2^27 rounds one after another: totals of more than 32 bits."""
-    length, prompt = np.full(8, 2**27, np.int32), np.ones(8, np.int32)
-    instance = js.Instance(
-        prompt=prompt, output=length, lower=length, upper=length, memory=2**27 + 1
-    )
+    """8 requests of 2^27 - 1 rounds one after another: totals of more than 32 bits."""
+    length, prompt = np.full(8, 2**27 - 1, np.int32), np.ones(8, np.int32)
+    instance = js.Instance(prompt=prompt, output=length, lower=length, upper=length, memory=2**27)
     policy, seen = js.Policy("blend", blend), []
 
     def run(instance: js.Instance) -> tuple[js.Result, Any, Any]:
@@ -408,7 +406,7 @@ def test_totals_are_pairs_inside_jit_only(engine: str) -> None:
     outside, *_ = run(instance)
     inside, latency, memory_time = concrete(jax.jit(run)(instance))
     assert seen == [(np.int64, (3,)), (np.uint32, (3, 2))]
-    assert outside.total_latency == inside.total_latency == latency == 36 * 2**27
+    assert outside.total_latency == inside.total_latency == latency == 36 * (2**27 - 1)
     assert outside.memory_time == inside.memory_time == memory_time > 2**54
     assert type(outside.total_latency) is np.int64
 
