@@ -45,7 +45,7 @@ def shift(value: Any, bits: Any) -> Any:
     """Value / 2^bits; `bits` may be negative."""
     if _plain(value, bits):
         return value >> bits if bits >= 0 else value << -bits
-    if _real(value):
+    if _real(value, bits):
         return value * 2.0**-bits
     if isinstance(bits, int):
         return value >> bits if bits >= 0 else value << -bits

@@ -344,8 +344,8 @@ CALLS = ("jit", "pjit", "closed_call", "custom_jvp_call", "custom_vjp_call", "re
 def _apply(build: _Builder, eqn: Any, args: list[Places]) -> list[Places]:
     name, params = eqn.primitive.name, eqn.params
     for var in (*eqn.invars, *eqn.outvars):
-        if var.aval.dtype.kind not in "iub":
-            raise _UnknownError(f"computes in {var.aval.dtype}, not in whole numbers")
+        if var.aval.dtype.kind not in "ib":
+            raise _UnknownError(f"computes in {var.aval.dtype}, not in signed whole numbers")
     boolean = eqn.outvars[0].aval.dtype == np.bool_
 
     def each(op: str, *arrays: Places) -> Places:
@@ -422,6 +422,7 @@ MOVES: dict[str, Callable[..., Places]] = {
     "reshape": lambda params, a: np.reshape(a, params["new_sizes"]),
     "transpose": lambda params, a: np.transpose(a, params["permutation"]),
     "concatenate": lambda params, *arrays: np.concatenate(arrays, params["dimension"]),
+    "stack": lambda params, *arrays: np.stack(arrays, params["axis"]),
     "slice": _slice,
     "broadcast_in_dim": _spread,
 }

@@ -142,14 +142,22 @@ class _Worker:
     """The worker between two steps of a round; requests are known by their index."""
 
     def __init__(
-        self, requests: Sequence[Request], memory: int, policy: Policy, max_batch: int | None
+        self,
+        requests: Sequence[Request],
+        memory: int,
+        policy: Policy,
+        max_batch: int | None,
+        clocked: bool = False,
     ) -> None:
         self.requests, self.memory, self.policy = requests, memory, policy
         self.max_batch = max_batch
         numbers = limited(policy.params, policy.limit)
         self.params = jax.tree.map(lambda leaf: np.asarray(leaf).tolist(), numbers)
         arrivals = sorted({request.arrival for request in requests})
-        self.turns = {arrival: turn for turn, arrival in enumerate(arrivals)}
+        # What a policy sees of an arrival: the round, under a clock what compares like it.
+        self.turns = {
+            arrival: turn if clocked else arrival for turn, arrival in enumerate(arrivals)
+        }
         self.rank = [0] * len(requests)
         self.evictions = [0] * len(requests)
         self.estimate = [0] * len(requests)
@@ -268,7 +276,7 @@ class _Worker:
         admitted = {**self.active, candidate: t}
         ends = {j: max(p + self.reserve(j), t + 1) for j, p in admitted.items()}
         headroom = self.policy.headroom if self.active else None
-        free = 0 if headroom is None else self.ask(headroom, candidate)
+        free = 0 if headroom is None else max(0, self.ask(headroom, candidate))
 
         def expected(then: int) -> int:
             running = [j for j in admitted if ends[j] >= then]
@@ -339,7 +347,7 @@ def _simulate(
     max_batch: int | None,
     clock: Clock | None,
 ) -> Outcome:
-    worker = _Worker(requests, memory, policy, max_batch)
+    worker = _Worker(requests, memory, policy, max_batch, clock is not None)
     rounds: list[tuple[int, int]] = []  # start and end of every round that ran
     t = now = 0
     while True:
