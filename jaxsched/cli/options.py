@@ -8,10 +8,18 @@ from __future__ import annotations
 import argparse
 import inspect
 import re
+import textwrap
 from argparse import ArgumentParser
+from collections.abc import Iterable
 from pathlib import Path
 
-from jaxsched.cli import known
+import jaxsched as js
+from jaxsched import clocks
+from jaxsched.policies import files, names, own
+from jaxsched.workloads import texts, traces
+
+WIDTH = 98
+"""Columns of the lists of names at the end of the help."""
 
 PAPER = "h_sf,a_max,a_min:on_eviction,a_min:every_round,mc_sf,fcfs"
 """The policies that `simulate` runs by default."""
@@ -62,7 +70,7 @@ def simulate(parser: ArgumentParser) -> None:
         "M, instead of refusing the trace")  # fmt: skip
     add("--skip-zero-output", action="store_true", help="leave out requests without output, such "
         "as failed ones, instead of refusing them")  # fmt: skip
-    for explained in (known.formats, known.predictions, known.arrivals, known.clock_names):
+    for explained in (_known_formats, _known_predictions, _known_arrivals, _known_clocks):
         _explain(parser, explained())
     _policies(parser, PAPER)
 
@@ -134,7 +142,7 @@ def _policies(parser: ArgumentParser, default: str | None = None) -> None:
         "--policies", type=policy_names, metavar="A,B,…", default=default,
         help=f"see below; default: {default or 'those of CONFIG'}",
     )  # fmt: skip
-    _explain(parser, known.policies())
+    _explain(parser, _known_policies())
 
 
 def _config(parser: ArgumentParser, example: str, out: str = "folder of the results") -> None:
@@ -156,3 +164,57 @@ def _positive(text: str) -> int:
     if not text.isdecimal() or int(text) < 1:
         raise argparse.ArgumentTypeError(f"{text!r}; expected a whole number of at least 1")
     return int(text)
+
+
+def _known_policies() -> str:
+    """Every text that names a policy, with the first line of what makes the policy."""
+    own_head = own.USAGE.partition(":")[0]
+    makers = {**names.SHIPPED, names.FAMILY: js.a_min_family, "tuned": files, own_head: own}
+    groups: dict[str, list[str]] = {}
+    for text in names.usage():
+        groups.setdefault(text.partition(":")[0], []).append(text)
+    lines = ["policies:"]
+    for head, group in groups.items():
+        lines += _entry(group, _first_line(makers.get(head) or makers[group[0]]))
+    shipped = textwrap.wrap(f"Shipped tuned rules: {', '.join(files.names())}.", WIDTH)
+    return "\n".join([*lines, *shipped]) + "\n"
+
+
+def _known_predictions() -> str:
+    """The text forms of predictions."""
+    return "\n".join(["predictions (--interval):", *texts.help_lines(texts.PREDICTIONS)]) + "\n"
+
+
+def _known_arrivals() -> str:
+    """The text forms of arrivals of a trace."""
+    return "\n".join(["arrivals (--arrivals):", *texts.help_lines(texts.ARRIVALS)]) + "\n"
+
+
+def _known_clocks() -> str:
+    """Every clock, with its model and hardware."""
+    lines = (_entry([name], preset.about) for name, preset in clocks.PRESETS.items())
+    return "\n".join(["clocks (--clock):", *(line for entry in lines for line in entry)]) + "\n"
+
+
+def _known_formats() -> str:
+    """The formats of traces, and the fields that --columns can name."""
+    lines = [
+        *_wrapped("formats (--format): ", ("auto", *traces.FORMATS)),
+        *_wrapped("fields (--columns output=new_tokens,prompt=input,…): ", traces.FIELDS),
+    ]
+    return "\n".join(lines) + "\n"
+
+
+def _entry(group: Iterable[str], meaning: str) -> list[str]:
+    """Names two apart, and what they mean on the lines below."""
+    below = textwrap.wrap(meaning, WIDTH, initial_indent=" " * 6, subsequent_indent=" " * 6)
+    return ["  " + "  ".join(group), *below]
+
+
+def _wrapped(title: str, words: Iterable[str]) -> list[str]:
+    return textwrap.wrap(title + ", ".join(words), WIDTH, subsequent_indent="  ")
+
+
+def _first_line(function: object) -> str:
+    function = getattr(function, "func", function)  # of a partial one
+    return (inspect.getdoc(function) or "").partition("\n")[0]
