@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import argparse
 import inspect
+import itertools
 import re
 import textwrap
 from argparse import ArgumentParser
@@ -70,8 +71,13 @@ def simulate(parser: ArgumentParser) -> None:
         "M, instead of refusing the trace")  # fmt: skip
     add("--skip-zero-output", action="store_true", help="leave out requests without output, such "
         "as failed ones, instead of refusing them")  # fmt: skip
-    for explained in (_known_formats, _known_predictions, _known_arrivals, _known_clocks):
-        _explain(parser, explained())
+    formats = _wrapped("formats (--format): ", ("auto", *traces.FORMATS))
+    fields = _wrapped("fields (--columns output=new_tokens,prompt=input,…): ", traces.FIELDS)
+    _explain(parser, formats + fields)
+    _explain(parser, ["predictions (--interval):", *texts.help_lines(texts.PREDICTIONS)])
+    _explain(parser, ["arrivals (--arrivals):", *texts.help_lines(texts.ARRIVALS)])
+    entries = (_entry([name], preset.about) for name, preset in clocks.PRESETS.items())
+    _explain(parser, ["clocks (--clock):", *itertools.chain(*entries)])
     _policies(parser, PAPER)
 
 
@@ -151,9 +157,9 @@ def _config(parser: ArgumentParser, example: str, out: str = "folder of the resu
     add("--out", type=Path, metavar="DIR", help=f"{out}; default: out/NAME of CONFIG")
 
 
-def _explain(parser: ArgumentParser, text: str) -> None:
+def _explain(parser: ArgumentParser, lines: Iterable[str]) -> None:
     """Adds a list of known names to the end of the help."""
-    parser.epilog = "\n".join(filter(None, (parser.epilog, text)))
+    parser.epilog = "\n".join(filter(None, (parser.epilog, *lines))) + "\n"
 
 
 def _pairs(text: str) -> tuple[str, ...]:
@@ -166,7 +172,7 @@ def _positive(text: str) -> int:
     return int(text)
 
 
-def _known_policies() -> str:
+def _known_policies() -> list[str]:
     """Every text that names a policy, with the first line of what makes the policy."""
     own_head = own.USAGE.partition(":")[0]
     makers = {**names.SHIPPED, names.FAMILY: js.a_min_family, "tuned": files, own_head: own}
@@ -177,32 +183,7 @@ def _known_policies() -> str:
     for head, group in groups.items():
         lines += _entry(group, _first_line(makers.get(head) or makers[group[0]]))
     shipped = textwrap.wrap(f"Shipped tuned rules: {', '.join(files.names())}.", WIDTH)
-    return "\n".join([*lines, *shipped]) + "\n"
-
-
-def _known_predictions() -> str:
-    """The text forms of predictions."""
-    return "\n".join(["predictions (--interval):", *texts.help_lines(texts.PREDICTIONS)]) + "\n"
-
-
-def _known_arrivals() -> str:
-    """The text forms of arrivals of a trace."""
-    return "\n".join(["arrivals (--arrivals):", *texts.help_lines(texts.ARRIVALS)]) + "\n"
-
-
-def _known_clocks() -> str:
-    """Every clock, with its model and hardware."""
-    lines = (_entry([name], preset.about) for name, preset in clocks.PRESETS.items())
-    return "\n".join(["clocks (--clock):", *(line for entry in lines for line in entry)]) + "\n"
-
-
-def _known_formats() -> str:
-    """The formats of traces, and the fields that --columns can name."""
-    lines = [
-        *_wrapped("formats (--format): ", ("auto", *traces.FORMATS)),
-        *_wrapped("fields (--columns output=new_tokens,prompt=input,…): ", traces.FIELDS),
-    ]
-    return "\n".join(lines) + "\n"
+    return [*lines, *shipped]
 
 
 def _entry(group: Iterable[str], meaning: str) -> list[str]:
