@@ -7,11 +7,20 @@ from __future__ import annotations
 
 import argparse
 import inspect
+import itertools
 import re
+import textwrap
 from argparse import ArgumentParser
+from collections.abc import Iterable
 from pathlib import Path
 
-from jaxsched.cli import known
+import jaxsched as js
+from jaxsched import clocks
+from jaxsched.policies import files, names, own
+from jaxsched.workloads import texts, traces
+
+WIDTH = 98
+"""Columns of the lists of names at the end of the help."""
 
 PAPER = "h_sf,a_max,a_min:on_eviction,a_min:every_round,mc_sf,fcfs"
 """The policies that `simulate` runs by default."""
@@ -62,8 +71,13 @@ def simulate(parser: ArgumentParser) -> None:
         "M, instead of refusing the trace")  # fmt: skip
     add("--skip-zero-output", action="store_true", help="leave out requests without output, such "
         "as failed ones, instead of refusing them")  # fmt: skip
-    for explained in (known.formats, known.predictions, known.arrivals, known.clock_names):
-        _explain(parser, explained())
+    formats = _wrapped("formats (--format): ", ("auto", *traces.FORMATS))
+    fields = _wrapped("fields (--columns output=new_tokens,prompt=input,…): ", traces.FIELDS)
+    _explain(parser, formats + fields)
+    _explain(parser, ["predictions (--interval):", *texts.help_lines(texts.PREDICTIONS)])
+    _explain(parser, ["arrivals (--arrivals):", *texts.help_lines(texts.ARRIVALS)])
+    entries = (_entry([name], preset.about) for name, preset in clocks.PRESETS.items())
+    _explain(parser, ["clocks (--clock):", *itertools.chain(*entries)])
     _policies(parser, PAPER)
 
 
@@ -134,7 +148,7 @@ def _policies(parser: ArgumentParser, default: str | None = None) -> None:
         "--policies", type=policy_names, metavar="A,B,…", default=default,
         help=f"see below; default: {default or 'those of CONFIG'}",
     )  # fmt: skip
-    _explain(parser, known.policies())
+    _explain(parser, _known_policies())
 
 
 def _config(parser: ArgumentParser, example: str, out: str = "folder of the results") -> None:
@@ -143,9 +157,9 @@ def _config(parser: ArgumentParser, example: str, out: str = "folder of the resu
     add("--out", type=Path, metavar="DIR", help=f"{out}; default: out/NAME of CONFIG")
 
 
-def _explain(parser: ArgumentParser, text: str) -> None:
+def _explain(parser: ArgumentParser, lines: Iterable[str]) -> None:
     """Adds a list of known names to the end of the help."""
-    parser.epilog = "\n".join(filter(None, (parser.epilog, text)))
+    parser.epilog = "\n".join(filter(None, (parser.epilog, *lines))) + "\n"
 
 
 def _pairs(text: str) -> tuple[str, ...]:
@@ -156,3 +170,32 @@ def _positive(text: str) -> int:
     if not text.isdecimal() or int(text) < 1:
         raise argparse.ArgumentTypeError(f"{text!r}; expected a whole number of at least 1")
     return int(text)
+
+
+def _known_policies() -> list[str]:
+    """Every text that names a policy, with the first line of what makes the policy."""
+    own_head = own.USAGE.partition(":")[0]
+    makers = {**names.SHIPPED, names.FAMILY: js.a_min_family, "tuned": files, own_head: own}
+    groups: dict[str, list[str]] = {}
+    for text in names.usage():
+        groups.setdefault(text.partition(":")[0], []).append(text)
+    lines = ["policies:"]
+    for head, group in groups.items():
+        lines += _entry(group, _first_line(makers.get(head) or makers[group[0]]))
+    shipped = textwrap.wrap(f"Shipped tuned rules: {', '.join(files.names())}.", WIDTH)
+    return [*lines, *shipped]
+
+
+def _entry(group: Iterable[str], meaning: str) -> list[str]:
+    """Names two apart, and what they mean on the lines below."""
+    below = textwrap.wrap(meaning, WIDTH, initial_indent=" " * 6, subsequent_indent=" " * 6)
+    return ["  " + "  ".join(group), *below]
+
+
+def _wrapped(title: str, words: Iterable[str]) -> list[str]:
+    return textwrap.wrap(title + ", ".join(words), WIDTH, subsequent_indent="  ")
+
+
+def _first_line(function: object) -> str:
+    function = getattr(function, "func", function)  # of a partial one
+    return (inspect.getdoc(function) or "").partition("\n")[0]

@@ -121,10 +121,7 @@ def latency_against_rate(
     Hollow markers: the policy does not sustain the rate, so the latency is that of a stream of this
     length and grows with it. The vertical line is the proved bound on what any policy sustains.
 
-    Args:
-      frame: The table of a serving job.
-      prediction: One of its predictions.
-      figures: Columns, keys of `LATENCIES`.
+    The columns `figures` are keys of `LATENCIES`.
     """
     table = summarize_serving(frame)
     table = table[table["prediction"].isin((prediction, ANY))]
@@ -227,12 +224,7 @@ def _gains(axes: Axes, table: pd.DataFrame, look: Look) -> None:
 
 @in_house_style
 def score_against_work(curves: pd.DataFrame, title: str) -> Figure:
-    """Validation score of the best candidate so far against the requests simulated.
-
-    Args:
-      curves: `Outcome.curves`.
-      title: What was tuned.
-    """
+    """Validation score of the best candidate so far (`Outcome.curves`) against the requests."""
     figure, (axes,) = plots.panels(1, 1, (5.4, 3.2))
     draw_curves(axes, curves)
     axes.set_xlabel("requests simulated for candidates")

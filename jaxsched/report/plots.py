@@ -23,19 +23,12 @@ from jaxsched.studies.axes import YARDSTICK
 
 @dataclasses.dataclass(frozen=True)
 class Drawing:
-    """A figure of a report.
+    """A figure of a report."""
 
-    Attributes:
-      name: Of its files.
-      figure: The figure; None if it is left out.
-      title: What it shows.
-      caption: What was held, and how to read it; of one that is left out, why.
-    """
-
-    name: str
-    figure: Figure | None
+    name: str  # of its files
+    figure: Figure | None  # None if it is left out
     title: str = ""
-    caption: str = ""
+    caption: str = ""  # what was held, and how to read it; of one that is left out, why
 
 
 def panels(
@@ -121,11 +114,7 @@ def plain_log_axis(axes: Axes) -> None:
 
 def ticks(axis: Axis, form: Callable[[float], str] = plain) -> None:
     """Writes the numbers of an axis in this form."""
-
-    def written(value: float, _: int | None) -> str:
-        return form(value)
-
-    axis.set_major_formatter(FuncFormatter(written))
+    axis.set_major_formatter(FuncFormatter(lambda value, _: form(value)))
 
 
 def legend_above(figure: Figure, axes: Axes, columns: int = 4) -> None:

@@ -11,7 +11,7 @@ from rich.table import Table
 
 from jaxsched.metrics import METRICS, STATISTICS
 from jaxsched.report.formats import UNITS, count, percent, rounds, seconds, shown
-from jaxsched.report.tables import alarm, bold, name_of, table
+from jaxsched.report.terminal import alarm, bold, name_of, table
 from jaxsched.studies import frames
 from jaxsched.studies.frames import half_width, summarize
 from jaxsched.studies.serving import ANY
@@ -109,11 +109,14 @@ def _in_rounds(frame: pd.DataFrame) -> Table:
         "KV use, peak": (frame["peak_memory"] / frame["memory"], percent),
     }
     if frame["unfinished"].any():
-        left = frame["unfinished"], lambda value: alarm(count(value))
-        columns = {alarm("unfinished"): left, **columns}
+        columns = {alarm("unfinished"): (frame["unfinished"], _alarming), **columns}
     rows = ((name, *(shown(x, form) for x in xs)) for name, (xs, form) in columns.items())
     # A policy's name breaks at its colon, so that six of them fit into 80 columns.
     return table([policy.replace(":", ":\n") for policy in frame["policy"]], [("", rows)])
+
+
+def _alarming(value: float) -> str:
+    return alarm(count(value))
 
 
 def _latencies(frame: pd.DataFrame) -> Table:
@@ -135,8 +138,7 @@ def _figures(frame: pd.DataFrame) -> Table:
     told.sort(key=lambda item: not item[1].unit.endswith("/s"))  # rates in front
     columns = {one.heading: (name, UNITS[one.unit]) for name, one in told}
     if frame["unfinished"].any():
-        left = "unfinished", lambda value: alarm(count(value))
-        columns = {alarm("unfinished"): left, **columns}
+        columns = {alarm("unfinished"): ("unfinished", _alarming), **columns}
     rows = (
         (row["policy"], *(shown(row[name], form) for name, form in columns.values()))
         for _, row in frame.iterrows()
@@ -187,13 +189,7 @@ def _serving_row(row: pd.Series, largest: pd.Series) -> tuple[str, ...]:
 
 
 def tuning(title: str, methods: pd.DataFrame, tests: pd.DataFrame) -> Printed:
-    """One row per method and prediction, and the rule as written.
-
-    Args:
-      title: What was tuned.
-      methods: `Outcome.methods` of a tuning.
-      tests: Its `Outcome.tests`.
-    """
+    """One row per method and prediction, and the rule as written, from an `Outcome`'s tables."""
     against = [name for name in tests if name.startswith("ratio_to_")]
     sections = (
         (label, (_tuning_row(row, rows, against) for _, row in methods.iterrows()))

@@ -240,9 +240,7 @@ def _pareto(sweep: SweepView, x: str, label: str, what: str, **fixed: str) -> Dr
     if means.empty:
         return None
     named = sweep.best(shown.rows, "mean_latency", MOST_NAMED)
-    figure, grid = plots.panels(
-        len(values), 3, (2.7, 3.6), least=5.0, sharex=True, sharey=True
-    )  # fmt: skip
+    figure, grid = plots.panels(len(values), 3, (2.7, 3.6), least=5.0, sharex=True, sharey=True)
     for axes, prediction in zip(grid, values, strict=True):
         plots.subtitle(axes, sweep.axes["prediction"].said(prediction))
         _dots(axes, means[means["prediction"] == prediction], x, named)

@@ -24,27 +24,18 @@ MOST_LINES = 8
 
 @dataclasses.dataclass(frozen=True)
 class AxisLook:
-    """How an axis is shown.
+    """How an axis is shown."""
 
-    Attributes:
-      column: Its column in the table of a sweep.
-      number: The column of its numbers; empty if it has none.
-      label: What a figure calls its numbers; {time} stands for round or second.
-      short: What titles call them.
-      typical: values -> what it is held at where a figure does not show it.
-      chosen: values -> those that panels are chosen from, in their order.
-      words: A value in words; None for the column's name and the value.
-      silent: The value that goes without saying.
-    """
-
-    column: str
-    number: str = ""
-    label: str = ""
-    short: str = ""
+    column: str  # in the table of a sweep
+    number: str = ""  # the column of its numbers; empty if it has none
+    label: str = ""  # what a figure calls its numbers; {time} stands for round or second
+    short: str = ""  # what titles call them
+    # What it is held at where a figure does not show it.
     typical: Callable[[Values], Any] = lambda values: values[0]
+    # Those that panels are chosen from, in their order.
     chosen: Callable[[Values], Values] = lambda values: values
-    words: Callable[[Any], str] | None = None
-    silent: Any = None
+    words: Callable[[Any], str] | None = None  # of a value; None: the column's name and the value
+    silent: Any = None  # the value that goes without saying
 
     def said(self, value: Any) -> str:
         """A value in words."""
@@ -110,26 +101,18 @@ def _look(axis: Axis) -> AxisLook:
 
 @dataclasses.dataclass(frozen=True)
 class Slice:
-    """The rows of a figure.
+    """The rows of a figure."""
 
-    Attributes:
-      rows: Rows of the table, with a column `width` for predictions (1 ± x)o.
-      held: What every row has in common, in words.
-      instances: Instances at each point.
-    """
-
-    rows: pd.DataFrame
-    held: str
-    instances: int
+    rows: pd.DataFrame  # with a column `width` for predictions (1 ± x)o
+    held: str  # what every row has in common, in words
+    instances: int  # at each point
 
 
 class SweepView:
     """A table of a sweep, for figures.
 
-    Attributes:
-      frame: The table, with columns `width` and `wasted` added.
-      axes: How its axes are shown, by column.
-      values: The different values of each axis, in order of appearance.
+    `frame` has columns `width` and `wasted` added; `axes` says by column how each is shown, and
+    `values` has the different values of each, in order of appearance.
     """
 
     def __init__(self, frame: pd.DataFrame) -> None:
