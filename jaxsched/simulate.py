@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import math
 import os
@@ -234,11 +235,9 @@ def _runner(choices: Choices, engine: str, capped: bool, history: int, traced: b
     compiled = jax.jit(
         functools.partial(simulate_lanes, choices=choices, capped=capped, history=history)
     )
-    return (
-        _batched(compiled)
-        if traced
-        else _at_border(_sharded(compiled), choices.unknown is not None)
-    )
+    if traced:
+        return _batched(compiled)
+    return _at_border(_sharded(compiled), choices.unknown is not None)
 
 
 def _at_border(run: Run, wide: bool) -> Run:
@@ -252,7 +251,7 @@ def _at_border(run: Run, wide: bool) -> Run:
             numbers = numbers._replace(clock=split(numbers.clock))
             if flat.arrival is not None:
                 flat = flat.replace(arrival=split(flat.arrival))
-        with jax.enable_x64(wide or jax.config.read("jax_enable_x64")):
+        with jax.enable_x64(True) if wide else contextlib.nullcontext():
             found = run(flat, numbers, limits)
         times = None if found.times is None else join(found.times)
         return found.replace(totals=join(found.totals), times=times)

@@ -8,6 +8,7 @@ import importlib
 import logging
 import os
 import sys
+import warnings
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -42,6 +43,7 @@ def main(argv: Sequence[str] | None = None) -> int:
       The exit status: 0, 1 for an error that was explained, 130 after Ctrl-C.
     """
     args = _parser().parse_args(argv)
+    warnings.showwarning = _say
     try:
         _prepare_jax()
         # Imported late so that --help need not wait for pandas and matplotlib.
@@ -53,6 +55,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         print("jaxsched: stopped", file=sys.stderr)
         return 130
+
+
+def _say(message: Warning | str, *_: Any, **__: Any) -> None:
+    """A warning in one line."""
+    print(f"jaxsched: {message}", file=sys.stderr)
 
 
 def version_text() -> str:

@@ -158,6 +158,10 @@ class Lanes:
         return np.sum(np.asarray(tokens, np.int64) * times * self.seen.finished, axis=-1)
 
 
+UNITS = ("s", "whole s", "1/s", "tokens", "tokens/s", "share", "J", "J/token", "")
+"""Units of metrics; of "whole s" no fraction matters, and "" is a number of things."""
+
+
 @dataclasses.dataclass(frozen=True)
 class Metric:
     """An entry of `METRICS`.
@@ -165,8 +169,7 @@ class Metric:
     Attributes:
       title: What it is, in words.
       formula: How it is computed, in the letters of docs/metrics.md.
-      unit: "s", "whole s" (that no fraction matters of), "1/s", "tokens/s", "share", "J",
-        "J/token" or "" for a number of things.
+      unit: One of `UNITS`.
       of: Lanes -> a `Distribution`, a `Value`, or numbers that are always valid; None where what
         it needs (a history, limits, an energy) was not given.
       heading: What printed tables call it; "" where they leave it out.
@@ -182,6 +185,10 @@ class Metric:
     heading: str = ""
     means: tuple[str, ...] = ()
     swept: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        if self.unit not in UNITS:
+            raise ValueError(f"{self.title}: unit is {self.unit!r}; expected one of {UNITS}")
 
 
 METRICS: dict[str, Metric] = {

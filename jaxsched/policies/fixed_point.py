@@ -49,7 +49,7 @@ def fixed_point(
 
 
 def limited(params: Any, limit: int) -> Any:
-    """The numbers of a policy as int32, those beyond its limit brought to it; floats as they are."""
+    """Numbers of a policy as int32, those beyond its limit brought to it; floats as they are."""
 
     def within(leaf: Any) -> Any:
         module = jnp if isinstance(leaf, jax.core.Tracer) else np

@@ -33,6 +33,8 @@ def load(text: str) -> Policy:
       OSError: If the file cannot be read.
     """
     path, name = path_of(text), text.rpartition(":")[2]
+    if not path.exists():
+        raise FileNotFoundError(f"policy {text!r}: there is no file {path}")
     found = getattr(_module(path.resolve(), digest(path)), name, None)
     if isinstance(found, Policy):
         return dataclasses.replace(found, name=text)

@@ -14,6 +14,7 @@ import numpy as np
 from jax import lax
 
 from jaxsched.policies.arithmetic import LARGEST, log2, memory_time, most, over, shift, where
+from jaxsched.policies.fixed_point import exact
 from jaxsched.policies.interface import Policy
 from jaxsched.policies.paper import a_min, estimate_by, one, svf
 from jaxsched.policies.view import View
@@ -64,7 +65,7 @@ def gsa_spec(patience: Any = 64) -> Policy:
     Raises:
       ValueError: If it is not such a number.
     """
-    name = "gsa_spec"
+    name, patience = "gsa_spec", exact("gsa_spec", patience)
     if not isinstance(patience, jax.core.Tracer):
         if not (1 <= patience <= LARGEST and int(patience) == patience):
             raise ValueError(f"gsa_spec: patience is {patience}; expected a whole number from 1 on")

@@ -66,6 +66,7 @@ UNITS: dict[str, Form] = {
     "s": seconds,
     "whole s": "{:,.0f} s".format,
     "1/s": ".3f",
+    "tokens": ",.0f",
     "tokens/s": ",.0f",
     "share": percent,
     "J": count,

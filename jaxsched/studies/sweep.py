@@ -161,6 +161,10 @@ class SweepConfig(_Keys):
         return to_toml(dataclasses.replace(self, **left_out)) + digests(self.values().files())
 
 
+if taken := AXES.keys() & SweepConfig.__annotations__.keys():
+    raise ValueError(f"axes {sorted(taken)}: keys of sweeps have these names; expected others")
+
+
 def plan_of(config: SweepConfig) -> Plan:
     """All simulations of a sweep."""
     return Plan(config.study())
