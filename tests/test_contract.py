@@ -16,7 +16,7 @@ from jaxsched.arrays import whole
 from jaxsched.engines import reference
 from jaxsched.policies import Policy
 from jaxsched.policies.arithmetic import most
-from jaxsched.policies.family import RANGES
+from jaxsched.policies.family import NUMBERS
 from jaxsched.testing import (
     as_arrays,
     check_policy,
@@ -42,11 +42,11 @@ def test_shipped_policies_keep_it(name):
 def random_numbers(rng):
     """Numbers of the family from all over their ranges, and often plain ones."""
 
-    def number(name):
-        low, high = RANGES[name]
-        return rng.choice((0.0, 1.0, rng.uniform(-1, 2), rng.uniform(low, high)))
+    def draw(name):
+        number = NUMBERS[name]
+        return rng.choice((0.0, 1.0, rng.uniform(-1, 2), rng.uniform(number.low, number.high)))
 
-    return js.FamilyParams(**{name: number(name) for name in RANGES})
+    return js.FamilyParams(**{name: draw(name) for name in NUMBERS})
 
 
 def numbered_policies():

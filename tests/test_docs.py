@@ -50,11 +50,12 @@ def commands(page: Path) -> list[list[str]]:
 
 @pytest.fixture
 def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A working folder with the files that the pages name, and configs/ as in the repository."""
+    """A working folder with the files that the pages name; configs/ and examples/ as in the repository."""
     (tmp_path / "trace.csv").write_text(TRACE)
     with gzip.open(tmp_path / "requests.csv.gz", "wt") as file:
         file.write(TRACE)
-    (tmp_path / "configs").symlink_to(ROOT / "configs")
+    for name in ("configs", "examples"):
+        (tmp_path / name).symlink_to(ROOT / name)
     monkeypatch.chdir(tmp_path)
     return tmp_path
 
