@@ -50,7 +50,7 @@ def commands(page: Path) -> list[list[str]]:
 
 @pytest.fixture
 def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A working folder with the files that the pages name; configs/ and examples/ as in the repository."""
+    """A working folder with the files that the pages name, configs/ and examples/."""
     (tmp_path / "trace.csv").write_text(TRACE)
     with gzip.open(tmp_path / "requests.csv.gz", "wt") as file:
         file.write(TRACE)
