@@ -352,9 +352,35 @@ def unsigned(r: Any) -> Any:
     return jnp.minimum(jnp.asarray(r.prompt - r.upper, jnp.uint64), 5).astype(jnp.int64)
 
 
-def test_unsigned_numbers_are_not_taken_for_signed_ones() -> None:
-    unknown = policy_of(unsigned, []).choices.unknown
-    assert unknown == "refine computes in uint64, not in signed whole numbers"
+def wraps_at_32_bits(r: Any) -> Any:
+    return (jnp.asarray(r.prompt, jnp.int32) * jnp.int32(2**30)).astype(jnp.int64)
+
+
+def counts_32_bits(r: Any) -> Any:
+    return jax.lax.clz(jnp.asarray(r.prompt, jnp.int32)).astype(jnp.int64)
+
+
+@pytest.mark.parametrize(
+    ("function", "why"),
+    [
+        (unsigned, "computes in uint64, not in signed whole numbers"),
+        (wraps_at_32_bits, "computes in int32, not in int64"),
+        (counts_32_bits, "computes in int32, not in int64"),
+    ],
+)
+def test_other_integers_are_not_taken_for_int64(function: Any, why: str) -> None:
+    assert policy_of(function, []).choices.unknown == f"refine {why}"
+
+
+@jax.jit
+def floor_divide(x: Any, y: Any) -> Any:
+    return x + 10 * y
+
+
+def test_a_function_is_not_known_by_its_name_alone() -> None:
+    policy = policy_of(lambda r: floor_divide(r.prompt, r.upper) + r.prompt // r.upper, [])
+    names = [op.name for op in policy.choices.program("refine").ops]
+    assert names.count("floordiv") == 1 and names.count("mul") == 1
 
 
 # ---- ranges and widths

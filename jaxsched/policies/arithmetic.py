@@ -37,8 +37,7 @@ def where(condition: Any, yes: Any, no: Any) -> Any:
     """`yes` where the condition holds, else `no`."""
     if _plain(condition, yes, no):
         return yes if condition else no
-    yes, no = _alike((yes, no)) if not _plain(yes, no) else (yes, no)
-    return jnp.where(condition, yes, no)
+    return jnp.where(condition, *_alike((yes, no)))
 
 
 def shift(value: Any, bits: Any) -> Any:

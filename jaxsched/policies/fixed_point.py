@@ -52,7 +52,7 @@ def limited(params: Any, limit: int) -> Any:
     """Numbers of a policy as int32, those beyond its limit brought to it; floats as they are."""
 
     def within(leaf: Any) -> Any:
-        module = jnp if isinstance(leaf, jax.core.Tracer) else np
+        module = module_of(leaf)
         leaf = module.asarray(leaf)
         if not jnp.issubdtype(leaf.dtype, np.integer):
             return leaf

@@ -7,13 +7,12 @@ import functools
 from collections.abc import Callable
 from pathlib import Path
 
+from jaxsched import toml
 from jaxsched.policies import files, own
 from jaxsched.policies.family import FIELDS, FamilyParams, a_min_family
 from jaxsched.policies.interface import Policy
-from jaxsched.policies.paper import a_max, a_min, fcfs, h_sf, mc_sf, svf
+from jaxsched.policies.paper import ESTIMATES, a_max, a_min, fcfs, h_sf, mc_sf, svf
 from jaxsched.policies.published import gsa_spec, sorted_f
-
-_BY = ("output", "point", "lower", "upper")
 
 SHIPPED: dict[str, Callable[[], Policy]] = {
     "h_sf": h_sf,
@@ -23,8 +22,8 @@ SHIPPED: dict[str, Callable[[], Policy]] = {
     "a_min:every_round": functools.partial(a_min, "every_round"),
     "mc_sf": mc_sf,
     "fcfs": fcfs,
-    **{f"svf:{by}": functools.partial(svf, by) for by in _BY},
-    **{f"sorted_f:{by}": functools.partial(sorted_f, by) for by in _BY},
+    **{f"svf:{by}": functools.partial(svf, by) for by in ESTIMATES},
+    **{f"sorted_f:{by}": functools.partial(sorted_f, by) for by in ESTIMATES},
     "gsa_spec": gsa_spec,
 }
 """Name -> the policy. What is added here is known to every command, table, test and page."""
@@ -91,12 +90,8 @@ def _member(text: str, rest: str) -> Policy:
     for part in filter(None, rest.split(",")):
         name, _, number = part.partition("=")
         if name not in FIELDS:
-            near = difflib.get_close_matches(name, FIELDS, n=1)
-            hint = f" (did you mean {near[0]}?)" if near else ""
-            raise ValueError(
-                f"policy {text!r}: unknown number of the family {name!r}{hint}; expected one of: "
-                f"{', '.join(FIELDS)}"
-            )
+            wrong = toml.unknown(repr(name), name, FIELDS, "number of the family")
+            raise ValueError(f"policy {text!r}: {wrong}")
         numbers[name] = _number(text, number)
     return a_min_family(FamilyParams(**numbers), name=text)
 

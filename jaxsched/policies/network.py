@@ -156,7 +156,7 @@ def _in_line(params: NetworkParams, module: Any) -> Any:
     return module.concatenate([rising.linear, units], axis=-1).reshape(-1)
 
 
-def keep_rising(params: NetworkParams, module: Any = np) -> NetworkParams:
+def keep_rising(params: NetworkParams, module: Any) -> NetworkParams:
     """The same with eviction keys that never fall as a request runs; see the head of this file."""
     linear, hidden = params.linear, params.hidden
     kept = np.zeros(SHAPES["hidden"], bool)
@@ -203,7 +203,7 @@ def _net(head: int, r: View) -> Any:
     features = (
         log2(r.prompt, 10) - 7 * 1024,
         log2(r.estimate, 10) - 7 * 1024,
-        log2(r.prompt + r.estimate, 10) - log2(r.memory, 10) + 7 * 1024,
+        log2(r.prompt + least(r.estimate, LONGEST), 10) - log2(r.memory, 10) + 7 * 1024,
         1024 * least(r.evictions, MOST_EVICTIONS),
         progress,
         4096,

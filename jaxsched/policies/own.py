@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-import importlib.util
 import sys
 from pathlib import Path
 from types import ModuleType
@@ -51,15 +50,16 @@ def load(text: str) -> Policy:
 def _module(path: Path, contents: str) -> ModuleType:
     """The file as a module, read once for what stands in it, so that its functions stay equal."""
     name = f"jaxsched_own_{path.stem}_{contents[:12]}"
-    spec = importlib.util.spec_from_file_location(name, path)
-    assert spec is not None and spec.loader is not None  # it ends in .py
-    module = importlib.util.module_from_spec(spec)
+    source = path.read_bytes()
+    module = ModuleType(name)
+    module.__file__ = str(path)
     sys.modules[name] = module
     try:
-        spec.loader.exec_module(module)
-    except OSError:
-        raise
+        # Not by an import: Python's cache of compiled files knows one by its size and second.
+        exec(compile(source, path, "exec"), vars(module))
     except Exception as error:
         del sys.modules[name]
+        if isinstance(error, OSError):
+            raise
         raise ValueError(f"{path}: {type(error).__name__}: {error}") from error
     return module

@@ -12,7 +12,7 @@ import jax
 
 from jaxsched.policies.arithmetic import least, memory_time, shift
 from jaxsched.policies.fixed_point import fixed_point, module_of
-from jaxsched.policies.interface import Policy, ViewFunction, larger
+from jaxsched.policies.interface import Policy, ViewFunction, by_estimate, larger
 from jaxsched.policies.view import View
 
 
@@ -32,12 +32,14 @@ def upper(r: View) -> Any:
     return r.upper
 
 
+ESTIMATES: dict[str, ViewFunction] = {
+    "output": output, "point": point, "lower": lower, "upper": upper,
+}  # fmt: skip
+"""Name -> the estimate that is that field."""
+
+
 def one(r: View) -> Any:
     return 1
-
-
-def keep(r: View) -> Any:
-    return r.estimate
 
 
 def by_arrival(r: View) -> Any:
@@ -110,7 +112,7 @@ def fcfs(watermark: Any = 0.0) -> Policy:
         estimate=one,
         admission_key=by_arrival,
         eviction_key=by_admission,
-        refine=keep,
+        refine=by_estimate,
         evict_largest=True,
     )
     name = "fcfs:watermark"
@@ -126,12 +128,9 @@ def fcfs(watermark: Any = 0.0) -> Policy:
 
 def estimate_by(who: str, by: str) -> ViewFunction:
     """The estimate that is a field of `View`, given by its name; errors say who asked."""
-    estimates: dict[str, ViewFunction] = {
-        "output": output, "point": point, "lower": lower, "upper": upper,
-    }  # fmt: skip
-    if not isinstance(by, str) or by not in estimates:
-        raise ValueError(f"{who}: by is {by!r}; expected one of {sorted(estimates)}")
-    return estimates[by]
+    if not isinstance(by, str) or by not in ESTIMATES:
+        raise ValueError(f"{who}: by is {by!r}; expected one of {sorted(ESTIMATES)}")
+    return ESTIMATES[by]
 
 
 def svf(by: str = "output") -> Policy:

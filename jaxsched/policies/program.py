@@ -11,13 +11,14 @@ from __future__ import annotations
 import dataclasses
 import functools
 import inspect
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
+from jaxsched.policies.arithmetic import whole_log2
 from jaxsched.policies.view import FIELDS, KNOWN
 
 Places = np.ndarray
@@ -335,10 +336,13 @@ ELEMENTWISE = {
 }  # fmt: skip
 """Primitive of JAX -> operation."""
 
-NAMED = {"floor_divide": "floordiv", "whole_log2": "log2"}
+NAMED: dict[str, tuple[Callable[..., Any], str]] = {
+    "floor_divide": (jnp.floor_divide, "floordiv"),
+    "whole_log2": (whole_log2, "log2"),
+}
 """Function of JAX -> operation, where its own steps would be slower or hide what is known."""
 
-CALLS = ("jit", "pjit", "closed_call", "custom_jvp_call", "custom_vjp_call", "remat", "checkpoint")
+CALLS = ("jit", "closed_call", "custom_jvp_call", "custom_vjp_call")
 
 
 def _apply(build: _Builder, eqn: Any, args: list[Places]) -> list[Places]:
@@ -346,6 +350,9 @@ def _apply(build: _Builder, eqn: Any, args: list[Places]) -> list[Places]:
     for var in (*eqn.invars, *eqn.outvars):
         if var.aval.dtype.kind not in "ib":
             raise _UnknownError(f"computes in {var.aval.dtype}, not in signed whole numbers")
+        short = var.aval.dtype.kind == "i" and var.aval.dtype.itemsize < 8
+        if short and name not in ("convert_element_type", *CALLS, *MOVES):
+            raise _UnknownError(f"computes in {var.aval.dtype}, not in int64")
     boolean = eqn.outvars[0].aval.dtype == np.bool_
 
     def each(op: str, *arrays: Places) -> Places:
@@ -353,12 +360,9 @@ def _apply(build: _Builder, eqn: Any, args: list[Places]) -> list[Places]:
         return np.asarray(np.frompyfunc(add, len(arrays), 1)(*arrays), object)
 
     if name in CALLS:
-        inner = params["jaxpr"] if "jaxpr" in params else params["call_jaxpr"]
-        if params.get("name") in NAMED and np.shape(args[0]) == ():
-            return [each(NAMED[params["name"]], *args)]
-        if hasattr(inner, "consts"):
-            return _run(build, inner.jaxpr, inner.consts, args)
-        return _run(build, inner, (), args)
+        if np.shape(args[0]) == () and (op := _named(params, eqn.invars)):
+            return [each(op, *args)]
+        return _run(build, *_inner(params), args)
     if name in ELEMENTWISE:
         return [each(ELEMENTWISE[name], *args)]
     if name == "select_n":
@@ -380,6 +384,35 @@ def _apply(build: _Builder, eqn: Any, args: list[Places]) -> list[Places]:
     if name in REDUCTIONS:
         return [_reduced(each, REDUCTIONS[name], params["axes"], args[0])]
     raise _UnknownError(f"uses {name}, which is not known here")
+
+
+def _named(params: dict[str, Any], invars: Sequence[Any]) -> str | None:
+    """The operation that a call stands for: of that name, and with the same steps."""
+    if params.get("name") not in NAMED:
+        return None
+    function, op = NAMED[params["name"]]
+    shapes = [
+        jax.ShapeDtypeStruct(var.aval.shape, var.aval.dtype, weak_type=var.aval.weak_type)
+        for var in invars
+    ]
+    with jax.enable_x64(True):
+        right = jax.make_jaxpr(function)(*shapes)
+    return op if list(_steps(right.eqns[0].params)) == list(_steps(params)) else None
+
+
+def _steps(params: dict[str, Any]) -> Iterator[str]:
+    """The primitives of a call, those of calls within it in their place."""
+    for eqn in _inner(params)[0].eqns:
+        if eqn.primitive.name in CALLS:
+            yield from _steps(eqn.params)
+        else:
+            yield eqn.primitive.name
+
+
+def _inner(params: dict[str, Any]) -> tuple[Any, Sequence[Any]]:
+    """What a call calls, and its constants."""
+    inner = params["jaxpr"] if "jaxpr" in params else params["call_jaxpr"]
+    return (inner.jaxpr, inner.consts) if hasattr(inner, "consts") else (inner, ())
 
 
 def _converted(each: Any, old: Any, new: Any, array: Places) -> Places:
@@ -418,7 +451,6 @@ REDUCTIONS = {"reduce_sum": "add", "reduce_max": "max", "reduce_min": "min"}
 
 MOVES: dict[str, Callable[..., Places]] = {
     "squeeze": lambda params, a: np.squeeze(a, params["dimensions"]),
-    "expand_dims": lambda params, a: np.expand_dims(a, params["dimensions"]),
     "reshape": lambda params, a: np.reshape(a, params["new_sizes"]),
     "transpose": lambda params, a: np.transpose(a, params["permutation"]),
     "concatenate": lambda params, *arrays: np.concatenate(arrays, params["dimension"]),

@@ -8,6 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from jaxsched.engines.cpu.layout import BLOCK, CONTEXT, REQUEST, RING, Ints
+from jaxsched.engines.cpu.queues import DIGIT
 
 
 class CpuBatch(NamedTuple):
@@ -62,7 +63,7 @@ def scratch(n: int, longest: int) -> Scratch:
         order=np.zeros(n, np.int32),
         coming=np.zeros(n, np.int32),
         spare=np.zeros(n, np.int32),
-        counts=np.zeros(1 << 11, np.int32),
+        counts=np.zeros(1 << DIGIT, np.int32),
         heap=np.zeros(n + 2, np.int64),
         ends=np.zeros((3, 2 * n + 512 + BLOCK), np.int32),
         slots=np.zeros((5, n + BLOCK), np.int32),

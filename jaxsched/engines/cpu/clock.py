@@ -16,7 +16,6 @@ from jaxsched.engines.cpu.layout import LAST_TICK, CpuLane, Record, jit
 
 # Columns of `clock`.
 FIXED, PER_PROMPT_TOKEN, PER_REQUEST, PER_CACHE_TOKEN, PER_TOKEN_BEYOND, FREE_TOKENS = range(6)
-COLUMNS = 6
 
 
 @jit

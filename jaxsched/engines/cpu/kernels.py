@@ -1,8 +1,8 @@
 """The functions of a policy as machine code that the event loop calls by address.
 
 The loop is compiled once, for all policies, and kept on disk. What differs from policy to policy
-are three small functions, compiled by LLVM in some tens of milliseconds from the programs of its
-choices (`jaxsched.policies.program`):
+are three small functions, compiled by LLVM from the programs of its choices
+(`jaxsched.policies.program`) in tens of milliseconds, a network's in half a second:
 
     start    for all requests of a lane: estimate, reserve, admission key and so on
     refine   for one that was evicted: the estimate afterwards, and what follows from it

@@ -42,7 +42,7 @@ REQUEST = np.dtype(
         ("estimate", np.int32),
         ("reserve", np.int32),  # at most memory - prompt
         ("start", np.int32),  # round of admission if active, else -1
-        ("slot", np.int32),  # place in `Slots` if active
+        ("slot", np.int32),  # place in `CpuSlots` if active
         ("after", np.int32),  # neighbors in the ring's bucket; n stands for none
         ("before", np.int32),
     ]
@@ -193,16 +193,6 @@ def trailing_zeros(typingctx, bits):
 
     def code(context, builder, signature, args):
         return builder.cttz(args[0], ir.Constant(ir.IntType(1), 1))
-
-    return types.uint64(types.uint64), code
-
-
-@intrinsic
-def leading_zeros(typingctx, bits):
-    """Number of zeros above the highest one of a uint64 that is not 0."""
-
-    def code(context, builder, signature, args):
-        return builder.ctlz(args[0], ir.Constant(ir.IntType(1), 1))
 
     return types.uint64(types.uint64), code
 

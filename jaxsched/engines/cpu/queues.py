@@ -7,7 +7,7 @@ from numpy.typing import NDArray
 
 from jaxsched.engines.cpu.layout import NEVER, Ring, jit, trailing_zeros
 
-_DIGIT = 11  # bits
+DIGIT = 11  # bits
 _LAST = 2**63 - 1
 
 
@@ -23,8 +23,8 @@ def sort_by(key: NDArray, items: NDArray, count: int, spare: NDArray, counts: ND
     while (high - low) >> shift > 0:
         _sort_digit(key, low, shift, source, target, count, counts)
         source, target = target, source
-        shift += _DIGIT
-    if (shift // _DIGIT) & 1:
+        shift += DIGIT
+    if (shift // DIGIT) & 1:
         for k in range(count):
             items[k] = spare[k]
 
@@ -48,11 +48,11 @@ def _sort_digit(
     counts: NDArray,
 ) -> None:
     counts[:] = 0
-    digits = (1 << _DIGIT) - 1
+    digits = (1 << DIGIT) - 1
     for k in range(count):
         counts[((int64(key[source[k]]) - low) >> shift) & digits] += 1
     place = 0
-    for digit in range(1 << _DIGIT):
+    for digit in range(1 << DIGIT):
         place, counts[digit] = place + counts[digit], place
     for k in range(count):
         digit = ((int64(key[source[k]]) - low) >> shift) & digits
