@@ -3,9 +3,10 @@
     python -m benchmarks.against ../other [--policies a_max,fcfs] [--n 2000] [--lanes 64]
 
 Two processes, one in each checkout with this Python, simulate the same instances in turn on the
-engine that `simulate` takes, ShareGPT lengths and M = 16,492, and agree in every total. Printed are
-medians in milliseconds of processor time and their ratio; above 1 this checkout is faster. Policies
-that the other checkout does not know, such as one's own, have this one's `a_max` beside them.
+engine that `simulate` takes, ShareGPT lengths and M = 16,492; latencies and evictions must agree.
+Printed are medians in milliseconds of processor time and their ratio; above 1 this checkout is
+faster. Policies that the other checkout does not know, such as one's own, have this one's `a_max`
+beside them.
 """
 
 from __future__ import annotations
@@ -15,7 +16,6 @@ import json
 import statistics
 import subprocess
 import sys
-import textwrap
 from pathlib import Path
 
 PREDICTIONS = ("relative", "one")
@@ -37,17 +37,18 @@ def draw(intervals):
 instances = {name: draw(intervals) for name, intervals in source.items()}
 for line in sys.stdin:
     text, name = line.split()
+    begun = time.perf_counter()
     try:
-        begun = time.perf_counter()
         policy = js.policy(text)
-        result = js.simulate(instances[name], policy)
-        first = time.perf_counter() - begun
-        begun = time.process_time()
-        result = js.simulate(instances[name], policy)
-        spent = time.process_time() - begun
-        answer = [spent, int(np.sum(result.total_latency)), int(np.sum(result.evictions)), first]
-    except Exception as error:
-        answer = str(error)
+    except (OSError, ValueError) as error:
+        print(json.dumps(str(error)), flush=True)
+        continue
+    result = js.simulate(instances[name], policy)
+    first = time.perf_counter() - begun
+    begun = time.process_time()
+    result = js.simulate(instances[name], policy)
+    spent = time.process_time() - begun
+    answer = [spent, int(np.sum(result.total_latency)), int(np.sum(result.evictions)), first]
     print(json.dumps(answer), flush=True)
 """
 
@@ -56,18 +57,18 @@ class Worker:
     """A process in a checkout."""
 
     def __init__(self, checkout: Path, n: int, lanes: int) -> None:
-        command = [sys.executable, "-c", textwrap.dedent(WORKER), str(n), str(lanes)]
+        command = [sys.executable, "-c", WORKER, str(n), str(lanes)]
         pipe = subprocess.PIPE
         self._process = subprocess.Popen(
             command, cwd=checkout, stdin=pipe, stdout=pipe, text=True, bufsize=1
         )
 
-    def __call__(self, policy: str, prediction: str) -> list[float] | None:
-        """Seconds, total latency, evictions, and seconds to the first result; None if unknown."""
+    def __call__(self, policy: str, prediction: str) -> list[float] | str:
+        """Seconds, total latency, evictions, seconds to the first result; or why it is unknown."""
         assert self._process.stdin is not None and self._process.stdout is not None
         print(policy, prediction, file=self._process.stdin, flush=True)
-        answer = json.loads(self._process.stdout.readline())
-        return None if isinstance(answer, str) else answer
+        answer: list[float] | str = json.loads(self._process.stdout.readline())
+        return answer
 
 
 def main(argv: list[str] | None = None) -> None:
@@ -90,8 +91,9 @@ def main(argv: list[str] | None = None) -> None:
 
 def _row(here: Worker, there: Worker, policy: str, prediction: str) -> str:
     mine, others = here(policy, prediction), there(policy, prediction)
-    assert mine is not None, f"{policy} is unknown"
-    known = others is not None
+    if isinstance(mine, str):
+        raise SystemExit(mine)
+    known = not isinstance(others, str)
     assert not known or mine[1:3] == others[1:3], f"{policy}: {mine} here, {others} there"
     other = (there, policy) if known else (here, "a_max")
     pairs = [(here(policy, prediction), other[0](other[1], prediction)) for _ in range(REPEATS)]

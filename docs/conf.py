@@ -34,10 +34,7 @@ exclude_patterns = ["_static"]
 # Single backticks in docstrings: a link if they name something documented, code if not.
 default_role = "py:obj"
 add_module_names = False
-autodoc_default_options = {
-    "members": True,
-    "member-order": "bysource",
-}
+autodoc_default_options = {"members": True}
 autodoc_member_order = "bysource"
 autodoc_preserve_defaults = True
 autodoc_type_aliases = {"ArrayLike": "ArrayLike"}
@@ -51,7 +48,7 @@ napoleon_use_ivar = True
 napoleon_attr_annotations = False
 napoleon_use_rtype = False
 
-myst_enable_extensions = ["colon_fence", "deflist"]
+myst_enable_extensions = ["colon_fence"]
 myst_heading_anchors = 3
 
 html_theme = "furo"

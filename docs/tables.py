@@ -43,6 +43,8 @@ def updated(page: str, rows: Rows) -> str:
         elif before is not None:
             before += 1
             lines.insert(before, line)
+        else:
+            raise ValueError(f"no row of the page stands before {key}")
     return "\n".join(lines) + "\n"
 
 

@@ -161,9 +161,7 @@ def _read(config: ReplayConfig) -> Trace:
             columns = {field: name for field, _, name in (x.partition("=") for x in config.columns)}
             edges = _edges(config) if "predicted" in columns else None
             return traces.read_table(config.trace, columns, edges=edges, zero_output=zeros)
-        read = traces.read_trace
-        if config.format != "auto":
-            read = getattr(traces, f"read_{config.format}")
+        read = traces.read_trace if config.format == "auto" else traces.FORMATS[config.format]
         return read(config.trace, zero_output=zeros)
     except ValueError as error:
         text = str(error).replace("use read_table", "name the columns with --columns")

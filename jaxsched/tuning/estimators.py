@@ -15,14 +15,9 @@ import jax.numpy as jnp
 import numpy as np
 from scipy import stats
 
-from jaxsched.engines.soft import (
-    A_MIN_FAMILY,
-    A_MIN_NETWORK,
-    Timeline,
-    event_timeline,
-    soft_simulate,
-)
+from jaxsched.engines.soft import Timeline, event_timeline, soft_simulate
 from jaxsched.instance import Instance
+from jaxsched.policies import Policy
 from jaxsched.simulate import simulate
 from jaxsched.tuning.config import DescentConfig
 from jaxsched.tuning.problem import Batch, Problem
@@ -86,7 +81,7 @@ def relaxation(settings: DescentConfig, problem: Problem, space: Coordinates) ->
     that is how good it is.
     """
     temperature = settings.scheduled("temperature")
-    soft = _soft_gradient(space, problem.config.member)
+    soft = _soft_gradient(space, problem.policy)
 
     def gradient(z: Floats, batch: Batch, step: int, rng: np.random.Generator) -> Gradient:
         values, scores = [], []
@@ -116,9 +111,9 @@ def combined(settings: DescentConfig, problem: Problem, space: Coordinates) -> E
 
 
 @functools.cache
-def _soft_gradient(space: Coordinates, member: str) -> Callable[..., jax.Array]:
+def _soft_gradient(space: Coordinates, make: Callable[..., Policy]) -> Callable[..., jax.Array]:
     """(z, temperature, instance, timeline) -> gradient of shape [d]."""
-    policy = A_MIN_FAMILY if member == "family" else A_MIN_NETWORK
+    policy = make()
 
     def score(
         z: jax.Array, temperature: jax.Array, instance: Instance, timeline: Timeline

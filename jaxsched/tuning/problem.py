@@ -49,7 +49,7 @@ class Problem:
       ValueError: If the trace or an instance is refused.
     """
 
-    policy: Callable[[Any], policies.Policy]  # from the numbers of a rule
+    policy: Callable[..., policies.Policy]  # from the numbers of a rule
 
     def __init__(self, config: TuneConfig) -> None:
         self.config = config

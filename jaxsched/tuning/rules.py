@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from jaxsched import toml
 from jaxsched.policies.family import FIELDS, FamilyParams, quantize
 from jaxsched.policies.files import Numbers, Origin, RuleFile, Score, Weights
+from jaxsched.policies.fixed_point import fixed_point
 from jaxsched.policies.network import SHAPES, UNIT, WIDEST, NetworkParams
 from jaxsched.studies import store
 from jaxsched.tuning.config import TuneConfig
@@ -71,13 +72,12 @@ def numbers(params: FamilyParams) -> Numbers:
 def weights(params: NetworkParams) -> Weights:
     """The weights in units of 1/1024, of which four decimals are enough."""
 
-    def short(values: NDArray[np.float64]) -> tuple[float, ...]:
-        within = np.clip(values.ravel(), -WIDEST, WIDEST).astype(np.float32)
-        units = np.rint(within * np.float32(UNIT)).astype(float)
-        # `+ 0.0` turns -0.0 into 0.0.
-        return tuple((np.round(units / UNIT, 4) + 0.0).tolist())
+    def short(name: str) -> tuple[float, ...]:
+        limits = -WIDEST, WIDEST
+        units = fixed_point(name, getattr(params, name), SHAPES[name], limits, UNIT, np)
+        return tuple(np.round(units.ravel() / UNIT, 4).tolist())
 
-    return Weights(**{name: short(getattr(params, name)) for name in SHAPES})
+    return Weights(**{name: short(name) for name in SHAPES})
 
 
 def origin(config: TuneConfig, method: str, work: int) -> Origin:

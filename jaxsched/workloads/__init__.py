@@ -20,7 +20,7 @@ __all__ = [
 
 
 def __getattr__(name: str) -> Any:
-    if name.startswith("read_"):
+    if name.startswith("read_") and name[5:] in traces.FORMATS:
         return getattr(traces, name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 

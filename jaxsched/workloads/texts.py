@@ -44,20 +44,13 @@ def _read(forms: Mapping[str, Form], text: str, what: str) -> tuple[str, Any]:
         raise ValueError(unknown(repr(text), kind, forms, what))
     form = forms[kind]
     try:
-        if rest and ":" not in form.form:
+        if text.endswith(":") or (rest and ":" not in form.form):
             raise ValueError(f"got {rest!r} after the colon")
         return kind, form.read(rest)
     except ValueError as error:
         usage = f"such as {form.example}" if ":" in form.form else "without anything after it"
         said = f"{error}; expected {form.form}, {usage}"
         raise ValueError(f"{what} {text!r}: {said}") from None
-
-
-def _two(rest: str) -> tuple[int, int]:
-    values = tuple(int(part) for part in rest.split(":"))
-    if len(values) != 2:
-        raise ValueError(f"got {len(values)} numbers")
-    return values
 
 
 # Predictions.
@@ -98,13 +91,13 @@ def class_edges(edges: Sequence[int], memory: int) -> tuple[int, ...]:
 
 
 def _one(rest: str) -> Parsed:
-    lower, upper = _two(rest)
+    lower, upper = _whole(rest, 2)
     source = intervals.one_for_all(lower, upper)
     return f"[{lower}, {upper}] for all", upper, lambda memory: source
 
 
 def _classes(rest: str) -> Parsed:
-    width, number = _two(rest)
+    width, number = _whole(rest, 2)
     source = intervals.classes(width=width, count=number)
     return f"{number} classes of {width}", width, lambda memory: source
 
@@ -282,7 +275,7 @@ def read_arrivals(text: str, kinds: Sequence[str] | None = None) -> Arrivals:
     forms = {kind: ARRIVALS[kind] for kind in kinds or ARRIVALS}
     try:
         kind, number = _read(forms, text, "arrivals")
-        if text.endswith(":") or (not 0 < number < math.inf and kind != "backlog"):
+        if not 0 < number < math.inf and kind != "backlog":
             raise ValueError
     except ValueError:
         expected = ", ".join(form.form for form in forms.values())

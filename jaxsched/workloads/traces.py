@@ -209,8 +209,8 @@ FORMATS: dict[str, Format] = {
 
 
 def __getattr__(name: str) -> Format:
-    if name.removeprefix("read_") in FORMATS:
-        return FORMATS[name.removeprefix("read_")]
+    if name.startswith("read_") and name[5:] in FORMATS:
+        return FORMATS[name[5:]]
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 
 

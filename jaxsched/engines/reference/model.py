@@ -165,6 +165,9 @@ class _Worker:
             self.estimate[i] = max(1, self.ask(policy.estimate, i))
         if policy.rank is not None and requests:
             self.rank = self.ranks()
+        # By request, since it was last evicted: neither changes before that.
+        self.keys: dict[int, int] = {}
+        self.reserved: dict[int, int] = {}
         self.coming = set(range(len(requests)))
         self.waiting: set[int] = set()
         self.active: dict[int, int] = {}  # index -> round of admission
@@ -264,6 +267,8 @@ class _Worker:
         tokens = t - self.active[i]
         self.estimate[i] = max(1, self.ask(self.policy.refine, i, tokens))
         self.evictions[i] += 1
+        self.keys.pop(i, None)
+        self.reserved.pop(i, None)
         self.end(i, t, EVICTED)
         self.waiting.add(i)
 
@@ -286,12 +291,16 @@ class _Worker:
         return all(expected(end) <= self.memory - free for end in set(ends.values()))
 
     def reserve(self, i: int) -> int:
-        # No request can use more; one that reserved more would wait for ever.
-        most = self.memory - self.requests[i].prompt
-        return max(1, min(self.ask(self.policy.reserve, i), most))
+        if i not in self.reserved:
+            # No request can use more; one that reserved more would wait for ever.
+            most = self.memory - self.requests[i].prompt
+            self.reserved[i] = max(1, min(self.ask(self.policy.reserve, i), most))
+        return self.reserved[i]
 
     def admission_key(self, i: int) -> tuple[int, int]:
-        return self.ask(self.policy.admission_key, i), i
+        if i not in self.keys:
+            self.keys[i] = self.ask(self.policy.admission_key, i)
+        return self.keys[i], i
 
     def eviction_key(self, i: int, t: int) -> tuple[int, int]:
         admitted = self.active[i]

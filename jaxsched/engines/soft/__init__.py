@@ -6,7 +6,7 @@ step.py        evict, admit and run shares of requests for one step
 simulate.py    `soft_simulate`: the steps of a lane, checkpointed, and lanes side by side
 """
 
-from jaxsched.engines.soft.simulate import A_MIN_FAMILY, A_MIN_NETWORK, SoftResult, soft_simulate
+from jaxsched.engines.soft.simulate import A_MIN_FAMILY, SoftResult, soft_simulate
 from jaxsched.engines.soft.timeline import (
     Timeline,
     event_timeline,
@@ -16,7 +16,6 @@ from jaxsched.engines.soft.timeline import (
 
 __all__ = [
     "A_MIN_FAMILY",
-    "A_MIN_NETWORK",
     "SoftResult",
     "Timeline",
     "event_timeline",

@@ -21,8 +21,7 @@ KEY_STEP = 1 / 2
 """Keys are whole numbers in the other engines; what settles ties stays below a step of them."""
 
 A_MIN_FAMILY = family.a_min_family()
-A_MIN_NETWORK = network.a_min_network()
-"""Policies whose params are a `FamilyParams` and a `NetworkParams`."""
+"""The policy whose params are a `FamilyParams`."""
 
 
 class SoftResult(Pytree):

@@ -97,6 +97,8 @@ def make_table(
     fields = view_fields(instance)
     if choices.rank is not None:
         fields["rank"] = ranks(choices, instance, numbers.params)
+    elif "rank" in choices.reads:
+        fields["rank"] = jnp.zeros_like(instance.prompt)
 
     def first_keys(fields: dict[str, jax.Array], memory: jax.Array, params: Any) -> jax.Array:
         if arrivals:
@@ -183,7 +185,6 @@ def view_fields(instance: Instance) -> dict[str, jax.Array]:
         "upper": instance.upper,
         "point": zeros if instance.point is None else instance.point,
         "arrival": zeros if instance.arrival is None else instance.arrival,
-        "rank": zeros,
     }
 
 
