@@ -95,10 +95,11 @@ def simulate(
       ImportError: If "native" is asked for and numba cannot be imported.
     """
     _check_arguments(instance, policy, max_rounds, max_batch, engine)
-    choices, traced = policy.choices, is_traced((instance, policy, clock))
-    _check_instance(instance, policy, clock)
+    traced = is_traced((instance, policy, clock))
     if traced:
         instance, policy, clock = exact("simulate", (instance, policy, clock))
+    choices = policy.choices
+    _check_instance(instance, policy, clock)
     lanes = instance.lanes
     flat = _reshape(canonical(instance), len(lanes), (math.prod(lanes),))
     if traced and flat.arrival is not None and flat.arrival.dtype == np.int64:

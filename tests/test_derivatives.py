@@ -30,7 +30,11 @@ def of_watermark(x):
     return js.simulate(INSTANCE, js.fcfs(watermark=x))
 
 
-@pytest.mark.parametrize("run", [of_clock, of_arrival, of_family, of_watermark])
+def of_own_policy(x):
+    return js.simulate(INSTANCE, js.Policy("shifted", lambda r: r.lower + r.params, params=x))
+
+
+@pytest.mark.parametrize("run", [of_clock, of_arrival, of_family, of_watermark, of_own_policy])
 def test_a_derivative_is_refused(run):
     with pytest.raises(TypeError, match="soft_simulate"):
         jax.grad(lambda x: run(x).mean_latency)(0.5)

@@ -94,7 +94,7 @@ def result_columns(
         "ratio_to_bound": known * total / bound,
         "evictions": np.asarray(result.evictions),
         "wasted_tokens": np.asarray(result.wasted_tokens),
-        "mean_memory": np.asarray(result.memory_time) / np.maximum(rounds, 1),
+        "mean_memory": known * np.asarray(result.memory_time) / np.maximum(rounds, 1),
         "peak_memory": np.asarray(result.peak_memory),
         "rounds": rounds,
         "status": status,
