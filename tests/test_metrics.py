@@ -346,15 +346,21 @@ def test_percentiles_are_numpys_to_the_last_bit(size: int) -> None:
         assert [getattr(found, name)[lane] for name in NAMES[1:]] == list(expected)
 
 
-@pytest.mark.parametrize("size", [1, 2, 50])
-def test_weights_are_repetitions(size: int) -> None:
+@pytest.mark.parametrize("size", [1, 2, 50, 3000])
+def test_progressions_are_repetitions(size: int) -> None:
     rng = np.random.default_rng(size)
-    values, weights = rng.random(size).round(1), rng.integers(0 if size > 1 else 1, 9, size)
-    found = samples.of_weighted(values, weights)
-    repeated = np.repeat(values, weights)
+    first = rng.choice([3, 60_000, 61_000, 5_000_000], size) + rng.integers(0, 40, size)
+    step, length, weight = (rng.integers(low, 30, size) for low in (0, 1, 1))
+    step[::3] = 0
+    found = samples.of_progressions(samples.Progressions(first, step, length, weight), 1000)
+    written = [
+        first[i] + j * step[i]
+        for i in range(size) for j in range(length[i]) for _ in range(weight[i])
+    ]  # fmt: skip
+    repeated = np.asarray(written) / 1000
     assert found.count == len(repeated) and found.mean == pytest.approx(repeated.mean())
-    expected = np.percentile(repeated, metrics.PERCENTILES)
-    assert [getattr(found, name) for name in NAMES[1:]] == list(expected)
+    expected = [*np.percentile(repeated, metrics.PERCENTILES), repeated.max()]
+    assert [getattr(found, name) for name in (*NAMES[1:], "max")] == expected
 
 
 @pytest.mark.parametrize("policy", ["a_min", "fcfs"])
