@@ -67,6 +67,8 @@ def simulate(parser: ArgumentParser) -> None:
     add("--ttft-limit", type=float, metavar="S", help="with --clock: count requests that have the "
         "first token in S seconds")  # fmt: skip
     add("--tpot-limit", type=float, metavar="S", help="and take at most S seconds a token after it")
+    add("--slo", metavar="NAME=S,…", help="with --clock: how many requests keep these limits in "
+        "seconds, such as ttft=2,tpot=0.2,e2e=30")  # fmt: skip
     add("--skip-too-large", action="store_true", help="leave out requests that can never fit into "
         "M, instead of refusing the trace")  # fmt: skip
     add("--skip-zero-output", action="store_true", help="leave out requests without output, such "

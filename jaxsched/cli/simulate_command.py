@@ -25,8 +25,15 @@ def run(args: argparse.Namespace) -> None:
         loaded = replay.load(settings)
         # Not earlier: a trace that is refused should leave no folder behind.
         kept = store.open_store(args.out, settings.text()) if args.out else None
-        done = list(replay.run(settings, loaded, lambda name: status.update(f"simulating {name}")))
-    rows, requests = (pd.concat(parts, ignore_index=True) for parts in zip(*done, strict=True))
+        done = list(
+            replay.run(
+                settings,
+                loaded,
+                lambda name: status.update(f"simulating {name}"),
+                per_request=args.per_request,
+            )
+        )
+    rows = pd.concat([row for row, _ in done], ignore_index=True)
     if settings.clock is None:
         rows = frames.with_ratios(rows, ["lane"])
     out.print(*study_tables.replay(rows), sep="\n")
@@ -35,6 +42,7 @@ def run(args: argparse.Namespace) -> None:
     if kept is not None:
         say(out, f"results:  {kept.finish(rows)}")
     if kept is not None and args.per_request:
+        requests = pd.concat([part for _, part in done], ignore_index=True)
         say(out, f"requests: {kept.finish(requests, 'requests')}")
 
 

@@ -234,7 +234,7 @@ METRICS: dict[str, Metric] = {
     "ttft": Metric(
         "time to first token, TTFT", "`F − a`", "s", heading="TTFT",
         of=lambda lanes: lanes.over_requests(lanes.seen.ttft, lanes.seen.finished),
-        means=("mean", "p50", "p99"), swept=("mean", "p99"),
+        means=("mean", "p50", "p99", "max"), swept=("mean", "p99"),
     ),
     "tpot": Metric(
         "time per output token, TPOT", "`(C − F) / (o − 1)`, for `o > 1`", "s", heading="TPOT",

@@ -9,7 +9,7 @@ from typing import Any
 import pandas as pd
 from rich.table import Table
 
-from jaxsched.metrics import METRICS, STATISTICS
+from jaxsched.metrics import LIMITED_COLUMNS, METRICS, STATISTICS
 from jaxsched.report.formats import UNITS, count, percent, rounds, seconds, shown
 from jaxsched.report.terminal import alarm, bold, name_of, table
 from jaxsched.studies import frames
@@ -83,7 +83,10 @@ def replay(frame: pd.DataFrame) -> Printed:
     first = frame.iloc[0]
     title = f"{int(first['n']):,} requests, M = {int(first['memory']):,} tokens"
     if "clock" not in frame:
-        note = "latency in rounds; bound: proved lower bound on the mean latency"
+        note = (
+            "latency in rounds; bound: proved lower bound on the mean latency; wait: latency less "
+            "the rounds\nof a request's last run"
+        )
         return bold(title), _in_rounds(frame), note
     rate = first["offered_rate"]
     offered = "" if math.isnan(rate) else f", {rate:.3g} req/s arrive"
@@ -101,6 +104,8 @@ def _in_rounds(frame: pd.DataFrame) -> Table:
         "  / h_sf": (frame["ratio_to_h_sf"], ".3f"),
         "  / bound": (frame["ratio_to_bound"], ".3f"),
         **{f"  P{q}": (frame[f"latency_p{q}"], rounds) for q in (50, 90, 99)},
+        "  longest": (frame["latency_max"], rounds),
+        "longest wait": (frame["longest_wait"], rounds),
         "total latency": (frame["total_latency"], count),
         "rounds": (frame["rounds"], count),
         "evictions": (frame["evictions"], count),
@@ -156,9 +161,13 @@ def serving_job(frame: pd.DataFrame) -> Printed:
     rate = told_rate(summary)
     chosen, largest = summary[summary["rate"] == rate], frames.saturation(summary)
     largest = largest.set_index(["prediction", "policy"])["rate"]
+    limited = {name: METRICS[name].heading for name in LIMITED_COLUMNS if name in chosen}
     made = table(
-        ("TTFT", "P99", "E2E", "P99", "gain", "KV", "peak", "preempted", "wasted", "sustains"),
-        ((title, (_serving_row(row, largest) for _, row in rows.iterrows()))
+        (
+            *("TTFT", "P99", "longest", "E2E", "P99", "longest", "gain", *limited.values()),
+            *("KV", "peak", "preempted", "wasted", "sustains"),
+        ),
+        ((title, (_serving_row(row, largest, limited) for _, row in rows.iterrows()))
          for title, rows in _by(chosen)),
     )  # fmt: skip
     first = frame.iloc[0]
@@ -175,12 +184,15 @@ def told_rate(summary: pd.DataFrame) -> float:
     return float(fcfs["rate"].max() if len(fcfs) else summary["rate"].min())
 
 
-def _serving_row(row: pd.Series, largest: pd.Series) -> tuple[str, ...]:
-    times = ("mean_ttft", "p99_ttft", "mean_e2el", "p99_e2el")
+def _serving_row(
+    row: pd.Series, largest: pd.Series, limited: Iterable[str]
+) -> tuple[str, ...]:
+    times = [f"{part}_{name}" for name in ("ttft", "e2el") for part in ("mean", "p99", "max")]
     return (
         name_of(row),
-        *(shown(row[name], seconds) for name in times),
+        *(shown(row.get(name, math.nan), seconds) for name in times),
         shown(row["gain"], lambda gain: f"{gain:.2f} ±{row['gain_ci']:.2f}"),
+        *(shown(row[name], UNITS[METRICS[name].unit]) for name in limited),
         *(shown(row[name], percent) for name in ("kv_mean", "kv_peak")),
         f"{row['preemptions'] / row['n']:.1%}",
         count(row["wasted_tokens"]),

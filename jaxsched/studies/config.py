@@ -6,7 +6,7 @@ import dataclasses
 from collections.abc import Iterable
 from pathlib import Path
 
-from jaxsched import policies
+from jaxsched import metrics, policies
 from jaxsched.policies.files import digest
 from jaxsched.toml import at_least, one_of, several, with_key
 from jaxsched.workloads import Lengths
@@ -98,6 +98,19 @@ def check_seed(seed: int) -> None:
     """Refuses a seed whose upper bits a key would not see."""
     if seed >= 2**32:
         raise ValueError(f"seed: got {seed}; expected at most {2**32 - 1}")
+
+
+def service_level(slo: str | None, **limits: float | None) -> dict[str, float]:
+    """The limits that are given, as arguments of `metrics.serving`; `slo` is such as "ttft=2".
+
+    ValueError if one is none, or is given twice.
+    """
+    positive_seconds(**limits)
+    found = {} if slo is None else with_key("slo", metrics.read_slo, slo)
+    given = {name: limit for name, limit in limits.items() if limit is not None}
+    if twice := found.keys() & given.keys():
+        raise ValueError(f"slo: got {slo!r} and {min(twice)}; expected one of both")
+    return given | found
 
 
 def positive_seconds(**limits: float | None) -> None:

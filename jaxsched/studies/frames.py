@@ -101,6 +101,20 @@ def result_columns(
     }
 
 
+def latencies_and_waits(
+    instance: Instance, result: Result
+) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Latency of every request in rounds, and the part of it in which its last run did not run.
+
+    Of shape [lanes, n]; NaN where a request did not finish. That part is the time in the queue and
+    in runs that an eviction ended.
+    """
+    completion = np.asarray(result.completion)
+    arrival = 0 if instance.arrival is None else np.asarray(instance.arrival)
+    latency = np.where(completion >= 0, completion - arrival, np.nan)
+    return latency, latency - np.asarray(instance.output)
+
+
 def request_frame(instance: Instance, result: Result, **columns: Any) -> pd.DataFrame:
     """One row per request of a single lane; `columns` come first.
 
@@ -211,13 +225,13 @@ def serving_columns(
     result: Result,
     clock: str,
     *,
-    ttft_limit: float | None = None,
-    tpot_limit: float | None = None,
     names: Sequence[str] | None = None,
+    **limits: float,
 ) -> dict[str, NDArray[Any]]:
     """The measured columns under a clock of this name, arrays of shape [lanes].
 
-    `names` are the metrics that are computed, all of them by default. Columns: n, memory,
+    `names` are the metrics that are computed, all of them by default, `limits` those of a service
+    level, such as `ttft_limit`. Columns: n, memory,
     offered_rate (requests per second of the time between the first arrival and the last; NaN for a
     backlog), every figure of `Serving` (`mean_ttft` … `p99_queueing`, `completed` …), rounds and
     status, the last as a number.
@@ -227,9 +241,8 @@ def serving_columns(
         result,
         clocks.clock(clock),
         energy=clocks.energy(clock),
-        ttft_limit=ttft_limit,
-        tpot_limit=tpot_limit,
         names=names,
+        **limits,
     )
     values = {
         "n": np.asarray(result.num_requests),
@@ -305,26 +318,38 @@ def saturation(table: pd.DataFrame) -> pd.DataFrame:
 
 
 def sweep_columns(
-    instance: Instance, result: Result, bound: NDArray[np.float64], cell: Cell, *, few: bool
+    instance: Instance,
+    result: Result,
+    bound: NDArray[np.float64],
+    cell: Cell,
+    *,
+    few: bool,
+    limits: Mapping[str, float] | None = None,
 ) -> dict[str, Any]:
     """The measured columns, arrays of shape [lanes]; `status` as a number.
 
-    With `few` the table has the columns `metrics.SWEPT`. Under a clock `mean_latency` is in
+    With `few` the table has the columns `metrics.SWEPT`, with limits of a service level also
+    `metrics.LIMITED_COLUMNS`. Under a clock `mean_latency` is in
     seconds, there is no total (-1) and no bound (NaN).
     """
     output = np.asarray(instance.output).sum(axis=-1, dtype=np.int64)
     nothing = np.full(len(output), np.nan)
+    columns = (*metrics.SWEPT, *(metrics.LIMITED_COLUMNS if limits else ()))
     if cell["clocks"] is None:
         found = result_columns(instance, result, bound)
-        more = dict.fromkeys(metrics.SWEPT, nothing) if few else {}
+        more = dict.fromkeys(columns, nothing) if few else {}
     else:
         # Rounds are counted under a clock too; only what compares them with arrivals is replaced.
         found = result_columns(instance, result.replace(times=None), bound)
         found |= dict.fromkeys(("bound", "ratio_to_bound"), nothing)
         found["total_latency"] = np.full(len(output), -1, np.int64)
-        names = [name for name, one in metrics.METRICS.items() if one.swept or name == "e2el"]
-        more = serving_columns(instance, result, cell["clocks"], names=names)
+        names = [
+            name
+            for name, one in metrics.METRICS.items()
+            if one.swept or one.with_limits or name == "e2el"
+        ]
+        more = serving_columns(instance, result, cell["clocks"], names=names, **(limits or {}))
         finished = more["status"] == Status.FINISHED
         found["mean_latency"] = np.where(finished, more["mean_e2el"], np.nan)
-        more = {name: np.where(finished, more.get(name, np.nan), np.nan) for name in metrics.SWEPT}
+        more = {name: np.where(finished, more.get(name, np.nan), np.nan) for name in columns}
     return {**found, "output_tokens": output, **more}

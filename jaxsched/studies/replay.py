@@ -12,9 +12,10 @@ import pandas as pd
 
 from jaxsched import clocks, policies
 from jaxsched.instance import Instance, check_instance
+from jaxsched.result import Result
 from jaxsched.simulate import simulate
 from jaxsched.studies import frames
-from jaxsched.studies.config import different_policies, own_digests, positive_seconds, prediction
+from jaxsched.studies.config import different_policies, own_digests, prediction, service_level
 from jaxsched.toml import at_least, one_of, several, to_toml, with_key
 from jaxsched.workloads import Trace, draws, generate, intervals, traces
 from jaxsched.workloads.texts import class_edges, read_arrivals, read_prediction
@@ -47,6 +48,7 @@ class ReplayConfig:
     # Largest time to first token of a request that counts as good, in seconds
     ttft_limit: float | None = None
     tpot_limit: float | None = None  # largest time per output token likewise
+    slo: str | None = None  # the same and more as a text (see `jaxsched.metrics.read_slo`)
     skip_too_large: bool = False  # leave out requests that need more than the memory
     skip_zero_output: bool = False  # leave out requests without output, such as failed ones
     sha256: str = ""  # of the trace's bytes, so that results say which trace they are of
@@ -78,18 +80,17 @@ class ReplayConfig:
         elif arrivals.kind in ("trace", "poisson"):
             raise ValueError(f"arrivals: {self.arrivals!r} is in seconds; expected a --clock")
         for name, limit in self.limits.items():
-            if limit is not None and self.clock is None:
+            if self.clock is None:
                 raise ValueError(f"{name}: {limit} is in seconds; expected a --clock")
-        positive_seconds(**self.limits)
 
     def text(self) -> str:
         """The configuration as it is kept with results."""
         return to_toml(self) + own_digests(self.policies)
 
     @property
-    def limits(self) -> dict[str, Any]:
+    def limits(self) -> dict[str, float]:
         """Limits of a request that counts as good, by name."""
-        return {"ttft_limit": self.ttft_limit, "tpot_limit": self.tpot_limit}
+        return service_level(self.slo, ttft_limit=self.ttft_limit, tpot_limit=self.tpot_limit)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -215,14 +216,17 @@ PERCENTILES = (50, 90, 99)
 
 
 def run(
-    config: ReplayConfig, loaded: Loaded, on_policy: Callable[[str], Any] = lambda _: None
-) -> Iterator[tuple[pd.DataFrame, pd.DataFrame]]:
+    config: ReplayConfig,
+    loaded: Loaded,
+    on_policy: Callable[[str], Any] = lambda _: None,
+    per_request: bool = True,
+) -> Iterator[tuple[pd.DataFrame, pd.DataFrame | None]]:
     """Simulates one policy after another; `on_policy` is called with the name of each before it.
 
     It yields a table of one row (see `jaxsched.studies.frames`): without a clock with
     `latency_figures`, under one with the metrics of serving. And one with a row per request, which
     has the options --seed and --memory as columns, the request's number in order of arrival as
-    `request` and its line in the file (of Parquet its row) as `line`.
+    `request` and its line in the file (of Parquet its row) as `line`; None unless `per_request`.
     """
     batch = jax.tree.map(lambda leaf: np.asarray(leaf)[None], loaded.instance)
     clock = None if config.clock is None else clocks.clock(config.clock)
@@ -239,23 +243,30 @@ def run(
             "request": loaded.rows,
             "line": loaded.trace.line,
         }
-        requests = frames.request_frame(batch, result, **about)
+        requests = frames.request_frame(batch, result, **about) if per_request else None
         if config.clock is None:
             found = frames.result_columns(batch, result, frames.bound_of(batch))
             row = frames.lane_frame(found, policy=policy.name, lane=0)
-            yield row.assign(**latency_figures(requests["latency"])), requests
+            yield row.assign(**latency_figures(batch, result)), requests
         else:
             found = frames.serving_columns(batch, result, config.clock, **config.limits)
             row = frames.lane_frame(found, policy=policy.name, lane=0, clock=config.clock)
             yield row, requests
 
 
-def latency_figures(latency: pd.Series) -> dict[str, float]:
-    """`unfinished` requests, and P50, P90 and P99 of the others as `latency_p50` and so on.
+def latency_figures(instance: Instance, result: Result) -> dict[str, float]:
+    """Of a single lane `unfinished` requests, and P50, P90 and P99 of the others' latency.
 
-    By linear interpolation; NaN where no request finished.
+    In rounds, as `latency_p50` and so on, by linear interpolation; and the longest latency and wait
+    as `latency_max` and `longest_wait`. NaN where no request finished.
     """
-    known = latency.dropna().to_numpy(np.int64)
-    quantiles = np.percentile(known, PERCENTILES) if len(known) else [np.nan] * len(PERCENTILES)
+    latency, wait = frames.latencies_and_waits(instance, result)
+    latency, wait = (x[np.isfinite(x)] for x in (latency, wait))
+    known = len(latency) > 0
+    quantiles = np.percentile(latency, PERCENTILES) if known else [np.nan] * len(PERCENTILES)
     named = {f"latency_p{q}": float(x) for q, x in zip(PERCENTILES, quantiles, strict=True)}
-    return {"unfinished": len(latency) - len(known), **named}
+    longest = {
+        "latency_max": float(latency.max()) if known else np.nan,
+        "longest_wait": float(wait.max()) if known else np.nan,
+    }
+    return {"unfinished": int(result.num_requests[0]) - len(latency), **named, **longest}

@@ -23,7 +23,7 @@ from jaxsched.studies.config import (
     check_seed,
     different_policies,
     own_digests,
-    positive_seconds,
+    service_level,
 )
 from jaxsched.studies.plan import Plan, Study
 from jaxsched.studies.rows import Simulator
@@ -56,6 +56,7 @@ class ServingConfig:
     # Largest time to first token of a request that counts as good, in seconds
     ttft_limit: float | None = None
     tpot_limit: float | None = None  # largest time per output token likewise
+    slo: str | None = None  # the same and more as a text (see `jaxsched.metrics.read_slo`)
     # Path of a trace with arrival times: each stream is so many of its requests in a row from a
     # random one on, their times scaled to the rate. None: Poisson arrivals of requests with
     # `lengths`.
@@ -71,12 +72,17 @@ class ServingConfig:
         with_key("clock", clocks.clock, self.clock)
         several("rates", self.rates)
         check_seed(self.seed)
-        positive_seconds(ttft_limit=self.ttft_limit, tpot_limit=self.tpot_limit)
+        self.limits  # noqa: B018 - refuses wrong ones
         for rate in self.rates:
             if not 0 < rate < float("inf"):
                 raise ValueError(f"rates: got {rate}; expected more than 0 requests per second")
         different_policies(self.policies, arrivals=True)
         all_predictions(self.predictions, self.memory, trace=self.trace is not None)
+
+    @property
+    def limits(self) -> dict[str, float]:
+        """Limits of a request that counts as good, by name."""
+        return service_level(self.slo, ttft_limit=self.ttft_limit, tpot_limit=self.tpot_limit)
 
     def study(self, prediction: str, trace: Trace | None) -> Study:
         """What it asks for under one of its predictions, on requests of the trace if it has one."""
@@ -145,11 +151,10 @@ def _measure(
     busy = busy_seconds_bound(
         instance.prompt, instance.output, instance.memory, clock, max_batch=config.max_batch
     )
-    limits: dict[str, Any] = {"ttft_limit": config.ttft_limit, "tpot_limit": config.tpot_limit}
     return {
         "rate_bound": config.num_requests / busy,
         "drain": frames.drain_seconds(instance, clock),
-        **frames.serving_columns(instance, result, config.clock, **limits),
+        **frames.serving_columns(instance, result, config.clock, **config.limits),
         "memory": np.asarray(instance.memory, np.int64),
     }
 

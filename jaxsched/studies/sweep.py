@@ -30,7 +30,7 @@ import pandas as pd
 
 from jaxsched.studies import store
 from jaxsched.studies.axes import AXES, Axis, Values
-from jaxsched.studies.config import digests
+from jaxsched.studies.config import digests, service_level
 from jaxsched.studies.frames import sweep_columns
 from jaxsched.studies.plan import Plan, Study
 from jaxsched.studies.run import ALL_AGAIN, Parts
@@ -126,9 +126,13 @@ class SweepConfig(_Keys):
     # Rounds after which a simulation is cut off; None for the engine's own limit.
     max_rounds: int | None = at_least(1, default=None)
     random: tuple[RandomConfig, ...] = ()  # random values on some of the axes
+    # A service level under clocks, as a text (see `jaxsched.metrics.read_slo`)
+    slo: str | None = None
 
     def __post_init__(self) -> None:
-        self.values()
+        values = self.values()
+        if service_level(self.slo) and not any(values.read["clocks"]):
+            raise ValueError(f"slo: {self.slo!r} is in seconds; expected clocks")
 
     def values(self) -> Values:
         """Its axes, read and checked.
@@ -146,7 +150,9 @@ class SweepConfig(_Keys):
         return Study(
             values,
             self.lanes,
-            functools.partial(sweep_columns, few=any(values.read["clocks"])),
+            functools.partial(
+                sweep_columns, few=any(values.read["clocks"]), limits=service_level(self.slo)
+            ),
             arguments={} if self.max_rounds is None else {"max_rounds": self.max_rounds},
         )
 
