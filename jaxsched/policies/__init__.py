@@ -27,5 +27,6 @@ from jaxsched.policies.view import Running, View
 
 __all__ = [
     "LARGEST", "NUMBERED", "SHIPPED", "Policy", "Running", "View", "a_max", "a_min", "fcfs",
-    "gsa_spec", "h_sf", "mc_sf", "no_evict", "policy", "policy_files", "priority", "sorted_f", "svf", "usage",
+    "gsa_spec", "h_sf", "mc_sf", "no_evict", "policy", "policy_files", "priority", "sorted_f",
+    "svf", "usage",
 ]  # fmt: skip

@@ -149,7 +149,7 @@ class _Pointless(View):
         return super().__getattribute__(name)
 
 
-class PaperWorker:
+class _PaperWorker:
     """The worker between two steps of a round; requests are known by their index."""
 
     def __init__(
@@ -339,7 +339,7 @@ class PaperWorker:
         return clock.lasts(prompt_tokens, len(self.active), self.used[-1])
 
 
-class BlockWorker(PaperWorker):
+class _BlockWorker(_PaperWorker):
     """The worker of a serving engine, docs/model.md: the scheduler of vLLM V1 in plain Python.
 
     A preempted request keeps its tokens and computes its cache again; memory is in blocks; a round
@@ -493,7 +493,7 @@ def simulate(
     Rounds t >= max_rounds are not run: what completes by then counts, the rest is cut short, and
     cut tokens are not wasted ones. `max_batch` caps the requests that run together. Without a
     clock arrivals are rounds, and rounds pass while nobody is there. `worker` has the numbers of a
-    serving engine's worker (see `BlockWorker`); None is the papers'.
+    serving engine's worker (see `_BlockWorker`); None is the papers'.
 
     Raises TypeError or ValueError, naming request, field and value, for what the model refuses:
     lengths below 1, lower > upper, arrivals below 0, anything but a plain int, a request that
@@ -503,11 +503,11 @@ def simulate(
     _check(requests, memory, policy, max_rounds, max_batch, clock, worker)
     with jax.enable_x64(True):  # for policies written in `jax.numpy`
         args = (requests, memory, policy, max_batch, clock is not None)
-        serving = PaperWorker(*args) if worker is None else BlockWorker(*args, worker)
+        serving = _PaperWorker(*args) if worker is None else _BlockWorker(*args, worker)
         return _simulate(serving, max_rounds, clock)
 
 
-def _simulate(worker: PaperWorker, max_rounds: int, clock: Clock | None) -> Outcome:
+def _simulate(worker: _PaperWorker, max_rounds: int, clock: Clock | None) -> Outcome:
     requests = worker.requests
     rounds: list[tuple[int, int]] = []  # start and end of every round that ran
     t = now = 0
@@ -533,7 +533,7 @@ def _simulate(worker: PaperWorker, max_rounds: int, clock: Clock | None) -> Outc
     return _with_times(outcome, requests, rounds) if clock else outcome
 
 
-def _outcome(worker: PaperWorker) -> Outcome:
+def _outcome(worker: _PaperWorker) -> Outcome:
     requests, runs, used = worker.requests, worker.runs, worker.used
     completion = [own[-1].ended if own and own[-1].how == COMPLETED else -1 for own in runs]
     latency = [c - r.arrival for c, r in zip(completion, requests, strict=True) if c >= 0]
