@@ -362,7 +362,7 @@ class _BlockWorker(_PaperWorker):
         self.cached = [0] * len(requests)  # tokens that have been computed
         self.entered_with = [0] * len(requests)  # generated at the last admission
         self.grants: dict[int, int] = {}  # tokens to compute in this round
-        self.preempted = False  # whether anybody was, in this round
+        self.preempted = False  # whether anybody was in this round, for want of memory
         self.prompt_tokens = 0  # computed in the last round
 
     def held(self, i: int) -> int:
@@ -392,11 +392,12 @@ class _BlockWorker(_PaperWorker):
 
     def evict(self, t: int) -> None:
         """Those that run go on, in the order in which they were admitted."""
-        self.grants, self.preempted = {}, False
+        self.grants = {}
         for i in list(self.active):
             quantum, own = self.policy.quantum, self.generated[i] - self.entered_with[i]
             if quantum is not None and own >= max(1, self.ask(quantum, i)):
                 self.send_back(i, t)
+        self.preempted = False  # for want of memory, that is
         for i in list(self.active):
             if i in self.active:
                 self.go_on(i, t)
