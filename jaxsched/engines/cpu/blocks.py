@@ -62,9 +62,9 @@ def run_blocks(lane: CpuLane, own: Blocks, state: Record) -> None:
     count = lane.completion.shape[0]
     _begin(lane, own, state)
     while True:
-        if state.next_end == state.now:
-            _finish(lane, own, state)
         late = state.now >= lane.max_rounds or state.time >= LAST_TICK
+        if state.next_end == state.now:
+            _finish(lane, own, state, late)
         if state.finished == count or late:
             break
         arrive(lane, state)
@@ -111,8 +111,9 @@ def _block_time(own: Blocks, tokens: int) -> int:
 
 
 @jit
-def _finish(lane: CpuLane, own: Blocks, state: Record) -> None:
-    """Lets those leave that have all their tokens, and preempts who has generated its quantum."""
+def _finish(lane: CpuLane, own: Blocks, state: Record, late: bool) -> None:
+    """Lets those leave that have all their tokens, and preempts who has generated its quantum,
+    unless it is too `late` for that."""
     i = int64(lane.ring.bucket[uint64(state.now & lane.mask)])
     while i < lane.completion.shape[0]:
         request = lane.requests[uint64(i)]
@@ -124,7 +125,7 @@ def _finish(lane: CpuLane, own: Blocks, state: Record) -> None:
                     lane.times[uint64(i), uint64(2)] = state.time
                 state.finished += 1
                 _leave(lane, own, state, i)
-            else:
+            elif not late:
                 _preempt(lane, own, state, i)
         i = after
     state.next_end = ring_next(lane.ring, lane.mask, state.now)
