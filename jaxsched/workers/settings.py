@@ -11,7 +11,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from jaxsched.instance import Instance
+from jaxsched.instance import Instance, is_traced
 
 LARGEST_BLOCK = 2**16
 """Tokens."""
@@ -135,11 +135,16 @@ def worker_named(text: str) -> Worker:
 
 
 def in_blocks(instance: Instance, worker: Worker) -> Instance:
-    """The instance with its memory rounded down to whole blocks."""
-    block = worker.block
+    """The instance with its memory rounded down to whole blocks.
+
+    ValueError if that leaves none.
+    """
+    block, memory = worker.block, instance.memory
     if isinstance(block, jax.core.Tracer):
         block = block.clip(1, LARGEST_BLOCK)  # what is out of range marks its lanes later
-    return instance.replace(memory=instance.memory // block * block)
+    elif not is_traced(memory) and np.any(np.less(memory, block)):
+        raise ValueError(f"memory is {memory}; expected at least a block of {block} tokens")
+    return instance.replace(memory=memory // block * block)
 
 
 def checked(worker: Worker) -> Worker:
