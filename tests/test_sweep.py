@@ -283,6 +283,8 @@ count = 3
         ({"random": [{"axis": "memory", "value": "{log_uniform:0:1}", "count": 2}]}, "more than 0"),
         ({"random": [{"axis": "memory", "value": "{uniform:9:3}", "count": 2}]}, "LOW less than"),
         ({"random": [{"axis": "memory", "value": "{uniform:0:1}", "count": 2}]}, "at least 2"),
+        ({"random": [{"axis": "memory", "value": "{uniform:3:9}", "count": 2, "seed": 2**32}]},
+         r"random\[0\].seed: got 4294967296; expected at most 4294967295"),
         ({"random": [{"axis": "seeds", "value": "x{uniform:0:1}", "count": 2}]}, "seeds"),
     ],
     ids=lambda value: next(iter(value)) if isinstance(value, dict) else "",

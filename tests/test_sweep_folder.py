@@ -135,6 +135,8 @@ def test_goes_on_after_kill_9_in_the_middle_of_a_write(
         js.read_sweep(out)
     partial = js.read_sweep(out, partial=True)
     pd.testing.assert_frame_equal(partial, expected.iloc[:20], check_exact=True)
+    with pytest.raises(ValueError, match=r"'policies' \(did you mean policy\?\)"):
+        js.read_sweep(out, ["policies"], partial=True)
     # With other chunks than before, and nothing that is there is simulated again.
     assert main(command(file, out, "--chunk", "7")) == 0
     assert f"to do:    {TOTAL - 20}; 20 are there" in capsys.readouterr().out
@@ -305,6 +307,8 @@ def test_some_columns_can_be_read(file: Path, tmp_path: Path, expected: Any) -> 
     pd.testing.assert_frame_equal(js.read_sweep(tmp_path / "out", names), expected[names])
     with pytest.raises(FileNotFoundError, match="expected a folder of `jaxsched sweep`"):
         js.read_sweep(tmp_path / "nowhere")
+    with pytest.raises(ValueError, match=r"'policies' \(did you mean policy\?\).* seed, .*status"):
+        js.read_sweep(tmp_path / "out", ["policies"])
 
 
 @pytest.mark.parametrize("names", [(), ("a", "b")], ids=["alone", "two"])

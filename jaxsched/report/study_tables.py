@@ -74,7 +74,7 @@ def _backlog_row(row: pd.Series, memory: int) -> tuple[str, ...]:
         f"{shown(row['ratio_to_h_sf'], '.3f')} ±{half}",
         shown(row["ratio_to_bound"], ".3f"),
         *(count(row["evictions"]), count(row["wasted_tokens"])),
-        *(percent(row["mean_memory"] / memory), percent(row["peak_memory"] / memory)),
+        *(shown(row[f"{name}_memory"] / memory, percent) for name in ("mean", "peak")),
     )
 
 

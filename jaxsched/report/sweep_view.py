@@ -74,11 +74,11 @@ AXIS_LOOKS = {
         AxisLook("workload", words=str),
         AxisLook("n", typical=max),
         AxisLook("memory", typical=min),
-        AxisLook("arrivals", "rate", typical=_heaviest, words=str),
+        AxisLook("arrivals", typical=_heaviest, words=str),
         AxisLook("clock", silent="rounds"),
         AxisLook("max_batch", silent=0),
         AxisLook(
-            "prediction", "width", typical=_nearest_half, chosen=_round_ones,
+            "prediction", typical=_nearest_half, chosen=_round_ones,
             words=lambda text: read_prediction(text).label,
         ),
     )
@@ -95,7 +95,7 @@ def axes_of(frame: pd.DataFrame) -> dict[str, AxisLook]:
 def _look(axis: Axis) -> AxisLook:
     column = axis.column
     look = AXIS_LOOKS.get(column, AxisLook(column))
-    number = look.number or (column if axis.whole else "")
+    number = axis.number or (column if axis.whole else "")
     return dataclasses.replace(look, number=number, label=axis.label, short=axis.short)
 
 

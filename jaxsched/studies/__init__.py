@@ -42,7 +42,7 @@ def read_sweep(
 
     Raises:
       FileNotFoundError: If there is no sweep, or it is not finished and `partial` is False.
-      ValueError: If a file is damaged.
+      ValueError: If it has no such column, or a file is damaged.
     """
     from jaxsched.studies import sweep  # here, so that `import jaxsched` need not wait for pandas
 

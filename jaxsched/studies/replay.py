@@ -14,7 +14,13 @@ from jaxsched import clocks, policies
 from jaxsched.instance import Instance, check_instance
 from jaxsched.simulate import simulate
 from jaxsched.studies import frames
-from jaxsched.studies.config import different_policies, own_digests, positive_seconds, prediction
+from jaxsched.studies.config import (
+    LARGEST_SEED,
+    different_policies,
+    own_digests,
+    positive_seconds,
+    prediction,
+)
 from jaxsched.toml import at_least, one_of, several, to_toml, with_key
 from jaxsched.workloads import Trace, draws, generate, intervals, traces
 from jaxsched.workloads.texts import class_edges, read_arrivals, read_prediction
@@ -38,7 +44,7 @@ class ReplayConfig:
     prompt: int | None = at_least(1, default=None)
     limit: int | None = at_least(1, default=None)  # take this many requests; None for all
     # Shuffle the requests before anything else; None to keep the trace's order
-    seed: int | None = at_least(0, default=None)
+    seed: int | None = at_least(0, LARGEST_SEED, default=None)
     arrivals: str = "backlog"  # when requests arrive (see `jaxsched.workloads.texts`)
     # A preset of `jaxsched.clocks`, for results in seconds; None to count rounds
     clock: str | None = None

@@ -30,7 +30,7 @@ import pandas as pd
 
 from jaxsched.studies import store
 from jaxsched.studies.axes import AXES, Axis, Values
-from jaxsched.studies.config import digests
+from jaxsched.studies.config import LARGEST_SEED, digests
 from jaxsched.studies.frames import sweep_columns
 from jaxsched.studies.plan import Plan, Study
 from jaxsched.studies.run import ALL_AGAIN, Parts
@@ -51,7 +51,7 @@ class RandomConfig:
     axis: str  # name of the axis, such as "predictions"
     value: str  # pattern of the values, such as "relative:{uniform:0:0.99}"
     count: int = at_least(1)  # how many
-    seed: int = at_least(0, default=0)  # of these values
+    seed: int = at_least(0, LARGEST_SEED, default=0)  # of these values
 
     def __post_init__(self) -> None:
         one_of("axis", self.axis, AXES)
@@ -259,10 +259,7 @@ def read(
     """See `jaxsched.read_sweep`."""
     path = Path(folder) / "results.parquet"
     if path.exists():
-        try:
-            return store.read_parquet(path, columns)[0]
-        except ValueError as error:
-            raise ValueError(f"{error}; {ALL_AGAIN}") from None
+        return store.read_parquet(path, columns, ALL_AGAIN)[0]
     parts = kept_parts(folder)
     missing = sum(stop - start for start, stop in parts.missing())
     if missing and not (partial and missing < parts.plan.total):
@@ -271,4 +268,5 @@ def read(
             "sweep` again, or read what is there with partial=True"
         )
     frame = pd.concat(list(parts.tables()), ignore_index=True)
+    store.known_columns(columns, frame.columns)
     return frame if columns is None else frame[list(columns)]

@@ -8,7 +8,7 @@ from collections.abc import Callable
 import optax
 
 from jaxsched.policies.family import FIELDS
-from jaxsched.studies.config import LengthsConfig, all_predictions
+from jaxsched.studies.config import LARGEST_SEED, LengthsConfig, all_predictions
 from jaxsched.studies.replay import FORMATS
 from jaxsched.toml import at_least, one_of, several
 
@@ -120,7 +120,7 @@ class TuneConfig:
     # `start`, so that no upper bound is read, and `run_growth`, which `evict_progress` makes up
     # for.
     free: tuple[str, ...] = tuple(name for name in FIELDS if name not in ("start", "run_growth"))
-    seed: int = at_least(0, default=0)  # of everything random
+    seed: int = at_least(0, LARGEST_SEED, default=0)  # of everything random
     lengths: LengthsConfig | None = None  # where lengths come from, if there is no trace
     # Requests to draw from instead: half of them for tuning, a quarter each for validation and test
     trace: TraceConfig | None = None
