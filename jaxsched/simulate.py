@@ -18,6 +18,7 @@ from jax.sharding import Mesh, PartitionSpec
 from jaxsched.arrays import join, split
 from jaxsched.clocks import Clock, check_clock, ticks, valid_clock
 from jaxsched.engines.xla import NO_CAP, Numbers, RunLimits, ranks, simulate_lanes, valid_numbers
+from jaxsched.host import cores
 from jaxsched.instance import (
     MAX_MEMORY,
     MAX_ROUND,
@@ -41,8 +42,7 @@ def _give_callbacks_a_thread() -> None:
 
     Two threads are enough for one caller; XLA reads the variable when JAX first touches a device.
     """
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-    if cores == 1:
+    if cores() == 1:
         os.environ.setdefault("PJRT_NPROC", "2")
 
 

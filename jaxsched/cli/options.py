@@ -97,7 +97,7 @@ def sweep(parser: ArgumentParser) -> None:
     add("--distributed", action="store_true", help="one of several processes, which JAX tells "
         "apart: under SLURM, Open MPI, on TPU pods")  # fmt: skip
     add("--coordinator", metavar="HOST:PORT", help="elsewhere: where the first process listens")
-    add("--num-processes", type=int, metavar="N", help="how many processes there are")
+    add("--num-processes", type=_positive, metavar="N", help="how many processes there are")
     add("--process-id", type=int, metavar="I", help="which one this is, from 0")
 
 

@@ -18,24 +18,24 @@ from jaxsched.studies.estimate import estimate
 from jaxsched.studies.plan import Plan, Range
 from jaxsched.studies.rows import Simulator
 from jaxsched.studies.run import Parts, Processes, join_processes
-from jaxsched.studies.sweep import SweepConfig, open_parts, plan_of
+from jaxsched.studies.sweep import SweepConfig
 
 
 def run(args: argparse.Namespace) -> None:
     """Announces what there is to do, does it, and makes the table."""
-    processes = Processes()
-    if args.distributed or args.coordinator or args.num_processes:
-        processes = join_processes(args.coordinator, args.num_processes, args.process_id)
+    processes, told = Processes(), (args.coordinator, args.num_processes, args.process_id)
+    if args.distributed or told != (None, None, None):
+        processes = join_processes(*told)
     out = console()
     out.quiet = not processes.first
     settings = toml.load(args.config, SweepConfig, replaced(args, policies="policies"))
-    plan = plan_of(settings)
+    plan = Plan(settings.study())
     work = _Work(out, Simulator(plan, args.engine, args.chunk), processes, args.chunk)
     folder, share = folder_of(args), plan.share(processes.index, processes.count)
     if args.dry_run:
         work.announce(share, share)
         return
-    parts = open_parts(settings, plan, folder)
+    parts = Parts(store.open_store(folder, settings.text()), plan)
     what = "the current chunk is dropped, finished chunks are"
     with runs.alone(folder, processes), kept_in(folder, out, what=what):
         ranges = parts.missing(share)

@@ -43,7 +43,7 @@ def seconds(value: float) -> str:
     return f"{value:.{min(4, max(0, 2 - math.floor(math.log10(value))))}f}"
 
 
-def plain(value: float, _: int | None = None) -> str:
+def plain(value: float) -> str:
     """A number as it is, with commas: what axes show instead of powers of ten."""
     return f"{value:,g}"
 

@@ -12,7 +12,6 @@ from jaxsched.toml import at_least, one_of, several, with_key
 from jaxsched.workloads import Lengths
 from jaxsched.workloads.texts import EMBEDDED, Prediction, read_lengths, read_prediction
 
-
 LARGEST_SEED = 2**32 - 1
 """A key would not see the upper bits of a larger one."""
 

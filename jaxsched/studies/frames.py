@@ -12,8 +12,8 @@ Columns of every table of simulations in rounds:
 and what a study adds, such as seed and prediction. `with_ratios` adds `ratio_to_h_sf`. Where the
 status is not FINISHED, requests without a completion have no latency and rounds are not all there,
 so `mean_latency`, `mean_memory` and the ratios are NaN. Under a clock times are in seconds, energy
-in joules, KV use as a share of the memory (docs/metrics.md); what is not valid, such as a percentile
-of no samples, is NaN or null.
+in joules, KV use as a share of the memory (docs/metrics.md); what is not valid, such as a
+percentile of no samples, is NaN or null.
 """
 
 from __future__ import annotations

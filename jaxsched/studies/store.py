@@ -36,6 +36,10 @@ CHECKED: dict[str, Any] = {"write_page_checksum": True}
 """How Parquet is written: with checksums, so that a damaged file is noticed when it is read."""
 
 
+AGAIN = "delete it to have it simulated again"
+"""What to do about a damaged file."""
+
+
 def versions() -> dict[str, str]:
     """Versions of everything that a result can depend on."""
     return {
@@ -81,7 +85,9 @@ def to_arrow(frame: pd.DataFrame, metadata: Mapping[str, str]) -> pa.Table:
 
 
 def read_parquet(
-    path: Path, columns: Sequence[str] | None = None, advice: str = "delete it to have it made again"
+    path: Path,
+    columns: Sequence[str] | None = None,
+    advice: str = AGAIN,
 ) -> tuple[pd.DataFrame, dict[str, str]]:
     """Reads what `write_parquet` wrote: the data frame (or some columns of it) and the texts.
 
@@ -93,7 +99,9 @@ def read_parquet(
     except (pa.ArrowInvalid, OSError) as error:
         if getattr(error, "errno", None) is not None or isinstance(error, FileNotFoundError):
             raise  # it cannot be read at all
-        raise ValueError(f"{path}: not a Parquet file that can be read ({error}); {advice}") from None
+        raise ValueError(
+            f"{path}: not a Parquet file that can be read ({error}); {advice}"
+        ) from None
     return table.to_pandas(), texts_of(table.schema)
 
 
@@ -136,7 +144,7 @@ class Store:
         """Whether a part is finished."""
         return self.part(name).exists()
 
-    def read(self, name: str, advice: str = "delete it to have it simulated again") -> pd.DataFrame:
+    def read(self, name: str, advice: str = AGAIN) -> pd.DataFrame:
         """Reads a finished part; a damaged one is an error that says what to do."""
         return read_parquet(self.part(name), advice=advice)[0]
 

@@ -165,16 +165,6 @@ if taken := AXES.keys() & SweepConfig.__annotations__.keys():
     raise ValueError(f"axes {sorted(taken)}: keys of sweeps have these names; expected others")
 
 
-def plan_of(config: SweepConfig) -> Plan:
-    """All simulations of a sweep."""
-    return Plan(config.study())
-
-
-def open_parts(config: SweepConfig, plan: Plan, folder: Path) -> Parts:
-    """Opens the folder of a sweep; see `store.open_store` for what is refused."""
-    return Parts(store.open_store(folder, config.text()), plan)
-
-
 def _values(config: SweepConfig, axis: Axis) -> tuple[Any, ...]:
     """All values of an axis: those listed, then the random ones."""
     listed = getattr(config, axis.name)
@@ -249,7 +239,7 @@ def manifest(folder: str | os.PathLike[str]) -> dict[str, Any]:
 def kept_parts(folder: str | os.PathLike[str]) -> Parts:
     """The parts of a sweep, to read only."""
     text = manifest(folder)["config"]
-    plan = plan_of(from_table(SweepConfig, tomllib.loads(text)))
+    plan = Plan(from_table(SweepConfig, tomllib.loads(text)).study())
     return Parts(store.Store(Path(folder), {"config": text}), plan)
 
 

@@ -7,7 +7,6 @@ are compiled by LLVM and called by address (see `kernels`).
 
 from __future__ import annotations
 
-import os
 from concurrent.futures import ThreadPoolExecutor
 
 import jax
@@ -27,6 +26,7 @@ from jaxsched.engines.cpu.kernels import compile_policy, narrow_until
 from jaxsched.engines.cpu.lanes import run_lanes
 from jaxsched.engines.cpu.layout import NEVER, STATE, Compiled
 from jaxsched.engines.xla.inputs import Numbers, RunLimits
+from jaxsched.host import cores
 from jaxsched.instance import Instance
 from jaxsched.policies.program import Choices
 from jaxsched.result import Result
@@ -88,7 +88,7 @@ def simulate_lanes(
         history=np.full((lanes, history, 3), -1, np.int32),
         totals=np.zeros(lanes, STATE),
     )
-    _run_all(batch, policy, min(longest, 2**28), _cores())
+    _run_all(batch, policy, min(longest, 2**28), cores())
     totals, first = batch.totals, batch.first_admission
     return Result(
         completion=batch.completion,
@@ -136,7 +136,3 @@ def _run_all(batch: CpuBatch, policy: Compiled, longest: int, threads: int) -> N
     with ThreadPoolExecutor(threads) as pool:
         for done in [pool.submit(work) for _ in range(threads)]:
             done.result()
-
-
-def _cores() -> int:
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
