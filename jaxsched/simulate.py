@@ -23,10 +23,10 @@ from jaxsched.instance import (
     MAX_MEMORY,
     MAX_ROUND,
     Instance,
+    any_traced,
     canonical,
     check_instance,
     check_shapes,
-    is_traced,
     valid_lanes,
 )
 from jaxsched.policies import Policy
@@ -95,7 +95,7 @@ def simulate(
       ImportError: If "native" is asked for and numba cannot be imported.
     """
     _check_arguments(instance, policy, max_rounds, max_batch, engine)
-    traced = is_traced((instance, policy, clock))
+    traced = any_traced((instance, policy, clock))
     if traced:
         instance, policy, clock = exact("simulate", (instance, policy, clock))
     choices = policy.choices
@@ -138,12 +138,12 @@ def _check_instance(instance: Instance, policy: Policy, clock: Clock | None) -> 
         raise ValueError(
             f"policy {policy.name!r} orders a whole backlog; expected an instance without arrivals"
         )
-    if is_traced(instance):
+    if any_traced(instance):
         check_shapes(instance, policy.needs_point, seconds=clock is not None)
     else:
         check_instance(instance, policy.needs_point, seconds=clock is not None)
-    if clock is not None and not is_traced(clock):
-        most = MAX_MEMORY if is_traced(instance) else int(np.max(np.asarray(instance.memory)))
+    if clock is not None and not any_traced(clock):
+        most = MAX_MEMORY if any_traced(instance) else int(np.max(np.asarray(instance.memory)))
         check_clock(clock, most)
 
 
@@ -159,7 +159,7 @@ def _numbers(policy: Policy, clock: Clock | None, flat: Instance) -> Numbers:
     if clock is None:
         return Numbers(params, None)
     coefficients = ticks(clock)
-    if not is_traced((clock, flat)):
+    if not any_traced((clock, flat)):
         return Numbers(params, spread(np.stack(coefficients)))
     with jax.enable_x64(True):
         good = valid_clock(clock, flat.memory)
@@ -222,12 +222,12 @@ def _reshape(tree: Any, axes: int, lanes: tuple[int, ...]) -> Any:
     return jax.tree.map(lambda leaf: leaf.reshape(lanes + leaf.shape[axes:]), tree)
 
 
-Run = Callable[[Instance, Numbers, RunLimits], Result]
+Runner = Callable[[Instance, Numbers, RunLimits], Result]
 """From canonical instances of lane shape [N] to results."""
 
 
 @functools.lru_cache(maxsize=256)
-def _runner(choices: Choices, engine: str, capped: bool, history: int, traced: bool) -> Run:
+def _runner(choices: Choices, engine: str, capped: bool, history: int, traced: bool) -> Runner:
     """Runs instances with numbers; traced if any of both is."""
     if engine == "native":
         if traced:
@@ -241,7 +241,7 @@ def _runner(choices: Choices, engine: str, capped: bool, history: int, traced: b
     return _at_border(_sharded(compiled), choices.unknown is not None)
 
 
-def _at_border(run: Run, wide: bool) -> Run:
+def _at_border(run: Runner, wide: bool) -> Runner:
     """Gives a compiled function 64-bit integers in pairs, and takes them so from it.
 
     A function of the policy that JAX itself has to run gets 64 bits throughout, if `wide`.
@@ -260,7 +260,7 @@ def _at_border(run: Run, wide: bool) -> Run:
     return call
 
 
-def _batched(run: Run) -> Run:
+def _batched(run: Runner) -> Runner:
     """Teaches `run` that an axis of `vmap` is just more lanes."""
 
     def call(flat: Instance, numbers: Numbers, limits: RunLimits) -> Result:
@@ -289,11 +289,11 @@ def _batched(run: Run) -> Run:
     return call
 
 
-def _sharded(run: Run) -> Run:
+def _sharded(run: Runner) -> Runner:
     """Spreads the lanes over all local devices."""
 
     @functools.lru_cache(maxsize=8)
-    def compiled(devices: tuple[jax.Device, ...]) -> Run:
+    def compiled(devices: tuple[jax.Device, ...]) -> Runner:
         spec, all_of_it = PartitionSpec("lanes"), PartitionSpec()
         mesh = Mesh(np.asarray(devices), ("lanes",))
         specs = (spec, spec, all_of_it)

@@ -17,7 +17,7 @@ from jaxsched import policies, toml
 from jaxsched.cli import main
 from jaxsched.engines import reference
 from jaxsched.report import figures
-from jaxsched.report.looks import LOOKS, METHODS, look_of
+from jaxsched.report.looks import LOOKS, METHOD_LOOKS, look_of
 from jaxsched.studies import frames, rows, store
 from jaxsched.studies.backlog import BacklogConfig
 from jaxsched.workloads.texts import read_prediction
@@ -236,7 +236,7 @@ def test_every_policy_has_a_look_of_its_own() -> None:
     looks = [look_of(name) for name in names]
     for kinds in ({(look.color, look.line) for look in looks}, {look.label for look in looks}):
         assert len(kinds) == len(names)
-    assert look_of("tuned").label == "tuned" and look_of("grid") is METHODS["grid"]
+    assert look_of("tuned").label == "tuned" and look_of("grid") is METHOD_LOOKS["grid"]
 
 
 def test_a_job_that_cannot_run_is_refused_before_it_has_a_folder(

@@ -17,7 +17,7 @@ from jaxsched import toml
 from jaxsched.engines import reference
 from jaxsched.studies import rows as rows_module
 from jaxsched.studies.axes import AXES
-from jaxsched.studies.estimate import estimate, programs
+from jaxsched.studies.estimate import estimate_costs, programs
 from jaxsched.studies.plan import Plan, without
 from jaxsched.studies.rows import Simulator
 from jaxsched.studies.sweep import RandomConfig, SweepConfig, drawn
@@ -336,7 +336,7 @@ def test_a_tuned_rule_is_a_policy_and_its_file_part_of_the_configuration(tmp_pat
 
 def test_estimates_say_what_there_is_to_do(whole: Any, monkeypatch: Any) -> None:
     plan, _ = whole
-    guess = estimate(Simulator(plan), [(0, plan.total)])
+    guess = estimate_costs(Simulator(plan), [(0, plan.total)])
     assert 0 < guess.seconds < 60 and guess.programs == ()
     assert guess.per_request.shape == (3, 2) and (guess.per_request > 0).all()
     # Both n share the width 16: three policies, with and without arrivals, and a clock.
@@ -344,6 +344,6 @@ def test_estimates_say_what_there_is_to_do(whole: Any, monkeypatch: Any) -> None
     # Of a cost that no other work on the machine can change: that of the first n, then of all.
     monkeypatch.setattr("jaxsched.studies.estimate._try", lambda *_: (1.0, 1e-3))
     first, rest = plan.total // 2, plan.total
-    half, all_of_it = (estimate(Simulator(plan), [(0, stop)]) for stop in (first, rest))
+    half, all_of_it = (estimate_costs(Simulator(plan), [(0, stop)]) for stop in (first, rest))
     assert half.seconds == pytest.approx(first * 9 * 1e-3)
     assert all_of_it.seconds == pytest.approx(first * (9 + 12) * 1e-3)

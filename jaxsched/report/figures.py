@@ -59,7 +59,7 @@ def latency_against_n(frame: pd.DataFrame) -> Figure:
             label=BOUND.label, zorder=1,
         )  # fmt: skip
         plots.plain_log_axis(axes)
-        plots.ticks(axes.xaxis)
+        plots.write_ticks(axes.xaxis)
     plots.name_axes(figure, "requests in the backlog, n", "mean latency (rounds)")
     plots.legend_above(figure, grid[0])
     return figure
@@ -215,7 +215,7 @@ def gain_from_prediction(frame: pd.DataFrame) -> Figure:
         axes.set_title(look.label)
         axes.axhline(1.0, color=BOUND.color, ls=BOUND.line, zorder=1)
         _gains(axes, table[table["policy"] == policy], look)
-        plots.ticks(axes.xaxis, percent)
+        plots.write_ticks(axes.xaxis, percent)
     for axes in grid[-min(3, len(policies)) :]:
         axes.xaxis.set_tick_params(labelbottom=True)
     plots.name_axes(figure, "KV cache in use under FCFS, mean", "mean latency of FCFS / policy")
@@ -238,7 +238,7 @@ def _gains(axes: Axes, table: pd.DataFrame, look: Look) -> None:
 
 @in_house_style
 def score_against_work(curves: pd.DataFrame, title: str) -> Figure:
-    """Validation score of the best candidate so far (`Outcome.curves`) against the requests."""
+    """Validation score of the best candidate so far (`Found.curves`) against the requests."""
     figure, (axes,) = plots.panels(1, 1, (5.4, 3.2))
     draw_curves(axes, curves)
     axes.set_xlabel("requests simulated for candidates")

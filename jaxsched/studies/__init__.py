@@ -46,7 +46,7 @@ def read_sweep(
     """
     from jaxsched.studies import sweep  # here, so that `import jaxsched` need not wait for pandas
 
-    return sweep.read(folder, columns, partial)
+    return sweep.read_folder(folder, columns, partial)
 
 
 __all__ = ["read_sweep"]

@@ -37,7 +37,7 @@ from jaxsched.studies.axes import YARDSTICK, Cell
 
 CONFIDENCE = 0.95
 
-FIRST = (
+LEFT_COLUMNS = (
     "seed", "lane", "workload", "n", "memory", "arrivals", "rate", "clock", "max_batch",
     "prediction", "prediction_kind", "prediction_parameter", "policy",
 )  # fmt: skip
@@ -161,9 +161,11 @@ def with_ratios(frame: pd.DataFrame, same: Sequence[str]) -> pd.DataFrame:
 
 
 def in_order(names: Iterable[str]) -> list[str]:
-    """Names of columns with those of `FIRST` on the left, as far as they are there."""
+    """Names of columns with those of `LEFT_COLUMNS` on the left, as far as they are there."""
     names = list(names)
-    return [name for name in FIRST if name in names] + [x for x in names if x not in FIRST]
+    return [name for name in LEFT_COLUMNS if name in names] + [
+        x for x in names if x not in LEFT_COLUMNS
+    ]
 
 
 def half_width(values: pd.Series) -> float:

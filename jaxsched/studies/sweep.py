@@ -243,7 +243,7 @@ def kept_parts(folder: str | os.PathLike[str]) -> Parts:
     return Parts(store.Store(Path(folder), {"config": text}), plan)
 
 
-def read(
+def read_folder(
     folder: str | os.PathLike[str], columns: Sequence[str] | None, partial: bool
 ) -> pd.DataFrame:
     """See `jaxsched.read_sweep`."""

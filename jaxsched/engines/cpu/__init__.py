@@ -20,7 +20,7 @@ except ImportError as error:
         f"the native engine needs numba, which cannot be imported ({error}); pip install numba"
     ) from error
 
-from jaxsched.arrays import whole
+from jaxsched.arrays import unpaired
 from jaxsched.engines.cpu.batch import CpuBatch, scratch
 from jaxsched.engines.cpu.kernels import compile_policy, narrow_until
 from jaxsched.engines.cpu.lanes import run_lanes
@@ -69,11 +69,11 @@ def simulate_lanes(
         key, widest = choices.program("eviction_key"), int(prompt.max(initial=1))
         assert key is not None
         narrow = narrow_until(key, params, memory, longest, widest)
-    ticks = whole(np.asarray(numbers.clock)) if clocked else np.empty((lanes, 0))
+    ticks = unpaired(np.asarray(numbers.clock)) if clocked else np.empty((lanes, 0))
     batch = CpuBatch(
         prompt=prompt,
         **arrays,
-        arrival=_fixed(whole(arrival) if clocked else arrival, np.int64),
+        arrival=_fixed(unpaired(arrival) if clocked else arrival, np.int64),
         num_requests=_fixed(instance.num_requests, np.int32),
         memory=memory,
         narrow_until=_fixed(narrow, np.int64),
