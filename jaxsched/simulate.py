@@ -18,14 +18,15 @@ from jax.sharding import Mesh, PartitionSpec
 from jaxsched.arrays import join, split
 from jaxsched.clocks import Clock, check_clock, ticks, valid_clock
 from jaxsched.engines.xla import NO_CAP, Numbers, RunLimits, ranks, simulate_lanes, valid_numbers
+from jaxsched.host import cores
 from jaxsched.instance import (
     MAX_MEMORY,
     MAX_ROUND,
     Instance,
+    any_traced,
     canonical,
     check_instance,
     check_shapes,
-    is_traced,
     valid_lanes,
 )
 from jaxsched.policies import Policy
@@ -42,8 +43,7 @@ def _give_callbacks_a_thread() -> None:
 
     Two threads are enough for one caller; XLA reads the variable when JAX first touches a device.
     """
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-    if cores == 1:
+    if cores() == 1:
         os.environ.setdefault("PJRT_NPROC", "2")
 
 
@@ -100,7 +100,7 @@ def simulate(
       ImportError: If "native" is asked for and numba cannot be imported.
     """
     _check_arguments(instance, policy, worker, max_rounds, max_batch, engine)
-    traced = is_traced((instance, policy, clock, worker))
+    traced = any_traced((instance, policy, clock, worker))
     if traced:
         instance, policy, clock, worker = exact("simulate", (instance, policy, clock, worker))
     choices = policy.choices
@@ -150,12 +150,12 @@ def _check_instance(instance: Instance, policy: Policy, clock: Clock | None) -> 
         raise ValueError(
             f"policy {policy.name!r} orders a whole backlog; expected an instance without arrivals"
         )
-    if is_traced(instance):
+    if any_traced(instance):
         check_shapes(instance, policy.needs_point, seconds=clock is not None)
     else:
         check_instance(instance, policy.needs_point, seconds=clock is not None)
-    if clock is not None and not is_traced(clock):
-        most = MAX_MEMORY if is_traced(instance) else int(np.max(np.asarray(instance.memory)))
+    if clock is not None and not any_traced(clock):
+        most = MAX_MEMORY if any_traced(instance) else int(np.max(np.asarray(instance.memory)))
         check_clock(clock, most)
 
 
@@ -170,13 +170,13 @@ def _numbers(policy: Policy, clock: Clock | None, worker: Worker | None, flat: I
     params = jax.tree.map(spread, limited(policy.params, policy.limit))
     blocks = None
     if worker is not None and worker.blocks:
-        module = jnp if is_traced(worker) else np
+        module = jnp if any_traced(worker) else np
         columns = [module.asarray(value, np.int32).reshape(-1) for value in worker.numbers]
         blocks = module.stack([module.broadcast_to(x, (lanes,)) for x in columns], axis=-1)
     if clock is None:
         return Numbers(params, None, blocks)
     coefficients = ticks(clock)
-    if not is_traced((clock, flat)):
+    if not any_traced((clock, flat)):
         return Numbers(params, spread(np.stack(coefficients)), blocks)
     with jax.enable_x64(True):
         good = valid_clock(clock, flat.memory)
@@ -239,12 +239,12 @@ def _reshape(tree: Any, axes: int, lanes: tuple[int, ...]) -> Any:
     return jax.tree.map(lambda leaf: leaf.reshape(lanes + leaf.shape[axes:]), tree)
 
 
-Run = Callable[[Instance, Numbers, RunLimits], Result]
+Runner = Callable[[Instance, Numbers, RunLimits], Result]
 """From canonical instances of lane shape [N] to results."""
 
 
 @functools.lru_cache(maxsize=256)
-def _runner(choices: Choices, engine: str, capped: bool, history: int, traced: bool) -> Run:
+def _runner(choices: Choices, engine: str, capped: bool, history: int, traced: bool) -> Runner:
     """Runs instances with numbers; traced if any of both is."""
     if engine == "native":
         if traced:
@@ -258,7 +258,7 @@ def _runner(choices: Choices, engine: str, capped: bool, history: int, traced: b
     return _at_border(_sharded(compiled), choices.unknown is not None)
 
 
-def _at_border(run: Run, wide: bool) -> Run:
+def _at_border(run: Runner, wide: bool) -> Runner:
     """Gives a compiled function 64-bit integers in pairs, and takes them so from it.
 
     A function of the policy that JAX itself has to run gets 64 bits throughout, if `wide`.
@@ -277,7 +277,7 @@ def _at_border(run: Run, wide: bool) -> Run:
     return call
 
 
-def _batched(run: Run) -> Run:
+def _batched(run: Runner) -> Runner:
     """Teaches `run` that an axis of `vmap` is just more lanes."""
 
     def call(flat: Instance, numbers: Numbers, limits: RunLimits) -> Result:
@@ -306,11 +306,11 @@ def _batched(run: Run) -> Run:
     return call
 
 
-def _sharded(run: Run) -> Run:
+def _sharded(run: Runner) -> Runner:
     """Spreads the lanes over all local devices."""
 
     @functools.lru_cache(maxsize=8)
-    def compiled(devices: tuple[jax.Device, ...]) -> Run:
+    def compiled(devices: tuple[jax.Device, ...]) -> Runner:
         spec, all_of_it = PartitionSpec("lanes"), PartitionSpec()
         mesh = Mesh(np.asarray(devices), ("lanes",))
         specs = (spec, spec, all_of_it)

@@ -12,7 +12,7 @@ import jax
 
 from jaxsched.policies.arithmetic import least, memory_time, shift
 from jaxsched.policies.fixed_point import fixed_point, module_of
-from jaxsched.policies.interface import Policy, ViewFunction, by_estimate, larger
+from jaxsched.policies.interface import Policy, ViewFunction, by_estimate, larger_length
 from jaxsched.policies.view import View
 
 
@@ -90,7 +90,9 @@ def a_min(refine: str = "on_eviction") -> Policy:
     literal = Policy("a_min:on_eviction", estimate=lower)
     readings = {
         "on_eviction": literal,
-        "every_round": dataclasses.replace(literal, name="a_min:every_round", eviction_key=larger),
+        "every_round": dataclasses.replace(
+            literal, name="a_min:every_round", eviction_key=larger_length
+        ),
     }
     if not isinstance(refine, str) or refine not in readings:
         raise ValueError(f"a_min: refine is {refine!r}; expected one of {sorted(readings)}")

@@ -46,7 +46,7 @@ class View:
 Running = View
 """The former name of what is seen of an active request."""
 
-FIELDS = tuple(field.name for field in dataclasses.fields(View) if field.name != "params")
+VIEW_FIELDS = tuple(field.name for field in dataclasses.fields(View) if field.name != "params")
 
 _ARRIVED = ("prompt", "output", "lower", "upper", "point", "arrival", "memory", "params")
 _WAITING = (*_ARRIVED, "rank", "evictions", "estimate")

@@ -21,7 +21,7 @@ import numpy as np
 
 from jaxsched import clocks, policies, toml
 from jaxsched.instance import MAX_MEMORY
-from jaxsched.studies.config import policy_file
+from jaxsched.studies.config import LARGEST_SEED, policy_file
 from jaxsched.toml import several, with_key
 from jaxsched.workloads import texts
 
@@ -89,7 +89,7 @@ AXES: dict[str, Axis] = {
         Axis(
             "num_requests", "n", BLOCK, least=1, label="requests, n", short="requests",
         ),
-        Axis("seeds", "seed", INSTANCES, default=(0,), least=0, most=2**32 - 1),
+        Axis("seeds", "seed", INSTANCES, default=(0,), least=0, most=LARGEST_SEED),
         Axis(
             "policies", "policy", CALL, policies.policy,
             title=lambda text, policy: policy.name if policy.params is None else text,

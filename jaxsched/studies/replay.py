@@ -14,12 +14,18 @@ from jaxsched import clocks, policies
 from jaxsched.instance import Instance, check_instance
 from jaxsched.simulate import simulate
 from jaxsched.studies import frames
-from jaxsched.studies.config import different_policies, own_digests, positive_seconds, prediction
+from jaxsched.studies.config import (
+    LARGEST_SEED,
+    different_policies,
+    own_digests,
+    positive_seconds,
+    prediction,
+)
 from jaxsched.toml import at_least, one_of, several, to_toml, with_key
 from jaxsched.workloads import Trace, draws, generate, intervals, traces
 from jaxsched.workloads.texts import class_edges, read_arrivals, read_prediction
 
-FORMATS = ("auto", *traces.FORMATS)
+FORMAT_NAMES = ("auto", *traces.FORMATS)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -31,14 +37,14 @@ class ReplayConfig:
     policies: tuple[str, ...]  # names that `jaxsched.policy` understands
     # A prediction (see `jaxsched.workloads.texts`); None for the trace's own
     interval: str | None = None
-    format: str = "auto"  # one of `FORMATS`; "auto" goes by the file's header
+    format: str = "auto"  # one of `FORMAT_NAMES`; "auto" goes by the file's header
     # FIELD=COLUMN for a file of no known format (see `traces.read_table`)
     columns: tuple[str, ...] = ()
     # Prompt length of every request, for a trace without prompts
     prompt: int | None = at_least(1, default=None)
     limit: int | None = at_least(1, default=None)  # take this many requests; None for all
     # Shuffle the requests before anything else; None to keep the trace's order
-    seed: int | None = at_least(0, default=None)
+    seed: int | None = at_least(0, LARGEST_SEED, default=None)
     arrivals: str = "backlog"  # when requests arrive (see `jaxsched.workloads.texts`)
     # A preset of `jaxsched.clocks`, for results in seconds; None to count rounds
     clock: str | None = None
@@ -55,7 +61,7 @@ class ReplayConfig:
         different_policies(self.policies, arrivals=self.arrivals != "backlog")
         if self.interval is not None:
             prediction("interval", self.interval, self.memory)
-        one_of("format", self.format, FORMATS)
+        one_of("format", self.format, FORMAT_NAMES)
         if self.columns and self.format != "auto":
             raise ValueError(f"format is {self.format!r}; expected no format with named columns")
         for pair in self.columns:
@@ -102,7 +108,7 @@ class Loaded:
     too_large: int  # how many were left out because they can never fit
 
 
-def load(config: ReplayConfig) -> Loaded:
+def load_requests(config: ReplayConfig) -> Loaded:
     """Reads the trace and chooses its requests.
 
     ValueError if the file is malformed, or a request can never fit; the text names it.
@@ -210,11 +216,11 @@ def _instance(trace: Trace, config: ReplayConfig) -> Instance:
     return instance
 
 
-PERCENTILES = (50, 90, 99)
+LATENCY_PERCENTILES = (50, 90, 99)
 """Of the latency in rounds; under a clock they are those of `jaxsched.metrics`."""
 
 
-def run(
+def run_policies(
     config: ReplayConfig, loaded: Loaded, on_policy: Callable[[str], Any] = lambda _: None
 ) -> Iterator[tuple[pd.DataFrame, pd.DataFrame]]:
     """Simulates one policy after another; `on_policy` is called with the name of each before it.
@@ -256,6 +262,10 @@ def latency_figures(latency: pd.Series) -> dict[str, float]:
     By linear interpolation; NaN where no request finished.
     """
     known = latency.dropna().to_numpy(np.int64)
-    quantiles = np.percentile(known, PERCENTILES) if len(known) else [np.nan] * len(PERCENTILES)
-    named = {f"latency_p{q}": float(x) for q, x in zip(PERCENTILES, quantiles, strict=True)}
+    quantiles = (
+        np.percentile(known, LATENCY_PERCENTILES)
+        if len(known)
+        else [np.nan] * len(LATENCY_PERCENTILES)
+    )
+    named = {f"latency_p{q}": float(x) for q, x in zip(LATENCY_PERCENTILES, quantiles, strict=True)}
     return {"unfinished": len(latency) - len(known), **named}

@@ -256,7 +256,12 @@ class Simulator:
         asked = pad(instance, budget.rows(n), budget.width(n)) if budget.pads else instance
         given = dict(self.plan.study.arguments)
         for axis in of_level(CALL):
-            given |= axis.arguments(cell[axis.name])
+            more = axis.arguments(cell[axis.name])
+            if taken := more.keys() & {"instance", "engine", *given}:
+                raise ValueError(
+                    f"axis {axis.name}: gives `simulate` {sorted(taken)}, which is given already"
+                )
+            given |= more
         # A cap that never binds, where another program would be needed.
         if budget.pads and given["max_batch"] is None and any(self.plan.values.read["max_batch"]):
             given["max_batch"] = NO_CAP

@@ -18,9 +18,9 @@ from jaxsched.result import Result
 from jaxsched.studies import frames
 from jaxsched.studies.axes import Cell, Values
 from jaxsched.studies.config import (
+    LARGEST_SEED,
     LengthsConfig,
     all_predictions,
-    check_seed,
     different_policies,
     own_digests,
     positive_seconds,
@@ -64,13 +64,12 @@ class ServingConfig:
     sha256: str = ""  # of the trace's bytes; filled in when the file is read
     # Where prompt and output lengths come from without a trace
     lengths: LengthsConfig = LengthsConfig("lmsys_tokens")
-    seed: int = at_least(0, default=0)  # of everything random
+    seed: int = at_least(0, LARGEST_SEED, default=0)  # of everything random
 
     def __post_init__(self) -> None:
         one_of("job", self.job, (JOB,))
         with_key("clock", clocks.clock, self.clock)
         several("rates", self.rates)
-        check_seed(self.seed)
         positive_seconds(ttft_limit=self.ttft_limit, tpot_limit=self.tpot_limit)
         for rate in self.rates:
             if not 0 < rate < float("inf"):

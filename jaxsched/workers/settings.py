@@ -11,7 +11,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from jaxsched.instance import Instance, is_traced
+from jaxsched.instance import Instance, any_traced
 
 LARGEST_BLOCK = 2**16
 """Tokens."""
@@ -142,7 +142,7 @@ def in_blocks(instance: Instance, worker: Worker) -> Instance:
     block, memory = worker.block, instance.memory
     if isinstance(block, jax.core.Tracer):
         block = block.clip(1, LARGEST_BLOCK)  # what is out of range marks its lanes later
-    elif not is_traced(memory) and np.any(np.less(memory, block)):
+    elif not any_traced(memory) and np.any(np.less(memory, block)):
         raise ValueError(f"memory is {memory}; expected at least a block of {block} tokens")
     return instance.replace(memory=memory // block * block)
 

@@ -37,7 +37,7 @@ from jaxsched.engines.cpu.layout import (
 )
 from jaxsched.engines.cpu.lookahead import ends_insert, ends_pass, ends_remove
 from jaxsched.engines.cpu.queues import heap_pop, ring_add, ring_drop, ring_next
-from jaxsched.engines.cpu.slots import first_with, least, slot_drop, smallest_key
+from jaxsched.engines.cpu.slots import first_with, least_key, slot_drop, smallest_key
 
 
 class Blocks(NamedTuple):
@@ -205,7 +205,7 @@ def _go_on(lane: CpuLane, own: Blocks, state: Record) -> None:
             needed = int64(own.crossing[uint64(_remainder(own, 1 - state.now))])
             if state.used + needed <= own.blocks:
                 break
-            key = least(lane.slots, state.active)
+            key = least_key(lane.slots, state.active)
     if state.middle >= 0:
         _compute_prompt(lane, own, state, needed)
     state.used += int64(own.crossing[uint64(_remainder(own, 1 - state.now))])
@@ -221,7 +221,7 @@ def _compute_prompt(lane: CpuLane, own: Blocks, state: Record, needed: int) -> N
     asked = False
     while state.used + needed + more > own.blocks:
         state.unmet = 1
-        key = least(lane.slots, state.active) if asked else smallest_key(lane, state)
+        key = least_key(lane.slots, state.active) if asked else smallest_key(lane, state)
         asked = True
         victim = first_with(lane.slots, state.active, key, lane.policy.largest)
         _preempt(lane, own, state, victim)

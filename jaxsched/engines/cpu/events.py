@@ -11,7 +11,7 @@ from jaxsched.engines.cpu.queues import heap_pop, heap_push, ring_add, ring_drop
 from jaxsched.engines.cpu.slots import (
     first_spent,
     first_with,
-    least,
+    least_key,
     slot_add,
     slot_drop,
     smallest_key,
@@ -136,7 +136,7 @@ def _make_fit(lane: CpuLane, state: Record) -> None:
         _send_back(lane, state, first_with(lane.slots, state.active, key, lane.policy.largest))
         if state.level + state.active * (state.now + 1) <= lane.memory:
             return
-        key = least(lane.slots, state.active)
+        key = least_key(lane.slots, state.active)
 
 
 @jit

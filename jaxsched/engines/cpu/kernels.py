@@ -30,7 +30,7 @@ from jaxsched.engines.cpu.code import (
     INT64,
     at_least_one,
     compute,
-    larger,
+    larger_of,
     saturated,
     smaller,
 )
@@ -234,7 +234,7 @@ class _Maker:
             quantum = at_least_one(b, self._value(b, "quantum", load))
             lane.put(b, layout.QUANTUM, place, quantum)
         if self._changes("headroom", again):
-            free = larger(b, self._value(b, "headroom", load), INT32(0))
+            free = larger_of(b, self._value(b, "headroom", load), INT32(0))
             free = smaller(b, free, b.trunc(lane.bases[layout.MEMORY], INT32))
             lane.put(b, layout.HEADROOM, place, free)
         if not self.asks_slots and self._changes("eviction_key", again):

@@ -48,7 +48,7 @@ from jaxsched.policies.fixed_point import limited
 COMPLETED, EVICTED, CUT = "completed", "evicted", "cut"
 FINISHED, ROUND_LIMIT = "finished", "round_limit"
 
-WIDTH = 64
+ORDER_WIDTH = 64
 """An order of all requests is asked for a multiple of so many, padding included."""
 
 LAST_TICK = 2**62
@@ -229,7 +229,7 @@ class _PaperWorker:
         columns["estimate"] = self.estimate
         n = len(self.requests)
         try:  # of one width, so that little is compiled
-            width = -(-n // WIDTH) * WIDTH
+            width = -(-n // ORDER_WIDTH) * ORDER_WIDTH
             places = _compiled_rank(self.policy.rank)(*self.lane(columns, width))
         except jax.errors.JAXTypeError:  # an order in plain Python
             places = self.policy.rank(*self.lane(columns, n))
