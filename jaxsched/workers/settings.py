@@ -19,11 +19,11 @@ LARGEST_BLOCK = 2**16
 MOST = 2**30
 """Largest number of requests, of a budget and of a watermark."""
 
-NUMBERS = ("block", "max_num_seqs", "budget", "watermark")
+SETTINGS = ("block", "max_num_seqs", "budget", "watermark")
 
 
 @functools.partial(
-    jax.tree_util.register_dataclass, data_fields=list(NUMBERS), meta_fields=["name"]
+    jax.tree_util.register_dataclass, data_fields=list(SETTINGS), meta_fields=["name"]
 )
 @dataclasses.dataclass(frozen=True)
 class Worker:
@@ -57,7 +57,7 @@ class Worker:
     def __str__(self) -> str:
         if not self.blocks:
             return self.name
-        named = zip(NUMBERS, self.numbers, strict=True)
+        named = zip(SETTINGS, self.numbers, strict=True)
         return f"{self.name}:" + ",".join(
             f"{name}={value}" for name, value in named if name != "watermark" or value
         )
@@ -119,8 +119,8 @@ def worker_named(text: str) -> Worker:
     numbers: dict[str, int] = {}
     for part in filter(None, rest.split(",")):
         key, _, value = part.partition("=")
-        if name == "paper" or key not in NUMBERS or key in numbers:
-            takes = "no numbers" if name == "paper" else f"each of {', '.join(NUMBERS)} once"
+        if name == "paper" or key not in SETTINGS or key in numbers:
+            takes = "no numbers" if name == "paper" else f"each of {', '.join(SETTINGS)} once"
             raise ValueError(f"worker {text!r}: found {part!r}; expected {takes}")
         try:
             numbers[key] = int(value)
@@ -155,7 +155,7 @@ def checked(worker: Worker) -> Worker:
       ValueError: If it is out of range.
     """
     bounds = ((1, LARGEST_BLOCK), (1, MOST), (1, MOST), (0, MOST))
-    for name, value, (least, most) in zip(NUMBERS, worker.numbers, bounds, strict=True):
+    for name, value, (least, most) in zip(SETTINGS, worker.numbers, bounds, strict=True):
         if isinstance(value, jax.core.Tracer):
             continue
         array = np.asarray(value)

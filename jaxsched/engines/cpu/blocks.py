@@ -18,7 +18,7 @@ from numba import int32, int64, uint64
 
 from jaxsched.engines.cpu.clock import run_rounds
 from jaxsched.engines.cpu.events import (
-    arrive,
+    see_arrivals,
     next_arrival,
     next_waiting,
     note_eviction,
@@ -40,7 +40,7 @@ from jaxsched.engines.cpu.queues import heap_pop, ring_add, ring_drop, ring_next
 from jaxsched.engines.cpu.slots import first_with, least_key, slot_drop, smallest_key
 
 
-class Blocks(NamedTuple):
+class BlockLane(NamedTuple):
     """What a lane on such a worker has besides; arrays by request unless said otherwise."""
 
     block: int  # tokens in a block
@@ -57,7 +57,7 @@ class Blocks(NamedTuple):
 
 
 @jit
-def run_blocks(lane: CpuLane, own: Blocks, state: Record) -> None:
+def run_blocks(lane: CpuLane, own: BlockLane, state: Record) -> None:
     """Simulates a lane whose queues are filled and whose state is that before its first round."""
     count = lane.completion.shape[0]
     _begin(lane, own, state)
@@ -67,7 +67,7 @@ def run_blocks(lane: CpuLane, own: Blocks, state: Record) -> None:
             _finish(lane, own, state, late)
         if state.finished == count or late:
             break
-        arrive(lane, state)
+        see_arrivals(lane, state)
         ends_pass(lane.ends, state)
         _go_on(lane, own, state)
         wake = _admit(lane, own, state)
@@ -79,7 +79,7 @@ def run_blocks(lane: CpuLane, own: Blocks, state: Record) -> None:
 
 
 @jit
-def _begin(lane: CpuLane, own: Blocks, state: Record) -> None:
+def _begin(lane: CpuLane, own: BlockLane, state: Record) -> None:
     state.evicts, state.used, state.middle, state.computed, state.unmet = 1, 0, -1, 0, 0
     lane.slots.key[:] = NEVER
     lane.slots.request[:] = NEVER
@@ -89,14 +89,14 @@ def _begin(lane: CpuLane, own: Blocks, state: Record) -> None:
 
 
 @jit
-def _ceil(own: Blocks, tokens: int) -> int:
-    """Blocks for so many tokens."""
+def _ceil(own: BlockLane, tokens: int) -> int:
+    """BlockLane for so many tokens."""
     more = tokens + own.block - 1
     return more >> own.shift if own.shift >= 0 else more // own.block
 
 
 @jit
-def _remainder(own: Blocks, tokens: int) -> int:
+def _remainder(own: BlockLane, tokens: int) -> int:
     """Of an amount that may be negative, from 0 on."""
     if own.shift >= 0:
         return tokens & (own.block - 1)
@@ -104,14 +104,14 @@ def _remainder(own: Blocks, tokens: int) -> int:
 
 
 @jit
-def _block_time(own: Blocks, tokens: int) -> int:
+def _block_time(own: BlockLane, tokens: int) -> int:
     """Sum of the blocks for 1, 2, ..., that many tokens."""
     whole = tokens // own.block
     return own.block * (whole * (whole + 1) // 2) + (tokens - whole * own.block) * (whole + 1)
 
 
 @jit
-def _finish(lane: CpuLane, own: Blocks, state: Record, late: bool) -> None:
+def _finish(lane: CpuLane, own: BlockLane, state: Record, late: bool) -> None:
     """Lets those leave that have all their tokens, and preempts who has generated its quantum,
     unless it is too `late` for that."""
     i = int64(lane.ring.bucket[uint64(state.now & lane.mask)])
@@ -132,7 +132,7 @@ def _finish(lane: CpuLane, own: Blocks, state: Record, late: bool) -> None:
 
 
 @jit
-def _leave(lane: CpuLane, own: Blocks, state: Record, i: int) -> None:
+def _leave(lane: CpuLane, own: BlockLane, state: Record, i: int) -> None:
     """Takes request i, whose prompt is computed, off the worker before its round is granted."""
     request = lane.requests[uint64(i)]
     base = int64(request.prompt) - int64(request.start)
@@ -153,7 +153,7 @@ def _leave(lane: CpuLane, own: Blocks, state: Record, i: int) -> None:
 
 
 @jit
-def _drop_slot(lane: CpuLane, own: Blocks, state: Record, i: int) -> None:
+def _drop_slot(lane: CpuLane, own: BlockLane, state: Record, i: int) -> None:
     place = uint64(lane.requests[uint64(i)].slot)
     slot_drop(lane, state, i)
     own.until[place] = own.until[uint64(state.active)]
@@ -165,7 +165,7 @@ def _drop_slot(lane: CpuLane, own: Blocks, state: Record, i: int) -> None:
 
 
 @jit
-def _preempt(lane: CpuLane, own: Blocks, state: Record, i: int) -> None:
+def _preempt(lane: CpuLane, own: BlockLane, state: Record, i: int) -> None:
     """Sends request i back to the queue, with its tokens."""
     request = lane.requests[uint64(i)]
     admitted = int64(lane.slots.admitted[uint64(request.slot)])
@@ -191,7 +191,7 @@ def _preempt(lane: CpuLane, own: Blocks, state: Record, i: int) -> None:
 
 
 @jit
-def _go_on(lane: CpuLane, own: Blocks, state: Record) -> None:
+def _go_on(lane: CpuLane, own: BlockLane, state: Record) -> None:
     """Grants the running requests what they lack, and preempts where blocks are missing."""
     state.unmet = 0
     needed = int64(own.crossing[uint64(_remainder(own, 1 - state.now))])
@@ -212,7 +212,7 @@ def _go_on(lane: CpuLane, own: Blocks, state: Record) -> None:
 
 
 @jit
-def _compute_prompt(lane: CpuLane, own: Blocks, state: Record, needed: int) -> None:
+def _compute_prompt(lane: CpuLane, own: BlockLane, state: Record, needed: int) -> None:
     """Goes on with the prompt in the middle, after the others, who need so many blocks."""
     i = state.middle
     lacks = lane.requests[uint64(i)].prompt + own.generated[uint64(i)] - state.computed
@@ -237,7 +237,7 @@ def _compute_prompt(lane: CpuLane, own: Blocks, state: Record, needed: int) -> N
 
 
 @jit
-def _decode(lane: CpuLane, own: Blocks, state: Record, i: int) -> int:
+def _decode(lane: CpuLane, own: BlockLane, state: Record, i: int) -> int:
     """From this round on request i, all of whose tokens are computed, generates one a round.
 
     Returns:
@@ -275,7 +275,7 @@ def _decode(lane: CpuLane, own: Blocks, state: Record, i: int) -> int:
 
 
 @jit
-def _admit(lane: CpuLane, own: Blocks, state: Record) -> int:
+def _admit(lane: CpuLane, own: BlockLane, state: Record) -> int:
     """Admits those that wait, in order, while they fit; returns when the next one may."""
     # one token for each but the one whose prompt was the round's so far
     left = own.budget - state.active - state.prompts + int64(state.prompts > 0)
@@ -307,7 +307,7 @@ def _admit(lane: CpuLane, own: Blocks, state: Record) -> int:
 
 
 @jit
-def _enter(lane: CpuLane, own: Blocks, state: Record, i: int, left: int) -> int:
+def _enter(lane: CpuLane, own: BlockLane, state: Record, i: int, left: int) -> int:
     """Makes request i run; returns the tokens granted to it."""
     request, slots, place = lane.requests[uint64(i)], lane.slots, uint64(state.active)
     generated = int64(own.generated[uint64(i)])
@@ -338,7 +338,7 @@ def _enter(lane: CpuLane, own: Blocks, state: Record, i: int, left: int) -> int:
 
 @jit
 def _earliest(
-    lane: CpuLane, own: Blocks, state: Record, tokens: int, reserve: int, most: int
+    lane: CpuLane, own: BlockLane, state: Record, tokens: int, reserve: int, most: int
 ) -> int:
     """First round from now on in which the look-ahead test may pass if nobody leaves early.
 
@@ -348,7 +348,7 @@ def _earliest(
       state: Its state; nobody is in the middle of a prompt.
       tokens: Those that the candidate has to compute.
       reserve: Tokens of output still to come.
-      most: Blocks that may be in use.
+      most: BlockLane that may be in use.
     """
     if state.used + _ceil(own, tokens) > most or _ceil(own, tokens + reserve - 1) > most:
         return int64(NEVER)
@@ -377,8 +377,8 @@ def _earliest(
 
 
 @jit
-def _held_until(lane: CpuLane, own: Blocks, state: Record, end: int) -> int:
-    """Blocks in the round before `end` of the running requests that are expected to last to it."""
+def _held_until(lane: CpuLane, own: BlockLane, state: Record, end: int) -> int:
+    """BlockLane in the round before `end` of the running requests that are expected to last to it."""
     held, end = int32(0), int32(end)
     more = int32(end - 1 + own.block - 1)
     slots = lane.slots
@@ -395,7 +395,7 @@ def _held_until(lane: CpuLane, own: Blocks, state: Record, end: int) -> int:
 
 
 @jit
-def _reserve(lane: CpuLane, own: Blocks, state: Record, end: int, base: int) -> None:
+def _reserve(lane: CpuLane, own: BlockLane, state: Record, end: int, base: int) -> None:
     """Adds a request that is expected to last to `end`, whose slot does not say so yet."""
     ends = lane.ends
     place, there = _raise(ends, own, state, end, base, int64(1))
@@ -407,7 +407,7 @@ def _reserve(lane: CpuLane, own: Blocks, state: Record, end: int, base: int) -> 
 
 
 @jit
-def _unreserve(ends: Ends, own: Blocks, state: Record, end: int, base: int) -> None:
+def _unreserve(ends: Ends, own: BlockLane, state: Record, end: int, base: int) -> None:
     """Takes out a request that was added so; `end` lies ahead."""
     place, _ = _raise(ends, own, state, end, base, int64(-1))
     ends.lasting[uint64(place - 1)] -= 1
@@ -417,7 +417,7 @@ def _unreserve(ends: Ends, own: Blocks, state: Record, end: int, base: int) -> N
 
 @jit
 def _raise(
-    ends: Ends, own: Blocks, state: Record, end: int, base: int, sign: int
+    ends: Ends, own: BlockLane, state: Record, end: int, base: int, sign: int
 ) -> tuple[int, bool]:
     """Adds (sign 1) or removes a request's blocks at every end up to its own.
 
@@ -434,7 +434,7 @@ def _raise(
 
 
 @jit
-def _pass(lane: CpuLane, own: Blocks, state: Record, wake: int) -> None:
+def _pass(lane: CpuLane, own: BlockLane, state: Record, wake: int) -> None:
     """Runs this round, and those after it in which nothing happens but decoding."""
     event, arrival = min(state.next_end, wake, lane.max_rounds), next_arrival(lane, state)
     cache = state.level + state.active * state.now
@@ -458,7 +458,7 @@ def _pass(lane: CpuLane, own: Blocks, state: Record, wake: int) -> None:
 
 
 @jit
-def _rounds_that_fit(own: Blocks, state: Record, most: int) -> int:
+def _rounds_that_fit(own: BlockLane, state: Record, most: int) -> int:
     """Rounds until the blocks do not suffice, this one counted; at most so many."""
     free = own.blocks - state.used
     laps = free // state.active
@@ -472,7 +472,7 @@ def _rounds_that_fit(own: Blocks, state: Record, most: int) -> int:
 
 
 @jit
-def _grow(own: Blocks, state: Record, now: int, last: int) -> None:
+def _grow(own: BlockLane, state: Record, now: int, last: int) -> None:
     """Counts the blocks that are held after the rounds up to `last`, from those after `now`."""
     laps = (last - now) // own.block
     state.used += laps * state.active
@@ -482,7 +482,7 @@ def _grow(own: Blocks, state: Record, now: int, last: int) -> None:
 
 
 @jit
-def _cut(lane: CpuLane, own: Blocks, state: Record) -> None:
+def _cut(lane: CpuLane, own: BlockLane, state: Record) -> None:
     """Books the runs that the round limit cuts short."""
     state.status = ROUND_LIMIT
     for i in range(lane.completion.shape[0]):

@@ -29,7 +29,7 @@ def run_events(lane: CpuLane, state: Record) -> None:
         late = state.now >= lane.max_rounds or state.time >= LAST_TICK
         if state.finished == count or late:
             break
-        arrive(lane, state)
+        see_arrivals(lane, state)
         ends_pass(lane.ends, state)
         if state.spent > 0:
             _give_up(lane, state)
@@ -94,7 +94,7 @@ def _leave(lane: CpuLane, state: Record, i: int) -> None:
 
 
 @jit
-def arrive(lane: CpuLane, state: Record) -> None:
+def see_arrivals(lane: CpuLane, state: Record) -> None:
     """Moves requests that are known by now to the heap of those that wait."""
     while state.arrived < lane.coming.shape[0]:
         i = int64(lane.coming[state.arrived])

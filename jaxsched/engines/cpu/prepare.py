@@ -8,7 +8,7 @@ from numba import int32, int64
 
 from jaxsched.engines.cpu import layout
 from jaxsched.engines.cpu.batch import CpuBatch, Scratch
-from jaxsched.engines.cpu.blocks import Blocks
+from jaxsched.engines.cpu.blocks import BlockLane
 from jaxsched.engines.cpu.layout import (
     NEVER,
     RING,
@@ -88,13 +88,13 @@ def view_lane(
 
 
 @jit
-def view_blocks(batch: CpuBatch, row: int, scratch: Scratch) -> Blocks:
+def view_blocks(batch: CpuBatch, row: int, scratch: Scratch) -> BlockLane:
     """What the lane has besides on a worker with blocks."""
     block, seqs, budget, watermark = batch.worker[row]
     shift = int64(0)
     while (int64(1) << shift) < block:
         shift += 1
-    return Blocks(
+    return BlockLane(
         block=int64(block),
         shift=shift if (int64(1) << shift) == block else int64(-1),
         blocks=int64(batch.memory[row]) // int64(block),
