@@ -18,10 +18,10 @@ from numba import int32, int64, uint64
 
 from jaxsched.engines.cpu.clock import run_rounds
 from jaxsched.engines.cpu.events import (
-    see_arrivals,
     next_arrival,
     next_waiting,
     note_eviction,
+    see_arrivals,
     wait_in_line,
 )
 from jaxsched.engines.cpu.layout import (
@@ -90,7 +90,7 @@ def _begin(lane: CpuLane, own: BlockLane, state: Record) -> None:
 
 @jit
 def _ceil(own: BlockLane, tokens: int) -> int:
-    """BlockLane for so many tokens."""
+    """Blocks for so many tokens."""
     more = tokens + own.block - 1
     return more >> own.shift if own.shift >= 0 else more // own.block
 
@@ -348,7 +348,7 @@ def _earliest(
       state: Its state; nobody is in the middle of a prompt.
       tokens: Those that the candidate has to compute.
       reserve: Tokens of output still to come.
-      most: BlockLane that may be in use.
+      most: Blocks that may be in use.
     """
     if state.used + _ceil(own, tokens) > most or _ceil(own, tokens + reserve - 1) > most:
         return int64(NEVER)
@@ -378,7 +378,7 @@ def _earliest(
 
 @jit
 def _held_until(lane: CpuLane, own: BlockLane, state: Record, end: int) -> int:
-    """BlockLane in the round before `end` of the running requests that are expected to last to it."""
+    """Blocks in the round before `end` of the running requests that are expected to last to it."""
     held, end = int32(0), int32(end)
     more = int32(end - 1 + own.block - 1)
     slots = lane.slots
