@@ -22,11 +22,11 @@ def run(args: argparse.Namespace) -> None:
     settings = _settings(args)
     out = console()
     with out.status("reading the trace") as status:
-        loaded = replay.load(settings)
+        loaded = replay.load_requests(settings)
         # Not earlier: a trace that is refused should leave no folder behind.
         kept = store.open_store(args.out, settings.text()) if args.out else None
         done = list(
-            replay.run(
+            replay.run_policies(
                 settings,
                 loaded,
                 lambda name: status.update(f"simulating {name}"),
