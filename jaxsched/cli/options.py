@@ -16,6 +16,7 @@ from pathlib import Path
 
 import jaxsched as js
 from jaxsched import clocks
+from jaxsched.clocks import texts as texts_of_clocks
 from jaxsched.policies import files, names, own
 from jaxsched.workloads import texts, traces
 
@@ -81,7 +82,8 @@ def simulate(parser: ArgumentParser) -> None:
     _explain(parser, ["predictions (--interval):", *texts.help_lines(texts.PREDICTIONS)])
     _explain(parser, ["arrivals (--arrivals):", *texts.help_lines(texts.ARRIVALS)])
     entries = (_entry([name], preset.about) for name, preset in clocks.PRESETS.items())
-    _explain(parser, ["clocks (--clock):", *itertools.chain(*entries)])
+    forms = _entry(texts_of_clocks.FORMS, "your own coefficients, or a file of `jaxsched clock fit`")
+    _explain(parser, ["clocks (--clock):", *itertools.chain(*entries), *forms])
     _policies(parser, PAPER)
 
 
@@ -125,7 +127,20 @@ def tune(parser: ArgumentParser) -> None:
     add("--seed", type=int, metavar="S", help="of everything random")
 
 
-COMMANDS = {command.__name__: command for command in (run, simulate, sweep, report, tune)}
+def clock(parser: ArgumentParser) -> None:
+    """Fit a clock to measured rounds.
+
+    Reads a CSV file of rounds measured on your own worker, with the columns prompt_tokens (prefilled
+    in the round), active (requests that ran), cache_tokens (KV cache in use) and seconds; fits the
+    coefficients of a clock, says how well, and writes them to a file for --clock FILE.toml.
+    """
+    add = parser.add_argument
+    add("action", choices=("fit",), help="what to do")
+    add("measurements", type=Path, metavar="MEASUREMENTS.csv", help="measured rounds")
+    add("--out", type=Path, metavar="FILE.toml", help="default: MEASUREMENTS.toml, beside them")
+
+
+COMMANDS = {command.__name__: command for command in (run, simulate, sweep, report, tune, clock)}
 """Every command by name; the file NAME_command.py carries it out."""
 
 

@@ -84,8 +84,8 @@ def replay(frame: pd.DataFrame) -> Printed:
     title = f"{int(first['n']):,} requests, M = {int(first['memory']):,} tokens"
     if "clock" not in frame:
         note = (
-            "latency in rounds; bound: proved lower bound on the mean latency; wait: latency less "
-            "the rounds\nof a request's last run"
+            "latency in rounds; bound: proved lower bound on the mean latency; wait: rounds that "
+            "gave a request\nno token that it kept"
         )
         return bold(title), _in_rounds(frame), note
     rate = first["offered_rate"]

@@ -7,6 +7,7 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from jaxsched import metrics, policies
+from jaxsched.clocks import clock_file
 from jaxsched.policies.files import digest
 from jaxsched.toml import at_least, one_of, several, with_key
 from jaxsched.workloads import Lengths
@@ -55,9 +56,13 @@ def digests(files: Iterable[str | None]) -> str:
     return "".join(f"# {name}: sha256 {digest(name)}\n" for name in names)
 
 
-def own_digests(names: Iterable[str]) -> str:
-    """The same of policies in files of Python; the names of parts tell tuned rules apart."""
-    return digests(policy_file(name) for name in names if not name.startswith("tuned:"))
+def own_digests(names: Iterable[str], clock: str | None = None) -> str:
+    """The same of policies in files of Python, and of a clock's file.
+
+    The names of parts tell tuned rules apart.
+    """
+    own = [policy_file(name) for name in names if not name.startswith("tuned:")]
+    return digests([*own, clock_file(clock)])
 
 
 def different_policies(names: tuple[str, ...], arrivals: bool = False) -> None:

@@ -28,7 +28,7 @@ from pandas.core.groupby import DataFrameGroupBy
 from scipy.special import stdtrit
 
 from jaxsched import clocks, metrics
-from jaxsched.bounds import mean_busy_time_bound
+from jaxsched.bounds import latency_bound
 from jaxsched.clocks import TICKS_PER_SECOND, Clock
 from jaxsched.instance import Instance
 from jaxsched.metrics import samples
@@ -60,11 +60,11 @@ SERVING_FIGURES = (*metrics.MEANS, "gain", "load", "rate_bound")
 def bound_of(instance: Instance, worker: Worker | None = None) -> NDArray[np.float64]:
     """Proved lower bound on the total latency of each lane of a backlog, of shape [lanes].
 
-    NaN with arrivals, where the bound of `mean_busy_time_bound` does not hold.
+    NaN with arrivals, where the bound of `latency_bound` does not hold.
     """
     if instance.arrival is not None and np.any(np.asarray(instance.arrival)):
         return np.full(instance.lanes, np.nan)
-    return mean_busy_time_bound(
+    return latency_bound(
         instance.prompt, instance.output, instance.memory, instance.num_requests, worker
     )
 

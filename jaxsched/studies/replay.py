@@ -48,7 +48,7 @@ class ReplayConfig:
     # Shuffle the requests before anything else; None to keep the trace's order
     seed: int | None = at_least(0, LARGEST_SEED, default=None)
     arrivals: str = "backlog"  # when requests arrive (see `jaxsched.workloads.texts`)
-    # A preset of `jaxsched.clocks`, for results in seconds; None to count rounds
+    # A text as of `jaxsched.clocks.clock`, for results in seconds; None to count rounds
     clock: str | None = None
     # Most requests that run together; None for no cap
     max_batch: int | None = at_least(1, default=None)
@@ -95,7 +95,7 @@ class ReplayConfig:
 
     def text(self) -> str:
         """The configuration as it is kept with results."""
-        return to_toml(self) + own_digests(self.policies)
+        return to_toml(self) + own_digests(self.policies, self.clock)
 
     @property
     def limits(self) -> dict[str, float]:

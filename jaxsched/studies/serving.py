@@ -48,7 +48,7 @@ class ServingConfig:
     lanes: int = at_least(2)
     num_requests: int = at_least(2)  # requests of a stream
     memory: int = at_least(2)  # KV cache of the worker, M, in tokens
-    clock: str  # A preset of `jaxsched.clocks`
+    clock: str  # A text as of `jaxsched.clocks.clock`
     rates: tuple[float, ...]  # requests per second that arrive
     policies: tuple[str, ...]  # names that `jaxsched.policy` understands
     predictions: tuple[str, ...]  # texts such as "real" (see `jaxsched.workloads.texts`)
@@ -120,7 +120,7 @@ class ServingConfig:
                 simulators.items() if policy.reads_predictions else [(ANY, first)]
             )
         ]
-        text = to_toml(config) + own_digests(self.policies)
+        text = to_toml(config) + own_digests(self.policies, self.clock)
         return Work(text, points, list(simulators.values()), lambda table: table)
 
 
