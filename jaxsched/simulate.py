@@ -33,6 +33,7 @@ from jaxsched.policies import Policy
 from jaxsched.policies.fixed_point import exact, limited
 from jaxsched.policies.program import Choices
 from jaxsched.result import Result
+from jaxsched.workers.settings import Worker, checked, in_blocks
 
 ENGINES = ("auto", "jax", "native")
 
@@ -54,6 +55,7 @@ def simulate(
     policy: Policy,
     *,
     clock: Clock | None = None,
+    worker: Worker | None = None,
     max_rounds: int = MAX_ROUND,
     max_batch: int | None = None,
     history: bool = False,
@@ -73,6 +75,9 @@ def simulate(
         then in seconds, and the result has times. Its coefficients may be traced. `None` counts
         rounds. Floats that go through the caller's `jit`, coefficients and arrivals, are float32
         unless `jax_enable_x64` is on.
+      worker: What holds for memory, prompts and evicted requests: `jaxsched.workers.paper()`, the
+        default, or that of a serving engine, such as `jaxsched.workers.vllm()`. `memory` is then
+        rounded down to whole blocks. Its numbers may be traced.
       max_rounds: Rounds from this one on are not run; lanes that would need them get
         `Status.ROUND_LIMIT`, as do those that reach the end of the clock after 53 days.
       max_batch: Most requests that run together, as serving engines have it; `None` for no cap.
@@ -94,17 +99,19 @@ def simulate(
         never finish, or if the policy needs a point prediction that is missing.
       ImportError: If "native" is asked for and numba cannot be imported.
     """
-    _check_arguments(instance, policy, max_rounds, max_batch, engine)
-    traced = any_traced((instance, policy, clock))
+    _check_arguments(instance, policy, worker, max_rounds, max_batch, engine)
+    traced = any_traced((instance, policy, clock, worker))
     if traced:
-        instance, policy, clock = exact("simulate", (instance, policy, clock))
+        instance, policy, clock, worker = exact("simulate", (instance, policy, clock, worker))
     choices = policy.choices
+    if worker is not None and worker.blocks:
+        instance = in_blocks(instance, worker)
     _check_instance(instance, policy, clock)
     lanes = instance.lanes
     flat = _reshape(canonical(instance), len(lanes), (math.prod(lanes),))
     if traced and flat.arrival is not None and flat.arrival.dtype == np.int64:
         flat = flat.replace(arrival=split(flat.arrival))  # a clock is traced, they are not
-    numbers = _numbers(policy, clock, flat)
+    numbers = _numbers(policy, clock, worker, flat)
     limits = RunLimits(np.int32(max_rounds), np.int32(NO_CAP if max_batch is None else max_batch))
     chosen = engine_for(engine, policy)
     run = _runner(choices, chosen, max_batch is not None, 0, traced)
@@ -119,12 +126,17 @@ def simulate(
 
 
 def _check_arguments(
-    instance: Any, policy: Any, max_rounds: Any, max_batch: Any, engine: Any
+    instance: Any, policy: Any, worker: Any, max_rounds: Any, max_batch: Any, engine: Any
 ) -> None:
     if not isinstance(instance, Instance):
         raise TypeError(f"instance is {instance!r}; expected an Instance")
     if not isinstance(policy, Policy):
         raise TypeError(f"policy is {policy!r}; expected a Policy such as jaxsched.a_min()")
+    if worker is not None:
+        if not isinstance(worker, Worker):
+            raise TypeError(f"worker is {worker!r}; expected one such as jaxsched.workers.vllm()")
+        if worker.blocks:
+            checked(worker)
     _check_limit("max_rounds", max_rounds, MAX_ROUND)
     if max_batch is not None:
         _check_limit("max_batch", max_batch, NO_CAP)
@@ -147,8 +159,8 @@ def _check_instance(instance: Instance, policy: Policy, clock: Clock | None) -> 
         check_clock(clock, most)
 
 
-def _numbers(policy: Policy, clock: Clock | None, flat: Instance) -> Numbers:
-    """The numbers of policy and clock for each lane; those of the clock in pairs if traced."""
+def _numbers(policy: Policy, clock: Clock | None, worker: Worker | None, flat: Instance) -> Numbers:
+    """The numbers of all of them for each lane; those of the clock in pairs if traced."""
     lanes = flat.prompt.shape[0]
 
     def spread(leaf: Any) -> Any:
@@ -156,16 +168,21 @@ def _numbers(policy: Policy, clock: Clock | None, flat: Instance) -> Numbers:
         return module.broadcast_to(module.asarray(leaf), (lanes, *np.shape(leaf)))
 
     params = jax.tree.map(spread, limited(policy.params, policy.limit))
+    blocks = None
+    if worker is not None and worker.blocks:
+        module = jnp if any_traced(worker) else np
+        columns = [module.asarray(value, np.int32).reshape(-1) for value in worker.numbers]
+        blocks = module.stack([module.broadcast_to(x, (lanes,)) for x in columns], axis=-1)
     if clock is None:
-        return Numbers(params, None)
+        return Numbers(params, None, blocks)
     coefficients = ticks(clock)
     if not any_traced((clock, flat)):
-        return Numbers(params, spread(np.stack(coefficients)))
+        return Numbers(params, spread(np.stack(coefficients)), blocks)
     with jax.enable_x64(True):
         good = valid_clock(clock, flat.memory)
         pairs = split(jnp.stack([jnp.asarray(tick, jnp.int64) for tick in coefficients]))
     # A coefficient that `valid_clock` refuses marks its lanes as -1, which no coefficient is.
-    return Numbers(params, jnp.where(good[:, None, None], pairs, np.uint32(2**32 - 1)))
+    return Numbers(params, jnp.where(good[:, None, None], pairs, np.uint32(2**32 - 1)), blocks)
 
 
 def _room(evictions: int) -> int:

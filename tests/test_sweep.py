@@ -347,3 +347,17 @@ def test_estimates_say_what_there_is_to_do(whole: Any, monkeypatch: Any) -> None
     half, all_of_it = (estimate_costs(Simulator(plan), [(0, stop)]) for stop in (first, rest))
     assert half.seconds == pytest.approx(first * 9 * 1e-3)
     assert all_of_it.seconds == pytest.approx(first * (9 + 12) * 1e-3)
+
+
+def test_workers_are_an_axis_that_is_silent_by_default() -> None:
+    changes = {"num_requests": [9], "memory": [256], "clocks": ["rounds"], "max_batch": [0]}
+    plan = Plan(load(**changes, workers=["paper", "vllm:block=4,budget=256"]).study())
+    frame = Simulator(plan, engine="native").table(0, plan.total)
+    plain = Plan(load(**changes).study())
+    assert "workers" not in load(**changes).text()
+    unmentioned = Simulator(plain, engine="native").table(0, plain.total)
+    on_paper = frame[frame["worker"] == "paper"].drop(columns="worker").reset_index(drop=True)
+    pd.testing.assert_frame_equal(on_paper, unmentioned, check_categorical=False)
+    blocks = frame[frame["worker"] != "paper"]
+    assert (blocks["wasted_tokens"] != on_paper["wasted_tokens"].to_numpy()).any()
+    assert (blocks["ratio_to_bound"].dropna() >= 1).all()

@@ -63,6 +63,8 @@ def simulate(parser: ArgumentParser) -> None:
     add("--arrivals", metavar="KIND",
         help="when requests arrive, see below; default: all are there at the start")  # fmt: skip
     add("--max-batch", type=int, metavar="B", help="at most B requests run together")
+    add("--worker", metavar="NAME", help="whose rules hold: paper (the default), or "
+        "vllm:block=16,max_num_seqs=256,budget=2048, its numbers as you set them")  # fmt: skip
     add("--clock", metavar="NAME", help="results in seconds on that hardware, see below")
     add("--ttft-limit", type=float, metavar="S", help="with --clock: count requests that have the "
         "first token in S seconds")  # fmt: skip

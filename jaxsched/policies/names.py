@@ -11,7 +11,17 @@ from jaxsched import toml
 from jaxsched.policies import files, own
 from jaxsched.policies.family import FAMILY_FIELDS, FamilyParams, a_min_family
 from jaxsched.policies.interface import Policy
-from jaxsched.policies.paper import ESTIMATES, a_max, a_min, fcfs, h_sf, mc_sf, svf
+from jaxsched.policies.paper import (
+    ESTIMATES,
+    a_max,
+    a_min,
+    fcfs,
+    h_sf,
+    mc_sf,
+    no_evict,
+    priority,
+    svf,
+)
 from jaxsched.policies.published import gsa_spec, sorted_f
 
 SHIPPED: dict[str, Callable[[], Policy]] = {
@@ -22,6 +32,8 @@ SHIPPED: dict[str, Callable[[], Policy]] = {
     "a_min:every_round": functools.partial(a_min, "every_round"),
     "mc_sf": mc_sf,
     "fcfs": fcfs,
+    "priority": priority,
+    "no_evict": no_evict,
     **{f"svf:{by}": functools.partial(svf, by) for by in ESTIMATES},
     **{f"sorted_f:{by}": functools.partial(sorted_f, by) for by in ESTIMATES},
     "gsa_spec": gsa_spec,

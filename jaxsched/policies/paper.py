@@ -128,6 +128,35 @@ def fcfs(watermark: Any = 0.0) -> Policy:
     return dataclasses.replace(plain, name=name, headroom=share_of_memory, limit=1024, params=share)
 
 
+def priority() -> Policy:
+    """The least point prediction first, the largest evicted first: vLLM's priority policy.
+
+    `point` holds the priority, from 1 on. No look-ahead beyond the next round.
+    """
+    return Policy(
+        "priority",
+        estimate=one,
+        admission_key=point,
+        eviction_key=point,
+        refine=by_estimate,
+        evict_largest=True,
+    )
+
+
+def no_evict() -> Policy:
+    """First come first served under A_max's reservation, the predicted upper bound.
+
+    TensorRT-LLM's GUARANTEED_NO_EVICT, with `upper` as the most tokens a request may generate.
+    """
+    return Policy(
+        "no_evict",
+        estimate=upper,
+        admission_key=by_arrival,
+        eviction_key=by_admission,
+        evict_largest=True,
+    )
+
+
 def estimate_by(who: str, by: str) -> ViewFunction:
     """The estimate that is a field of `View`, given by its name; errors say who asked."""
     if not isinstance(by, str) or by not in ESTIMATES:

@@ -77,6 +77,7 @@ AXIS_LOOKS = {
         AxisLook("arrivals", typical=_heaviest, words=str),
         AxisLook("clock", silent="rounds"),
         AxisLook("max_batch", silent=0),
+        AxisLook("worker", silent="paper"),
         AxisLook(
             "prediction", typical=_nearest_half, chosen=_round_ones,
             words=lambda text: read_prediction(text).label,

@@ -34,11 +34,12 @@ from jaxsched.instance import Instance
 from jaxsched.metrics import samples
 from jaxsched.result import Result, Status
 from jaxsched.studies.axes import YARDSTICK, Cell
+from jaxsched.workers import Worker
 
 CONFIDENCE = 0.95
 
 LEFT_COLUMNS = (
-    "seed", "lane", "workload", "n", "memory", "arrivals", "rate", "clock", "max_batch",
+    "seed", "lane", "workload", "n", "memory", "arrivals", "rate", "clock", "max_batch", "worker",
     "prediction", "prediction_kind", "prediction_parameter", "policy",
 )  # fmt: skip
 """Columns that say which simulation a row is about; they stand on the left."""
@@ -56,7 +57,7 @@ SERVING_FIGURES = (*metrics.MEANS, "gain", "load", "rate_bound")
 """Columns that `summarize_serving` takes means of, as far as a table has them."""
 
 
-def bound_of(instance: Instance) -> NDArray[np.float64]:
+def bound_of(instance: Instance, worker: Worker | None = None) -> NDArray[np.float64]:
     """Proved lower bound on the total latency of each lane of a backlog, of shape [lanes].
 
     NaN with arrivals, where the bound of `mean_busy_time_bound` does not hold.
@@ -64,7 +65,7 @@ def bound_of(instance: Instance) -> NDArray[np.float64]:
     if instance.arrival is not None and np.any(np.asarray(instance.arrival)):
         return np.full(instance.lanes, np.nan)
     return mean_busy_time_bound(
-        instance.prompt, instance.output, instance.memory, instance.num_requests
+        instance.prompt, instance.output, instance.memory, instance.num_requests, worker
     )
 
 

@@ -4,7 +4,7 @@ Every simulation has a number, its row in the table. The rows are in the order o
 `jaxsched.studies.axes`), where the instances, seeds × lanes of them, are drawn in tiles of
 consecutive ones:
 
-    workload, n, tile, policy, max_batch, clock, memory, arrivals, prediction, instance
+    workload, n, tile, policy, max_batch, clock, worker, memory, arrivals, prediction, instance
 
 Tiles follow from the configuration alone, and whatever is random is drawn for whole tiles, so that
 results do not depend on where the rows are cut into chunks and batches.

@@ -22,6 +22,7 @@ from jaxsched.studies.config import (
     prediction,
 )
 from jaxsched.toml import at_least, one_of, several, to_toml, with_key
+from jaxsched.workers import worker_named
 from jaxsched.workloads import Trace, draws, generate, intervals, traces
 from jaxsched.workloads.texts import class_edges, read_arrivals, read_prediction
 
@@ -50,6 +51,7 @@ class ReplayConfig:
     clock: str | None = None
     # Most requests that run together; None for no cap
     max_batch: int | None = at_least(1, default=None)
+    worker: str | None = None  # Whose rules hold (see `jaxsched.workers`); None for the papers'
     # Largest time to first token of a request that counts as good, in seconds
     ttft_limit: float | None = None
     tpot_limit: float | None = None  # largest time per output token likewise
@@ -83,6 +85,8 @@ class ReplayConfig:
                 )
         elif arrivals.kind in ("trace", "poisson"):
             raise ValueError(f"arrivals: {self.arrivals!r} is in seconds; expected a --clock")
+        if self.worker is not None:
+            with_key("worker", worker_named, self.worker)
         for name, limit in self.limits.items():
             if limit is not None and self.clock is None:
                 raise ValueError(f"{name}: {limit} is in seconds; expected a --clock")
@@ -232,12 +236,14 @@ def run_policies(
     """
     batch = jax.tree.map(lambda leaf: np.asarray(leaf)[None], loaded.instance)
     clock = None if config.clock is None else clocks.clock(config.clock)
+    worker = None if config.worker is None else worker_named(config.worker)
     for name in config.policies:
         policy = policies.policy(name)
         on_policy(policy.name)
         result = simulate(
-            batch, policy, clock=clock, max_batch=config.max_batch, history=clock is not None
-        )
+            batch, policy, clock=clock, worker=worker, max_batch=config.max_batch,
+            history=clock is not None,
+        )  # fmt: skip
         about = {
             "policy": policy.name,
             "seed": pd.array([config.seed] * len(loaded.rows), "Int64"),
@@ -247,7 +253,7 @@ def run_policies(
         }
         requests = frames.request_frame(batch, result, **about)
         if config.clock is None:
-            found = frames.result_columns(batch, result, frames.bound_of(batch))
+            found = frames.result_columns(batch, result, frames.bound_of(batch, worker))
             row = frames.lane_frame(found, policy=policy.name, lane=0)
             yield row.assign(**latency_figures(requests["latency"])), requests
         else:

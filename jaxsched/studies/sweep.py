@@ -154,7 +154,7 @@ class SweepConfig(_Keys):
         """The configuration as it is kept with results: complete, with the digests of its files."""
         random = {table.axis for table in self.random}
         left_out: dict[str, Any] = {
-            name: axis.default
+            name: None if axis.later else axis.default
             for name, axis in AXES.items()
             if axis.default and not getattr(self, name) and name not in random
         }
@@ -167,7 +167,7 @@ if taken := AXES.keys() & SweepConfig.__annotations__.keys():
 
 def _values(config: SweepConfig, axis: Axis) -> tuple[Any, ...]:
     """All values of an axis: those listed, then the random ones."""
-    listed = getattr(config, axis.name)
+    listed = getattr(config, axis.name) or ()
     tables = [table for table in config.random if table.axis == axis.name]
     found: list[Any] = [value for table in tables for value in drawn(table)]
     if axis.least is not None:

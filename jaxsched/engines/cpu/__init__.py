@@ -23,7 +23,7 @@ except ImportError as error:
 from jaxsched.arrays import unpaired
 from jaxsched.engines.cpu.batch import CpuBatch, scratch
 from jaxsched.engines.cpu.kernels import compile_policy, narrow_until
-from jaxsched.engines.cpu.lanes import run_lanes
+from jaxsched.engines.cpu.lanes import run_block_lanes, run_lanes
 from jaxsched.engines.cpu.layout import NEVER, STATE, Compiled
 from jaxsched.engines.xla.inputs import Numbers, RunLimits
 from jaxsched.host import cores
@@ -70,6 +70,7 @@ def simulate_lanes(
         assert key is not None
         narrow = narrow_until(key, params, memory, longest, widest)
     ticks = unpaired(np.asarray(numbers.clock)) if clocked else np.empty((lanes, 0))
+    worker = np.empty((lanes, 0)) if numbers.worker is None else np.asarray(numbers.worker)
     batch = CpuBatch(
         prompt=prompt,
         **arrays,
@@ -81,6 +82,7 @@ def simulate_lanes(
         max_batch=min(int(limits.max_batch), NEVER),
         params=params,
         clock=_fixed(ticks, np.int64),
+        worker=_fixed(worker, np.int32),
         completion=np.empty((lanes, n), np.int32),
         first_admission=np.empty((lanes, n), np.int32),
         preemptions=np.empty((lanes, n), np.int32),
@@ -124,11 +126,13 @@ def _run_all(batch: CpuBatch, policy: Compiled, longest: int, threads: int) -> N
     threads = max(1, min(threads, lanes))
     step = lanes if threads == 1 else -(-lanes // (8 * threads))
     starts = iter(range(0, lanes, step))
+    blocks = batch.worker.shape[1] > 0
+    run = run_block_lanes if blocks else run_lanes
 
     def work() -> None:
-        memory = scratch(n, longest)
+        memory = scratch(n, longest, int(batch.worker[:, 0].max(initial=1)) if blocks else 0)
         for first in starts:
-            run_lanes(batch, first, min(first + step, lanes), policy, memory)
+            run(batch, first, min(first + step, lanes), policy, memory)
 
     if threads == 1:
         work()
