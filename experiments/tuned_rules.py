@@ -28,7 +28,7 @@ from rich.progress import track
 import jaxsched as js
 from jaxsched import bounds, workloads
 from jaxsched.report import looks, plots
-from jaxsched.report.terminal import markdown
+from jaxsched.report.tables import markdown
 from jaxsched.studies import store
 from jaxsched.studies.frames import half_width
 from jaxsched.workloads import Lengths

@@ -13,6 +13,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from jaxsched import faults
 from jaxsched._version import __version__
 from jaxsched.cli import options
 
@@ -42,19 +43,26 @@ def main(argv: Sequence[str] | None = None) -> int:
     Returns:
       The exit status: 0, 1 for an error that was explained, 130 after Ctrl-C.
     """
-    args = _parser().parse_args(argv)
-    warnings.showwarning = _say
     try:
+        args = _parser().parse_args(argv)
+        warnings.showwarning = _say
         _prepare_jax()
         # Imported late so that --help need not wait for pandas and matplotlib.
         importlib.import_module(f"jaxsched.cli.{args.command}_command").run(args)
+        sys.stdout.flush()
         return 0
-    except (ValueError, OSError) as error:
-        print(f"jaxsched: {error}", file=sys.stderr)
+    except BrokenPipeError:  # whoever read the output has seen enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
-    except KeyboardInterrupt:
-        print("jaxsched: stopped", file=sys.stderr)
-        return 130
+    except (ValueError, OSError, RuntimeError, KeyboardInterrupt) as error:
+        if faults.interrupted(error):
+            own = isinstance(error, KeyboardInterrupt) and str(error)
+            print(f"jaxsched: stopped; {own or faults.AGAIN}", file=sys.stderr)
+            return 130
+        if isinstance(error, RuntimeError):
+            raise
+        print(f"jaxsched: {faults.sentence(error)}", file=sys.stderr)
+        return 1
 
 
 def _say(message: Warning | str, *_: Any, **__: Any) -> None:

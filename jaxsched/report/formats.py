@@ -4,16 +4,29 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from typing import Any
 
-Form = str | Callable[[float], str]
+Form = str | Callable[[float], Any]
 """How a number is written: a format such as ".3f", or a function."""
 
 
-def shown(value: float, form: Form) -> str:
+def shown(value: float, form: Form) -> Any:
     """The number in this form; a dash where there is none."""
     if math.isnan(value):
         return "–"
     return format(value, form) if isinstance(form, str) else form(value)
+
+
+def with_half(mean: float, half: float, form: Form) -> str:
+    """A mean and half its interval in one form, such as 1,093 ± 120; the mean alone without one.
+
+    From 100 on a half has two significant digits.
+    """
+    if math.isnan(mean) or math.isnan(half):
+        return shown(mean, form)
+    if half >= 100:
+        half = round(half, 1 - math.floor(math.log10(half)))
+    return f"{shown(mean, form)} ± {shown(half, form)}"
 
 
 def percent(value: float) -> str:

@@ -18,6 +18,7 @@ from jaxsched.policies.files import Score
 from jaxsched.simulate import simulate
 from jaxsched.studies import store
 from jaxsched.studies.frames import half_width
+from jaxsched.studies.store import Store
 from jaxsched.tuning import loop, rules
 from jaxsched.tuning.config import TuneConfig
 from jaxsched.tuning.loop import OnStep, Progress
@@ -75,9 +76,16 @@ def run(
     Everything goes into the folder, where checkpoints of the same configuration are taken up.
     `on_step` is called as (method, progress) after every step.
     """
-    space = space_of(config)
     text = toml.to_toml(config)
     kept = store.open_store(folder, text)
+    with store.alone(folder):
+        return _run(config, problem, chosen, kept, on_step)
+
+
+def _run(
+    config: TuneConfig, problem: Problem, chosen: list[Method], kept: Store, on_step: OnStep
+) -> Outcome:
+    space, folder, text = space_of(config), kept.folder, kept.metadata["config"]
     # A folder may hold checkpoints of another configuration or version as well.
     stamp = f"{zlib.crc32((__version__ + text).encode()):08x}"
     found = {
