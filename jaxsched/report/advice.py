@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-import numpy as np
 import pandas as pd
 
 from jaxsched import policies
@@ -39,52 +38,64 @@ def recommended(
     Returns:
       Sentences; none if there are no two policies to choose between.
     """
-    told = dict.fromkeys(frame["policy"])
-    honest = [name for name in told if not looks_ahead(name)]
-    table = frame[frame["policy"].isin(honest)]
-    known = table.groupby("policy", sort=False)[mean].agg(lambda x: x.mean(skipna=False)).dropna()
-    if len(known) < 2:
+    ahead = {name for name in frame["policy"].unique() if looks_ahead(name)}
+    table = frame[~frame["policy"].isin(ahead)]
+    means = table.groupby("policy", sort=False, observed=True)[mean].agg(_whole_mean).dropna()
+    if len(means) < 2:
         return ()
-    order = known.sort_values(kind="stable")
-    best, second = order.index[:2]
-    lines = [f"{best} has the shortest {what}: {shown(order[best], form)}."]
-    others = [SERVING_YARDSTICK] if SERVING_YARDSTICK in known else []
-    others += [second] if second not in others else []
-    lines += [
-        _compared(table, best, other, mean, order, form, same) for other in others if other != best
-    ]
-    if tail and (line := _tail(table, best, others, tail, form)):
-        lines.append(line)
-    if ahead := [name for name in told if name not in honest]:
-        lines.append(f"Not considered, since they are told the true lengths: {', '.join(ahead)}.")
+    means = means.sort_values(kind="stable")
+    best, *others = means.index
+    saved = {name: _saved(table, best, name, mean, means, same) for name in others}
+    near = [name for name in others if saved[name][0] <= max(saved[name][1], 0)]
+    named = shown(means[best], form)
+    lines = [f"{best} has the shortest {what}: {named}."]
+    if near:
+        # Nobody should change a scheduler for what may be chance.
+        lines = [f"{best} has the shortest {what}, {named}, but not by much: "
+                 f"{', '.join(near)} cannot be told from it."]  # fmt: skip
+    baseline = [SERVING_YARDSTICK] if SERVING_YARDSTICK in others else []
+    for other in dict.fromkeys([*baseline, others[0]]):
+        if other not in near:
+            share, half = saved[other]
+            interval = f" ± {half:.1%}" if same else ""
+            lines.append(
+                f"That is {share:.1%}{interval} less than that of {other} "
+                f"({shown(means[other], form)})."
+            )
+    if tail:
+        lines += _tail(table, best, [*baseline, others[0]], tail, form)
+    if ahead:
+        lines.append(f"Left out, as they are told the true lengths: {', '.join(sorted(ahead))}.")
     return tuple(lines)
 
 
-def _compared(
-    table: pd.DataFrame, best: str, other: str, mean: str, means: pd.Series, form: Form,
-    same: Sequence[str],
-) -> str:  # fmt: skip
-    """By how much the best is better than another, and whether that can be chance."""
-    share = 1 - means[best] / means[other]
-    half = np.nan
-    if same:
-        each = table.pivot_table(index=list(same), columns="policy", values=mean, observed=True)
-        ratio = each[best] / each[other]
-        share, half = 1 - ratio.mean(), half_width(ratio)
-    whose = f"that of {other} ({shown(means[other], form)})"
-    if np.isnan(half):
-        close = share <= CLOSE
-        return f"That is {'about' if close else f'{share:.1%} less than'} {whose}."
-    interval = f"{share:.1%} ± {half:.1%} less than {whose}"
-    return f"That is {interval}{'; the two cannot be told apart' if half >= share else ''}."
+def _whole_mean(values: pd.Series) -> float:
+    """The mean; NaN if a run did not finish."""
+    return values.mean(skipna=False)
 
 
-def _tail(table: pd.DataFrame, best: str, others: Sequence[str], tail: str, form: Form) -> str:
+def _saved(
+    table: pd.DataFrame, best: str, other: str, mean: str, means: pd.Series, same: Sequence[str]
+) -> tuple[float, float]:
+    """The share of another's mean that the best one saves, and what could be chance of it."""
+    if not same:
+        return 1 - means[best] / means[other], CLOSE
+    pair = table[table["policy"].isin((best, other))].astype({"policy": str})
+    each = pair.pivot(index=list(same), columns="policy", values=mean)
+    ratio = each[best] / each[other]
+    half = half_width(ratio)
+    return 1 - ratio.mean(), CLOSE if pd.isna(half) else half
+
+
+def _tail(
+    table: pd.DataFrame, best: str, others: Sequence[str], tail: str, form: Form
+) -> list[str]:
     """The 99th percentile beside it, since shortest-first orders let long requests wait."""
-    means = table.groupby("policy", sort=False)[tail].mean()
+    means = table.groupby("policy", observed=True)[tail].mean()
+    others = list(dict.fromkeys(others))
     if means[[best, *others]].isna().any():
-        return ""
-    listed = ", ".join(f"{name} {shown(means[name], form)}" for name in others if name != best)
-    worse = any(means[best] > means[name] for name in others if name != best)
-    verdict = "; in the tail it is not the best" if worse else ""
-    return f"Its P99 is {shown(means[best], form)} ({listed}){verdict}."
+        return []
+    listed = ", ".join(f"{name} {shown(means[name], form)}" for name in others)
+    worse = [name for name in others if means[best] > means[name]]
+    verdict = f": longer than that of {' and '.join(worse)}" if worse else ""
+    return [f"Its P99 is {shown(means[best], form)} ({listed}){verdict}."]

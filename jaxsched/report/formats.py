@@ -56,6 +56,16 @@ def seconds(value: float) -> str:
     return f"{value:.{min(4, max(0, 2 - math.floor(math.log10(value))))}f}"
 
 
+def in_rounds(value: float) -> str:
+    """Rounds with their unit."""
+    return f"{rounds(value)} rounds"
+
+
+def in_seconds(value: float) -> str:
+    """Seconds with their unit."""
+    return f"{seconds(value)} s"
+
+
 def plain(value: float, _: int | None = None) -> str:
     """A number as it is, with commas: what axes show instead of powers of ten."""
     return f"{value:,g}"

@@ -26,10 +26,11 @@ table { border-collapse: collapse; font-variant-numeric: tabular-nums; display: 
 th, td { padding: .2rem .7rem; text-align: right; border-bottom: 1px solid #e3e3e3 }
 td { white-space: nowrap } th { vertical-align: bottom }
 th:first-child, td:first-child, .texts td, .texts th { text-align: left }
-.texts td { white-space: normal; vertical-align: top } .texts td:first-child { min-width: 6rem }
+.texts { display: table } .texts td:first-child { min-width: 6rem }
+.texts td { white-space: normal; vertical-align: top; overflow-wrap: anywhere }
 th[colspan] { padding-top: .8rem } .alarm { color: #b00020 }
 figure { margin: 1rem 0; overflow-x: auto } figure img { max-width: 100%; height: auto }
-figcaption, .note { color: #555; font-size: .87rem }
+figcaption, .note { color: #555; font-size: .87rem } .note { margin: .3rem 0 }
 pre { background: #f5f5f5; padding: .7rem 1rem; overflow-x: auto; font-size: .83rem }
 .advice { background: #eef4fa; padding: .6rem 1rem; border-left: 4px solid #0072b2 }
 .advice p { margin: .3rem 0 }
@@ -75,7 +76,7 @@ def page(report: Report) -> str:
     sections = [
         ("Which policy", _advice(report.advice)),
         ("Results", "\n".join([_note(answer.title), *map(table, answer.tables),
-                               _notes(answer.note), *map(_note, report.notes)])),
+                               *map(_note, (*answer.notes, *report.notes))])),
         *((one.title or one.name.replace("_", " ").capitalize(), _figure(one))
           for one in report.drawings),
         ("What was assumed", texts(report.assumed)),
@@ -137,11 +138,6 @@ def _reproduce(report: Report) -> str:
 def _code(text: str) -> str:
     """Text as it is, in a box."""
     return f"<pre>{escape(text)}</pre>"
-
-
-def _notes(text: str) -> str:
-    """A remark of several lines."""
-    return "".join(map(_note, text.splitlines()))
 
 
 def _note(text: str) -> str:

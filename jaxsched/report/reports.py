@@ -13,7 +13,7 @@ import pandas as pd
 
 from jaxsched import clocks, faults
 from jaxsched.report import advice, figures, page, plots, replay_figures, study_tables
-from jaxsched.report.formats import rounds, seconds
+from jaxsched.report.formats import in_rounds, in_seconds
 from jaxsched.report.page import Report
 from jaxsched.report.sweep_figures import drawings
 from jaxsched.report.sweep_view import SweepView
@@ -82,9 +82,7 @@ def of_backlog(folder: Path, manifest: dict[str, Any], config: Config) -> Report
     told = []
     for prediction in largest["prediction"].unique():
         rows = largest[largest["prediction"] == prediction]
-        lines = advice.recommended(
-            rows, "mean_latency", "mean latency in rounds", rounds, same=["lane"]
-        )
+        lines = advice.recommended(rows, "mean_latency", "mean latency", in_rounds, same=["lane"])
         told += [f"{read_prediction(prediction).label}: {lines[0]}", *lines[1:]] if lines else []
     return Report(
         title=f"Backlogs: {_name(folder)}",
@@ -110,7 +108,7 @@ def of_serving(folder: Path, manifest: dict[str, Any], config: Config) -> Report
         rows = chosen[chosen["prediction"] == prediction]
         rows = pd.concat([blind, rows]) if prediction != ANY else rows
         lines = advice.recommended(
-            rows, "mean_e2el", "mean end-to-end latency (s)", seconds, "p99_e2el", ["lane"]
+            rows, "mean_e2el", "mean end-to-end latency", in_seconds, "p99_e2el", ["lane"]
         )
         label = "" if prediction == ANY else f"{read_prediction(prediction).label}: "
         told += [f"{label}{lines[0]}", *lines[1:]] if lines else []
@@ -133,11 +131,9 @@ def of_sweep(folder: Path, manifest: dict[str, Any], config: Config) -> Report:
     finished = (folder / "results.parquet").exists()
     unfinished = "" if finished else ", not finished yet"
     seen = sweep.slice([])
-    time = sweep.time()
-    form = rounds if time == "rounds" else seconds
-    tail = "p99_e2el" if time != "rounds" else ""
+    form, tail = (in_rounds, "") if sweep.time() == "rounds" else (in_seconds, "p99_e2el")
     told = advice.recommended(
-        seen.rows, "mean_latency", f"mean latency in {time}", form, tail, ["seed", "lane"]
+        seen.rows, "mean_latency", "mean latency", form, tail, ["seed", "lane"]
     )
     return Report(
         title=f"Sweep {_name(folder)}",
@@ -232,9 +228,9 @@ def replayed(
     """The report of a trace, from the tables of `jaxsched simulate`."""
     config = tomllib.loads(manifest["config"])
     if "clock" in rows:
-        compared = "mean_e2el", "mean end-to-end latency (s)", seconds, "p99_e2el"
+        compared = "mean_e2el", "mean end-to-end latency", in_seconds, "p99_e2el"
     else:
-        compared = "mean_latency", "mean latency in rounds", rounds, "latency_p99"
+        compared = "mean_latency", "mean latency", in_rounds, "latency_p99"
     told = advice.recommended(rows, *compared)
     one = "It is one trace: how much of this would hold for another one, it cannot say."
     return Report(

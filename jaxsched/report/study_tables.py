@@ -18,23 +18,31 @@ from jaxsched.studies.frames import summarize
 from jaxsched.studies.serving import ANY
 from jaxsched.workloads.texts import read_prediction
 
-BACKLOG_NOTE = """\
-means over the finished instances, ± half a 95 % confidence interval (paired for / h_sf)
-latency in rounds; bound: proved lower bound; KV, peak: mean and peak use of M"""
+BACKLOG_NOTE = (
+    "means over the finished instances, ± half a 95 % confidence interval (paired for / h_sf)",
+    "latency in rounds; bound: proved lower bound; KV, peak: mean and peak use of M",
+)
 
-SERVED_NOTE = """\
-TTFT and E2EL count from arrival; a token that is generated again is not seen again; names are
-those of `vllm bench serve`, P50 being its median; KV, peak: mean and peak use of M; wasted: tokens
-lost to preemptions"""
+ROUNDS_NOTE = ("latency in rounds; bound: proved lower bound on the mean latency",)
 
-SERVING_NOTE = """\
-means over the streams; TTFT and end to end in seconds; gain: mean end to end of fcfs over the
-policy's, ± half a paired 95 % confidence interval; KV, peak: use of M; preempted: per request;
-sustains: largest rate of the job kept up with (proved: {bound}/s is the most, for long)"""
+SERVED_NOTE = (
+    "TTFT and E2EL count from arrival; a token that is generated again is not seen again; names "
+    "are those of `vllm bench serve`, P50 being its median",
+    "KV, peak: mean and peak use of M; wasted: tokens lost to preemptions",
+)
 
-TUNING_NOTE = """\
-mean ratios of mean latencies on test instances, ± half a paired 95 % confidence interval
-work: requests simulated for candidates; as written: the best by validation, made readable"""
+SERVING_NOTE = (
+    "means over the streams; TTFT and end to end in seconds; gain: mean end to end of fcfs over "
+    "the policy's, ± half a paired 95 % confidence interval",
+    "KV, peak: use of M; preempted: per request; sustains: largest rate of the job kept up with "
+    "(proved: {bound}/s is the most, for long)",
+)
+
+TUNING_NOTE = (
+    "mean ratios of mean latencies on test instances, ± half a paired 95 % confidence interval",
+    "work: requests simulated for candidates; as written: the best by validation, made readable",
+)
+"""How to read the tables, a remark each."""
 
 
 def backlog(frame: pd.DataFrame) -> Answer:
@@ -82,8 +90,7 @@ def replay(frame: pd.DataFrame) -> Answer:
     first = frame.iloc[0]
     title = f"{int(first['n']):,} requests, M = {int(first['memory']):,} tokens"
     if "clock" not in frame:
-        note = "latency in rounds; bound: proved lower bound on the mean latency"
-        return Answer(title, (_in_rounds(frame),), note, frame)
+        return Answer(title, (_in_rounds(frame),), ROUNDS_NOTE, frame)
     rate = first["offered_rate"]
     offered = "" if math.isnan(rate) else f", {rate:.3g} req/s arrive"
     title = f"{title}, {first['clock']}{offered}"
@@ -170,7 +177,8 @@ def serving_job(frame: pd.DataFrame) -> Answer:
         f"{rate:g} requests/s, {first['clock']}, M = {int(first['memory']):,} tokens, "
         f"{frame['lane'].nunique()} streams of {int(first['n']):,} requests"
     )
-    note = SERVING_NOTE.format(bound=f"{chosen['rate_bound'].mean():.3g}")
+    bound = f"{chosen['rate_bound'].mean():.3g}"
+    note = tuple(line.format(bound=bound) for line in SERVING_NOTE)
     return Answer(title, (made,), note, summary)
 
 
@@ -230,7 +238,7 @@ def sweep(view: SweepView) -> Answer:
         [("", (_sweep_row(row, form) for _, row in shown_rows.iterrows()))],
     )
     note = f"{seen.held}; means over {seen.instances:,} instances, ± half a 95 % interval"
-    return Answer(f"{len(view.frame):,} simulations", (made,), note, summary)
+    return Answer(f"{len(view.frame):,} simulations", (made,), (note,), summary)
 
 
 def _sweep_row(row: pd.Series, form: Form) -> tuple[Cell, ...]:

@@ -39,7 +39,7 @@ class Answer:
 
     title: str
     tables: tuple[Table, ...]
-    note: str  # how to read the tables
+    notes: tuple[str, ...]  # how to read the tables
     data: pd.DataFrame  # the numbers behind them, in full, under names for programs
 
 
@@ -70,7 +70,8 @@ def show(out: Console, answer: Answer) -> None:
             out.width = max(width, natural(made))
             out.print(made)
             out.width = width
-    out.print(Text(answer.note), soft_wrap=True)
+    for note in answer.notes:
+        out.print(Text(note))
 
 
 def as_csv(answer: Answer) -> str:
@@ -84,7 +85,7 @@ def as_json(answer: Answer, notes: Iterable[str] = ()) -> str:
     rows = [
         dict(zip(columns, values, strict=True)) for values in zip(*columns.values(), strict=True)
     ]
-    about = {"title": answer.title, "notes": [*answer.note.splitlines(), *notes], "rows": rows}
+    about = {"title": answer.title, "notes": [*answer.notes, *notes], "rows": rows}
     return json.dumps(about, ensure_ascii=False, indent=1, allow_nan=False) + "\n"
 
 
