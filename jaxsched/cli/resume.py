@@ -37,6 +37,8 @@ def kept_in(
     except (KeyboardInterrupt, RuntimeError, ValueError) as error:
         if interrupted(error):
             raise KeyboardInterrupt(f"{what} {kept}") from None
-        if isinstance(error, ValueError) and config is not None:
+        # What is wrong in the folder is not wrong in the configuration.
+        own = config is not None and str(folder) not in str(error)
+        if isinstance(error, ValueError) and own:
             raise ValueError(f"{config}: {error}") from None
         raise

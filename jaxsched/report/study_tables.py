@@ -9,7 +9,7 @@ from typing import Any
 import pandas as pd
 from rich.text import Text
 
-from jaxsched.metrics import METRICS, STATISTICS
+from jaxsched.metrics import METRICS, STATISTICS, Metric
 from jaxsched.report.formats import UNITS, Form, count, percent, rounds, seconds, shown, with_half
 from jaxsched.report.sweep_view import SweepView
 from jaxsched.report.tables import Answer, Cell, Table, alarm, table
@@ -133,7 +133,7 @@ def _alarming(value: float) -> Text:
 def _latencies(frame: pd.DataFrame) -> Table:
     """Mean and percentiles of every distribution, a row per policy."""
     sections = (
-        (f"{one.title.rpartition(', ')[2]}, {one.unit}", (
+        (f"{_short(one)}, {one.unit}", (
             (row["policy"], *(shown(row[f"{which}_{name}"], UNITS[one.unit])
                               for which in STATISTICS))
             for _, row in frame.iterrows()
@@ -141,6 +141,12 @@ def _latencies(frame: pd.DataFrame) -> Table:
         for name, one in METRICS.items() if f"mean_{name}" in frame
     )  # fmt: skip
     return table([which.replace("p", "P") for which in STATISTICS], sections)
+
+
+def _short(metric: Metric) -> str:
+    """The abbreviation of a metric, if it has one, or its heading."""
+    _, has, short = metric.title.rpartition(", ")
+    return short if has else metric.heading
 
 
 def _figures(frame: pd.DataFrame) -> Table:
