@@ -24,7 +24,7 @@ def looks_ahead(name: str) -> bool:
 
 def recommended(
     frame: pd.DataFrame, mean: str, what: str, form: Form, tail: str = "", same: Sequence[str] = (),
-) -> tuple[str, ...]:  # fmt: skip
+) -> str:  # fmt: skip
     """The policy with the smallest mean, without those that look at the true lengths.
 
     Args:
@@ -36,13 +36,13 @@ def recommended(
       same: The columns that together name an instance, on which policies are compared in pairs.
 
     Returns:
-      Sentences; none if there are no two policies to choose between.
+      Sentences; empty if there are no two policies to choose between.
     """
-    ahead = {name for name in frame["policy"].unique() if looks_ahead(name)}
+    ahead = [name for name in frame["policy"].unique() if looks_ahead(name)]
     table = frame[~frame["policy"].isin(ahead)]
     means = table.groupby("policy", sort=False, observed=True)[mean].agg(_whole_mean).dropna()
     if len(means) < 2:
-        return ()
+        return ""
     means = means.sort_values(kind="stable")
     best, *others = means.index
     saved = {name: _saved(table, best, name, mean, means, same) for name in others}
@@ -64,9 +64,13 @@ def recommended(
             )
     if tail:
         lines += _tail(table, best, [*baseline, others[0]], tail, form)
-    if ahead:
-        lines.append(f"Left out, as they are told the true lengths: {', '.join(sorted(ahead))}.")
-    return tuple(lines)
+    return " ".join(lines)
+
+
+def left_out(frame: pd.DataFrame) -> str:
+    """Who is not recommended, whatever the numbers; empty if there is nobody."""
+    ahead = [name for name in frame["policy"].unique() if looks_ahead(name)]
+    return f"Left out, as they are told the true lengths: {', '.join(ahead)}." if ahead else ""
 
 
 def _whole_mean(values: pd.Series) -> float:

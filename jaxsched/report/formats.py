@@ -20,13 +20,14 @@ def shown(value: float, form: Form) -> Any:
 def with_half(mean: float, half: float, form: Form) -> str:
     """A mean and half its interval in one form, such as 1,093 ± 120; the mean alone without one.
 
-    From 100 on a half has two significant digits.
+    From 10 on a half has two significant digits, if the mean is a whole number.
     """
+    text = shown(mean, form)
     if math.isnan(mean) or math.isnan(half):
-        return shown(mean, form)
-    if half >= 100:
-        half = round(half, 1 - math.floor(math.log10(half)))
-    return f"{shown(mean, form)} ± {shown(half, form)}"
+        return text
+    if half >= 10 and "." not in text:
+        return f"{text} ± {round(half, 1 - math.floor(math.log10(half))):,.0f}"
+    return f"{text} ± {shown(half, form)}"
 
 
 def percent(value: float) -> str:

@@ -121,7 +121,7 @@ def _line(tag: str, cells: Iterable[Cell]) -> str:
 
 
 def _advice(lines: Iterable[str]) -> str:
-    told = "".join(f"<p>{escape(line)}</p>" for line in lines)
+    told = "".join(f"<p>{escape(line)}</p>" for line in lines if line)
     return f'<div class="advice">{told}</div>' if told else ""
 
 

@@ -90,7 +90,7 @@ def of_backlog(folder: Path, manifest: dict[str, Any], config: Config) -> Report
         answer=study_tables.backlog(frame),
         manifest=manifest,
         commands="jaxsched run config.toml --out DIR\njaxsched report DIR",
-        advice=_once(told),
+        advice=(*told, advice.left_out(frame)),
         assumed=assumed(config),
         drawings=tuple(figures.of_backlog(frame)),
         remark=f"config.toml is the configuration below. {IN_PYTHON}",
@@ -107,18 +107,18 @@ def of_serving(folder: Path, manifest: dict[str, Any], config: Config) -> Report
     for prediction in [x for x in chosen["prediction"].unique() if x != ANY] or [ANY]:
         rows = chosen[chosen["prediction"] == prediction]
         rows = pd.concat([blind, rows]) if prediction != ANY else rows
-        lines = advice.recommended(
+        text = advice.recommended(
             rows, "mean_e2el", "mean end-to-end latency", in_seconds, "p99_e2el", ["lane"]
         )
         label = "" if prediction == ANY else f"{read_prediction(prediction).label}: "
-        told += [f"{label}{lines[0]}", *lines[1:]] if lines else []
+        told += [f"{label}{text}"] if text else []
     return Report(
         title=f"Serving: {_name(folder)}",
         lead=f"{len(frame):,} simulated streams at {frame['rate'].nunique()} rates of arrivals.",
         answer=study_tables.serving_job(frame),
         manifest=manifest,
         commands="jaxsched run config.toml --out DIR\njaxsched report DIR",
-        advice=_once(told),
+        advice=(*told, advice.left_out(frame)),
         assumed=assumed(config),
         drawings=tuple(figures.of_serving(frame)),
         remark=f"config.toml is the configuration below. {IN_PYTHON}",
@@ -141,7 +141,7 @@ def of_sweep(folder: Path, manifest: dict[str, Any], config: Config) -> Report:
         answer=study_tables.sweep(sweep),
         manifest=manifest,
         commands="jaxsched sweep config.toml --out DIR\njaxsched report DIR",
-        advice=(f"Held: {seen.held}.", *told) if told else (),
+        advice=(f"{seen.held}:", told, advice.left_out(seen.rows)) if told else (),
         assumed=assumed(config),
         drawings=tuple(drawings(sweep)),
         axes=tuple(_axes(sweep)),
@@ -239,7 +239,7 @@ def replayed(
         answer=study_tables.replay(rows),
         manifest=dict(manifest),
         commands=replay_command(config),
-        advice=(*told, one) if told else (),
+        advice=(told, one, advice.left_out(rows)) if told else (),
         assumed=assumed(config),
         notes=tuple(notes),
         drawings=tuple(replay_figures.of_replay(rows, distributions, timeline)),
@@ -268,10 +268,6 @@ def _subject(config: Config) -> str:
     if trace:
         return Path(trace["path"]).name
     return ", ".join([config["lengths"]["source"], *_limited(config["lengths"])])
-
-
-def _once(lines: Iterable[str]) -> tuple[str, ...]:
-    return tuple(dict.fromkeys(lines))
 
 
 def assumed(config: Config) -> tuple[tuple[str, str], ...]:
@@ -363,6 +359,12 @@ def _random(config: Config) -> str:
     if "lanes" not in config:
         return f"seed {config['seed']}" if "seed" in config else ""
     seeds = _joined(config.get("seeds", config.get("seed", 0)), "{}")
+    if "validation_lanes" in config:
+        kept, last = config["validation_lanes"], config["test_lanes"]
+        return (
+            f"{config['lanes']:,} fresh instances in a step of the search, {kept:,} others to "
+            f"choose on and {last:,} to test on, seed {seeds}"
+        )
     return f"{config['lanes']:,} instances, seed {seeds}; the same ones for every policy"
 
 
