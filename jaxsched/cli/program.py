@@ -107,6 +107,7 @@ def _prepare_jax() -> None:
     import jax
 
     logging.getLogger("jax").setLevel(logging.ERROR)
+    logging.getLogger("absl").setLevel(logging.CRITICAL)  # orbax's; its errors are raised as well
     config: Any = jax.config  # which makes its attributes as it goes
     if config.jax_compilation_cache_dir is None:
         _keep_programs(Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"))

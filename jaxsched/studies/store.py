@@ -36,6 +36,7 @@ import pyarrow.parquet as pq
 
 from jaxsched import faults
 from jaxsched._version import __version__
+from jaxsched.policies.files import digest
 
 PREFIX = "jaxsched."
 
@@ -193,6 +194,35 @@ def open_store(folder: Path, config: str) -> Store:
     text = json.dumps(new, indent=2) + "\n"
     write_atomically(path, lambda temporary: temporary.write_text(text, encoding="utf-8"))
     return store
+
+
+SUMS = "SHA256SUMS"
+
+
+def write_sums(folder: Path) -> None:
+    """Writes the SHA-256 of every file below a folder that others wrote into one beside them."""
+    lines = [f"{digest(path)}  {path.relative_to(folder)}\n" for path in _files(folder)]
+    write_atomically(folder / SUMS, lambda temporary: temporary.write_text("".join(lines)))
+
+
+def check_sums(folder: Path, what: str, advice: str) -> None:
+    """Refuses a folder one of whose files is not what `write_sums` saw; without sums it passes.
+
+    ValueError that names the file.
+    """
+    if not (folder / SUMS).exists():
+        return
+    with faults.reading(folder / SUMS, "sums of files", advice):
+        lines = [line.split("  ", 1) for line in (folder / SUMS).read_text().splitlines()]
+        expected = {folder / name: found for found, name in lines}
+    for path, found in expected.items():
+        if not path.exists() or digest(path) != found:
+            state = "damaged" if path.exists() else "missing"
+            raise ValueError(f"{path}: {state}, so {what} {folder} cannot be read; {advice}")
+
+
+def _files(folder: Path) -> list[Path]:
+    return sorted(path for path in folder.rglob("*") if path.is_file() and path.name != SUMS)
 
 
 @contextlib.contextmanager

@@ -88,11 +88,12 @@ def _run(
     space, folder, text = space_of(config), kept.folder, kept.metadata["config"]
     # A folder may hold checkpoints of another configuration or version as well.
     stamp = f"{zlib.crc32((__version__ + text).encode()):08x}"
+    folders = {method: folder / "checkpoints" / stamp / method.name for method in chosen}
+    for each in folders.values():  # before hours of work, not after
+        loop.check(each)
     found = {
-        method.name: loop.run(
-            config, problem, space, method, folder / "checkpoints" / stamp / method.name, on_step
-        )
-        for method in chosen
+        method.name: loop.run(config, problem, space, method, each, on_step)
+        for method, each in folders.items()
     }
     best = min(chosen, key=lambda method: float(found[method.name].score))
     written = _rule(space, found[best.name])
