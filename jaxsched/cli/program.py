@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from jaxsched import faults
+from jaxsched import _start, faults
 from jaxsched._version import __version__
 from jaxsched.cli import options
 
@@ -48,7 +48,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         warnings.showwarning = _say
         _prepare_jax()
         # Imported late so that --help need not wait for pandas and matplotlib.
-        importlib.import_module(f"jaxsched.cli.{args.command}_command").run(args)
+        command = importlib.import_module(f"jaxsched.cli.{args.command}_command")
+        _start.hand_over()
+        command.run(args)
         sys.stdout.flush()
         return 0
     except BrokenPipeError:  # whoever read the output has seen enough
@@ -107,7 +109,8 @@ def _prepare_jax() -> None:
     import jax
 
     logging.getLogger("jax").setLevel(logging.ERROR)
-    logging.getLogger("absl").setLevel(logging.CRITICAL)  # orbax's; its errors are raised as well
+    for name in ("jax._src.callback", "absl"):  # the latter orbax's; their errors are raised too
+        logging.getLogger(name).setLevel(logging.CRITICAL)
     config: Any = jax.config  # which makes its attributes as it goes
     if config.jax_compilation_cache_dir is None:
         _keep_programs(Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"))
