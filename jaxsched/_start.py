@@ -40,7 +40,7 @@ def hand_over() -> None:
 
 
 def _not_lost(lost: Any) -> None:
-    """Ctrl-C that falls where Python has to ignore it, as while it collects garbage, comes again."""
+    """Ctrl-C that falls where Python has to ignore it, such as among garbage, comes again."""
     if issubclass(lost.exc_type, KeyboardInterrupt):
         again = threading.Timer(0.05, _thread.interrupt_main)
         again.daemon = True

@@ -82,8 +82,8 @@ def of_backlog(folder: Path, manifest: dict[str, Any], config: Config) -> Report
     told = []
     for prediction in largest["prediction"].unique():
         rows = largest[largest["prediction"] == prediction]
-        lines = advice.recommended(rows, "mean_latency", "mean latency", in_rounds, same=["lane"])
-        told += [f"{read_prediction(prediction).label}: {lines[0]}", *lines[1:]] if lines else []
+        text = advice.recommended(rows, "mean_latency", "mean latency", in_rounds, same=["lane"])
+        told += [f"{read_prediction(prediction).label}: {text}"] if text else []
     return Report(
         title=f"Backlogs: {_name(folder)}",
         lead=f"{len(frame):,} simulations of a backlog, under each policy and prediction.",

@@ -81,7 +81,11 @@ def timeline(instance: Instance, result: Result, **columns: Any) -> pd.DataFrame
         return pd.DataFrame()
     request, admitted, ended = _runs(instance, result)
     arrival, end = _arrival(instance, result), _completion(result)
+    edges = np.linspace(arrival.min(), end.max(), STRETCHES + 1)
     rounds = np.unique(np.concatenate([admitted, ended]))
+    # What is held grows from round to round, so a part may begin between two events.
+    within = np.interp(edges, _round_times(result, rounds)[1], rounds)
+    rounds = np.unique(np.concatenate([rounds, np.floor(within), np.ceil(within)]).astype(np.int64))
     before, after = _round_times(result, rounds)
     change = np.zeros((2, len(rounds)), np.int64)  # requests; their tokens, had it been round 0
     prompt = np.asarray(instance.prompt, np.int64)[0]
@@ -93,7 +97,6 @@ def timeline(instance: Instance, result: Result, **columns: Any) -> pd.DataFrame
     length = np.diff(rounds)
     tokens = constant + running * (rounds[:-1] + (length - 1) / 2)
 
-    edges = np.linspace(arrival.min(), end.max(), STRETCHES + 1)
     # What is held between two rounds, and the time after a round in which there is nobody.
     knots = np.stack([before, after], axis=-1).ravel()
     held = np.zeros((2, len(knots) - 1))
