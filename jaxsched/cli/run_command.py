@@ -16,13 +16,13 @@ from jaxsched.studies import serving
 from jaxsched.studies.backlog import BacklogConfig
 from jaxsched.studies.run import Point
 
-KINDS = {"backlog": BacklogConfig, serving.JOB: serving.ServingConfig}
+JOBS = {"backlog": BacklogConfig, serving.JOB: serving.ServingConfig}
 """Kinds of studies and their configurations; a file without the key `job` describes a backlog."""
 
 
 def run(args: argparse.Namespace) -> None:
     """Runs what is left of the study, prints its table and draws its figures."""
-    config = KINDS[toml.job_of(args.config, KINDS)]
+    config = JOBS[toml.job_of(args.config, JOBS)]
     keys = replaced(args, lanes="lanes", seed="seed", policies="policies")
     settings: Any = toml.load(args.config, config, keys)
     folder, out = folder_of(args), console(args.form)

@@ -27,7 +27,7 @@ def run(args: argparse.Namespace) -> None:
         raise ValueError("--per-request writes a file; give a folder for it with --out")
     settings, out = _settings(args), console(args.form)
     with out.status("reading the trace"):
-        loaded = replay.load(settings)
+        loaded = replay.load_requests(settings)
     notes, kept, about = list(_notes(loaded)), None, store.about(settings.text())
     with contextlib.ExitStack() as stack:
         # Not earlier: a trace that is refused should leave no folder behind.
@@ -74,7 +74,7 @@ def _simulate(
         timelines.append(curves.timeline(batch, result, policy=policy))
 
     with out.status("simulating") as status:
-        found = replay.run(
+        found = replay.run_policies(
             settings, loaded,
             on_policy=lambda name: status.update(f"simulating {name}"),
             on_result=on_result if watch else None,

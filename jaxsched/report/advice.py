@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import pandas as pd
 
 from jaxsched import policies
-from jaxsched.report.formats import Form, shown
+from jaxsched.report.formats import NumberForm, shown
 from jaxsched.studies.frames import SERVING_YARDSTICK, half_width
 
 CLOSE = 0.01
@@ -23,8 +23,13 @@ def looks_ahead(name: str) -> bool:
 
 
 def recommended(
-    frame: pd.DataFrame, mean: str, what: str, form: Form, tail: str = "", same: Sequence[str] = (),
-) -> str:  # fmt: skip
+    frame: pd.DataFrame,
+    mean: str,
+    what: str,
+    form: NumberForm,
+    tail: str = "",
+    same: Sequence[str] = (),
+) -> str:
     """The policy with the smallest mean, without those that look at the true lengths.
 
     Args:
@@ -92,7 +97,7 @@ def _saved(
 
 
 def _tail(
-    table: pd.DataFrame, best: str, others: Sequence[str], tail: str, form: Form
+    table: pd.DataFrame, best: str, others: Sequence[str], tail: str, form: NumberForm
 ) -> list[str]:
     """The 99th percentile beside it, since shortest-first orders let long requests wait."""
     means = table.groupby("policy", observed=True)[tail].mean()

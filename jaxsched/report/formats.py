@@ -6,18 +6,18 @@ import math
 from collections.abc import Callable
 from typing import Any
 
-Form = str | Callable[[float], Any]
+NumberForm = str | Callable[[float], Any]
 """How a number is written: a format such as ".3f", or a function."""
 
 
-def shown(value: float, form: Form) -> Any:
+def shown(value: float, form: NumberForm) -> Any:
     """The number in this form; a dash where there is none."""
     if math.isnan(value):
         return "–"
     return format(value, form) if isinstance(form, str) else form(value)
 
 
-def with_half(mean: float, half: float, form: Form) -> str:
+def with_half(mean: float, half: float, form: NumberForm) -> str:
     """A mean and half its interval in one form, such as 1,093 ± 120; the mean alone without one.
 
     From 10 on a half has two significant digits, if the mean is a whole number.
@@ -67,7 +67,7 @@ def in_seconds(value: float) -> str:
     return f"{seconds(value)} s"
 
 
-def plain(value: float, _: int | None = None) -> str:
+def plain(value: float) -> str:
     """A number as it is, with commas: what axes show instead of powers of ten."""
     return f"{value:,g}"
 
@@ -86,7 +86,7 @@ def size(value: float) -> str:
     return f"{value / 1e9:.1f} GB" if value >= 1e9 else f"{value / 1e6:.0f} MB"
 
 
-UNITS: dict[str, Form] = {
+UNIT_FORMS: dict[str, NumberForm] = {
     "s": seconds,
     "whole s": "{:,.0f} s".format,
     "1/s": ".3f",

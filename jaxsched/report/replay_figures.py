@@ -56,7 +56,7 @@ def _distributions(table: pd.DataFrame, policies: list[str], unit: str, more: st
             _draw(axes, policy, line["value"], line["share"], "steps-post")
         plots.subtitle(axes, METRICS[name].title if name in METRICS else name)
         _spread_axis(axes, table.loc[table["metric"] == name, "value"])
-        plots.ticks(axes.yaxis, percent)
+        plots.write_ticks(axes.yaxis, percent)
         axes.set_ylim(0, 1.01)
     plots.name_axes(figure, unit, "requests that took no longer")
     plots.legend_above(figure, grid[0], 3 if len(names) > 1 else 2)
@@ -73,7 +73,7 @@ def _spread_axis(axes: Axes, values: pd.Series) -> None:
     if len(positive) and positive.max() > 10 * max(positive.quantile(0.05), 1e-12):
         axes.set_xscale("log")
         axes.set_xlim(left=max(positive.min(), positive.max() / 1e5))
-    plots.ticks(axes.xaxis)
+    plots.write_ticks(axes.xaxis)
 
 
 @in_house_style
@@ -90,8 +90,8 @@ def _timeline(table: pd.DataFrame, policies: list[str], unit: str, more: str) ->
             _draw(axes, policy, known["time"] / factor, known[column])
         axes.set_ylabel(f"{name} ({unit})" if column == "latency" else name, fontsize=7.5)
         axes.set_ylim(bottom=0)
-        plots.ticks(axes.yaxis, percent if column == "kv" else plain)
-    plots.ticks(axes.xaxis)
+        plots.write_ticks(axes.yaxis, percent if column == "kv" else plain)
+    plots.write_ticks(axes.xaxis)
     grid[-1].set_xlabel(f"time ({short})")
     plots.legend_above(figure, grid[0], 3)
     parts = table.groupby("policy").size().max()

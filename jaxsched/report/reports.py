@@ -87,7 +87,7 @@ def of_backlog(folder: Path, manifest: dict[str, Any], config: Config) -> Report
     return Report(
         title=f"Backlogs: {_name(folder)}",
         lead=f"{len(frame):,} simulations of a backlog, under each policy and prediction.",
-        answer=study_tables.backlog(frame),
+        answer=study_tables.backlog_job(frame),
         manifest=manifest,
         commands="jaxsched run config.toml --out DIR\njaxsched report DIR",
         advice=(*told, advice.left_out(frame)),

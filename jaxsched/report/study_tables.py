@@ -10,7 +10,16 @@ import pandas as pd
 from rich.text import Text
 
 from jaxsched.metrics import METRICS, STATISTICS, Metric
-from jaxsched.report.formats import UNITS, Form, count, percent, rounds, seconds, shown, with_half
+from jaxsched.report.formats import (
+    UNIT_FORMS,
+    NumberForm,
+    count,
+    percent,
+    rounds,
+    seconds,
+    shown,
+    with_half,
+)
 from jaxsched.report.sweep_view import SweepView
 from jaxsched.report.tables import Answer, Cell, Table, alarm, table
 from jaxsched.studies import frames
@@ -45,7 +54,7 @@ TUNING_NOTE = (
 """How to read the tables, a remark each."""
 
 
-def backlog(frame: pd.DataFrame) -> Answer:
+def backlog_job(frame: pd.DataFrame) -> Answer:
     """Every policy under every prediction at the largest number of requests.
 
     Policies whose results are the same under every prediction stand once, at the top.
@@ -81,7 +90,7 @@ def _backlog_row(row: pd.Series, memory: int) -> tuple[Cell, ...]:
         with_half(row["ratio_to_h_sf"], row["ratio_to_h_sf_ci"], ".3f"),
         shown(row["ratio_to_bound"], ".3f"),
         *(count(row["evictions"]), count(row["wasted_tokens"])),
-        *(percent(row["mean_memory"] / memory), percent(row["peak_memory"] / memory)),
+        *(shown(row[f"{name}_memory"] / memory, percent) for name in ("mean", "peak")),
     )
 
 
@@ -134,7 +143,7 @@ def _latencies(frame: pd.DataFrame) -> Table:
     """Mean and percentiles of every distribution, a row per policy."""
     sections = (
         (f"{_short(one)}, {one.unit}", (
-            (row["policy"], *(shown(row[f"{which}_{name}"], UNITS[one.unit])
+            (row["policy"], *(shown(row[f"{which}_{name}"], UNIT_FORMS[one.unit])
                               for which in STATISTICS))
             for _, row in frame.iterrows()
         ))
@@ -153,7 +162,7 @@ def _figures(frame: pd.DataFrame) -> Table:
     """Every other metric that the table has, a row per policy."""
     told = [(name, one) for name, one in METRICS.items() if name in frame and one.heading]
     told.sort(key=lambda item: not item[1].unit.endswith("/s"))  # rates in front
-    columns = {one.heading: (name, UNITS[one.unit]) for name, one in told}
+    columns = {one.heading: (name, UNIT_FORMS[one.unit]) for name, one in told}
     if frame["unfinished"].any():
         columns = {"unfinished": ("unfinished", _alarming), **columns}
     rows = (
@@ -208,7 +217,7 @@ def _serving_row(row: pd.Series, largest: pd.Series) -> tuple[Cell, ...]:
 
 
 def tuning(title: str, methods: pd.DataFrame, tests: pd.DataFrame) -> Answer:
-    """One row per method and prediction, and the rule as written, from an `Outcome`'s tables."""
+    """One row per method and prediction, and the rule as written, from a `Found`'s tables."""
     against = [name for name in tests if name.startswith("ratio_to_")]
     groups = tests.groupby(["prediction", "method"], sort=False)[against]
     halves = groups.agg(frames.half_width).add_suffix("_ci")
@@ -247,7 +256,7 @@ def sweep(view: SweepView) -> Answer:
     return Answer(f"{len(view.frame):,} simulations", (made,), (note,), summary)
 
 
-def _sweep_row(row: pd.Series, form: Form) -> tuple[Cell, ...]:
+def _sweep_row(row: pd.Series, form: NumberForm) -> tuple[Cell, ...]:
     return (
         _name_of(row),
         with_half(row["mean_latency"], row["mean_latency_ci"], form),

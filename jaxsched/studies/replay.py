@@ -15,12 +15,19 @@ from jaxsched.instance import Instance, check_instance
 from jaxsched.result import Result
 from jaxsched.simulate import simulate
 from jaxsched.studies import frames
-from jaxsched.studies.config import different_policies, own_digests, positive_seconds, prediction
+from jaxsched.studies.config import (
+    LARGEST_SEED,
+    different_policies,
+    own_digests,
+    positive_seconds,
+    prediction,
+)
 from jaxsched.toml import at_least, one_of, several, to_toml, with_key
+from jaxsched.workers import worker_named
 from jaxsched.workloads import Trace, draws, generate, intervals, traces
 from jaxsched.workloads.texts import class_edges, read_arrivals, read_prediction
 
-FORMATS = ("auto", *traces.FORMATS)
+FORMAT_NAMES = ("auto", *traces.FORMATS)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -32,19 +39,20 @@ class ReplayConfig:
     policies: tuple[str, ...]  # names that `jaxsched.policy` understands
     # A prediction (see `jaxsched.workloads.texts`); None for the trace's own
     interval: str | None = None
-    format: str = "auto"  # one of `FORMATS`; "auto" goes by the file's header
+    format: str = "auto"  # one of `FORMAT_NAMES`; "auto" goes by the file's header
     # FIELD=COLUMN for a file of no known format (see `traces.read_table`)
     columns: tuple[str, ...] = ()
     # Prompt length of every request, for a trace without prompts
     prompt: int | None = at_least(1, default=None)
     limit: int | None = at_least(1, default=None)  # take this many requests; None for all
     # Shuffle the requests before anything else; None to keep the trace's order
-    seed: int | None = at_least(0, default=None)
+    seed: int | None = at_least(0, LARGEST_SEED, default=None)
     arrivals: str = "backlog"  # when requests arrive (see `jaxsched.workloads.texts`)
     # A preset of `jaxsched.clocks`, for results in seconds; None to count rounds
     clock: str | None = None
     # Most requests that run together; None for no cap
     max_batch: int | None = at_least(1, default=None)
+    worker: str | None = None  # Whose rules hold (see `jaxsched.workers`); None for the papers'
     # Largest time to first token of a request that counts as good, in seconds
     ttft_limit: float | None = None
     tpot_limit: float | None = None  # largest time per output token likewise
@@ -56,7 +64,7 @@ class ReplayConfig:
         different_policies(self.policies, arrivals=self.arrivals != "backlog")
         if self.interval is not None:
             prediction("interval", self.interval, self.memory)
-        one_of("format", self.format, FORMATS)
+        one_of("format", self.format, FORMAT_NAMES)
         if self.columns and self.format != "auto":
             raise ValueError(f"format is {self.format!r}; expected no format with named columns")
         for pair in self.columns:
@@ -78,6 +86,8 @@ class ReplayConfig:
                 )
         elif arrivals.kind in ("trace", "poisson"):
             raise ValueError(f"arrivals: {self.arrivals!r} is in seconds; expected a --clock")
+        if self.worker is not None:
+            with_key("worker", worker_named, self.worker)
         for name, limit in self.limits.items():
             if limit is not None and self.clock is None:
                 raise ValueError(f"{name}: {limit} is in seconds; expected a --clock")
@@ -103,7 +113,7 @@ class Loaded:
     too_large: int  # how many were left out because they can never fit
 
 
-def load(config: ReplayConfig) -> Loaded:
+def load_requests(config: ReplayConfig) -> Loaded:
     """Reads the trace and chooses its requests.
 
     ValueError if the file is malformed, or a request can never fit; the text names it.
@@ -211,11 +221,11 @@ def _instance(trace: Trace, config: ReplayConfig) -> Instance:
     return instance
 
 
-PERCENTILES = (50, 90, 99)
+LATENCY_PERCENTILES = (50, 90, 99)
 """Of the latency in rounds; under a clock they are those of `jaxsched.metrics`."""
 
 
-def run(
+def run_policies(
     config: ReplayConfig,
     loaded: Loaded,
     on_policy: Callable[[str], Any] = lambda _: None,
@@ -233,11 +243,14 @@ def run(
     """
     batch = jax.tree.map(lambda leaf: np.asarray(leaf)[None], loaded.instance)
     clock = None if config.clock is None else clocks.clock(config.clock)
+    worker = None if config.worker is None else worker_named(config.worker)
     for name in config.policies:
         policy = policies.policy(name)
         on_policy(policy.name)
-        history = clock is not None or on_result is not None
-        result = simulate(batch, policy, clock=clock, max_batch=config.max_batch, history=history)
+        result = simulate(
+            batch, policy, clock=clock, worker=worker, max_batch=config.max_batch,
+            history=clock is not None or on_result is not None,
+        )  # fmt: skip
         if on_result is not None:
             on_result(policy.name, batch, result)
         about = {
@@ -249,7 +262,7 @@ def run(
         }
         requests = frames.request_frame(batch, result, **about)
         if config.clock is None:
-            found = frames.result_columns(batch, result, frames.bound_of(batch))
+            found = frames.result_columns(batch, result, frames.bound_of(batch, worker))
             row = frames.lane_frame(found, policy=policy.name, lane=0)
             yield row.assign(**latency_figures(requests["latency"])), requests
         else:
@@ -264,6 +277,10 @@ def latency_figures(latency: pd.Series) -> dict[str, float]:
     By linear interpolation; NaN where no request finished.
     """
     known = latency.dropna().to_numpy(np.int64)
-    quantiles = np.percentile(known, PERCENTILES) if len(known) else [np.nan] * len(PERCENTILES)
-    named = {f"latency_p{q}": float(x) for q, x in zip(PERCENTILES, quantiles, strict=True)}
+    quantiles = (
+        np.percentile(known, LATENCY_PERCENTILES)
+        if len(known)
+        else [np.nan] * len(LATENCY_PERCENTILES)
+    )
+    named = {f"latency_p{q}": float(x) for q, x in zip(LATENCY_PERCENTILES, quantiles, strict=True)}
     return {"unfinished": len(latency) - len(known), **named}

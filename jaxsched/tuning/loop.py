@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from jaxsched import faults
 from jaxsched.studies import store
 from jaxsched.tuning.config import TuneConfig
-from jaxsched.tuning.methods import Method, State
+from jaxsched.tuning.methods import Method, MethodState
 from jaxsched.tuning.problem import Problem
 from jaxsched.tuning.space import Coordinates, Floats
 
@@ -25,7 +25,7 @@ from jaxsched.tuning.space import Coordinates, Floats
 class Progress(NamedTuple):
     """A method on its way, a pytree of numpy arrays."""
 
-    state: State  # the method's own
+    state: MethodState  # the method's own
     steps: NDArray[np.int64]  # steps done, of shape []
     work: NDArray[np.int64]  # requests simulated, of shape []; validation does not count
     seconds: Floats  # time it took, of shape []; validation counts
@@ -41,7 +41,7 @@ AGAIN = "the same command goes on from the one before, or starts that method aga
 OnStep = Callable[[Method, Progress], Any]
 
 
-def run(
+def run_method(
     config: TuneConfig,
     problem: Problem,
     space: Coordinates,

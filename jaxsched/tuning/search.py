@@ -34,7 +34,7 @@ WRITTEN = "as written"
 
 
 @dataclasses.dataclass(frozen=True)
-class Outcome:
+class Found:
     """What a tuning found."""
 
     rule: Path  # path of the rule's file
@@ -68,9 +68,9 @@ def methods(config: TuneConfig, problem: Problem, space: Coordinates) -> list[Me
     return [make[name]() for name in sorted(config.methods, key=list(make).index)]
 
 
-def run(
+def run_search(
     config: TuneConfig, problem: Problem, chosen: list[Method], folder: Path, on_step: OnStep
-) -> Outcome:
+) -> Found:
     """Runs what is left of a tuning and writes the rule of the best validation.
 
     Everything goes into the folder, where checkpoints of the same configuration are taken up.
@@ -84,7 +84,7 @@ def run(
 
 def _run(
     config: TuneConfig, problem: Problem, chosen: list[Method], kept: Store, on_step: OnStep
-) -> Outcome:
+) -> Found:
     space, folder, text = space_of(config), kept.folder, kept.metadata["config"]
     # A folder may hold checkpoints of another configuration or version as well.
     stamp = f"{zlib.crc32((__version__ + text).encode()):08x}"
@@ -92,7 +92,7 @@ def _run(
     for each in folders.values():  # before hours of work, not after
         loop.check(each)
     found = {
-        method.name: loop.run(config, problem, space, method, each, on_step)
+        method.name: loop.run_method(config, problem, space, method, each, on_step)
         for method, each in folders.items()
     }
     best = min(chosen, key=lambda method: float(found[method.name].score))
@@ -108,7 +108,7 @@ def _run(
     rules.write_rule(folder / f"{name}.toml", written, origin, tuple(_scores(tests)))
     for table, title in ((rows, "methods"), (tests, "results"), (curves, "curves")):
         kept.finish(table.reset_index(drop=True), title)
-    return Outcome(folder / f"{name}.toml", rows, tests, curves)
+    return Found(folder / f"{name}.toml", rows, tests, curves)
 
 
 def _rule(space: Coordinates, progress: Progress) -> Any:

@@ -114,7 +114,7 @@ def integer(least: int, most: int = MAX_INT, shown: int | None = None) -> Parser
     return parse
 
 
-def seconds(cell: Any) -> float:
+def finite_seconds(cell: Any) -> float:
     """A parser of times in seconds, finite and at least 0."""
     with contextlib.suppress(ValueError):
         if 0 <= (value := _number(cell)) < math.inf:

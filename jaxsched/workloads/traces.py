@@ -20,15 +20,15 @@ from jaxsched.workloads import draws, generate, intervals
 from jaxsched.workloads.arrivals import to_rounds, trace_seconds
 from jaxsched.workloads.checks import whole
 from jaxsched.workloads.embedded import CLASS_EDGES
-from jaxsched.workloads.lengths import Drawn, Lengths, empirical
+from jaxsched.workloads.lengths import DrawnLengths, Lengths, empirical
 from jaxsched.workloads.marginals import Marginal
 
-LENGTHS = ("prompt", "output", "lower", "upper")
+LENGTH_FIELDS = ("prompt", "output", "lower", "upper")
 
-UNITS = {"arrival_seconds": "s", "arrival_milliseconds": "ms", "arrival_timestamp": "date"}
+TIME_UNITS = {"arrival_seconds": "s", "arrival_milliseconds": "ms", "arrival_timestamp": "date"}
 """Columns of arrivals; a file has at most one."""
 
-FIELDS = (*LENGTHS, "predicted", *UNITS)
+FIELDS = (*LENGTH_FIELDS, "predicted", *TIME_UNITS)
 """What the columns of a file can be."""
 
 
@@ -121,7 +121,7 @@ class Trace:
         rows = self.select(slice(limit))
         ways = (generate.INTERVALS, generate.POINT)
         keys = [None if key is None else draws.purpose(key, way) for way in ways]
-        own = Drawn(rows.output, rows.output, rows.lower, rows.upper)
+        own = DrawnLengths(rows.output, rows.output, rows.lower, rows.upper)
         lower, upper = generate.predict(keys[0], intervals, own)
         instance = Instance(
             prompt=np.broadcast_to(np.asarray(rows._prompts(prompt), np.int32), rows.output.shape),
@@ -216,7 +216,9 @@ def __getattr__(name: str) -> Format:
 
 def format_rows() -> Iterator[tuple[str, str]]:
     """Rows of the documentation's table: reader, columns."""
-    notes = {field: f" ({unit})" for field, unit in UNITS.items()} | {"predicted": " (a class)"}
+    notes = {field: f" ({unit})" for field, unit in TIME_UNITS.items()} | {
+        "predicted": " (a class)"
+    }
     for name, known in FORMATS.items():
         texts = (
             f"{'optionally ' * (field in known.optional)}`{column}`{notes.get(field, '')}"
@@ -280,7 +282,7 @@ def _build(table: files.Table, known: Format, zero_output: str) -> Trace:
     values = {
         field: np.asarray(kept.column(column, files.integer(1)), np.int32)
         for field, column in columns.items()
-        if field in LENGTHS
+        if field in LENGTH_FIELDS
     }
     if "lower" in values and np.any(crossed := values["lower"] > values["upper"]):
         row, beside = int(np.argmax(crossed)), columns["lower"]
@@ -317,7 +319,7 @@ def _check_columns(
         )
     if "output" not in columns or ("lower" in columns) != ("upper" in columns):
         raise ValueError(f"columns: got {list(columns)}; expected output, and lower with upper")
-    if len(set(UNITS) & set(columns)) > 1:
+    if len(set(TIME_UNITS) & set(columns)) > 1:
         raise ValueError(f"columns: got {list(columns)}; expected at most one arrival")
     if ("predicted" in columns) != (edges is not None) or {"predicted", "lower"} <= set(columns):
         raise ValueError("columns: expected edges with predicted, and no lower and upper then")
@@ -343,7 +345,7 @@ def _without_zeros(table: files.Table, column: str, zero_output: str) -> files.T
 def _times(table: files.Table, columns: dict[str, str]) -> np.ndarray | None:
     for field, per_second in (("arrival_seconds", 1.0), ("arrival_milliseconds", 1000.0)):
         if field in columns:
-            return np.asarray(table.column(columns[field], files.seconds)) / per_second
+            return np.asarray(table.column(columns[field], files.finite_seconds)) / per_second
     if "arrival_timestamp" not in columns:
         return None
     # Whole seconds first: seconds since 1970 in float64 would lose the seventh digit.
