@@ -9,13 +9,13 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-AGAIN = "run the same command again to go on"
+GO_ON = "run the same command again to go on"
 """What an interrupted command says."""
 
 DISK = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM, errno.EFBIG, errno.EIO)
 """Why a file is not written; libraries of other languages have the words only."""
 
-LONGEST = 200
+_LONGEST = 200
 """Characters of what another library says."""
 
 
@@ -68,7 +68,7 @@ def reading(path: str | os.PathLike[str], what: str, advice: str = "") -> Iterat
 def brief(text: str) -> str:
     """The first line of what another library says, and not too much of it."""
     line = re.sub(r"\s+", " ", text.strip().partition("\n")[0])
-    return line if len(line) <= LONGEST else f"{line[: LONGEST - 1]}…"
+    return line if len(line) <= _LONGEST else f"{line[: _LONGEST - 1]}…"
 
 
 def refuse_link(path: Path) -> None:

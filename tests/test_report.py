@@ -167,7 +167,7 @@ def test_the_timeline_is_that_of_the_rounds(policy: js.Policy) -> None:
     instance = batch(clock=False)
     result = js.simulate(instance, policy, history=True)
     assert result.evictions[0] > 10
-    found = curves.timeline(instance, result)
+    found = curves.held_over_time(instance, result)
     # By hand: what every round holds.
     first, last = int(instance.arrival.min()), int(result.completion.max())
     held, running = np.zeros(last), np.zeros(last)
@@ -194,7 +194,10 @@ def test_the_timeline_in_seconds() -> None:
     instance, clock = batch(clock=True), clocks.llama2_70b_2xa100()
     result = js.simulate(instance, js.fcfs(), clock=clock, history=True)
     assert result.evictions[0] > 10
-    found, rounds = curves.timeline(instance, result), metrics.timeline(instance, result, clock, 0)
+    found, rounds = (
+        curves.held_over_time(instance, result),
+        metrics.timeline(instance, result, clock, 0),
+    )
     edges = np.linspace(0, rounds.end[-1] / 1e12, len(found) + 1)
     edges[0] = instance.arrival.min()
     edges = np.linspace(edges[0], edges[-1], len(found) + 1)
@@ -221,6 +224,6 @@ def test_the_timeline_in_seconds() -> None:
 def test_a_lane_that_was_cut_off_has_no_timeline() -> None:
     instance = batch(clock=False)
     result = js.simulate(instance, js.fcfs(), history=True, max_rounds=50)
-    assert curves.timeline(instance, result).empty
+    assert curves.held_over_time(instance, result).empty
     told = curves.distributions(instance, result)
-    assert told["value"].max() <= 50 and len(told) == len(curves.SHARES)
+    assert told["value"].max() <= 50 and len(told) == len(curves.QUANTILES)

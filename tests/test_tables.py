@@ -12,7 +12,7 @@ import pytest
 from rich.console import Console
 
 from jaxsched.report import advice, formats, tables
-from jaxsched.report.tables import Answer, Table, alarm
+from jaxsched.report.tables import Answer, PrintedTable, alarm
 
 WIDE = tables.table(
     [f"policy:number_{i}" for i in range(12)],
@@ -33,9 +33,9 @@ DATA = pd.DataFrame(
 )
 
 
-def printed(one: Table, width: int, terminal: bool) -> list[str]:
+def printed(one: PrintedTable, width: int, terminal: bool) -> list[str]:
     out = Console(file=io.StringIO(), width=width, force_terminal=terminal, color_system=None)
-    tables.show(out, Answer("a title", (one,), ("a note",), DATA))
+    tables.print_answer(out, Answer("a title", (one,), ("a note",), DATA))
     return out.file.getvalue().splitlines()
 
 
@@ -107,7 +107,7 @@ def frame(**means: list[float]) -> pd.DataFrame:
 
 def test_the_best_policy_that_a_server_can_have() -> None:
     table = frame(h_sf=[1, 1, 1], fcfs=[10, 20, 30], a_max=[5, 10, 15], mc_sf=[6, 12, 18])
-    told = advice.recommended(table, "mean", "mean latency", formats.in_rounds, "p99", ["lane"])
+    told = advice.recommended(table, "mean", "mean latency", formats.said_rounds, "p99", ["lane"])
     assert told.startswith("a_max has the shortest mean latency: 10.0 rounds.")
     assert "50.0% ± 0.0% less than that of fcfs (20.0 rounds)" in told
     assert "16.7% ± 0.0% less than that of mc_sf (12.0 rounds)" in told
@@ -117,10 +117,10 @@ def test_the_best_policy_that_a_server_can_have() -> None:
 
 def test_what_may_be_chance_is_no_advice() -> None:
     table = frame(fcfs=[10, 20, 30], a_max=[9, 21, 29])
-    told = advice.recommended(table, "mean", "mean latency", formats.in_rounds, same=["lane"])
+    told = advice.recommended(table, "mean", "mean latency", formats.said_rounds, same=["lane"])
     assert "but not by much: fcfs cannot be told from it." in told and "less than" not in told
     single = frame(fcfs=[10.0], a_max=[9.95], mc_sf=[20.0])
-    told = advice.recommended(single, "mean", "mean latency", formats.in_rounds)
+    told = advice.recommended(single, "mean", "mean latency", formats.said_rounds)
     assert "fcfs cannot be told from it" in told
     # One that did not finish is not compared, and one alone is no choice.
     assert advice.recommended(frame(fcfs=[1.0], a_max=[math.nan]), "mean", "", ".1f") == ""
@@ -128,5 +128,5 @@ def test_what_may_be_chance_is_no_advice() -> None:
 
 def test_a_longer_tail_is_said() -> None:
     table = frame(fcfs=[10.0], a_max=[5.0]).assign(p99=[20.0, 70.0])
-    told = advice.recommended(table, "mean", "mean latency", formats.in_rounds, "p99")
+    told = advice.recommended(table, "mean", "mean latency", formats.said_rounds, "p99")
     assert told.endswith("Its P99 is 70.0 rounds (fcfs 20.0 rounds): longer than that of fcfs.")

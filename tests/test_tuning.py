@@ -375,4 +375,4 @@ def test_ctrl_c_says_how_to_go_on_even_from_within_a_callback(
     code = cli.main(["tune", "tune_small.toml", "--out", str(tmp_path / "out")])
     captured = capsys.readouterr()
     assert code == 130 and "stopped" in captured.err and "INTERNAL" not in captured.err
-    assert "run the same command again to go on" in captured.out
+    assert "run the same command again to go on" in captured.err

@@ -60,7 +60,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     except (ValueError, OSError, RuntimeError, KeyboardInterrupt) as error:
         if faults.interrupted(error):
             own = isinstance(error, KeyboardInterrupt) and str(error)
-            print(f"jaxsched: stopped; {own or faults.AGAIN}", file=sys.stderr)
+            print(f"jaxsched: stopped; {own or faults.GO_ON}", file=sys.stderr)
             return 130
         if isinstance(error, RuntimeError):
             raise

@@ -12,7 +12,7 @@ def run(args: argparse.Namespace) -> None:
     """Prints the table, writes the page and the figures, and says where."""
     out = console(args.form)
     with out.status("drawing"):
-        answer, paths = reports.write(args.folder)
+        answer, paths = reports.write_report(args.folder)
     show(out, answer, args.form)
     for path in paths:
         say(out, f"{'page:  ' if path.suffix == '.html' else 'figure:'} {path}")

@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from jaxsched.faults import AGAIN, interrupted, sentence
+from jaxsched.faults import GO_ON, interrupted, sentence
 
 
 def folder_of(args: argparse.Namespace) -> Path:
@@ -27,7 +27,7 @@ def kept_in(
     folder: Path, config: Path | None = None, what: str = "what is finished is"
 ) -> Iterator[None]:
     """Says how to go on after an interruption, and of errors in which folder or file they are."""
-    kept = f"kept in {folder}; {AGAIN}"
+    kept = f"kept in {folder}; {GO_ON}"
     try:
         yield
     except OSError as error:

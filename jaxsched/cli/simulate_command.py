@@ -29,6 +29,8 @@ def run(args: argparse.Namespace) -> None:
     with out.status("reading the trace"):
         loaded = replay.load_requests(settings)
     notes, kept, about = list(_notes(loaded)), None, store.about(settings.text())
+    if settings.worker and args.report:
+        notes.append(reports.NO_TIMELINE)
     with contextlib.ExitStack() as stack:
         # Not earlier: a trace that is refused should leave no folder behind.
         if args.out:
@@ -36,7 +38,7 @@ def run(args: argparse.Namespace) -> None:
             kept, about = store.open_store(args.out, about["config"]), store.manifest(args.out)
             stack.enter_context(store.alone(args.out))
         found = _simulate(settings, loaded, out, watch=bool(kept or args.report))
-        report = reports.replayed(args.trace.name, about, *found[:3], notes)
+        report = reports.replay_report(args.trace.name, about, *found[:3], notes)
         if kept is not None:
             for name, table in zip(("results", *reports.CURVES), found, strict=False):
                 kept.finish(table, name, notes=json.dumps(notes))
@@ -44,7 +46,7 @@ def run(args: argparse.Namespace) -> None:
                 kept.finish(found[3], "requests")
         if args.report:
             drawings = page.laid_out(report.drawings)
-            page.write(args.report, dataclasses.replace(report, drawings=drawings))
+            page.write_page(args.report, dataclasses.replace(report, drawings=drawings))
     show(out, report.answer, args.form, notes)
     if kept is not None:
         say(out, f"results:  {args.out / 'results.parquet'}")
@@ -71,7 +73,8 @@ def _simulate(
 
     def on_result(policy: str, batch: Instance, result: Result) -> None:
         distributions.append(curves.distributions(batch, result, policy=policy))
-        timelines.append(curves.timeline(batch, result, policy=policy))
+        if settings.worker is None:  # elsewhere the history does not say what a round held
+            timelines.append(curves.held_over_time(batch, result, policy=policy))
 
     with out.status("simulating") as status:
         found = replay.run_policies(

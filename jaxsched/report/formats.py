@@ -57,12 +57,12 @@ def seconds(value: float) -> str:
     return f"{value:.{min(4, max(0, 2 - math.floor(math.log10(value))))}f}"
 
 
-def in_rounds(value: float) -> str:
+def said_rounds(value: float) -> str:
     """Rounds with their unit."""
     return f"{rounds(value)} rounds"
 
 
-def in_seconds(value: float) -> str:
+def said_seconds(value: float) -> str:
     """Seconds with their unit."""
     return f"{seconds(value)} s"
 

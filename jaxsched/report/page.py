@@ -14,10 +14,10 @@ from matplotlib import rc_context
 from rich.text import Text
 
 from jaxsched.report.plots import Drawing
-from jaxsched.report.tables import Answer, Cell, Table, plain
+from jaxsched.report.tables import Answer, PrintedTable, TableCell, text_of
 from jaxsched.studies import store
 
-STYLE = """
+PAGE_STYLE = """
 body { font: 15px/1.5 system-ui, sans-serif; color: #222; background: #fff; margin: 2rem auto;
   max-width: 62rem; padding: 0 1rem; overflow-wrap: break-word }
 h1 { font-size: 1.5rem } h2 { font-size: 1.15rem; margin-top: 2.2rem }
@@ -55,7 +55,7 @@ class Report:
     remark: str = ""  # how to go on
 
 
-def write(path: Path, report: Report) -> None:
+def write_page(path: Path, report: Report) -> None:
     """Writes the page, whole or not at all."""
     text = page(report)
     store.write_atomically(path, lambda temporary: temporary.write_text(text, encoding="utf-8"))
@@ -75,12 +75,12 @@ def page(report: Report) -> str:
     answer = report.answer
     sections = [
         ("Which policy", _advice(report.advice)),
-        ("Results", "\n".join([_note(answer.title), *map(table, answer.tables),
+        ("Results", "\n".join([_note(answer.title), *map(table_html, answer.tables),
                                *map(_note, (*answer.notes, *report.notes))])),
         *((one.title or one.name.replace("_", " ").capitalize(), _figure(one))
           for one in report.drawings),
-        ("What was assumed", texts(report.assumed)),
-        ("Axes", texts(report.axes, ("axis", "values", ""))),
+        ("What was assumed", texts_html(report.assumed)),
+        ("Axes", texts_html(report.axes, ("axis", "values", ""))),
         ("How to reproduce", _reproduce(report)),
     ]  # fmt: skip
     title = escape(report.title)
@@ -89,12 +89,12 @@ def page(report: Report) -> str:
         '<!doctype html>\n<html lang="en"><head><meta charset="utf-8">'
         f"<title>{title}</title>\n"
         '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
-        f"<style>{STYLE}</style></head><body>\n"
+        f"<style>{PAGE_STYLE}</style></head><body>\n"
         f"<h1>{title}</h1>\n<p>{escape(report.lead)}</p>\n{parts}\n</body></html>\n"
     )
 
 
-def table(one: Table) -> str:
+def table_html(one: PrintedTable) -> str:
     """A table, the first column on the left, the others on the right."""
     lines = [_line("th", ("", *one.headings))]
     for title, rows in one.sections:
@@ -104,18 +104,18 @@ def table(one: Table) -> str:
     return f"<table>{''.join(lines)}</table>"
 
 
-def texts(rows: Iterable[Iterable[str]], header: Iterable[str] = ()) -> str:
+def texts_html(rows: Iterable[Iterable[str]], header: Iterable[str] = ()) -> str:
     """A table of texts, all on the left; nothing without rows."""
     lines = [_line("td", row) for row in rows]
     header = [_line("th", header)] if header else []
     return f'<table class="texts">{"".join([*header, *lines])}</table>' if lines else ""
 
 
-def _line(tag: str, cells: Iterable[Cell]) -> str:
-    def cell(one: Cell) -> str:
+def _line(tag: str, cells: Iterable[TableCell]) -> str:
+    def cell(one: TableCell) -> str:
         red = isinstance(one, Text) and "red" in (one.style, *(span.style for span in one.spans))
         look = ' class="alarm"' if red else ""
-        return f"<{tag}{look}>{escape(plain(one))}</{tag}>"
+        return f"<{tag}{look}>{escape(text_of(one))}</{tag}>"
 
     return f"<tr>{''.join(map(cell, cells))}</tr>"
 

@@ -1,4 +1,4 @@
-"""What the page of each kind of study shows; `KINDS` has an entry for each."""
+"""What the page of each kind of study shows; `STUDIES` has an entry for each."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ import pandas as pd
 
 from jaxsched import clocks, faults
 from jaxsched.report import advice, figures, page, plots, replay_figures, study_tables
-from jaxsched.report.formats import in_rounds, in_seconds
+from jaxsched.report.formats import said_rounds, said_seconds
 from jaxsched.report.page import Report
 from jaxsched.report.sweep_figures import drawings
 from jaxsched.report.sweep_view import SweepView
@@ -25,23 +25,26 @@ from jaxsched.workloads.texts import read_prediction
 Config = dict[str, Any]
 """The keys of a stored configuration."""
 
-NOT_MODELLED = """\
-chunked prefill, prefix caching, blocks of cache, several workers, speculative decoding, the time of
-scheduling itself; a preempted request generates its tokens again"""
+NOT_MODELLED = (
+    "prefix caching, several workers, speculative decoding, the time of scheduling itself"
+)
+
+NOT_ON_PAPER = "; chunked prefill, blocks of cache; a preempted request generates its tokens again"
+"""What the papers' worker leaves out besides."""
 
 IN_PYTHON = 'In Python: jaxsched.studies.store.read_results("DIR").'
 
 
 @dataclasses.dataclass(frozen=True)
-class Kind:
+class StudyKind:
     """A kind of study."""
 
     of: Callable[[Config], bool]  # whether a configuration is one of it
-    # The folder, its manifest and configuration -> the page; its figures are not laid out
+    # Folder, manifest and configuration -> the page; its figures are not laid out
     report: Callable[[Path, dict[str, Any], Config], Report]
 
 
-def write(folder: Path) -> tuple[Answer, list[Path]]:
+def write_report(folder: Path) -> tuple[Answer, list[Path]]:
     """Writes report.html and figures/ into a folder of results; returns its table and the paths.
 
     Raises:
@@ -51,7 +54,7 @@ def write(folder: Path) -> tuple[Answer, list[Path]]:
     report = of_folder(folder)
     paths = plots.save_all(report.drawings, folder / "figures")
     path = folder / "report.html"
-    page.write(path, report)
+    page.write_page(path, report)
     return report.answer, [*paths, path]
 
 
@@ -61,10 +64,10 @@ def of_folder(folder: Path) -> Report:
     path = folder / "manifest.json"
     with faults.reading(path, "a manifest of jaxsched", "give another folder"):
         config = tomllib.loads(manifest["config"])
-    kind = next((kind for kind in KINDS.values() if kind.of(config)), None)
+    kind = next((kind for kind in STUDIES.values() if kind.of(config)), None)
     if kind is None:
         raise ValueError(
-            f"{path}: its configuration is of no known study; expected one of {', '.join(KINDS)}"
+            f"{path}: its configuration is of no known study; expected one of {', '.join(STUDIES)}"
         )
     report = kind.report(folder, manifest, config)
     return dataclasses.replace(report, drawings=page.laid_out(report.drawings))
@@ -74,7 +77,7 @@ def _name(folder: Path) -> str:
     return folder.resolve().name
 
 
-def of_backlog(folder: Path, manifest: dict[str, Any], config: Config) -> Report:
+def backlog_report(folder: Path, manifest: dict[str, Any], config: Config) -> Report:
     """The paper's experiment."""
     frame = store.read_results(folder)
     n = frame["n"].max()
@@ -82,7 +85,7 @@ def of_backlog(folder: Path, manifest: dict[str, Any], config: Config) -> Report
     told = []
     for prediction in largest["prediction"].unique():
         rows = largest[largest["prediction"] == prediction]
-        text = advice.recommended(rows, "mean_latency", "mean latency", in_rounds, same=["lane"])
+        text = advice.recommended(rows, "mean_latency", "mean latency", said_rounds, same=["lane"])
         told += [f"{read_prediction(prediction).label}: {text}"] if text else []
     return Report(
         title=f"Backlogs: {_name(folder)}",
@@ -97,7 +100,7 @@ def of_backlog(folder: Path, manifest: dict[str, Any], config: Config) -> Report
     )
 
 
-def of_serving(folder: Path, manifest: dict[str, Any], config: Config) -> Report:
+def serving_report(folder: Path, manifest: dict[str, Any], config: Config) -> Report:
     """Latency against the rate of arrivals."""
     frame = store.read_results(folder)
     rate = study_tables.told_rate(frames.summarize_serving(frame))
@@ -108,7 +111,7 @@ def of_serving(folder: Path, manifest: dict[str, Any], config: Config) -> Report
         rows = chosen[chosen["prediction"] == prediction]
         rows = pd.concat([blind, rows]) if prediction != ANY else rows
         text = advice.recommended(
-            rows, "mean_e2el", "mean end-to-end latency", in_seconds, "p99_e2el", ["lane"]
+            rows, "mean_e2el", "mean end-to-end latency", said_seconds, "p99_e2el", ["lane"]
         )
         label = "" if prediction == ANY else f"{read_prediction(prediction).label}: "
         told += [f"{label}{text}"] if text else []
@@ -125,20 +128,20 @@ def of_serving(folder: Path, manifest: dict[str, Any], config: Config) -> Report
     )
 
 
-def of_sweep(folder: Path, manifest: dict[str, Any], config: Config) -> Report:
+def sweep_report(folder: Path, manifest: dict[str, Any], config: Config) -> Report:
     """Every combination of the values of some axes; what there is of one that is not finished."""
     sweep = SweepView(read_sweep(folder, partial=True))
     finished = (folder / "results.parquet").exists()
     unfinished = "" if finished else ", not finished yet"
     seen = sweep.slice([])
-    form, tail = (in_rounds, "") if sweep.time() == "rounds" else (in_seconds, "p99_e2el")
+    form, tail = (said_rounds, "") if sweep.time() == "rounds" else (said_seconds, "p99_e2el")
     told = advice.recommended(
         seen.rows, "mean_latency", "mean latency", form, tail, ["seed", "lane"]
     )
     return Report(
         title=f"Sweep {_name(folder)}",
         lead=f"{len(sweep.frame):,} simulations{unfinished}.",
-        answer=study_tables.sweep(sweep),
+        answer=study_tables.sweep_policies(sweep),
         manifest=manifest,
         commands="jaxsched sweep config.toml --out DIR\njaxsched report DIR",
         advice=(f"{seen.held}:", told, advice.left_out(seen.rows)) if told else (),
@@ -159,7 +162,7 @@ def _axes(sweep: SweepView) -> Iterable[tuple[str, ...]]:
     yield "instances", f"{instances:,}", "seeds × lanes at each point"
 
 
-def of_tuning(folder: Path, manifest: dict[str, Any], config: Config) -> Report:
+def tuning_report(folder: Path, manifest: dict[str, Any], config: Config) -> Report:
     """A tuned rule."""
     tests = store.read_results(folder)
     methods, curves = (
@@ -196,7 +199,7 @@ def of_tuning(folder: Path, manifest: dict[str, Any], config: Config) -> Report:
     )
 
 
-def of_replay(folder: Path, manifest: dict[str, Any], config: Config) -> Report:
+def trace_report(folder: Path, manifest: dict[str, Any], config: Config) -> Report:
     """A trace under each policy."""
     path = folder / "results.parquet"
     if not path.exists():
@@ -206,8 +209,12 @@ def of_replay(folder: Path, manifest: dict[str, Any], config: Config) -> Report:
     notes = json.loads(texts.get("notes", "[]"))
     if distributions.empty and timeline.empty:
         notes.append("There are no curves in this folder to draw; simulate the trace again.")
-    return replayed(_name(folder), manifest, rows, distributions, timeline, notes)
+    elif timeline.empty:
+        notes.append(NO_TIMELINE)
+    return replay_report(_name(folder), manifest, rows, distributions, timeline, notes)
 
+
+NO_TIMELINE = "There is no timeline of a run that was cut off, or of the worker of an engine."
 
 CURVES = ("distributions", "timeline")
 """Tables beside the results of a trace, which figures are made of."""
@@ -217,7 +224,7 @@ def _if_there(path: Path) -> pd.DataFrame:
     return store.read_parquet(path)[0] if path.exists() else pd.DataFrame()
 
 
-def replayed(
+def replay_report(
     name: str,
     manifest: Mapping[str, Any],
     rows: pd.DataFrame,
@@ -228,9 +235,9 @@ def replayed(
     """The report of a trace, from the tables of `jaxsched simulate`."""
     config = tomllib.loads(manifest["config"])
     if "clock" in rows:
-        compared = "mean_e2el", "mean end-to-end latency", in_seconds, "p99_e2el"
+        compared = "mean_e2el", "mean end-to-end latency", said_seconds, "p99_e2el"
     else:
-        compared = "mean_latency", "mean latency", in_rounds, "latency_p99"
+        compared = "mean_latency", "mean latency", said_rounds, "latency_p99"
     told = advice.recommended(rows, *compared)
     one = "It is one trace: how much of this would hold for another one, it cannot say."
     return Report(
@@ -272,18 +279,21 @@ def _subject(config: Config) -> str:
 
 def assumed(config: Config) -> tuple[tuple[str, str], ...]:
     """What a configuration takes for granted, in words."""
-    most = _joined(config.get("max_batch"), "{}") if config.get("max_batch") else ""
+    workers = config.get("workers") or [config.get("worker") or "paper"]
+    paper = any(name == "paper" for name in workers)
+    most = _joined(config.get("max_batch") or 0, "{}")
+    rules = "the papers'" if workers == ["paper"] else ", ".join(workers)
+    worker = f"one, with {_joined(config['memory'], '{:,}')} tokens of KV cache; its rules: {rules}"
     rows = [
         ("requests", _requests(config)),
-        ("worker", f"one, with {_joined(config['memory'], '{:,}')} tokens of KV cache"
-         + (f"; at most {most} requests run together" if most not in ("", "0") else "")),
+        ("worker", worker + (f"; at most {most} requests run together" if most != "0" else "")),
         ("predictions", _predictions(config)),
         ("arrivals", _arrivals(config)),
         ("time", _time(config)),
         ("service level", _limits(config)),
         ("random", _random(config)),
-        ("not modelled", NOT_MODELLED.replace("\n", " ")),
-    ]  # fmt: skip
+        ("not modelled", NOT_MODELLED + (NOT_ON_PAPER if paper else "")),
+    ]
     return tuple((name, text) for name, text in rows if text)
 
 
@@ -368,11 +378,11 @@ def _random(config: Config) -> str:
     return f"{config['lanes']:,} instances, seed {seeds}; the same ones for every policy"
 
 
-KINDS: dict[str, Kind] = {
-    "tune": Kind(lambda config: "descent" in config, of_tuning),
-    "serving": Kind(lambda config: config.get("job") == "serving", of_serving),
-    "sweep": Kind(lambda config: "lanes" in config and "workloads" in config, of_sweep),
-    "simulate": Kind(lambda config: "trace" in config and "lanes" not in config, of_replay),
-    "run": Kind(lambda config: {"lanes", "num_requests", "predictions"} <= {*config}, of_backlog),
+STUDIES: dict[str, StudyKind] = {
+    "tune": StudyKind(lambda config: "descent" in config, tuning_report),
+    "serving": StudyKind(lambda config: config.get("job") == "serving", serving_report),
+    "sweep": StudyKind(lambda config: "lanes" in config and "workloads" in config, sweep_report),
+    "simulate": StudyKind(lambda config: "trace" in config and "lanes" not in config, trace_report),
+    "run": StudyKind(lambda config: {"lanes", "num_requests"} <= {*config}, backlog_report),
 }
 """Kinds of studies by name; the first that takes a configuration is the one."""

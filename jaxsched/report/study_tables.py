@@ -21,7 +21,7 @@ from jaxsched.report.formats import (
     with_half,
 )
 from jaxsched.report.sweep_view import SweepView
-from jaxsched.report.tables import Answer, Cell, Table, alarm, table
+from jaxsched.report.tables import Answer, PrintedTable, TableCell, alarm, table
 from jaxsched.studies import frames
 from jaxsched.studies.frames import summarize
 from jaxsched.studies.serving import ANY
@@ -83,7 +83,7 @@ def _by(summary: pd.DataFrame) -> Iterator[tuple[str, pd.DataFrame]]:
         yield label, summary[summary["prediction"] == prediction]
 
 
-def _backlog_row(row: pd.Series, memory: int) -> tuple[Cell, ...]:
+def _backlog_row(row: pd.Series, memory: int) -> tuple[TableCell, ...]:
     return (
         _name_of(row),
         with_half(row["mean_latency"], row["mean_latency_ci"], rounds),
@@ -106,7 +106,7 @@ def replay(frame: pd.DataFrame) -> Answer:
     return Answer(title, (_latencies(frame), _figures(frame)), SERVED_NOTE, frame)
 
 
-def _in_rounds(frame: pd.DataFrame) -> Table:
+def _in_rounds(frame: pd.DataFrame) -> PrintedTable:
     """One column per policy, with percentiles of the latency.
 
     Requests that did not finish are counted in a row of their own, and are in no percentile.
@@ -139,7 +139,7 @@ def _alarming(value: float) -> Text:
     return alarm(count(value))
 
 
-def _latencies(frame: pd.DataFrame) -> Table:
+def _latencies(frame: pd.DataFrame) -> PrintedTable:
     """Mean and percentiles of every distribution, a row per policy."""
     sections = (
         (f"{_short(one)}, {one.unit}", (
@@ -158,7 +158,7 @@ def _short(metric: Metric) -> str:
     return short if has else metric.heading
 
 
-def _figures(frame: pd.DataFrame) -> Table:
+def _figures(frame: pd.DataFrame) -> PrintedTable:
     """Every other metric that the table has, a row per policy."""
     told = [(name, one) for name, one in METRICS.items() if name in frame and one.heading]
     told.sort(key=lambda item: not item[1].unit.endswith("/s"))  # rates in front
@@ -203,7 +203,7 @@ def told_rate(summary: pd.DataFrame) -> float:
     return float(fcfs["rate"].max() if len(fcfs) else summary["rate"].min())
 
 
-def _serving_row(row: pd.Series, largest: pd.Series) -> tuple[Cell, ...]:
+def _serving_row(row: pd.Series, largest: pd.Series) -> tuple[TableCell, ...]:
     times = ("mean_ttft", "p99_ttft", "mean_e2el", "p99_e2el")
     return (
         _name_of(row),
@@ -237,15 +237,15 @@ def _tuning_row(row: pd.Series, against: Iterable[str]) -> tuple[str, ...]:
     return row["label"], *ratios, *cost
 
 
-MOST_ROWS = 40
+_MOST_ROWS = 40
 """Policies in the table of a sweep; of more, the best."""
 
 
-def sweep(view: SweepView) -> Answer:
+def sweep_policies(view: SweepView) -> Answer:
     """A row per policy where all other axes are held at typical values."""
     seen = view.slice([])
     summary = summarize(seen.rows, ["policy"])
-    best = view.best(seen.rows, "mean_latency", MOST_ROWS)
+    best = view.best(seen.rows, "mean_latency", _MOST_ROWS)
     shown_rows = summary.set_index("policy", drop=False).loc[best]
     form = rounds if view.time() == "rounds" else seconds
     made = table(
@@ -256,7 +256,7 @@ def sweep(view: SweepView) -> Answer:
     return Answer(f"{len(view.frame):,} simulations", (made,), (note,), summary)
 
 
-def _sweep_row(row: pd.Series, form: NumberForm) -> tuple[Cell, ...]:
+def _sweep_row(row: pd.Series, form: NumberForm) -> tuple[TableCell, ...]:
     return (
         _name_of(row),
         with_half(row["mean_latency"], row["mean_latency_ci"], form),

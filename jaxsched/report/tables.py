@@ -18,19 +18,19 @@ from rich.console import Console
 from rich.measure import Measurement
 from rich.text import Text
 
-Cell = str | Text
+TableCell = str | Text
 """A cell; a `Text` where it has a style, such as that of `alarm`."""
 
-Rows = Sequence[Sequence[Cell]]
-"""Rows of cells; the first cell names the row."""
+TableRows = Sequence[Sequence[TableCell]]
+"""TableRows of cells; the first cell names the row."""
 
 
 @dataclasses.dataclass(frozen=True)
-class Table:
+class PrintedTable:
     """A table in titled sections."""
 
     headings: tuple[str, ...]  # of all columns but the first, which names the rows
-    sections: tuple[tuple[str, Rows], ...]  # title ("" for none) and rows
+    sections: tuple[tuple[str, TableRows], ...]  # title ("" for none) and rows
 
 
 @dataclasses.dataclass(frozen=True)
@@ -38,17 +38,17 @@ class Answer:
     """What a command prints of its results."""
 
     title: str
-    tables: tuple[Table, ...]
+    tables: tuple[PrintedTable, ...]
     notes: tuple[str, ...]  # how to read the tables
     data: pd.DataFrame  # the numbers behind them, in full, under names for programs
 
 
 def table(
-    headings: Iterable[str], sections: Iterable[tuple[str, Iterable[Sequence[Cell]]]]
-) -> Table:
+    headings: Iterable[str], sections: Iterable[tuple[str, Iterable[Sequence[TableCell]]]]
+) -> PrintedTable:
     """A table; sections without rows are left out."""
     listed = ((title, tuple(rows)) for title, rows in sections)
-    return Table(tuple(headings), tuple((title, rows) for title, rows in listed if rows))
+    return PrintedTable(tuple(headings), tuple((title, rows) for title, rows in listed if rows))
 
 
 def alarm(text: str) -> Text:
@@ -56,12 +56,12 @@ def alarm(text: str) -> Text:
     return Text(text, style="red")
 
 
-def plain(cell: Cell) -> str:
+def text_of(cell: TableCell) -> str:
     """The text of a cell."""
     return cell.plain if isinstance(cell, Text) else cell
 
 
-def show(out: Console, answer: Answer) -> None:
+def print_answer(out: Console, answer: Answer) -> None:
     """Prints the answer for people: at the terminal's width, or in full where there is none."""
     out.print(Text(answer.title, style="bold"), soft_wrap=True)
     for each in answer.tables:
@@ -105,7 +105,7 @@ def markdown(frame: pd.DataFrame, digits: int = 3) -> str:
     return "\n".join("| " + " | ".join(map(text, row)) + " |" for row in rows)
 
 
-def grid(one: Table) -> rich.table.Table:
+def grid(one: PrintedTable) -> rich.table.Table:
     """The table as rich prints it; a heading breaks after its first colon."""
     made = rich.table.Table(box=box.SIMPLE_HEAD, pad_edge=False, padding=0)
     made.add_column("", no_wrap=True)
@@ -128,7 +128,7 @@ def natural(made: rich.table.Table) -> int:
     return Measurement.get(endless, endless.options, made).maximum
 
 
-def fitted(one: Table, width: int) -> Iterator[Table]:
+def fitted(one: PrintedTable, width: int) -> Iterator[PrintedTable]:
     """The table in parts that are no wider, if that can be: whole, turned round, or split."""
     if natural(grid(one)) <= width:
         yield one
@@ -146,18 +146,18 @@ def fitted(one: Table, width: int) -> Iterator[Table]:
         start = stop
 
 
-def _turned(headings: tuple[str, ...], title: str, rows: Rows) -> Table:
+def _turned(headings: tuple[str, ...], title: str, rows: TableRows) -> PrintedTable:
     """A section with a column for each of its rows."""
     full = [[*row, *[""] * (1 + len(headings) - len(row))] for row in rows]
     names, *columns = zip(*full, strict=True)
     turned = tuple((h, *cells) for h, cells in zip(headings, columns, strict=True))
-    return Table(tuple(plain(name).strip() for name in names), ((title, turned),))
+    return PrintedTable(tuple(text_of(name).strip() for name in names), ((title, turned),))
 
 
-def _part(one: Table, start: int, stop: int) -> Table:
+def _part(one: PrintedTable, start: int, stop: int) -> PrintedTable:
     """The columns start … stop - 1, with the names of the rows."""
     cut = (
         (title, tuple((row[0], *row[1 + start : 1 + stop]) for row in rows))
         for title, rows in one.sections
     )
-    return Table(one.headings[start:stop], tuple(cut))
+    return PrintedTable(one.headings[start:stop], tuple(cut))

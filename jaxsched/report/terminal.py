@@ -11,7 +11,7 @@ from rich.console import Console
 from jaxsched.report import tables
 from jaxsched.report.tables import Answer
 
-WIDTH = 100
+LOG_WIDTH = 100
 """Columns of progress bars where the output is no terminal, such as a log file."""
 
 
@@ -21,7 +21,7 @@ def console(form: str = "text") -> Console:
     The form is "text" for people, "csv" or "json" for programs.
     """
     plain = Console(stderr=form != "text")
-    return plain if plain.is_terminal else Console(stderr=form != "text", width=WIDTH)
+    return plain if plain.is_terminal else Console(stderr=form != "text", width=LOG_WIDTH)
 
 
 def say(console: Console, text: str) -> None:
@@ -37,7 +37,7 @@ def show(console: Console, answer: Answer, form: str = "text", notes: Iterable[s
     elif form == "json":
         sys.stdout.write(tables.as_json(answer, notes))
     else:
-        tables.show(console, answer)
+        tables.print_answer(console, answer)
     for note in notes:
         say(console, note)
 

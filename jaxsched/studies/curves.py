@@ -15,12 +15,10 @@ from jaxsched import metrics
 from jaxsched.clocks import TICKS_PER_SECOND
 from jaxsched.instance import Instance
 from jaxsched.metrics import samples
+from jaxsched.metrics.samples import Floats, Integers
 from jaxsched.result import Result, Status
 
-Floats = NDArray[np.float64]
-Integers = NDArray[np.int64]
-
-SHARES = np.unique([*np.linspace(0, 1, 201), 0.999, 0.9999])
+QUANTILES = np.unique([*np.linspace(0, 1, 201), 0.999, 0.9999])
 """Where distributions are kept: the share of requests that took no longer."""
 
 STRETCHES = 240
@@ -36,8 +34,8 @@ def distributions(instance: Instance, result: Result, **columns: Any) -> pd.Data
     parts = []
     for name, values in _times(instance, result).items():
         if len(values):
-            value = np.quantile(values, SHARES)
-            parts.append(pd.DataFrame({**columns, "metric": name, "share": SHARES, "value": value}))
+            row = {"metric": name, "share": QUANTILES, "value": np.quantile(values, QUANTILES)}
+            parts.append(pd.DataFrame({**columns, **row}))
     return pd.concat(parts, ignore_index=True) if parts else pd.DataFrame()
 
 
@@ -64,8 +62,8 @@ def _arrival(instance: Instance, result: Result) -> Floats:
     return np.zeros(n) if instance.arrival is None else np.asarray(instance.arrival, np.float64)[0]
 
 
-def timeline(instance: Instance, result: Result, **columns: Any) -> pd.DataFrame:
-    """What a worker held over time, a row for each of `STRETCHES` parts of equal length.
+def held_over_time(instance: Instance, result: Result, **columns: Any) -> pd.DataFrame:
+    """What the papers' worker held over time, a row for each of `STRETCHES` parts of equal length.
 
     `time` is the middle of a part, in rounds or seconds. Means over it: `kv`, the share of the
     memory in use, and `running` and `waiting` requests; `completed` requests that ended in it, and

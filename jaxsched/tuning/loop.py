@@ -36,7 +36,7 @@ class Progress(NamedTuple):
     curve: Floats
 
 
-AGAIN = "the same command goes on from the one before, or starts that method again"
+_AGAIN = "the same command goes on from the one before, or starts that method again"
 
 OnStep = Callable[[Method, Progress], Any]
 
@@ -81,7 +81,7 @@ def check(folder: Path) -> None:
     steps = [int(path.name) for path in folder.glob("*") if path.name.isdecimal()]
     if steps:
         latest = folder / str(max(steps))
-        store.check_sums(latest, "the checkpoint", f"delete {latest}, and {AGAIN}")
+        store.check_sums(latest, "the checkpoint", f"delete {latest}, and {_AGAIN}")
 
 
 def _latest(kept: ocp.CheckpointManager, method: Method, space: Coordinates, room: int) -> Progress:
@@ -93,7 +93,7 @@ def _latest(kept: ocp.CheckpointManager, method: Method, space: Coordinates, roo
     if latest is None:
         return start
     with faults.reading(
-        kept.directory / str(latest), "a checkpoint of this tuning", f"delete it, and {AGAIN}"
+        kept.directory / str(latest), "a checkpoint of this tuning", f"delete it, and {_AGAIN}"
     ):
         tree = kept.restore(latest, args=ocp.args.StandardRestore(start._asdict()))
     return Progress(**tree)
