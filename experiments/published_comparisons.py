@@ -24,7 +24,7 @@ from matplotlib.figure import Figure
 import jaxsched as js
 from jaxsched.report import plots
 from jaxsched.report.looks import in_house_style
-from jaxsched.report.terminal import markdown
+from jaxsched.report.tables import markdown
 from jaxsched.studies.frames import half_width
 from jaxsched.workloads import draws, embedded, intervals
 

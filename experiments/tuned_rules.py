@@ -28,7 +28,7 @@ import jaxsched as js
 from jaxsched import bounds, workloads
 from jaxsched.report import plots
 from jaxsched.report.looks import in_house_style
-from jaxsched.report.terminal import markdown
+from jaxsched.report.tables import markdown
 from jaxsched.studies import store
 from jaxsched.studies.config import LengthsConfig
 from jaxsched.studies.frames import half_width
