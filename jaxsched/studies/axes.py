@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from jaxsched import clocks, policies, toml, workers
+from jaxsched import clocks, policies, workers
 from jaxsched.instance import MAX_MEMORY
 from jaxsched.studies.config import LARGEST_SEED, policy_file
 from jaxsched.toml import several, with_key

@@ -136,7 +136,7 @@ def _rates(
     if low == 0 or high == np.inf:
         yield slower if low == 0 else faster
         low, high = _bracket(parts, config.at)
-    while 0 < low and high < np.inf and high > TOLERANCE * low:
+    while low > 0 and high < np.inf and high > TOLERANCE * low:
         yield np.geomspace(low, high, LANES + 2)[1:-1]
         low, high = _bracket(parts, config.at)
 
