@@ -51,29 +51,50 @@ def simulate(parser: ArgumentParser) -> None:
     The format is recognized by the file's header, or name the columns of any CSV, JSONL or Parquet
     file with --columns; plain or gzipped.
     """
+    _requests(parser, "all are there at the start")
+    add = parser.add_argument
+    add("--out", type=Path, metavar="DIR", help="write the table to DIR/results.parquet as well")
+    add("--report", type=Path, metavar="FILE", help="write a page to send: one HTML file")
+    add("--per-request", action="store_true", help="and every request to DIR/requests.parquet")
+    add("--ttft-limit", type=float, metavar="S", help="with --clock: count requests that have the "
+        "first token in S seconds")  # fmt: skip
+    add("--tpot-limit", type=float, metavar="S", help="and take at most S seconds a token after it")
+    add("--slo", metavar="NAME=S,…", help="with --clock: how many requests keep these limits in "
+        "seconds, such as ttft=2,tpot=0.2,e2e=30")  # fmt: skip
+
+
+def capacity(parser: ArgumentParser) -> None:
+    """Find the largest rate at which a trace's requests are served in time.
+
+    Stretches or squeezes the arrivals of a trace, and finds by bisection the largest rate at which
+    so many of its requests keep a service level under each policy; beside it stands the rate that
+    no policy serves more than, which is proved. With --out, started again after an interruption,
+    it goes on where it stopped.
+    """
+    _requests(parser, "the trace's")
+    add = parser.add_argument
+    add("--slo", required=True, metavar="NAME=S,…", help="limits in seconds: ttft=2,tpot=0.2,e2e=30")
+    add("--at", type=float, metavar="PERCENT", help="of the requests keep them; default: 99")
+    add("--out", type=Path, metavar="DIR", help="keep every rate that was tried in DIR")
+
+
+def _requests(parser: ArgumentParser, arrive: str) -> None:
+    """A trace, and what is simulated of it."""
     add = parser.add_argument
     add("trace", type=Path, metavar="TRACE", help="file of requests")
     add("--memory", type=int, required=True, metavar="M", help="KV cache of the worker, in tokens")
     add("--interval", metavar="KIND", help="prediction, see below; default: the trace's own")
-    add("--out", type=Path, metavar="DIR", help="write the table to DIR/results.parquet as well")
-    add("--report", type=Path, metavar="FILE", help="write a page to send: one HTML file")
-    add("--per-request", action="store_true", help="and every request to DIR/requests.parquet")
     add("--format", metavar="NAME", help="format of the trace; default: by its header")
     add("--columns", type=_pairs, metavar="FIELD=NAME,…", help="columns of the trace, see below")
     add("--prompt", type=int, metavar="S", help="prompt length, for a trace that has none")
     add("--limit", type=int, metavar="N", help="take N requests: the first, or with --seed any")
     add("--seed", type=int, metavar="S", help="shuffle the requests, which draws ties at random")
     add("--arrivals", metavar="KIND",
-        help="when requests arrive, see below; default: all are there at the start")  # fmt: skip
+        help=f"when requests arrive, see below; default: {arrive}")  # fmt: skip
     add("--max-batch", type=int, metavar="B", help="at most B requests run together")
     add("--worker", metavar="NAME", help="whose rules hold: paper (the default), or "
         "vllm:block=16,max_num_seqs=256,budget=2048, its numbers as you set them")  # fmt: skip
     add("--clock", metavar="NAME", help="results in seconds on that hardware, see below")
-    add("--ttft-limit", type=float, metavar="S", help="with --clock: count requests that have the "
-        "first token in S seconds")  # fmt: skip
-    add("--tpot-limit", type=float, metavar="S", help="and take at most S seconds a token after it")
-    add("--slo", metavar="NAME=S,…", help="with --clock: how many requests keep these limits in "
-        "seconds, such as ttft=2,tpot=0.2,e2e=30")  # fmt: skip
     add("--skip-too-large", action="store_true", help="leave out requests that can never fit into "
         "M, instead of refusing the trace")  # fmt: skip
     add("--skip-zero-output", action="store_true", help="leave out requests without output, such "
@@ -84,7 +105,7 @@ def simulate(parser: ArgumentParser) -> None:
     _explain(parser, ["predictions (--interval):", *texts.help_lines(texts.PREDICTIONS)])
     _explain(parser, ["arrivals (--arrivals):", *texts.help_lines(texts.ARRIVALS)])
     entries = (_entry([name], preset.about) for name, preset in clocks.PRESETS.items())
-    forms = _entry(texts_of_clocks.FORMS, "your own coefficients, or a file of `jaxsched clock fit`")
+    forms = _entry(texts_of_clocks.FORMS, "your own numbers, or a file of `jaxsched clock fit`")
     _explain(parser, ["clocks (--clock):", *itertools.chain(*entries), *forms])
     _policies(parser, PAPER)
     _printed(parser)
@@ -139,9 +160,10 @@ def tune(parser: ArgumentParser) -> None:
 def clock(parser: ArgumentParser) -> None:
     """Fit a clock to measured rounds.
 
-    Reads a CSV file of rounds measured on your own worker, with the columns prompt_tokens (prefilled
-    in the round), active (requests that ran), cache_tokens (KV cache in use) and seconds; fits the
-    coefficients of a clock, says how well, and writes them to a file for --clock FILE.toml.
+    Reads a CSV file of rounds measured on your own worker, with the columns prompt_tokens
+    (prefilled in the round), active (requests that ran), cache_tokens (KV cache in use) and
+    seconds; fits the coefficients of a clock, says how well, and writes them to a file for
+    --clock FILE.toml.
     """
     add = parser.add_argument
     add("action", choices=("fit",), help="what to do")
@@ -149,7 +171,7 @@ def clock(parser: ArgumentParser) -> None:
     add("--out", type=Path, metavar="FILE.toml", help="default: MEASUREMENTS.toml, beside them")
 
 
-COMMANDS = {command.__name__: command for command in (run, simulate, sweep, report, tune, clock)}
+COMMANDS = {command.__name__: command for command in (run, simulate, capacity, sweep, report, tune, clock)}
 """Every command by name; the file NAME_command.py carries it out."""
 
 

@@ -7,6 +7,7 @@ import contextlib
 import dataclasses
 import json
 from collections.abc import Iterable, Iterator
+from typing import Any, TypeVar
 
 import pandas as pd
 from rich.console import Console
@@ -20,15 +21,17 @@ from jaxsched.report.terminal import console, say, show
 from jaxsched.result import Result
 from jaxsched.studies import curves, frames, replay, store
 
+Settings = TypeVar("Settings", bound=replay.ReplayConfig)
+
 
 def run(args: argparse.Namespace) -> None:
     """Simulates one policy after another, prints a table and writes what options ask for."""
     if args.per_request and args.out is None:
         raise ValueError("--per-request writes a file; give a folder for it with --out")
-    settings, out = _settings(args), console(args.form)
+    settings, out = settings_of(args, replay.ReplayConfig), console(args.form)
     with out.status("reading the trace"):
         loaded = replay.load_requests(settings)
-    notes, kept, about = list(_notes(loaded)), None, store.about(settings.text())
+    notes, kept, about = list(notes_on(loaded)), None, store.about(settings.text())
     if settings.worker and args.report:
         notes.append(reports.NO_TIMELINE)
     with contextlib.ExitStack() as stack:
@@ -57,13 +60,13 @@ def run(args: argparse.Namespace) -> None:
         say(out, f"page:     {args.report}")
 
 
-def _settings(args: argparse.Namespace) -> replay.ReplayConfig:
-    """The options, which are the fields of `ReplayConfig`."""
-    given = {key: value for key, value in vars(args).items() if value is not None}
-    names = [field.name for field in dataclasses.fields(replay.ReplayConfig)]
+def settings_of(args: argparse.Namespace, kind: type[Settings], **default: Any) -> Settings:
+    """The options, which are the fields of a kind of `ReplayConfig`."""
+    given = default | {key: value for key, value in vars(args).items() if value is not None}
+    names = [field.name for field in dataclasses.fields(kind)]
     options = {name: given[name] for name in names if name in given}
     options |= {"trace": str(args.trace), "sha256": digest(args.trace)}
-    return toml.from_table(replay.ReplayConfig, options)
+    return toml.from_table(kind, options)
 
 
 def _simulate(
@@ -97,7 +100,7 @@ def _joined(tables: Iterable[pd.DataFrame]) -> pd.DataFrame:
     return pd.concat(tables, ignore_index=True)
 
 
-def _notes(loaded: replay.Loaded) -> Iterator[str]:
+def notes_on(loaded: replay.Loaded) -> Iterator[str]:
     """What a reader of the table should know about the trace."""
     trace = loaded.trace
     if trace.unterminated:
