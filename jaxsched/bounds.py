@@ -112,7 +112,9 @@ def latency_bound(
     o = np.where(real, o, 0)
     per_round = m[..., None]
     ranked = np.maximum(np.sort(o, axis=-1), -(-np.sort(v, axis=-1).cumsum(axis=-1) // per_round))
-    weighted = _weighted_bound(v.astype(np.float64), o, _tails(_held(s, worker), o, real), per_round)
+    weighted = _weighted_bound(
+        v.astype(np.float64), o, _tails(_held(s, worker), o, real), per_round
+    )
     several = mean_busy_time_bound(prompt, output, memory, num_requests, worker)
     return np.maximum(np.maximum(ranked.sum(axis=-1), weighted), several)
 

@@ -38,9 +38,7 @@ def run(args: argparse.Namespace) -> None:
         else:
             stack.enter_context(kept_in(args.out))
             tried = work.run(args.out, on_point)
-            store.open_store(args.out, work.text).finish(
-                capacity.told(settings, tried), "capacity"
-            )
+            store.open_store(args.out, work.text).finish(capacity.told(settings, tried), "capacity")
     told = capacity.told(settings, tried)
     show(out, study_tables.capacity(told, settings.slo, settings.at), args.form, notes_on(loaded))
     if args.out is not None:

@@ -73,7 +73,9 @@ def capacity(parser: ArgumentParser) -> None:
     """
     _requests(parser, "the trace's")
     add = parser.add_argument
-    add("--slo", required=True, metavar="NAME=S,…", help="limits in seconds: ttft=2,tpot=0.2,e2e=30")
+    add(
+        "--slo", required=True, metavar="NAME=S,…", help="limits in seconds: ttft=2,tpot=0.2,e2e=30"
+    )
     add("--at", type=float, metavar="PERCENT", help="of the requests keep them; default: 99")
     add("--out", type=Path, metavar="DIR", help="keep every rate that was tried in DIR")
 
@@ -171,7 +173,9 @@ def clock(parser: ArgumentParser) -> None:
     add("--out", type=Path, metavar="FILE.toml", help="default: MEASUREMENTS.toml, beside them")
 
 
-COMMANDS = {command.__name__: command for command in (run, simulate, capacity, sweep, report, tune, clock)}
+COMMANDS = {
+    command.__name__: command for command in (run, simulate, capacity, sweep, report, tune, clock)
+}
 """Every command by name; the file NAME_command.py carries it out."""
 
 

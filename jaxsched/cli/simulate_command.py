@@ -70,7 +70,11 @@ def settings_of(args: argparse.Namespace, kind: type[Settings], **default: Any) 
 
 
 def _simulate(
-    settings: replay.ReplayConfig, loaded: replay.Loaded, out: Console, *, watch: bool,
+    settings: replay.ReplayConfig,
+    loaded: replay.Loaded,
+    out: Console,
+    *,
+    watch: bool,
     per_request: bool,
 ) -> tuple[pd.DataFrame, pd.DataFrame, pd.DataFrame, pd.DataFrame]:
     """The tables of all policies: results, distributions and timelines if watched, requests."""
@@ -107,6 +111,11 @@ def notes_on(loaded: replay.Loaded) -> Iterator[str]:
         yield f"the last line of {trace.source} does not end in a newline; was it cut off?"
     if trace.moved:
         yield f"{trace.moved:,} rows were out of order, sorted by arrival"
+    if (missed := loaded.missed) > 0.5:
+        yield (
+            f"{missed:.0%} of the predicted intervals miss the true length: is --interval right? "
+            "policies that read predictions are told of other requests than those that come"
+        )
     for count, why in ((loaded.too_large, "can never fit"), (trace.skipped, "no output")):
         if count:
             yield f"left out: {count:,} requests of the trace ({why})"

@@ -18,6 +18,7 @@ from jaxsched.metrics.samples import PERCENTILES, Distribution, Requests, reques
 from jaxsched.metrics.timeline import Timeline, timeline
 
 __all__ = [
-    "LIMITED_COLUMNS", "MEANS", "METRICS", "PERCENTILES", "STATISTICS", "SWEPT", "Distribution", "Lanes", "Metric",
-    "Requests", "Serving", "Timeline", "Value", "figures", "read_slo", "requests", "serving", "timeline",
+    "LIMITED_COLUMNS", "MEANS", "METRICS", "PERCENTILES", "STATISTICS", "SWEPT", "Distribution",
+    "Lanes", "Metric", "Requests", "Serving", "Timeline", "Value", "figures", "read_slo",
+    "requests", "serving", "timeline",
 ]  # fmt: skip

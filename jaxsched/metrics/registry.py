@@ -108,9 +108,7 @@ class Lanes:
         """Requests that keep the limits; None without any. TPOT is 0 for one token, as in vLLM."""
         limits = {name: getattr(self, f"{name}_limit") for name in LIMITED.values()}
         kept = [
-            getattr(self.seen, name) <= limit
-            for name, limit in limits.items()
-            if limit is not None
+            getattr(self.seen, name) <= limit for name, limit in limits.items() if limit is not None
         ]
         if not kept:
             return None

@@ -114,7 +114,9 @@ def of_progressions(numbers: Progressions, unit: int) -> Distribution:
     """Of all the numbers over `unit`, exactly, though few are ever written out; of shape []."""
     each = numbers.length * numbers.weight
     count = np.asarray(np.sum(each))
-    sums = numbers.length * (numbers.first / unit + (numbers.length - 1) * (numbers.step / unit) / 2)
+    sums = numbers.length * (
+        numbers.first / unit + (numbers.length - 1) * (numbers.step / unit) / 2
+    )
     total = np.asarray(np.sum(sums * numbers.weight))
     sample = numbers.sample(SAMPLE) if count > 0 else np.zeros(0, np.int64)
 

@@ -185,9 +185,7 @@ def _steps(runs: Runs, height: Integers, first: Integers) -> Integers:
     return np.cumsum(change)[:-1]
 
 
-def gaps(
-    instance: Instance, result: Result, clock: Clock, lane: tuple[int, ...]
-) -> Progressions:
+def gaps(instance: Instance, result: Result, clock: Clock, lane: tuple[int, ...]) -> Progressions:
     """Times between consecutive tokens of a lane as clients see them, in picoseconds.
 
     Arguments as of `timeline`. A token that a rerun generates again is not seen again: the gap to

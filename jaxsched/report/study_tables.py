@@ -6,6 +6,7 @@ import math
 from collections.abc import Iterable, Iterator
 from typing import Any
 
+import numpy as np
 import pandas as pd
 from rich.text import Text
 
@@ -53,6 +54,8 @@ SERVING_NOTE = (
 TUNING_NOTE = (
     "mean ratios of mean latencies on test instances, ± half a paired 95 % confidence interval",
     "work: requests simulated for candidates; as written: the best by validation, made readable",
+    "validation, test: geometric means of the ratios to h_sf over all predictions; a word where "
+    "they differ by more than that interval",
 )
 """How to read the tables, a remark each."""
 
@@ -243,7 +246,33 @@ def tuning(title: str, methods: pd.DataFrame, tests: pd.DataFrame) -> Answer:
     )
     headings = [name.replace("ratio_to_", "/ ").removesuffix(":on_eviction") for name in against]
     made = table([*headings, "work", "time"], sections)
-    return Answer(title, (made,), TUNING_NOTE, summary)
+    both = _validated(methods, tests)
+    rows = [
+        (row["label"], f"{row['validation']:.4f}", with_half(row["test"], row["half"], ".4f"),
+         row["word"])
+        for _, row in both.iterrows()
+    ]  # fmt: skip
+    beside = table(("validation", "test", ""), [("", rows)])
+    summary = summary.merge(both[["method", "test", "word"]], "left", "method")
+    return Answer(title, (made, beside), TUNING_NOTE, summary)
+
+
+def _validated(methods: pd.DataFrame, tests: pd.DataFrame) -> pd.DataFrame:
+    """For each method its validation score, the same of the test instances, and a word on both.
+
+    The score is the geometric mean of the ratios to h_sf over all predictions; `half` is half its
+    95 % confidence interval on the test instances, each of which counts once.
+    """
+    logs = np.log(tests["ratio_to_h_sf"]).groupby([tests["method"], tests["lane"]]).mean()
+    groups = logs.groupby("method")
+    told = pd.DataFrame({"test": np.exp(groups.mean()), "half": groups.agg(frames.half_width)})
+    both = methods[["method", "label", "validation"]].merge(told, "left", "method")
+    apart = np.log(both["test"] / both["validation"])
+    both["word"] = np.where(
+        apart.abs() <= both["half"], "",
+        np.where(apart > 0, "worse than validation said", "better than validation said"),
+    )  # fmt: skip
+    return both.assign(half=both["half"] * both["test"])
 
 
 def _tuning_row(row: pd.Series, against: Iterable[str]) -> tuple[str, ...]:

@@ -120,8 +120,10 @@ def _tried(config: CapacityConfig, loaded: Loaded, text: str) -> pd.DataFrame:
     """All rates tried for a policy."""
     top = ceiling(config, loaded.instance)
     parts: list[pd.DataFrame] = []
-    for rates in _rates(config, top, loaded.instance.n, parts):
-        parts.append(_at_rates(config, loaded.instance, text, rates).assign(ceiling=top))
+    parts.extend(
+        _at_rates(config, loaded.instance, text, rates).assign(ceiling=top)
+        for rates in _rates(config, top, loaded.instance.n, parts)
+    )
     return pd.concat(parts).sort_values("rate", ignore_index=True)
 
 
@@ -158,9 +160,7 @@ def _at_rates(
     worker = None if config.worker is None else worker_named(config.worker)
     result = simulate(batch, policy, clock=clock, worker=worker, max_batch=config.max_batch)
     found = metrics.serving(batch, result, clock, names=TOLD, **config.limits)
-    values = {
-        name: np.where(valid, value, np.nan) for name, value, valid in metrics.figures(found)
-    }
+    values = {name: np.where(valid, value, np.nan) for name, value, valid in metrics.figures(found)}
     about = {
         "policy": policy.name, "clock": config.clock, "n": instance.n,
         "memory": int(np.asarray(instance.memory)), "rate": rates,

@@ -112,6 +112,13 @@ class Loaded:
     rows: np.ndarray  # which request of the trace each one is, counted from 0 in order of arrival
     too_large: int  # how many were left out because they can never fit
 
+    @property
+    def missed(self) -> float:
+        """Share of the requests whose true length is not in the interval predicted."""
+        output = np.asarray(self.instance.output)
+        outside = (output < self.instance.lower) | (output > self.instance.upper)
+        return float(np.mean(outside))
+
 
 def load_requests(config: ReplayConfig) -> Loaded:
     """Reads the trace and chooses its requests.
@@ -282,7 +289,9 @@ def latency_figures(instance: Instance, result: Result) -> dict[str, float]:
     latency, wait = (x[np.isfinite(x)] for x in (latency, wait))
     known = len(latency) > 0
     quantiles = (
-        np.percentile(latency, LATENCY_PERCENTILES) if known else [np.nan] * len(LATENCY_PERCENTILES)
+        np.percentile(latency, LATENCY_PERCENTILES)
+        if known
+        else [np.nan] * len(LATENCY_PERCENTILES)
     )
     named = {f"latency_p{q}": float(x) for q, x in zip(LATENCY_PERCENTILES, quantiles, strict=True)}
     longest = {
