@@ -209,7 +209,7 @@ def trace_report(folder: Path, manifest: dict[str, Any], config: Config) -> Repo
     notes = json.loads(texts.get("notes", "[]"))
     if distributions.empty and timeline.empty:
         notes.append("There are no curves in this folder to draw; simulate the trace again.")
-    elif timeline.empty:
+    elif timeline.empty and NO_TIMELINE not in notes:
         notes.append(NO_TIMELINE)
     return replay_report(_name(folder), manifest, rows, distributions, timeline, notes)
 
