@@ -163,7 +163,7 @@ def test_whole_floats_are_integers(tmp_path: Path) -> None:
             '{"timestamp": 1,\n',
             ":1: column 17: malformed JSON .*; expected one whole object per line",
         ),
-        ('[\n  {"timestamp": 1},\n  2\n]\n', ": item 2: '2' is not a JSON object"),
+        ("[{}, 2]", ": item 2: 2 is not a JSON object"),
         ("[]", ": an empty JSON array"),
         ('{\n  "timestamp": 1\n}\n', ": one JSON object; expected one whole object per line"),
         ('{\n  "data": [{"a": 1}]\n}\n', ": one JSON object, whose 'data' holds objects; .* jq -c"),

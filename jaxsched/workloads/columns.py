@@ -547,15 +547,12 @@ def _items(path: str, items: list[Any]) -> Source:
 
 def _json_source(path: str, file: files.Bytes) -> Source:
     """JSON lines, or one object: of arrays, its columns."""
-    head = file.ahead(MAX_LINE)
-    text = head.lstrip()
+    text = file.ahead(MAX_LINE).lstrip()
     end = text.find(b"\n")
+    if end < 0 and len(text) > MAX_LINE:
+        return _object(path, file, _document(path, file), False)
     first_line = text if end < 0 else text[:end]
     more = end >= 0 and text[end:].strip()
-    expected = "expected one whole object per line"
-    if len(head) > MAX_LINE and end < 0:
-        size = f"longer than {MAX_LINE >> 20} MB"
-        raise ValueError(f"{path}:1: the line is {size}; expected one request")
     failed: ValueError | None = None
     try:
         record = _record(path, 1, _decoded(path, first_line, 1))
@@ -567,7 +564,7 @@ def _json_source(path: str, file: files.Bytes) -> Source:
         if not more or b"{" in text[end:].split(b"\n", 2)[1][:1]:
             raise failed
         try:
-            record = _loaded(path, _decoded(path, file.ahead(files.MAX_DOCUMENT), 1), expected)
+            record = _document(path, file)
         except ValueError:
             raise failed from None
     return _object(path, file, record, failed is None)

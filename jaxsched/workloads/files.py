@@ -119,8 +119,8 @@ def _arrow(kind: str) -> Callable[[Any, str], Any]:
 
 COMPRESSED: dict[str, tuple[bytes, Callable[[Any, str], Any]]] = {
     "gzip": (b"\x1f\x8b", lambda file, path: gzip.GzipFile(fileobj=file)),
-    "bzip2": (b"BZh", lambda file, path: bz2.BZ2File(file)),  # noqa: SIM115
-    "xz": (b"\xfd7zXZ\x00", lambda file, path: lzma.LZMAFile(file)),
+    "bzip2": (b"BZh", lambda file, path: bz2.BZ2File(file)),
+    "xz": (b"\xfd7zXZ\x00", lambda file, path: lzma.LZMAFile(file)),  # noqa: SIM115
     "zstd": (b"\x28\xb5\x2f\xfd", _arrow("zstd")),
     "lz4": (b"\x04\x22\x4d\x18", _arrow("lz4")),
     "zip": (b"PK\x03\x04", _member),

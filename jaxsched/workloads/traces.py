@@ -122,6 +122,7 @@ class Trace:
       time: What arrivals were read from, such as "timestamp in ms"; "" if there are none.
       stopped: Line (row) after which reading stopped, as the rest comes later; 0 if all was read.
       sessions: A column that says which requests belong together, or "".
+      between: What stands between file and line where a request's place is named.
       moved: Rows that arrived earlier than a row before them in the file, before sorting.
       unterminated: Whether it is CSV whose last line does not end in a newline, as if cut off.
     """
@@ -142,6 +143,7 @@ class Trace:
     time: str = ""
     stopped: int = 0
     sessions: str = ""
+    between: str = ":"
 
     def __len__(self) -> int:
         return len(self.output)
@@ -155,11 +157,36 @@ class Trace:
     @property
     def _span(self) -> float:
         times = self.arrival_seconds
-        return 0.0 if times is None else float(times[-1] - times[0])
+        return 0.0 if times is None else float(np.max(times) - np.min(times))
 
     def place(self, request: int) -> str:
         """File and line (row) of a request, as errors name them."""
-        return self.source if self.line is None else f"{self.source}:{self.line[request]}"
+        if self.line is None:
+            return self.source
+        return f"{self.source}{self.between}{self.line[request]}"
+
+    def taken(self, most: int | None, limit: int | None = None) -> Trace:
+        """Without the requests of more tokens than `most`, and the first `limit` of those.
+
+        Raises:
+          ValueError: If none is left, or fewer than `limit`.
+        """
+        trace = self
+        if most is not None:
+            total = self.output.astype(np.int64) + (0 if self.prompt is None else self.prompt)
+            large = int(np.sum(total > most))
+            if large == len(self):
+                text = f"all {large:,} requests have more than {most:,} tokens, prompt and output"
+                raise ValueError(f"{self.source}: {text}")
+            trace = self.select(total <= most) if large else self
+            trace = dataclasses.replace(trace, too_large=self.too_large + large)
+        if limit is not None and limit > len(trace):
+            fit = " that fit" if most is not None else ""
+            raise ValueError(
+                f"limit: got {limit}; expected at most {len(trace)}, the requests of "
+                f"{self.source}{fit}"
+            )
+        return trace if limit is None else trace.select(slice(limit))
 
     def notes(self) -> Iterator[str]:
         """What a reader of results should know about it, in lines; the first says what it is."""
@@ -309,8 +336,8 @@ class Format:
           OSError: If the file cannot be read.
         """
         given = self if edges is None else dataclasses.replace(self, edges=edges)
-        name = next((name for name, known in FORMATS.items() if known == self), "")
-        return _build(_open(path), given, Choice(**choice), name)
+        chosen = Choice(**choice)
+        return rows(path, given, chosen).taken(chosen.most, chosen.limit)
 
 
 def _mooncake(unit: str, **known: tuple[str, ...]) -> Format:
@@ -398,17 +425,30 @@ def read_trace(path: files.Path, *, format: str = "auto", **choice: Any) -> Trac
       ValueError: If no format, or more than one, fits the columns, or the file is malformed.
       OSError: If the file cannot be read.
     """
-    if format != "auto":
-        if format not in FORMATS:
-            raise ValueError(unknown(repr(format), format, ("auto", *FORMATS), "format"))
-        return FORMATS[format](path, **choice)
-    source, chosen = _open(path), Choice(**choice)
+    chosen = Choice(**choice)
+    return rows(path, format, chosen).taken(chosen.most, chosen.limit)
+
+
+def rows(path: files.Path, known: str | Format, choice: Choice) -> Trace:
+    """The requests of a file in order of arrival, up to where reading stopped.
+
+    What `choice` says of too large ones and of a limit is for `Trace.taken`. The rest is as in
+    `read_trace`.
+    """
+    if isinstance(known, Format):
+        name = next((name for name, one in FORMATS.items() if one == known), "")
+        return _build(_open(path), known, choice, name)
+    if known != "auto":
+        if known not in FORMATS:
+            raise ValueError(unknown(repr(known), known, ("auto", *FORMATS), "format"))
+        return _build(_open(path), FORMATS[known], choice, known)
+    source = _open(path)
     fits = _fitting(source.names)
     if len({FORMATS[name].seen(source.names) for name in fits}) != 1:
-        raise _no_format(source, fits, chosen.option)
-    trace = _build(source, FORMATS[fits[0]], chosen, fits[0])
+        raise _no_format(source, fits, choice.option)
+    trace = _build(source, FORMATS[fits[0]], choice, fits[0])
     if len(fits) > 1:
-        _check_plausible(trace, fits, chosen.option)
+        _check_plausible(trace, fits, choice.option)
     return trace
 
 
@@ -432,7 +472,7 @@ def read_table(
       ValueError: If a field is unknown, a column is missing, or a row is malformed.
       OSError: If the file cannot be read.
     """
-    return _build(_open(path), Format(dict(columns), edges=edges), Choice(**choice), "")
+    return Format(dict(columns), edges=edges)(path, **choice)
 
 
 def located(path: files.Path) -> files.Path:
@@ -627,14 +667,6 @@ class _Rows:
         for field in _ZERO:
             if field in found:
                 skipped[field] = self._zeros(source, field, found[field], kept, lines)
-        large = 0
-        if choice.most is not None:
-            total = found["output"].astype(np.int64) + found.get("prompt", 0)
-            large = int(np.sum(kept & (total > choice.most)))
-            kept &= total <= choice.most
-            if not np.any(kept):
-                text = f"all requests have more than {choice.most:,} tokens, prompt and output"
-                raise ValueError(f"{source.path}: {text}")
         if edges is not None:
             classes = found.pop("predicted")
             found["lower"], found["upper"] = intervals.from_classes(edges, classes)(None, classes)
@@ -648,13 +680,12 @@ class _Rows:
             moved = int(np.sum(times < np.maximum.accumulate(times)))
         trace = Trace(
             **columns, source=source.path, skipped=skipped["output"],
-            skipped_prompt=skipped.get("prompt", 0), too_large=large, moved=moved,
+            skipped_prompt=skipped.get("prompt", 0), moved=moved,
             unterminated=source.unterminated, format=name, time=time, stopped=self.stopped,
             sessions=next((column for column in SESSIONS if column in source.names), ""),
+            between=source.place,
         )  # fmt: skip
-        if moved:
-            trace = trace.select(np.argsort(times, kind="stable"))
-        return trace if choice.limit is None else trace.select(slice(choice.limit))
+        return trace.select(np.argsort(times, kind="stable")) if moved else trace
 
     def _zeros(
         self, source: files.Source, field: str, values: NDArray[Any], kept: NDArray[Any], lines: Any
