@@ -87,7 +87,7 @@ def _prepare_jax() -> None:
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
     import jax
 
-    from benchmarks.timing import cores
+    from jaxsched.host import cores
 
     if jax.config.jax_num_cpu_devices < 0:
         jax.config.update("jax_num_cpu_devices", cores())

@@ -167,7 +167,7 @@ def tune(name: str, seed: int, out: Path, bar: Bar, before: Run | None) -> Run:
             seconds.append(time.process_time() - began)
 
     with tempfile.TemporaryDirectory() as folder:
-        done = loop.run(config, problem, space, method, Path(folder), on_step)
+        done = loop.run_method(config, problem, space, method, Path(folder), on_step)
     frame = pd.DataFrame(np.exp(done.curve[:, 1:]), columns=["incumbent", "best"])
     frame = frame.assign(
         name=name, work=spent[0] + done.curve[:, 0], seconds=spent[1] + np.array(seconds)

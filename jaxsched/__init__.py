@@ -2,7 +2,7 @@
 
 import sys
 
-from jaxsched import clocks, metrics, workloads
+from jaxsched import clocks, metrics, workers, workloads
 from jaxsched._version import __version__
 from jaxsched.bounds import busy_seconds_bound, mean_busy_time_bound, rounds_bound
 from jaxsched.clocks import Clock, Energy
@@ -19,7 +19,9 @@ from jaxsched.policies import (
     gsa_spec,
     h_sf,
     mc_sf,
+    no_evict,
     policy,
+    priority,
     sorted_f,
     svf,
 )
@@ -29,6 +31,7 @@ from jaxsched.policies.network import NetworkParams, a_min_network
 from jaxsched.result import Result, Status
 from jaxsched.simulate import simulate
 from jaxsched.studies import read_sweep
+from jaxsched.workers import Worker
 
 # Two engines are public by themselves, under names of their own.
 sys.modules |= {"jaxsched.reference": reference, "jaxsched.relaxation": relaxation}
@@ -44,6 +47,7 @@ __all__ = [
     "Running",
     "Status",
     "View",
+    "Worker",
     "__version__",
     "a_max",
     "a_min",
@@ -59,7 +63,9 @@ __all__ = [
     "mc_sf",
     "mean_busy_time_bound",
     "metrics",
+    "no_evict",
     "policy",
+    "priority",
     "read_sweep",
     "reference",
     "relaxation",
@@ -68,5 +74,6 @@ __all__ = [
     "sorted_f",
     "stack",
     "svf",
+    "workers",
     "workloads",
 ]

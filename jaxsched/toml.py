@@ -28,9 +28,9 @@ NAMES = {int: "an integer", float: "a number", str: "a text in quotes", bool: "t
 """Types of values, as errors call them."""
 
 
-def at_least(minimum: float, **kwargs: Any) -> Any:
-    """A dataclass field whose value (or each of whose values) must be at least `minimum`."""
-    return dataclasses.field(metadata={"minimum": minimum}, **kwargs)
+def at_least(minimum: float, most: float | None = None, **kwargs: Any) -> Any:
+    """A dataclass field whose value, or each of whose values, must be `minimum` … `most`."""
+    return dataclasses.field(metadata={"minimum": minimum, "most": most}, **kwargs)
 
 
 def one_of(name: str, value: str, known: Iterable[str]) -> None:
@@ -113,7 +113,7 @@ def from_table(cls: type[T], table: Mapping[str, Any], prefix: str = "") -> T:
         if key not in fields:
             raise ValueError(unknown(f"{prefix}{key}", key, fields, "key"))
     values = {
-        name: _value(f"{prefix}{name}", hints[name], table[name], field.metadata.get("minimum"))
+        name: _value(f"{prefix}{name}", hints[name], table[name], field.metadata)
         for name, field in fields.items()
         if name in table
     }
@@ -173,7 +173,7 @@ def _written(config: Any) -> dict[str, Any]:
     }
 
 
-def _value(key: str, hint: Any, value: Any, minimum: float | None) -> Any:
+def _value(key: str, hint: Any, value: Any, limits: Mapping[str, Any]) -> Any:
     """Checks `value` against a type hint; lists become tuples and tables dataclasses."""
     if isinstance(hint, types.UnionType):
         (hint,) = (option for option in typing.get_args(hint) if option is not types.NoneType)
@@ -185,14 +185,16 @@ def _value(key: str, hint: Any, value: Any, minimum: float | None) -> Any:
     if typing.get_origin(hint) is tuple:
         _expect(key, value, isinstance(value, list | tuple), "a list")
         inner = typing.get_args(hint)[0]
-        return tuple(_value(f"{key}[{i}]", inner, v, minimum) for i, v in enumerate(value))
+        return tuple(_value(f"{key}[{i}]", inner, v, limits) for i, v in enumerate(value))
     allowed = (int, float) if hint is float else hint
     # bool is a subclass of int in Python, but not to someone who writes `lanes = true`.
     right = isinstance(value, allowed) and (hint is bool or not isinstance(value, bool))
     _expect(key, value, right, NAMES[hint])
-    if minimum is not None:
+    if (minimum := limits.get("minimum")) is not None:
         _expect(key, value, value >= minimum, f"at least {minimum}")
         _expect(key, value, value < math.inf, "a finite number")
+    if (most := limits.get("most")) is not None:
+        _expect(key, value, value <= most, f"at most {most}")
     return value
 
 

@@ -15,7 +15,7 @@ import pandas as pd
 import pytest
 
 import jaxsched as js
-from experiments import fidelity, gain_from_prediction, latency_against_rate
+from experiments import fidelity, latency_against_rate
 from jaxsched import metrics, toml
 from jaxsched.cli import main
 from jaxsched.engines import reference
@@ -297,7 +297,8 @@ def test_figures_and_experiments(finished: Path, capsys: Any) -> None:
     for stem in ("latency_against_rate-real", "latency_against_rate-exact", "gain_from_prediction"):
         assert {f"{stem}.png", f"{stem}.pdf"} <= names
     latency_against_rate.main(str(finished))
-    gain_from_prediction.main(str(finished))
+    with pytest.raises(FileNotFoundError, match="has `jaxsched run` finished there"):
+        latency_against_rate.main(str(finished / "nowhere"))
     for path in capsys.readouterr().out.split():
         assert Path(path).stat().st_size > 10_000
 
@@ -321,6 +322,16 @@ def test_a_job_without_gains_to_tell(names: tuple[str, ...], tmp_path: Path) -> 
     written = plots.save_all(figures.of_serving(table), tmp_path / "figures")
     # Without fcfs there is nothing to gain on, and without predictions one figure for all.
     assert len(written) == (1 if names == ("fcfs",) else 2)
+
+
+def test_gains_where_fcfs_sustains_no_rate(finished: Path) -> None:
+    table = store.read_results(finished)
+    slow = table["policy"] == "fcfs"
+    table.loc[slow, "makespan"] *= 1000
+    *_, gain = figures.of_serving(table)
+    assert gain.figure is None and gain.caption == "fcfs sustains none of the rates"
+    with pytest.raises(ValueError, match="nothing to draw: fcfs sustains none"):
+        figures.gain_from_prediction(table)
 
 
 def test_what_is_sustained() -> None:

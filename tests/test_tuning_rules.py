@@ -100,7 +100,7 @@ def test_wrong_names_are_answered_with_the_right_ones(tmp_path: Path) -> None:
 def test_a_hand_written_rule_needs_only_its_numbers(tmp_path: Path) -> None:
     shipped = tuned.read_rule(ROOT / "configs" / "tuned" / "lmsys_one.toml")
     numbers = dict.fromkeys(dataclasses.asdict(shipped.params), 0.0)
-    text = toml.to_toml(tuned.RuleFile(tuned.Numbers(**numbers | {"admit_prompt": 1.0})))
+    text = toml.to_toml(tuned.RuleFile(tuned.RuleNumbers(**numbers | {"admit_prompt": 1.0})))
     (tmp_path / "plain.toml").write_text(text)
     policy = js.load_policy(tmp_path / "plain.toml")
     expected = js.FamilyParams(**numbers | {"admit_prompt": 1.0})

@@ -19,7 +19,7 @@ from jaxsched import clocks
 from jaxsched.policies import files, names, own
 from jaxsched.workloads import texts, traces
 
-WIDTH = 98
+HELP_WIDTH = 98
 """Columns of the lists of names at the end of the help."""
 
 PAPER = "h_sf,a_max,a_min:on_eviction,a_min:every_round,mc_sf,fcfs"
@@ -63,6 +63,8 @@ def simulate(parser: ArgumentParser) -> None:
     add("--arrivals", metavar="KIND",
         help="when requests arrive, see below; default: all are there at the start")  # fmt: skip
     add("--max-batch", type=int, metavar="B", help="at most B requests run together")
+    add("--worker", metavar="NAME", help="whose rules hold: paper (the default), or "
+        "vllm:block=16,max_num_seqs=256,budget=2048, its numbers as you set them")  # fmt: skip
     add("--clock", metavar="NAME", help="results in seconds on that hardware, see below")
     add("--ttft-limit", type=float, metavar="S", help="with --clock: count requests that have the "
         "first token in S seconds")  # fmt: skip
@@ -97,7 +99,7 @@ def sweep(parser: ArgumentParser) -> None:
     add("--distributed", action="store_true", help="one of several processes, which JAX tells "
         "apart: under SLURM, Open MPI, on TPU pods")  # fmt: skip
     add("--coordinator", metavar="HOST:PORT", help="elsewhere: where the first process listens")
-    add("--num-processes", type=int, metavar="N", help="how many processes there are")
+    add("--num-processes", type=_positive, metavar="N", help="how many processes there are")
     add("--process-id", type=int, metavar="I", help="which one this is, from 0")
 
 
@@ -182,18 +184,18 @@ def _known_policies() -> list[str]:
     lines = ["policies:"]
     for head, group in groups.items():
         lines += _entry(group, _first_line(makers.get(head) or makers[group[0]]))
-    shipped = textwrap.wrap(f"Shipped tuned rules: {', '.join(files.names())}.", WIDTH)
+    shipped = textwrap.wrap(f"Shipped tuned rules: {', '.join(files.names())}.", HELP_WIDTH)
     return [*lines, *shipped]
 
 
 def _entry(group: Iterable[str], meaning: str) -> list[str]:
     """Names two apart, and what they mean on the lines below."""
-    below = textwrap.wrap(meaning, WIDTH, initial_indent=" " * 6, subsequent_indent=" " * 6)
+    below = textwrap.wrap(meaning, HELP_WIDTH, initial_indent=" " * 6, subsequent_indent=" " * 6)
     return ["  " + "  ".join(group), *below]
 
 
 def _wrapped(title: str, words: Iterable[str]) -> list[str]:
-    return textwrap.wrap(title + ", ".join(words), WIDTH, subsequent_indent="  ")
+    return textwrap.wrap(title + ", ".join(words), HELP_WIDTH, subsequent_indent="  ")
 
 
 def _first_line(function: object) -> str:

@@ -15,6 +15,7 @@ from typing import Any
 
 from jaxsched._version import __version__
 from jaxsched.cli import options
+from jaxsched.host import cores
 
 DESCRIPTION = """\
 Exact simulation of schedulers for LLM inference on a worker with a limited KV cache.
@@ -105,7 +106,7 @@ def _prepare_jax() -> None:
     if config.jax_num_cpu_devices < 0 and "device_count" not in os.environ.get("XLA_FLAGS", ""):
         # Where JAX has started already, someone calls `main` from a program of their own.
         with contextlib.suppress(RuntimeError):
-            jax.config.update("jax_num_cpu_devices", _cores())
+            jax.config.update("jax_num_cpu_devices", cores())
 
 
 def _keep_programs(caches: Path) -> None:
@@ -119,9 +120,3 @@ def _keep_programs(caches: Path) -> None:
     jax.config.update("jax_compilation_cache_dir", str(folder))
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.1)
     jax.config.update("jax_persistent_cache_min_entry_size_bytes", 0)
-
-
-def _cores() -> int:
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1

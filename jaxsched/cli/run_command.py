@@ -17,8 +17,8 @@ from jaxsched.studies import serving
 from jaxsched.studies.backlog import BacklogConfig
 from jaxsched.studies.run import Point
 
-KINDS = {
-    "backlog": (BacklogConfig, study_tables.backlog, figures.of_backlog),
+JOBS = {
+    "backlog": (BacklogConfig, study_tables.backlog_job, figures.of_backlog),
     serving.JOB: (serving.ServingConfig, study_tables.serving_job, figures.of_serving),
 }
 """Kinds of studies: configuration, what is printed of its table, and what is drawn.
@@ -29,7 +29,7 @@ A file without the key `job` describes a backlog.
 
 def run(args: argparse.Namespace) -> None:
     """Runs what is left of the study, prints its table and draws its figures."""
-    config, printed, drawings = KINDS[toml.job_of(args.config, KINDS)]
+    config, printed, drawings = JOBS[toml.job_of(args.config, JOBS)]
     keys = replaced(args, lanes="lanes", seed="seed", policies="policies")
     settings: Any = toml.load(args.config, config, keys)
     folder, out = folder_of(args), console()

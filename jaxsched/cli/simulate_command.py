@@ -22,10 +22,12 @@ def run(args: argparse.Namespace) -> None:
     settings = _settings(args)
     out = console()
     with out.status("reading the trace") as status:
-        loaded = replay.load(settings)
+        loaded = replay.load_requests(settings)
         # Not earlier: a trace that is refused should leave no folder behind.
         kept = store.open_store(args.out, settings.text()) if args.out else None
-        done = list(replay.run(settings, loaded, lambda name: status.update(f"simulating {name}")))
+        done = list(
+            replay.run_policies(settings, loaded, lambda name: status.update(f"simulating {name}"))
+        )
     rows, requests = (pd.concat(parts, ignore_index=True) for parts in zip(*done, strict=True))
     if settings.clock is None:
         rows = frames.with_ratios(rows, ["lane"])

@@ -61,7 +61,7 @@ def _settings(args: argparse.Namespace) -> TuneConfig:
 
 def _run_with_progress(
     settings: TuneConfig, problem: Problem, folder: Path, out: Console
-) -> search.Outcome:
+) -> search.Found:
     chosen = search.methods(settings, problem, search.space_of(settings))
     with progress_bar(out, "score") as bar:
         tasks = {
@@ -74,7 +74,7 @@ def _run_with_progress(
             bar.start_task(task)
             bar.update(task, completed=int(done.steps), score=_live(done))
 
-        return search.run(settings, problem, chosen, folder, on_step)
+        return search.run_search(settings, problem, chosen, folder, on_step)
 
 
 def _live(done: Progress) -> str:

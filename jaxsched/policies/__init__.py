@@ -12,11 +12,21 @@ files.py own.py names.py                     tuned rules, policies of one's own,
 from jaxsched.policies.arithmetic import LARGEST
 from jaxsched.policies.interface import Policy
 from jaxsched.policies.names import NUMBERED, SHIPPED, policy, policy_files, usage
-from jaxsched.policies.paper import a_max, a_min, fcfs, h_sf, mc_sf, svf
+from jaxsched.policies.paper import (
+    a_max,
+    a_min,
+    fcfs,
+    h_sf,
+    mc_sf,
+    no_evict,
+    priority,
+    svf,
+)
 from jaxsched.policies.published import gsa_spec, sorted_f
 from jaxsched.policies.view import Running, View
 
 __all__ = [
     "LARGEST", "NUMBERED", "SHIPPED", "Policy", "Running", "View", "a_max", "a_min", "fcfs",
-    "gsa_spec", "h_sf", "mc_sf", "policy", "policy_files", "sorted_f", "svf", "usage",
+    "gsa_spec", "h_sf", "mc_sf", "no_evict", "policy", "policy_files", "priority", "sorted_f",
+    "svf", "usage",
 ]  # fmt: skip

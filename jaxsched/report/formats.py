@@ -5,11 +5,11 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 
-Form = str | Callable[[float], str]
+NumberForm = str | Callable[[float], str]
 """How a number is written: a format such as ".3f", or a function."""
 
 
-def shown(value: float, form: Form) -> str:
+def shown(value: float, form: NumberForm) -> str:
     """The number in this form; a dash where there is none."""
     if math.isnan(value):
         return "–"
@@ -43,7 +43,7 @@ def seconds(value: float) -> str:
     return f"{value:.{min(4, max(0, 2 - math.floor(math.log10(value))))}f}"
 
 
-def plain(value: float, _: int | None = None) -> str:
+def plain(value: float) -> str:
     """A number as it is, with commas: what axes show instead of powers of ten."""
     return f"{value:,g}"
 
@@ -62,7 +62,7 @@ def size(value: float) -> str:
     return f"{value / 1e9:.1f} GB" if value >= 1e9 else f"{value / 1e6:.0f} MB"
 
 
-UNITS: dict[str, Form] = {
+UNIT_FORMS: dict[str, NumberForm] = {
     "s": seconds,
     "whole s": "{:,.0f} s".format,
     "1/s": ".3f",

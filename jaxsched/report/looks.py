@@ -50,7 +50,7 @@ LOOKS = {
 }
 """Looks of the policies that are drawn in papers; `look_of` finds one for every other."""
 
-METHODS = {
+METHOD_LOOKS = {
     "descent": Look("", "#0072B2"),
     "cma_es": Look("", "#D55E00", line=DASHES),
     "random": Look("", "#009E73", line=DOTS),
@@ -90,7 +90,7 @@ def look_of(name: str) -> Look:
     """The look of a policy or method; those not drawn in the papers get a spare color."""
     if name in LOOKS:
         return LOOKS[name]
-    if name in METHODS:
-        return METHODS[name]
+    if name in METHOD_LOOKS:
+        return METHOD_LOOKS[name]
     color, marker = divmod(sum(name.encode()) % 16, 4)
     return Look(name, SPARE_COLORS[color], SPARE_MARKERS[marker], "--")

@@ -109,10 +109,10 @@ def plain_log_axis(axes: Axes) -> None:
         subs = (1, 1.2, 1.5, 2, 2.5, 3, 4, 5, 7)
     axes.yaxis.set_major_locator(LogLocator(subs=subs) if high / low > 1.5 else MaxNLocator(5))
     axes.yaxis.set_minor_locator(NullLocator())
-    ticks(axes.yaxis)
+    write_ticks(axes.yaxis)
 
 
-def ticks(axis: Axis, form: Callable[[float], str] = plain) -> None:
+def write_ticks(axis: Axis, form: Callable[[float], str] = plain) -> None:
     """Writes the numbers of an axis in this form."""
     axis.set_major_formatter(FuncFormatter(lambda value, _: form(value)))
 

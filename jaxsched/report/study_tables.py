@@ -10,7 +10,7 @@ import pandas as pd
 from rich.table import Table
 
 from jaxsched.metrics import METRICS, STATISTICS
-from jaxsched.report.formats import UNITS, count, percent, rounds, seconds, shown
+from jaxsched.report.formats import UNIT_FORMS, count, percent, rounds, seconds, shown
 from jaxsched.report.terminal import alarm, bold, name_of, table
 from jaxsched.studies import frames
 from jaxsched.studies.frames import half_width, summarize
@@ -38,7 +38,7 @@ mean ratios of mean latencies on test instances, ± half a paired 95 % confidenc
 work: requests simulated for candidates; as written: the best by validation, made readable"""
 
 
-def backlog(frame: pd.DataFrame) -> Printed:
+def backlog_job(frame: pd.DataFrame) -> Printed:
     """Every policy under every prediction at the largest number of requests.
 
     Policies whose results are the same under every prediction stand once, at the top.
@@ -74,7 +74,7 @@ def _backlog_row(row: pd.Series, memory: int) -> tuple[str, ...]:
         f"{shown(row['ratio_to_h_sf'], '.3f')} ±{half}",
         shown(row["ratio_to_bound"], ".3f"),
         *(count(row["evictions"]), count(row["wasted_tokens"])),
-        *(percent(row["mean_memory"] / memory), percent(row["peak_memory"] / memory)),
+        *(shown(row[f"{name}_memory"] / memory, percent) for name in ("mean", "peak")),
     )
 
 
@@ -123,7 +123,7 @@ def _latencies(frame: pd.DataFrame) -> Table:
     """Mean and percentiles of every distribution, a row per policy."""
     sections = (
         (f"{one.heading}, {one.unit}", (
-            (row["policy"], *(shown(row[f"{which}_{name}"], UNITS[one.unit])
+            (row["policy"], *(shown(row[f"{which}_{name}"], UNIT_FORMS[one.unit])
                               for which in STATISTICS))
             for _, row in frame.iterrows()
         ))
@@ -136,7 +136,7 @@ def _figures(frame: pd.DataFrame) -> Table:
     """Every other metric that the table has, a row per policy."""
     told = [(name, one) for name, one in METRICS.items() if name in frame and one.heading]
     told.sort(key=lambda item: not item[1].unit.endswith("/s"))  # rates in front
-    columns = {one.heading: (name, UNITS[one.unit]) for name, one in told}
+    columns = {one.heading: (name, UNIT_FORMS[one.unit]) for name, one in told}
     if frame["unfinished"].any():
         columns = {alarm("unfinished"): ("unfinished", _alarming), **columns}
     rows = (
@@ -189,7 +189,7 @@ def _serving_row(row: pd.Series, largest: pd.Series) -> tuple[str, ...]:
 
 
 def tuning(title: str, methods: pd.DataFrame, tests: pd.DataFrame) -> Printed:
-    """One row per method and prediction, and the rule as written, from an `Outcome`'s tables."""
+    """One row per method and prediction, and the rule as written, from a `Found`'s tables."""
     against = [name for name in tests if name.startswith("ratio_to_")]
     sections = (
         (label, (_tuning_row(row, rows, against) for _, row in methods.iterrows()))

@@ -129,7 +129,7 @@ def _plain_x(axes: Axes, values: list[float]) -> None:
         axes.set_xscale("log")
         axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
         axes.xaxis.set_minor_locator(NullLocator())
-    plots.ticks(axes.xaxis)
+    plots.write_ticks(axes.xaxis)
 
 
 def _legend(figure: Figure, axes: Axes) -> None:
@@ -246,9 +246,9 @@ def _pareto(sweep: SweepView, x: str, label: str, what: str, **fixed: str) -> Dr
         _dots(axes, means[means["prediction"] == prediction], x, named)
     plots.plain_log_axis(grid[0])
     if x == "wasted":
-        plots.ticks(grid[0].xaxis, lambda value: f"{100 * value:g}%")
+        plots.write_ticks(grid[0].xaxis, lambda value: f"{100 * value:g}%")
     else:
-        plots.ticks(grid[0].xaxis)
+        plots.write_ticks(grid[0].xaxis)
     plots.name_axes(figure, label, f"mean latency ({sweep.time(fixed.get('clock'))})")
     _legend(figure, grid[0])
     caption = (

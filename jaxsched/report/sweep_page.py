@@ -21,10 +21,10 @@ from jaxsched.studies import read_sweep, store
 from jaxsched.studies import sweep as sweeps
 from jaxsched.studies.frames import summarize
 
-MOST_ROWS = 40
+_MOST_ROWS = 40
 """Policies in the table of the page; of more, the best."""
 
-STYLE = """
+PAGE_STYLE = """
 body { font: 15px/1.5 system-ui, sans-serif; color: #222; background: #fff; margin: 2rem auto;
   max-width: 62rem; padding: 0 1rem }
 h1 { font-size: 1.5rem } h2 { font-size: 1.15rem; margin-top: 2.2rem }
@@ -84,7 +84,7 @@ def page(folder: Path, manifest: dict[str, Any], sweep: SweepView, drawn: Iterab
         '<!doctype html>\n<html lang="en"><head><meta charset="utf-8">'
         f"<title>{title}</title>\n"
         '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
-        f"<style>{STYLE}</style></head><body>\n"
+        f"<style>{PAGE_STYLE}</style></head><body>\n"
         f"<h1>Sweep {title}</h1>\n<p>{rows}{unfinished}.</p>\n{parts}\n</body></html>\n"
     )
 
@@ -99,7 +99,7 @@ def _policies(sweep: SweepView) -> str:
         (policy, _with_half(row, "mean_latency", ",.4g", ",.2g"),
          _with_half(row, "ratio_to_h_sf", ".3f", ".3f"), shown(row["ratio_to_bound"], ".3f"),
          shown(row["evictions"], ",.1f"), shown(row["wasted"], ".1%"), f"{int(row['unfinished'])}")
-        for policy in sweep.best(seen.rows, "mean_latency", MOST_ROWS)
+        for policy in sweep.best(seen.rows, "mean_latency", _MOST_ROWS)
         for row in [summary.loc[policy]]
     ]  # fmt: skip
     about = f"{seen.held}; means over {seen.instances:,} instances, ± half a 95 % interval"

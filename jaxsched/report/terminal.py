@@ -11,17 +11,17 @@ from rich.table import Table
 
 from jaxsched.report.formats import count
 
-WIDTH = 100
+LOG_WIDTH = 100
 """Columns where the output is no terminal, such as a log file."""
 
-Rows = Iterable[Sequence[str]]
+TableRows = Iterable[Sequence[str]]
 """Rows of cells; the first cell names the row."""
 
 
 def console() -> Console:
     """Where tables and progress go: standard output, at full width even if it is a file."""
     plain = Console()
-    return plain if plain.is_terminal else Console(width=WIDTH)
+    return plain if plain.is_terminal else Console(width=LOG_WIDTH)
 
 
 def say(console: Console, text: str) -> None:
@@ -43,7 +43,7 @@ def progress_bar(console: Console, *more: str) -> progress.Progress:
     )
 
 
-def table(headings: Iterable[str], sections: Iterable[tuple[str, Rows]]) -> Table:
+def table(headings: Iterable[str], sections: Iterable[tuple[str, TableRows]]) -> Table:
     """A table for the terminal, in titled sections ("" for no title); empty ones are left out.
 
     The headings are those of all columns but the first, which names the rows.

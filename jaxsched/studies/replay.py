@@ -14,12 +14,19 @@ from jaxsched import clocks, policies
 from jaxsched.instance import Instance, check_instance
 from jaxsched.simulate import simulate
 from jaxsched.studies import frames
-from jaxsched.studies.config import different_policies, own_digests, positive_seconds, prediction
+from jaxsched.studies.config import (
+    LARGEST_SEED,
+    different_policies,
+    own_digests,
+    positive_seconds,
+    prediction,
+)
 from jaxsched.toml import at_least, one_of, several, to_toml, with_key
+from jaxsched.workers import worker_named
 from jaxsched.workloads import Trace, draws, generate, intervals, traces
 from jaxsched.workloads.texts import class_edges, read_arrivals, read_prediction
 
-FORMATS = ("auto", *traces.FORMATS)
+FORMAT_NAMES = ("auto", *traces.FORMATS)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -31,19 +38,20 @@ class ReplayConfig:
     policies: tuple[str, ...]  # names that `jaxsched.policy` understands
     # A prediction (see `jaxsched.workloads.texts`); None for the trace's own
     interval: str | None = None
-    format: str = "auto"  # one of `FORMATS`; "auto" goes by the file's header
+    format: str = "auto"  # one of `FORMAT_NAMES`; "auto" goes by the file's header
     # FIELD=COLUMN for a file of no known format (see `traces.read_table`)
     columns: tuple[str, ...] = ()
     # Prompt length of every request, for a trace without prompts
     prompt: int | None = at_least(1, default=None)
     limit: int | None = at_least(1, default=None)  # take this many requests; None for all
     # Shuffle the requests before anything else; None to keep the trace's order
-    seed: int | None = at_least(0, default=None)
+    seed: int | None = at_least(0, LARGEST_SEED, default=None)
     arrivals: str = "backlog"  # when requests arrive (see `jaxsched.workloads.texts`)
     # A preset of `jaxsched.clocks`, for results in seconds; None to count rounds
     clock: str | None = None
     # Most requests that run together; None for no cap
     max_batch: int | None = at_least(1, default=None)
+    worker: str | None = None  # Whose rules hold (see `jaxsched.workers`); None for the papers'
     # Largest time to first token of a request that counts as good, in seconds
     ttft_limit: float | None = None
     tpot_limit: float | None = None  # largest time per output token likewise
@@ -55,7 +63,7 @@ class ReplayConfig:
         different_policies(self.policies, arrivals=self.arrivals != "backlog")
         if self.interval is not None:
             prediction("interval", self.interval, self.memory)
-        one_of("format", self.format, FORMATS)
+        one_of("format", self.format, FORMAT_NAMES)
         if self.columns and self.format != "auto":
             raise ValueError(f"format is {self.format!r}; expected no format with named columns")
         for pair in self.columns:
@@ -77,6 +85,8 @@ class ReplayConfig:
                 )
         elif arrivals.kind in ("trace", "poisson"):
             raise ValueError(f"arrivals: {self.arrivals!r} is in seconds; expected a --clock")
+        if self.worker is not None:
+            with_key("worker", worker_named, self.worker)
         for name, limit in self.limits.items():
             if limit is not None and self.clock is None:
                 raise ValueError(f"{name}: {limit} is in seconds; expected a --clock")
@@ -102,7 +112,7 @@ class Loaded:
     too_large: int  # how many were left out because they can never fit
 
 
-def load(config: ReplayConfig) -> Loaded:
+def load_requests(config: ReplayConfig) -> Loaded:
     """Reads the trace and chooses its requests.
 
     ValueError if the file is malformed, or a request can never fit; the text names it.
@@ -210,11 +220,11 @@ def _instance(trace: Trace, config: ReplayConfig) -> Instance:
     return instance
 
 
-PERCENTILES = (50, 90, 99)
+LATENCY_PERCENTILES = (50, 90, 99)
 """Of the latency in rounds; under a clock they are those of `jaxsched.metrics`."""
 
 
-def run(
+def run_policies(
     config: ReplayConfig, loaded: Loaded, on_policy: Callable[[str], Any] = lambda _: None
 ) -> Iterator[tuple[pd.DataFrame, pd.DataFrame]]:
     """Simulates one policy after another; `on_policy` is called with the name of each before it.
@@ -226,12 +236,14 @@ def run(
     """
     batch = jax.tree.map(lambda leaf: np.asarray(leaf)[None], loaded.instance)
     clock = None if config.clock is None else clocks.clock(config.clock)
+    worker = None if config.worker is None else worker_named(config.worker)
     for name in config.policies:
         policy = policies.policy(name)
         on_policy(policy.name)
         result = simulate(
-            batch, policy, clock=clock, max_batch=config.max_batch, history=clock is not None
-        )
+            batch, policy, clock=clock, worker=worker, max_batch=config.max_batch,
+            history=clock is not None,
+        )  # fmt: skip
         about = {
             "policy": policy.name,
             "seed": pd.array([config.seed] * len(loaded.rows), "Int64"),
@@ -241,7 +253,7 @@ def run(
         }
         requests = frames.request_frame(batch, result, **about)
         if config.clock is None:
-            found = frames.result_columns(batch, result, frames.bound_of(batch))
+            found = frames.result_columns(batch, result, frames.bound_of(batch, worker))
             row = frames.lane_frame(found, policy=policy.name, lane=0)
             yield row.assign(**latency_figures(requests["latency"])), requests
         else:
@@ -256,6 +268,10 @@ def latency_figures(latency: pd.Series) -> dict[str, float]:
     By linear interpolation; NaN where no request finished.
     """
     known = latency.dropna().to_numpy(np.int64)
-    quantiles = np.percentile(known, PERCENTILES) if len(known) else [np.nan] * len(PERCENTILES)
-    named = {f"latency_p{q}": float(x) for q, x in zip(PERCENTILES, quantiles, strict=True)}
+    quantiles = (
+        np.percentile(known, LATENCY_PERCENTILES)
+        if len(known)
+        else [np.nan] * len(LATENCY_PERCENTILES)
+    )
+    named = {f"latency_p{q}": float(x) for q, x in zip(LATENCY_PERCENTILES, quantiles, strict=True)}
     return {"unfinished": len(latency) - len(known), **named}

@@ -33,7 +33,7 @@ import pyarrow.parquet as pq
 
 from jaxsched.studies import store
 from jaxsched.studies.axes import YARDSTICK
-from jaxsched.studies.plan import Plan, Range, Tile, without
+from jaxsched.studies.plan import Plan, RowRange, Tile, without
 from jaxsched.studies.rows import MOST_CHUNK, Simulator
 from jaxsched.studies.store import Store
 
@@ -95,7 +95,7 @@ PART = re.compile(r"(\d+)-(\d+)\.parquet")
 GROUP = 2**17
 """Rows in a group of results.parquet."""
 
-AGAIN = "delete it, and the same command simulates it again; nothing else is lost"
+PART_AGAIN = "delete it, and the same command simulates it again; nothing else is lost"
 ALL_AGAIN = "delete it, and the same command makes the whole table again"
 
 
@@ -119,7 +119,7 @@ class Parts:
         """What the part of the rows start … stop - 1 is called."""
         return f"{start:012d}-{stop:012d}"
 
-    def done(self) -> list[Range]:
+    def done(self) -> list[RowRange]:
         """The ranges of rows that are there, ascending.
 
         ValueError if a part is damaged or belongs to another study; the text names it.
@@ -131,10 +131,10 @@ class Parts:
         for path in sorted(self._folder.glob("*.parquet")):
             if match := PART.fullmatch(path.name):
                 found.append((int(match[1]), int(match[2])))
-                self._check(path, *found[-1], AGAIN)
+                self._check(path, *found[-1], PART_AGAIN)
         return found
 
-    def missing(self, ranges: Sequence[Range] | None = None) -> list[Range]:
+    def missing(self, ranges: Sequence[RowRange] | None = None) -> list[RowRange]:
         """What is not there yet, of all rows or of the given ascending ranges."""
         return without([(0, self.plan.total)] if ranges is None else ranges, self.done())
 
@@ -142,7 +142,7 @@ class Parts:
         """Adds a part, whole or not at all."""
         self.store.write(self.name(start, stop), frame)
 
-    def sweep_up(self, ranges: Sequence[Range]) -> None:
+    def sweep_up(self, ranges: Sequence[RowRange]) -> None:
         """Removes what killed processes left half written of these ranges."""
         for path in self._folder.glob(".*.parquet"):
             match = PART.fullmatch(path.name.split(".", 2)[-1])
@@ -164,7 +164,9 @@ class Parts:
         ratios, end = Ratios(self.plan), 0
         for start, stop in self.done():
             if stop > end:
-                frame = self.store.read(self.name(start, stop), AGAIN).iloc[max(0, end - start) :]
+                frame = self.store.read(self.name(start, stop), PART_AGAIN).iloc[
+                    max(0, end - start) :
+                ]
                 yield ratios.added(max(start, end), frame)
                 end = stop
 
@@ -228,7 +230,7 @@ class Ratios:
 def run_rows(
     simulator: Simulator,
     parts: Parts,
-    ranges: list[Range],
+    ranges: list[RowRange],
     *,
     chunk: int | None = None,
     on_rows: Callable[[int], Any] = lambda rows: None,
@@ -333,7 +335,7 @@ def alone(folder: Path, processes: Processes) -> Iterator[None]:
         yield
 
 
-def finish(parts: Parts, processes: Processes) -> list[Range]:
+def finish(parts: Parts, processes: Processes) -> list[RowRange]:
     """Waits for all processes; the first then makes the table if no row is missing.
 
     It returns the rows that are missing in this folder, which is for the first process to say.

@@ -18,9 +18,9 @@ from jaxsched.result import Result
 from jaxsched.studies import frames
 from jaxsched.studies.axes import Cell, Values
 from jaxsched.studies.config import (
+    LARGEST_SEED,
     LengthsConfig,
     all_predictions,
-    check_seed,
     different_policies,
     own_digests,
     positive_seconds,
@@ -29,6 +29,7 @@ from jaxsched.studies.plan import Plan, Study
 from jaxsched.studies.rows import Simulator
 from jaxsched.studies.run import Point, Work
 from jaxsched.toml import at_least, one_of, several, to_toml, with_key
+from jaxsched.workers import worker_named
 from jaxsched.workloads import Trace
 
 JOB = "serving"
@@ -53,6 +54,7 @@ class ServingConfig:
     predictions: tuple[str, ...]  # texts such as "real" (see `jaxsched.workloads.texts`)
     # Most requests that run together; None for no cap
     max_batch: int | None = at_least(1, default=None)
+    worker: str | None = None  # Whose rules hold (see `jaxsched.workers`); None for the papers'
     # Largest time to first token of a request that counts as good, in seconds
     ttft_limit: float | None = None
     tpot_limit: float | None = None  # largest time per output token likewise
@@ -64,13 +66,14 @@ class ServingConfig:
     sha256: str = ""  # of the trace's bytes; filled in when the file is read
     # Where prompt and output lengths come from without a trace
     lengths: LengthsConfig = LengthsConfig("lmsys_tokens")
-    seed: int = at_least(0, default=0)  # of everything random
+    seed: int = at_least(0, LARGEST_SEED, default=0)  # of everything random
 
     def __post_init__(self) -> None:
         one_of("job", self.job, (JOB,))
         with_key("clock", clocks.clock, self.clock)
+        if self.worker is not None:
+            with_key("worker", worker_named, self.worker)
         several("rates", self.rates)
-        check_seed(self.seed)
         positive_seconds(ttft_limit=self.ttft_limit, tpot_limit=self.tpot_limit)
         for rate in self.rates:
             if not 0 < rate < float("inf"):
@@ -89,6 +92,7 @@ class ServingConfig:
             arrivals=tuple(f"poisson:{rate!r}" for rate in self.rates),
             clocks=(self.clock,),
             max_batch=(self.max_batch or 0,),
+            workers=() if self.worker is None else (self.worker,),
             seeds=(self.seed,),
         )
         measure = functools.partial(_measure, self)
@@ -143,8 +147,9 @@ def _measure(
     """All metrics, the proved bound on the rate, and the time to drain."""
     clock = clocks.clock(config.clock)
     busy = busy_seconds_bound(
-        instance.prompt, instance.output, instance.memory, clock, max_batch=config.max_batch
-    )
+        instance.prompt, instance.output, instance.memory, clock,
+        max_batch=config.max_batch, worker=cell["workers"],
+    )  # fmt: skip
     limits: dict[str, Any] = {"ttft_limit": config.ttft_limit, "tpot_limit": config.tpot_limit}
     return {
         "rate_bound": config.num_requests / busy,

@@ -16,7 +16,7 @@ import json
 import os
 import platform
 import secrets
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -28,11 +28,16 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from jaxsched._version import __version__
+from jaxsched.toml import one_of
 
 PREFIX = "jaxsched."
 
 CHECKED: dict[str, Any] = {"write_page_checksum": True}
 """How Parquet is written: with checksums, so that a damaged file is noticed when it is read."""
+
+
+AGAIN = "delete it to have it simulated again"
+"""What to do about a damaged file."""
 
 
 def versions() -> dict[str, str]:
@@ -80,19 +85,30 @@ def to_arrow(frame: pd.DataFrame, metadata: Mapping[str, str]) -> pa.Table:
 
 
 def read_parquet(
-    path: Path, columns: Sequence[str] | None = None
+    path: Path,
+    columns: Sequence[str] | None = None,
+    advice: str = AGAIN,
 ) -> tuple[pd.DataFrame, dict[str, str]]:
     """Reads what `write_parquet` wrote: the data frame (or some columns of it) and the texts.
 
-    ValueError if the file is damaged.
+    ValueError if it has no such column, or the file is damaged; the text then ends in the advice.
     """
     try:
+        known_columns(columns, pq.read_schema(path).names)
         table = pq.read_table(path, columns=columns, page_checksum_verification=True)
     except (pa.ArrowInvalid, OSError) as error:
         if getattr(error, "errno", None) is not None or isinstance(error, FileNotFoundError):
             raise  # it cannot be read at all
-        raise ValueError(f"{path}: not a Parquet file that can be read ({error})") from None
+        raise ValueError(
+            f"{path}: not a Parquet file that can be read ({error}); {advice}"
+        ) from None
     return table.to_pandas(), texts_of(table.schema)
+
+
+def known_columns(columns: Sequence[str] | None, there: Iterable[str]) -> None:
+    """Refuses a column that is not there; None is all that are."""
+    for name in columns or ():
+        one_of("columns", name, there)
 
 
 def texts_of(schema: Any) -> dict[str, str]:
@@ -128,12 +144,9 @@ class Store:
         """Whether a part is finished."""
         return self.part(name).exists()
 
-    def read(self, name: str, advice: str = "delete it to have it simulated again") -> pd.DataFrame:
+    def read(self, name: str, advice: str = AGAIN) -> pd.DataFrame:
         """Reads a finished part; a damaged one is an error that says what to do."""
-        try:
-            return read_parquet(self.part(name))[0]
-        except ValueError as error:
-            raise ValueError(f"{error}; {advice}") from None
+        return read_parquet(self.part(name), advice=advice)[0]
 
     def write(self, name: str, frame: pd.DataFrame) -> None:
         """Adds a part, whole or not at all."""

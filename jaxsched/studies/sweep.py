@@ -30,7 +30,7 @@ import pandas as pd
 
 from jaxsched.studies import store
 from jaxsched.studies.axes import AXES, Axis, Values
-from jaxsched.studies.config import digests
+from jaxsched.studies.config import LARGEST_SEED, digests
 from jaxsched.studies.frames import sweep_columns
 from jaxsched.studies.plan import Plan, Study
 from jaxsched.studies.run import ALL_AGAIN, Parts
@@ -51,7 +51,7 @@ class RandomConfig:
     axis: str  # name of the axis, such as "predictions"
     value: str  # pattern of the values, such as "relative:{uniform:0:0.99}"
     count: int = at_least(1)  # how many
-    seed: int = at_least(0, default=0)  # of these values
+    seed: int = at_least(0, LARGEST_SEED, default=0)  # of these values
 
     def __post_init__(self) -> None:
         one_of("axis", self.axis, AXES)
@@ -154,7 +154,7 @@ class SweepConfig(_Keys):
         """The configuration as it is kept with results: complete, with the digests of its files."""
         random = {table.axis for table in self.random}
         left_out: dict[str, Any] = {
-            name: axis.default
+            name: None if axis.later else axis.default
             for name, axis in AXES.items()
             if axis.default and not getattr(self, name) and name not in random
         }
@@ -165,19 +165,9 @@ if taken := AXES.keys() & SweepConfig.__annotations__.keys():
     raise ValueError(f"axes {sorted(taken)}: keys of sweeps have these names; expected others")
 
 
-def plan_of(config: SweepConfig) -> Plan:
-    """All simulations of a sweep."""
-    return Plan(config.study())
-
-
-def open_parts(config: SweepConfig, plan: Plan, folder: Path) -> Parts:
-    """Opens the folder of a sweep; see `store.open_store` for what is refused."""
-    return Parts(store.open_store(folder, config.text()), plan)
-
-
 def _values(config: SweepConfig, axis: Axis) -> tuple[Any, ...]:
     """All values of an axis: those listed, then the random ones."""
-    listed = getattr(config, axis.name)
+    listed = getattr(config, axis.name) or ()
     tables = [table for table in config.random if table.axis == axis.name]
     found: list[Any] = [value for table in tables for value in drawn(table)]
     if axis.least is not None:
@@ -249,20 +239,17 @@ def manifest(folder: str | os.PathLike[str]) -> dict[str, Any]:
 def kept_parts(folder: str | os.PathLike[str]) -> Parts:
     """The parts of a sweep, to read only."""
     text = manifest(folder)["config"]
-    plan = plan_of(from_table(SweepConfig, tomllib.loads(text)))
+    plan = Plan(from_table(SweepConfig, tomllib.loads(text)).study())
     return Parts(store.Store(Path(folder), {"config": text}), plan)
 
 
-def read(
+def read_folder(
     folder: str | os.PathLike[str], columns: Sequence[str] | None, partial: bool
 ) -> pd.DataFrame:
     """See `jaxsched.read_sweep`."""
     path = Path(folder) / "results.parquet"
     if path.exists():
-        try:
-            return store.read_parquet(path, columns)[0]
-        except ValueError as error:
-            raise ValueError(f"{error}; {ALL_AGAIN}") from None
+        return store.read_parquet(path, columns, ALL_AGAIN)[0]
     parts = kept_parts(folder)
     missing = sum(stop - start for start, stop in parts.missing())
     if missing and not (partial and missing < parts.plan.total):
@@ -271,4 +258,5 @@ def read(
             "sweep` again, or read what is there with partial=True"
         )
     frame = pd.concat(list(parts.tables()), ignore_index=True)
+    store.known_columns(columns, frame.columns)
     return frame if columns is None else frame[list(columns)]

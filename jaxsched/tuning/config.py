@@ -7,9 +7,9 @@ from collections.abc import Callable
 
 import optax
 
-from jaxsched.policies.family import FIELDS
-from jaxsched.studies.config import LengthsConfig, all_predictions
-from jaxsched.studies.replay import FORMATS
+from jaxsched.policies.family import FAMILY_FIELDS
+from jaxsched.studies.config import LARGEST_SEED, LengthsConfig, all_predictions
+from jaxsched.studies.replay import FORMAT_NAMES
 from jaxsched.toml import at_least, one_of, several
 
 MEMBERS = ("family", "network")
@@ -37,7 +37,7 @@ class TraceConfig:
     """The table [trace]: requests to draw from, instead of [lengths]."""
 
     path: str  # of the file; the option --trace of `jaxsched tune` replaces it
-    format: str = "auto"  # one of `FORMATS`; "auto" goes by the file's header
+    format: str = "auto"  # one of `FORMAT_NAMES`; "auto" goes by the file's header
     columns: tuple[str, ...] = ()  # FIELD=COLUMN for a file of no known format
     # Prompt length of every request, for a trace without prompts
     prompt: int | None = at_least(1, default=None)
@@ -47,7 +47,7 @@ class TraceConfig:
     sha256: str = ""
 
     def __post_init__(self) -> None:
-        one_of("format", self.format, FORMATS)
+        one_of("format", self.format, FORMAT_NAMES)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -119,8 +119,10 @@ class TuneConfig:
     # Numbers of the family that are searched; the others stay as in A_min. By default all but
     # `start`, so that no upper bound is read, and `run_growth`, which `evict_progress` makes up
     # for.
-    free: tuple[str, ...] = tuple(name for name in FIELDS if name not in ("start", "run_growth"))
-    seed: int = at_least(0, default=0)  # of everything random
+    free: tuple[str, ...] = tuple(
+        name for name in FAMILY_FIELDS if name not in ("start", "run_growth")
+    )
+    seed: int = at_least(0, LARGEST_SEED, default=0)  # of everything random
     lengths: LengthsConfig | None = None  # where lengths come from, if there is no trace
     # Requests to draw from instead: half of them for tuning, a quarter each for validation and test
     trace: TraceConfig | None = None
@@ -133,7 +135,7 @@ class TuneConfig:
                 raise ValueError('methods: "grid" is for the family; expected others')
             if self.free != type(self).free:
                 raise ValueError("free: is for the family; of the network all weights are searched")
-        for name, known in (("methods", METHODS), ("free", FIELDS)):
+        for name, known in (("methods", METHODS), ("free", FAMILY_FIELDS)):
             several(name, getattr(self, name))
             for value in getattr(self, name):
                 one_of(name, value, known)

@@ -15,7 +15,7 @@ import orbax.checkpoint as ocp
 from numpy.typing import NDArray
 
 from jaxsched.tuning.config import TuneConfig
-from jaxsched.tuning.methods import Method, State
+from jaxsched.tuning.methods import Method, MethodState
 from jaxsched.tuning.problem import Problem
 from jaxsched.tuning.space import Coordinates, Floats
 
@@ -23,7 +23,7 @@ from jaxsched.tuning.space import Coordinates, Floats
 class Progress(NamedTuple):
     """A method on its way, a pytree of numpy arrays."""
 
-    state: State  # the method's own
+    state: MethodState  # the method's own
     steps: NDArray[np.int64]  # steps done, of shape []
     work: NDArray[np.int64]  # requests simulated, of shape []; validation does not count
     seconds: Floats  # time it took, of shape []; validation counts
@@ -37,7 +37,7 @@ class Progress(NamedTuple):
 OnStep = Callable[[Method, Progress], Any]
 
 
-def run(
+def run_method(
     config: TuneConfig,
     problem: Problem,
     space: Coordinates,

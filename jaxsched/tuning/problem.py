@@ -117,7 +117,7 @@ def _laws(config: TuneConfig) -> list[Lengths]:
     options = ReplayConfig(
         trace=given.pop("path"), memory=config.memory, policies=("a_min",), interval=own, **given
     )
-    trace = replay.load(options).trace
+    trace = replay.load_requests(options).trace
     if len(trace) < len(SHARES) + 1:
         raise ValueError(
             f"{trace.source}: got {len(trace)} requests; expected at least {len(SHARES) + 1}, for "

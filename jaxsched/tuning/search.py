@@ -33,7 +33,7 @@ WRITTEN = "as written"
 
 
 @dataclasses.dataclass(frozen=True)
-class Outcome:
+class Found:
     """What a tuning found."""
 
     rule: Path  # path of the rule's file
@@ -67,9 +67,9 @@ def methods(config: TuneConfig, problem: Problem, space: Coordinates) -> list[Me
     return [make[name]() for name in sorted(config.methods, key=list(make).index)]
 
 
-def run(
+def run_search(
     config: TuneConfig, problem: Problem, chosen: list[Method], folder: Path, on_step: OnStep
-) -> Outcome:
+) -> Found:
     """Runs what is left of a tuning and writes the rule of the best validation.
 
     Everything goes into the folder, where checkpoints of the same configuration are taken up.
@@ -81,7 +81,7 @@ def run(
     # A folder may hold checkpoints of another configuration or version as well.
     stamp = f"{zlib.crc32((__version__ + text).encode()):08x}"
     found = {
-        method.name: loop.run(
+        method.name: loop.run_method(
             config, problem, space, method, folder / "checkpoints" / stamp / method.name, on_step
         )
         for method in chosen
@@ -99,7 +99,7 @@ def run(
     rules.write_rule(folder / f"{name}.toml", written, origin, tuple(_scores(tests)))
     for table, title in ((rows, "methods"), (tests, "results"), (curves, "curves")):
         kept.finish(table.reset_index(drop=True), title)
-    return Outcome(folder / f"{name}.toml", rows, tests, curves)
+    return Found(folder / f"{name}.toml", rows, tests, curves)
 
 
 def _rule(space: Coordinates, progress: Progress) -> Any:

@@ -147,7 +147,7 @@ PREDICTIONS = _by_kind(
 
 # Lengths: a law, then options after commas.
 
-OPTIONS = "prompt:LOW:HIGH, max_prompt:N, max_output:N or max_total:N"
+LENGTHS_OPTIONS = "prompt:LOW:HIGH, max_prompt:N, max_output:N or max_total:N"
 
 EMBEDDED: dict[str, Callable[[], lengths.Lengths]] = {
     "lmsys": embedded.lmsys,
@@ -158,7 +158,7 @@ EMBEDDED: dict[str, Callable[[], lengths.Lengths]] = {
 
 
 def read_lengths(text: str) -> lengths.Lengths:
-    """Reads the text of a law of lengths: one of `LENGTHS`, then `OPTIONS` after commas.
+    """Reads the text of a law of lengths: one of `LENGTHS`, then `LENGTHS_OPTIONS` after commas.
 
     `prompt:LOW:HIGH` (prompts equally likely, else one token) is for `SYNTHETIC` laws; the other
     options condition the law on limits in tokens.
@@ -188,8 +188,8 @@ def trace_file(text: str) -> str | None:
 def _option(text: str) -> tuple[str, Any]:
     name, _, rest = text.partition(":")
     if name not in ("prompt", "max_prompt", "max_output", "max_total"):
-        raise ValueError(f"got option {text!r}; expected {OPTIONS}")
-    expected = f"; expected {OPTIONS}, in whole numbers"
+        raise ValueError(f"got option {text!r}; expected {LENGTHS_OPTIONS}")
+    expected = f"; expected {LENGTHS_OPTIONS}, in whole numbers"
     return name, _whole(rest, 2, expected) if name == "prompt" else _whole(rest, 1, expected)[0]
 
 

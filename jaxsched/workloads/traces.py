@@ -25,12 +25,12 @@ from jaxsched.workloads import draws, generate, intervals
 from jaxsched.workloads.arrivals import to_rounds, trace_seconds
 from jaxsched.workloads.checks import whole
 from jaxsched.workloads.embedded import CLASS_EDGES
-from jaxsched.workloads.lengths import Drawn, Lengths, empirical
+from jaxsched.workloads.lengths import DrawnLengths, Lengths, empirical
 from jaxsched.workloads.marginals import Marginal
 
-LENGTHS = ("prompt", "output", "lower", "upper")
+LENGTH_FIELDS = ("prompt", "output", "lower", "upper")
 
-UNITS = {
+TIME_UNITS = {
     "arrival_seconds": "s",
     "arrival_milliseconds": "ms",
     "arrival_microseconds": "us",
@@ -42,7 +42,7 @@ UNITS = {
 PER_SECOND = {"s": 1, "ms": 10**3, "us": 10**6, "ns": 10**9, "date": 10**9}
 """Steps of a second, by unit; dates are read as nanoseconds."""
 
-FIELDS = (*LENGTHS, "predicted", *UNITS)
+FIELDS = (*LENGTH_FIELDS, "predicted", *TIME_UNITS)
 """What the columns of a file can be."""
 
 EPOCH = 2**28
@@ -268,7 +268,7 @@ class Trace:
         rows = self.select(slice(limit))
         ways = (generate.INTERVALS, generate.POINT)
         keys = [None if key is None else draws.purpose(key, way) for way in ways]
-        own = Drawn(rows.output, rows.output, rows.lower, rows.upper)
+        own = DrawnLengths(rows.output, rows.output, rows.lower, rows.upper)
         lower, upper = generate.predict(keys[0], intervals, own)
         instance = Instance(
             prompt=np.broadcast_to(np.asarray(rows._prompts(prompt), np.int32), rows.output.shape),
@@ -404,7 +404,9 @@ def __getattr__(name: str) -> Format:
 
 def format_rows() -> Iterator[tuple[str, str]]:
     """Rows of the documentation's table: reader, columns."""
-    notes = {field: f" ({unit})" for field, unit in UNITS.items()} | {"predicted": " (a class)"}
+    notes = {field: f" ({unit})" for field, unit in TIME_UNITS.items()} | {
+        "predicted": " (a class)"
+    }
     for name, known in FORMATS.items():
         texts = (
             f"{'optionally ' * (field in known.optional)}`{column}`{notes.get(field, '')}"
@@ -464,7 +466,7 @@ def read_table(
     Args:
       path: The file.
       columns: The file's column for each field it has, `a.b` for one in another: output; optionally
-        prompt, lower and upper, or predicted (a class, with `edges`); and one of `UNITS`.
+        prompt, lower and upper, or predicted (a class, with `edges`); and one of `TIME_UNITS`.
       edges: Class edges for predicted: class j is the lengths edges[j] … edges[j + 1] - 1.
       **choice: As in `Choice`.
 
@@ -543,7 +545,7 @@ def _check_plausible(trace: Trace, fits: Sequence[str], option: Naming) -> None:
 
 
 def _unit(known: Format) -> str:
-    return next((UNITS[field] for field in known.columns if field in UNITS), "")
+    return next((TIME_UNITS[field] for field in known.columns if field in TIME_UNITS), "")
 
 
 def _build(source: files.Source, known: Format, choice: Choice, name: str) -> Trace:
@@ -553,7 +555,7 @@ def _build(source: files.Source, known: Format, choice: Choice, name: str) -> Tr
             del columns[field]
     _check_columns(source, columns, edges, choice.option)
     unit = _unit(dataclasses.replace(known, columns=columns))
-    when = columns.get(next((field for field in columns if field in UNITS), ""), "")
+    when = columns.get(next((field for field in columns if field in TIME_UNITS), ""), "")
     if choice.window is not None and not unit:
         raise ValueError(f"{source.path}: has no arrival times; expected no window")
     shown = {f"zero_{field}": int(getattr(choice, f"zero_{field}") == "error") for field in _ZERO}
@@ -573,8 +575,8 @@ _ZERO = ("output", "prompt")
 
 
 def _kind(field: str, edges: Sequence[int] | None, shown: int | None) -> files.Kind:
-    if field in UNITS:
-        return files.dates() if UNITS[field] == "date" else files.times()
+    if field in TIME_UNITS:
+        return files.dates() if TIME_UNITS[field] == "date" else files.times()
     if field == "predicted":
         assert edges is not None
         return files.integer(0, len(edges) - 2)
@@ -589,7 +591,7 @@ class _Rows:
         self.choice, self.columns, self.unit = choice, columns, unit
         self.lines: list[Any] = []
         self._parts: dict[str, list[Any]] = {field: [] for field in columns}
-        self._when = next((field for field in columns if field in UNITS), None)
+        self._when = next((field for field in columns if field in TIME_UNITS), None)
         self._last: Any = None  # arrival of the last row, while they are in order
         self._base: Any = 0
         self._usable = 0
@@ -731,7 +733,7 @@ def _check_columns(
         )
     if "output" not in columns or ("lower" in columns) != ("upper" in columns):
         raise ValueError(f"columns: got {list(columns)}; expected output, and lower with upper")
-    if len(set(UNITS) & set(columns)) > 1:
+    if len(set(TIME_UNITS) & set(columns)) > 1:
         raise ValueError(f"columns: got {list(columns)}; expected at most one arrival")
     if ("predicted" in columns) != (edges is not None) or {"predicted", "lower"} <= set(columns):
         raise ValueError("columns: expected edges with predicted, and no lower and upper then")

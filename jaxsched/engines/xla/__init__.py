@@ -95,7 +95,7 @@ def _simulate_group(
     plan = make_plan(instance.n, instance.lanes[0], arrivals, clocked, history, counts_evictions)
     in_order = choices.shortest_first and not (arrivals or clocked or capped)
     table = make_table(instance, limits, choices, numbers)
-    records = loop.run(table, choices, plan, ~valid, hindsight.step if in_order else step)
+    records = loop.run_pool(table, choices, plan, ~valid, hindsight.step if in_order else step)
     return _summary(table, records, valid)
 
 

@@ -16,6 +16,7 @@ from jaxsched.engines.xla.fold import settle
 from jaxsched.instance import Instance
 from jaxsched.policies.program import Choices
 from jaxsched.policies.view import View
+from jaxsched.workers.settings import LARGEST_BLOCK, MOST
 
 NO_CAP = 2**31 - 1
 """A cap on running requests that never binds."""
@@ -29,12 +30,15 @@ class RunLimits(NamedTuple):
 
 
 class Numbers(NamedTuple):
-    """Numbers of a policy and a clock that may differ from lane to lane."""
+    """Numbers of a policy, a clock and a worker that may differ from lane to lane."""
 
     # `Policy.params`, each leaf with an axis of lanes before its own, [N, ...]
     params: chex.ArrayTree = None
     # the six of `jaxsched.clocks.Ticks` in pairs, [N, 6, 2] uint32; `None` for rounds
     clock: jax.Array | None = None
+    # block, max_num_seqs, budget and watermark of a worker with blocks, [N, 4] int32; `None` for
+    # the papers'
+    worker: jax.Array | None = None
 
 
 class LaneTable(Pytree):
@@ -156,10 +160,15 @@ def ranks(choices: Choices, instance: Instance, params: Any) -> jax.Array:
 
 
 def valid_numbers(numbers: Numbers) -> jax.Array | np.bool_:
-    """Whether a lane's clock is one, [N]; those that are not hold -1, see `simulate`."""
-    if numbers.clock is None:
-        return np.bool_(True)
-    return numbers.clock[:, 0, 0] >> np.uint32(31) == 0
+    """Whether clock and worker of a lane can be, [N]; clocks that cannot hold -1."""
+    good: jax.Array | np.bool_ = np.bool_(True)
+    if numbers.clock is not None:
+        good &= numbers.clock[:, 0, 0] >> np.uint32(31) == 0
+    if numbers.worker is not None:
+        block, seqs, budget, watermark = (numbers.worker[:, k] for k in range(4))
+        good &= (block >= 1) & (block <= LARGEST_BLOCK) & (seqs >= 1) & (watermark >= 0)
+        good &= (budget >= seqs) & (budget <= MOST) & (watermark <= MOST)
+    return good
 
 
 def _turns(due: jax.Array, count: jax.Array) -> jax.Array:
