@@ -96,7 +96,11 @@ def lcf() -> Policy:
 
 
 def mcf() -> Policy:
-    """First come first served; preempts the most computed tokens first (vLLM RFC 54644)."""
+    """First come first served; preempts the most computed tokens first (vLLM RFC 54644).
+
+    Not among the policies by name: where tokens are lost, on the papers' worker, it may never end,
+    as whoever has come furthest starts again.
+    """
     return dataclasses.replace(fcfs(), name="mcf", eviction_key=computed)
 
 
@@ -162,8 +166,8 @@ def past_future() -> Policy:
 def tie(beta: Any = 0.1) -> Policy:
     """Least expected length plus beta times its tail first: TIE (2604.00499), beta fixed.
 
-    `point` is the expected length, `upper` stands for the mean of the longest tenth (CVaR). Preempts
-    the latest admitted, as the engine does. Beta 0 is E-only. In the paper beta follows the
+    `point` is the expected length, `upper` stands for the mean of the longest tenth (CVaR).
+    Preempts the latest admitted, as the engine does. Beta 0 is E-only. In the paper beta follows the
     length of the queue, which no order that stands still can.
 
     Args:

@@ -13,7 +13,6 @@ from jaxsched.policies.family import FAMILY_FIELDS, FamilyParams, a_min_family
 from jaxsched.policies.interface import Policy
 from jaxsched.policies.live import (
     lcf,
-    mcf,
     past_future,
     random_ties,
     random_victim,
@@ -48,7 +47,6 @@ SHIPPED: dict[str, Callable[[], Policy]] = {
     **{f"sorted_f:{by}": functools.partial(sorted_f, by) for by in ESTIMATES},
     "gsa_spec": gsa_spec,
     "lcf": lcf,
-    "mcf": mcf,
     "random_victim": random_victim,
     "remaining_volume": remaining_volume,
     **{f"remaining_volume:{by}": functools.partial(remaining_volume, by) for by in ESTIMATES},
