@@ -73,7 +73,7 @@ class LaneState(Pytree):
     wasted: chex.Array  # tokens, int64
     memory_time: chex.Array  # of runs that ended in an eviction and of prompts in pieces, int64
     peak: chex.Array  # blocks
-    runs: chex.Array | None  # evicted runs, [E, 3]
+    runs: chex.Array | None  # evicted runs, [E, 4]
     halted: chex.Array
 
 
@@ -176,7 +176,7 @@ def _begin(lane: Lane, choices: Choices, skip: jax.Array, history: int) -> LaneS
         wasted=wide_zeros(()),
         memory_time=wide_zeros(()),
         peak=zero,
-        runs=jnp.full((history, 3), -1, jnp.int32) if history else None,
+        runs=jnp.full((history, 4), -1, jnp.int32) if history else None,
         halted=skip | ~jnp.any(lane.real),
     )  # fmt: skip
 
@@ -418,7 +418,9 @@ def _refined(
     old = (moved.estimate, moved.key, moved.reserve, moved.quantum)
     pairs = zip(new, old, strict=True)
     chosen = (None if value is None else jnp.where(here, value, was) for value, was in pairs)
-    return moved.replace(**dict(zip(("estimate", "key", "reserve", "quantum"), chosen, strict=True)))
+    return moved.replace(
+        **dict(zip(("estimate", "key", "reserve", "quantum"), chosen, strict=True))
+    )
 
 
 def _round_so_far(state: LaneState, opening: Opening, entry: Entry) -> dict[str, jax.Array]:
@@ -441,7 +443,7 @@ def _booked(lane: Lane, state: LaneState, opening: Opening) -> dict[str, jax.Arr
     lost, since = r.computed[who], lane.fields["prompt"][who] + r.entered[who]
     if runs is not None:
         place = jnp.where(opening.evicts, jnp.sum(r.evictions, dtype=np.int32), NEVER)
-        entry = jnp.stack([who, r.admitted[who], state.time])
+        entry = jnp.stack([who, r.admitted[who], state.time, r.generated[who]])
         runs = runs.at[place].set(entry, mode="drop")
     with jax.enable_x64(True):
         tokens = jnp.where(opening.evicts, lost, np.int32(0)).astype(jnp.int64)
@@ -552,7 +554,9 @@ def _pass(
         most = jnp.where(prompts > 0, np.int32(1), change)
         need = jnp.maximum(after - state.clock, np.int64(1))
         rounds = jnp.where(silent, np.int32(0), rounds_until(need, first, growth, most))
-        lasted = jnp.where(silent, after - state.clock, elapsed(first, growth, rounds.astype(jnp.int64)))
+        lasted = jnp.where(
+            silent, after - state.clock, elapsed(first, growth, rounds.astype(jnp.int64))
+        )
         return _Passed(rounds, jnp.where(runs, state.clock + lasted, state.clock))
 
 
@@ -592,8 +596,19 @@ def _result(lanes: Lane, states: LaneState, count: jax.Array, skip: jax.Array) -
         totals=split(totals),
         num_requests=count,
         times=times,
-        history=states.runs,
+        history=_all_runs(lanes, states),
     )
+
+
+def _all_runs(lanes: Lane, states: LaneState) -> jax.Array | None:
+    """The evicted runs, then those in which requests completed, [N, E + n, 4]."""
+    if states.runs is None:
+        return None
+    r = states.requests
+    who = lax.broadcasted_iota(np.int32, r.completion.shape, 1)
+    last = jnp.stack([who, r.admitted, r.completion, lanes.fields["output"]], axis=-1)
+    last = jnp.where((r.completion >= 0)[..., None], last, np.int32(-1))
+    return jnp.concatenate([states.runs, last], axis=1)
 
 
 def _run_time(last: jax.Array, since: jax.Array, block: jax.Array) -> jax.Array:
