@@ -33,6 +33,11 @@ def at_least(minimum: float, most: float | None = None, **kwargs: Any) -> Any:
     return dataclasses.field(metadata={"minimum": minimum, "most": most}, **kwargs)
 
 
+def later(minimum: float | None = None, **kwargs: Any) -> Any:
+    """A dataclass field that configurations kept earlier do not have; see `to_toml`."""
+    return dataclasses.field(metadata={"minimum": minimum, "later": True}, **kwargs)
+
+
 def one_of(name: str, value: str, known: Iterable[str]) -> None:
     """Refuses a value that is not one of `known`."""
     if value not in known:

@@ -11,6 +11,8 @@ from typing import Any
 from rich.console import Console
 
 from jaxsched.report.terminal import say
+from jaxsched.studies.trace import OPTIONS
+from jaxsched.workloads import Trace
 
 
 def folder_of(args: argparse.Namespace) -> Path:
@@ -19,9 +21,19 @@ def folder_of(args: argparse.Namespace) -> Path:
 
 
 def replaced(args: argparse.Namespace, **keys: str) -> dict[str, Any]:
-    """Configuration key -> value, of the options (option=key) that are given."""
-    given = {key: getattr(args, option) for option, key in keys.items()}
+    """Configuration key -> value, of the options (option=key) that are given.
+
+    Those of the trace section are there without being named.
+    """
+    keys |= {name: f"trace.{name}" for name in OPTIONS} | {"trace": "trace.path"}
+    given = {key: getattr(args, option, None) for option, key in keys.items()}
     return {key: value for key, value in given.items() if value is not None}
+
+
+def say_notes(console: Console, trace: Trace) -> None:
+    """Says which trace was read, and how."""
+    for note in trace.notes():
+        say(console, note)
 
 
 @contextmanager

@@ -10,7 +10,7 @@ import pandas as pd
 from rich.console import Console
 
 from jaxsched import toml
-from jaxsched.cli.resume import folder_of, kept_in, replaced
+from jaxsched.cli.resume import folder_of, kept_in, replaced, say_notes
 from jaxsched.report import figures, plots, study_tables
 from jaxsched.report.terminal import console, progress_bar, say
 from jaxsched.studies import serving
@@ -33,6 +33,9 @@ def run(args: argparse.Namespace) -> None:
     keys = replaced(args, lanes="lanes", seed="seed", policies="policies")
     settings: Any = toml.load(args.config, config, keys)
     folder, out = folder_of(args), console()
+    if getattr(settings, "trace", None) is not None:
+        with toml.naming(args.config):
+            say_notes(out, settings.requests())
     with kept_in(folder, out, args.config):
         frame = _run_with_progress(settings, folder, out)
     out.print(*printed(frame), sep="\n")

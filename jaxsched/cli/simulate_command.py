@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
-from collections.abc import Iterator
 
 import pandas as pd
 
 from jaxsched import toml
-from jaxsched.policies.files import digest
+from jaxsched.cli.resume import say_notes
 from jaxsched.report import study_tables
 from jaxsched.report.terminal import console, say
 from jaxsched.studies import frames, replay, store
@@ -24,7 +23,10 @@ def run(args: argparse.Namespace) -> None:
     with out.status("reading the trace") as status:
         loaded = replay.load_requests(settings)
         # Not earlier: a trace that is refused should leave no folder behind.
-        kept = store.open_store(args.out, settings.text()) if args.out else None
+        kept = None
+        if args.out is not None:
+            settings = dataclasses.replace(settings, sha256=settings.section.with_digest().sha256)
+            kept = store.open_store(args.out, settings.text())
         done = list(
             replay.run_policies(settings, loaded, lambda name: status.update(f"simulating {name}"))
         )
@@ -32,8 +34,7 @@ def run(args: argparse.Namespace) -> None:
     if settings.clock is None:
         rows = frames.with_ratios(rows, ["lane"])
     out.print(*study_tables.replay(rows), sep="\n")
-    for note in _notes(loaded):
-        say(out, note)
+    say_notes(out, loaded.trace)
     if kept is not None:
         say(out, f"results:  {kept.finish(rows)}")
     if kept is not None and args.per_request:
@@ -45,17 +46,5 @@ def _settings(args: argparse.Namespace) -> replay.ReplayConfig:
     given = {key: value for key, value in vars(args).items() if value is not None}
     names = [field.name for field in dataclasses.fields(replay.ReplayConfig)]
     options = {name: given[name] for name in names if name in given}
-    options |= {"trace": str(args.trace), "sha256": digest(args.trace)}
+    options["trace"] = str(args.trace)
     return toml.from_table(replay.ReplayConfig, options)
-
-
-def _notes(loaded: replay.Loaded) -> Iterator[str]:
-    """What a reader of the table should know about the trace."""
-    trace = loaded.trace
-    if trace.unterminated:
-        yield f"the last line of {trace.source} does not end in a newline; was it cut off?"
-    if trace.moved:
-        yield f"{trace.moved:,} rows were out of order, sorted by arrival"
-    for count, why in ((loaded.too_large, "can never fit"), (trace.skipped, "no output")):
-        if count:
-            yield f"left out: {count:,} requests of the trace ({why})"

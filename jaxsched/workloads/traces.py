@@ -337,7 +337,7 @@ class Format:
         """
         given = self if edges is None else dataclasses.replace(self, edges=edges)
         chosen = Choice(**choice)
-        return rows(path, given, chosen).taken(chosen.most, chosen.limit)
+        return read_rows(path, given, chosen).taken(chosen.most, chosen.limit)
 
 
 def _mooncake(unit: str, **known: tuple[str, ...]) -> Format:
@@ -428,10 +428,10 @@ def read_trace(path: files.Path, *, format: str = "auto", **choice: Any) -> Trac
       OSError: If the file cannot be read.
     """
     chosen = Choice(**choice)
-    return rows(path, format, chosen).taken(chosen.most, chosen.limit)
+    return read_rows(path, format, chosen).taken(chosen.most, chosen.limit)
 
 
-def rows(path: files.Path, known: str | Format, choice: Choice) -> Trace:
+def read_rows(path: files.Path, known: str | Format, choice: Choice) -> Trace:
     """The requests of a file in order of arrival, up to where reading stopped.
 
     What `choice` says of too large ones and of a limit is for `Trace.taken`. The rest is as in
