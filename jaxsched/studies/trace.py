@@ -49,7 +49,7 @@ class TraceConfig:
             if not all(pair.partition("=")):
                 raise ValueError(f"columns: got {pair!r}; expected FIELD=COLUMN")
         if self.columns:
-            several("columns", tuple(self.named))
+            several("columns", tuple(pair.partition("=")[0] for pair in self.columns))
         self.seconds  # noqa: B018 (it refuses what is no window)
 
     @property

@@ -84,6 +84,11 @@ class Source:
         """
         raise NotImplementedError
 
+    @property
+    def ended(self) -> bool:
+        """Whether there is nothing after the blocks that were read."""
+        return False
+
     def refuse(self, line: int, name: str, what: str) -> None:
         """Raises ValueError for a cell."""
         raise ValueError(f"{self.path}{self.place}{line}: column {name!r}: {what}")
@@ -275,13 +280,17 @@ class _Lines(Source):
 
     def __init__(self, path: str, names: Sequence[str], file: files.Bytes, line: int) -> None:
         super().__init__(path, names)
-        self._file, self._line = file, line
+        self._file, self._line, self._held = file, line, b""
+
+    @property
+    def ended(self) -> bool:
+        return not self._held.strip() and not self._file.ahead(1)
 
     def blocks(self, kinds: Mapping[str, Kind]) -> Iterator[Block]:
-        line, held = self._line, b""
+        line = self._line
         while True:
             data = self._file.read(files.BLOCK)
-            whole = held + data
+            whole = self._held + data
             if not data:
                 self._end(whole)
                 if rest := whole.rstrip(b"\r\n"):
@@ -291,7 +300,7 @@ class _Lines(Source):
             if not end and len(whole) > MAX_LINE:
                 size = f"longer than {MAX_LINE >> 20} MB"
                 raise ValueError(f"{self.path}:{line}: the line is {size}; expected one request")
-            held = whole[end:]
+            self._held = whole[end:]
             if end:
                 block = whole[:end]
                 yield self._block(block, line, kinds)

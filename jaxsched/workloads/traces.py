@@ -565,6 +565,7 @@ def _build(source: files.Source, known: Format, choice: Choice, name: str) -> Tr
     rows = _Rows(choice, columns, unit)
     for block in source.blocks(kinds):
         if rows.add(block):
+            rows.stopped = 0 if source.ended else int(block.lines[-1])
             break
     if not rows.lines:
         raise ValueError(f"{source.path}: has a header but no rows; expected at least one request")
@@ -618,8 +619,7 @@ class _Rows:
             usable &= output.astype(np.int64) + prompt <= self.choice.most
         self._usable += int(np.sum(usable))
         enough = self.choice.limit is not None and self._usable >= self.choice.limit
-        self.stopped = int(block.lines[-1]) if late or enough else 0
-        return late or enough
+        return bool(late or enough)
 
     def _in_order(self, block: files.Block) -> bool:
         """Whether all rows up to here are in order of arrival."""
