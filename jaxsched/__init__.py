@@ -2,6 +2,8 @@
 
 import sys
 
+from jaxsched import _start as _start  # isort: skip  # before what takes seconds
+
 from jaxsched import clocks, metrics, workers, workloads
 from jaxsched._version import __version__
 from jaxsched.bounds import busy_seconds_bound, mean_busy_time_bound, rounds_bound
@@ -18,12 +20,20 @@ from jaxsched.policies import (
     fcfs,
     gsa_spec,
     h_sf,
+    lcf,
     mc_sf,
+    mcf,
     no_evict,
+    past_future,
     policy,
     priority,
+    random_ties,
+    random_victim,
+    remaining_volume,
     sorted_f,
     svf,
+    tie,
+    trail,
 )
 from jaxsched.policies.family import FamilyParams, a_min_family
 from jaxsched.policies.files import load_policy
@@ -59,21 +69,29 @@ __all__ = [
     "fcfs",
     "gsa_spec",
     "h_sf",
+    "lcf",
     "load_policy",
     "mc_sf",
+    "mcf",
     "mean_busy_time_bound",
     "metrics",
     "no_evict",
+    "past_future",
     "policy",
     "priority",
+    "random_ties",
+    "random_victim",
     "read_sweep",
     "reference",
     "relaxation",
+    "remaining_volume",
     "rounds_bound",
     "simulate",
     "sorted_f",
     "stack",
     "svf",
+    "tie",
+    "trail",
     "workers",
     "workloads",
 ]

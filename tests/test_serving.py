@@ -315,17 +315,18 @@ def test_a_metric_is_shown_because_it_is_measured(monkeypatch: pytest.MonkeyPatc
     monkeypatch.setitem(metrics.METRICS, "stalls", stalls)
     row = {"policy": "fcfs", "n": 4, "memory": 9, "clock": CLOCK, "offered_rate": 2.0}
     measured = {"goodput": 0.5, "stalls": 7, "completed": 4, "unfinished": 0}
-    title, _, figures, _ = study_tables.replay(pd.DataFrame([row | measured]))
-    assert "2 req/s arrive" in title
-    assert [column.header for column in figures.columns] == ["", "good/s", "stalled"]
+    answer = study_tables.replay(pd.DataFrame([row | measured]))
+    assert "2 req/s arrive" in answer.title
+    assert answer.tables[1].headings == ("good/s", "stalled")
 
 
 @pytest.mark.parametrize("names", [("fcfs",), ("h_sf", "a_max")])
 def test_a_job_without_gains_to_tell(names: tuple[str, ...], tmp_path: Path) -> None:
     chosen = small(policies=names, rates=(0.5,), max_batch=4, clock="llama31_8b_h100")
     table = chosen.work().run(tmp_path / "out")
-    title, _, note = study_tables.serving_job(table)
-    assert "0.5 requests/s, llama31_8b_h100" in title and "/s is the most, for long" in note
+    answer = study_tables.serving_job(table)
+    assert "0.5 requests/s, llama31_8b_h100" in answer.title
+    assert "/s is the most, for long" in answer.notes[1]
     written = plots.save_all(figures.of_serving(table), tmp_path / "figures")
     # Without fcfs there is nothing to gain on, and without predictions one figure for all.
     assert len(written) == (1 if names == ("fcfs",) else 2)
@@ -406,7 +407,7 @@ def test_simulate_in_seconds(capsys: Any, trace: Path, tmp_path: Path) -> None:
     out = ["--out", str(tmp_path / "out"), "--per-request", "--ttft-limit", "5"]
     command = ["simulate", str(trace), *REPLAY, "--policies", names, "--arrivals", "trace:3", *out]
     printed = output_of(capsys, [*command, "--max-batch", "4"])
-    for text in ("TTFT, s", "TPOT, s", "ITL, s", "end to end, s", "queueing, s", "good/s", "J/tok",
+    for text in ("TTFT, s", "TPOT, s", "ITL, s", "E2EL, s", "queueing, s", "good/s", "J/tok",
                  "60 requests, M = 150 tokens, llama2_70b_2xa100"):  # fmt: skip
         assert text in printed
     table = store.read_results(tmp_path / "out").set_index("policy")

@@ -39,6 +39,7 @@ def run(parser: ArgumentParser) -> None:
     add("--lanes", type=int, metavar="N", help="random instances for each point")
     add("--seed", type=int, metavar="S", help="seed of the random instances")
     _trace_options(parser, file=True)
+    _printed(parser)
 
 
 def simulate(parser: ArgumentParser) -> None:
@@ -56,6 +57,7 @@ def simulate(parser: ArgumentParser) -> None:
     add("--memory", type=int, required=True, metavar="M", help="KV cache of the worker, in tokens")
     add("--interval", metavar="KIND", help="prediction, see below; default: the trace's own")
     add("--out", type=Path, metavar="DIR", help="write the table to DIR/results.parquet as well")
+    add("--report", type=Path, metavar="FILE", help="write a page to send: one HTML file")
     add("--per-request", action="store_true", help="and every request to DIR/requests.parquet")
     _trace_options(parser)
     add("--seed", type=int, metavar="S", help="shuffle the requests, which draws ties at random")
@@ -73,6 +75,7 @@ def simulate(parser: ArgumentParser) -> None:
     entries = (_entry([name], preset.about) for name, preset in clocks.PRESETS.items())
     _explain(parser, ["clocks (--clock):", *itertools.chain(*entries)])
     _policies(parser, PAPER)
+    _printed(parser)
 
 
 def sweep(parser: ArgumentParser) -> None:
@@ -97,8 +100,13 @@ def sweep(parser: ArgumentParser) -> None:
 
 
 def report(parser: ArgumentParser) -> None:
-    """Draw the results of a sweep."""
-    parser.add_argument("folder", type=Path, metavar="DIR", help="folder of the sweep's results")
+    """Make a page of the results of any command.
+
+    Prints the table of a folder of results and makes a page of it that can be sent: one HTML file
+    with tables, figures, what was assumed and how to reproduce it, which needs nothing else.
+    """
+    parser.add_argument("folder", type=Path, metavar="DIR", help="the folder; --out of its command")
+    _printed(parser)
 
 
 def tune(parser: ArgumentParser) -> None:
@@ -114,6 +122,7 @@ def tune(parser: ArgumentParser) -> None:
     _trace_options(parser, file=True)
     add("--steps", type=_positive, metavar="N", help="steps of the descent")
     add("--seed", type=int, metavar="S", help="of everything random")
+    _printed(parser)
 
 
 COMMANDS = {command.__name__: command for command in (run, simulate, sweep, report, tune)}
@@ -151,7 +160,7 @@ def _trace_options(parser: ArgumentParser, file: bool = False) -> None:
     if file:
         parser.add_argument("--trace", metavar="FILE", help="take the requests of this trace")
     kinds = {"prompt": int, "limit": int, "warm_up": float, "columns": _pairs}
-    for name, (metavar, text) in trace.OPTIONS.items():
+    for name, (metavar, text) in trace.TRACE_OPTIONS.items():
         option = trace.option_of(name)
         if metavar is None:
             parser.add_argument(option, action="store_true", default=None, help=text)
@@ -166,6 +175,17 @@ def _config(parser: ArgumentParser, example: str, out: str = "folder of the resu
     add = parser.add_argument
     add("config", type=Path, metavar="CONFIG", help=f"such as configs/{example}.toml")
     add("--out", type=Path, metavar="DIR", help=f"{out}; default: out/NAME of CONFIG")
+
+
+def _printed(parser: ArgumentParser) -> None:
+    """How the table is printed."""
+    forms = parser.add_mutually_exclusive_group()
+    for form in ("json", "csv"):
+        forms.add_argument(
+            f"--{form}", dest="form", action="store_const", const=form,
+            help=f"print the numbers in full as {form.upper()}, and all else to standard error",
+        )  # fmt: skip
+    parser.set_defaults(form="text")
 
 
 def _explain(parser: ArgumentParser, lines: Iterable[str]) -> None:

@@ -10,8 +10,9 @@ from typing import Any
 
 from rich.console import Console
 
+from jaxsched.faults import GO_ON, interrupted, sentence
 from jaxsched.report.terminal import say
-from jaxsched.studies.trace import OPTIONS
+from jaxsched.studies.trace import TRACE_OPTIONS
 from jaxsched.workloads import Trace
 
 
@@ -25,7 +26,7 @@ def replaced(args: argparse.Namespace, **keys: str) -> dict[str, Any]:
 
     Those of the trace section are there without being named.
     """
-    keys |= {name: f"trace.{name}" for name in OPTIONS} | {"trace": "trace.path"}
+    keys |= {name: f"trace.{name}" for name in TRACE_OPTIONS} | {"trace": "trace.path"}
     given = {key: getattr(args, option, None) for option, key in keys.items()}
     return {key: value for key, value in given.items() if value is not None}
 
@@ -38,20 +39,21 @@ def say_notes(console: Console, trace: Trace) -> None:
 
 @contextmanager
 def kept_in(
-    folder: Path, console: Console, config: Path | None = None, what: str = "what is finished is"
+    folder: Path, config: Path | None = None, what: str = "what is finished is"
 ) -> Iterator[None]:
     """Says how to go on after an interruption, and of errors in which folder or file they are."""
-    kept = f"kept in {folder}; run the same command again to go on"
+    kept = f"kept in {folder}; {GO_ON}"
     try:
         yield
     except OSError as error:
-        where = "" if str(folder) in str(error) else f"{folder}: "
-        raise OSError(f"{where}{error}; {what.rpartition(', ')[2]} {kept}") from None
+        text = sentence(error)
+        where = "" if str(folder) in text else f"{folder}: "
+        raise OSError(f"{where}{text}; {what.rpartition(', ')[2]} {kept}") from None
     except (KeyboardInterrupt, RuntimeError, ValueError) as error:
-        # Where Ctrl-C falls into a callback, XLA makes an error of its own of it.
-        if isinstance(error, KeyboardInterrupt) or "KeyboardInterrupt" in str(error):
-            say(console, f"{what} {kept}")
-            raise KeyboardInterrupt from None
-        if isinstance(error, ValueError) and config is not None:
+        if interrupted(error):
+            raise KeyboardInterrupt(f"{what} {kept}") from None
+        # What is wrong in the folder is not wrong in the configuration.
+        own = config is not None and str(folder) not in str(error)
+        if isinstance(error, ValueError) and own:
             raise ValueError(f"{config}: {error}") from None
         raise

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import dataclasses
 import time
 
@@ -39,7 +40,8 @@ def run(args: argparse.Namespace) -> None:
         return
     parts = Parts(store.open_store(folder, settings.text()), plan)
     what = "the current chunk is dropped, finished chunks are"
-    with runs.alone(folder, processes), kept_in(folder, out, what=what):
+    lock = store.alone(folder) if processes.first else contextlib.nullcontext()
+    with lock, kept_in(folder, what=what):
         ranges = parts.missing(share)
         if ranges:
             work.announce(share, ranges)

@@ -15,6 +15,7 @@ from matplotlib.axis import Axis
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullLocator
 
+from jaxsched import faults
 from jaxsched.report.formats import plain
 from jaxsched.report.looks import FAINT, look_of
 from jaxsched.studies import store
@@ -134,5 +135,9 @@ def save(figure: Figure, stem: Path) -> Path:
 
 
 def save_all(drawings: Iterable[Drawing], folder: Path) -> list[Path]:
-    """Writes the figures that are not left out; returns the paths of the PNGs."""
+    """Writes the figures that are not left out; returns the paths of the PNGs.
+
+    ValueError if the folder is a link to somewhere else.
+    """
+    faults.refuse_link(folder)
     return [save(one.figure, folder / one.name) for one in drawings if one.figure is not None]

@@ -137,8 +137,7 @@ def _legend(figure: Figure, axes: Axes) -> None:
     handles, labels = axes.get_legend_handles_labels()
     for handle, label in zip(handles, labels, strict=True):
         handle.set_label(NUMBER.sub(lambda found: f"{float(found[0]):.3g}", label))
-    # Mathematical labels are narrower than their source.
-    longest = max(len(label) for label in labels if "$" not in label) if labels else 0
+    longest = max(map(len, labels), default=0)
     fit = figure.get_figwidth() / (0.55 + 0.065 * max(18, min(longest, 75)))
     columns = max(1, min(4, int(fit)))
     # Two rows have room; more of them should not take it from the panels.

@@ -13,6 +13,7 @@ import pandas as pd
 
 from jaxsched import clocks, policies
 from jaxsched.instance import MAX_MEMORY, MAX_ROUND, MAX_SECONDS, Instance, check_instance
+from jaxsched.result import Result
 from jaxsched.simulate import simulate
 from jaxsched.studies import frames
 from jaxsched.studies.config import (
@@ -222,9 +223,15 @@ LATENCY_PERCENTILES = (50, 90, 99)
 
 
 def run_policies(
-    config: ReplayConfig, loaded: Loaded, on_policy: Callable[[str], Any] = lambda _: None
+    config: ReplayConfig,
+    loaded: Loaded,
+    on_policy: Callable[[str], Any] = lambda _: None,
+    on_result: Callable[[str, Instance, Result], Any] | None = None,
 ) -> Iterator[tuple[pd.DataFrame, pd.DataFrame]]:
     """Simulates one policy after another; `on_policy` is called with the name of each before it.
+
+    `on_result` is called with its name, the instance as a batch of one, and what came of it, with a
+    history of evictions.
 
     It yields a table of one row (see `jaxsched.studies.frames`): without a clock with
     `latency_figures`, under one with the metrics of serving. And one with a row per request, which
@@ -239,8 +246,10 @@ def run_policies(
         on_policy(policy.name)
         result = simulate(
             batch, policy, clock=clock, worker=worker, max_batch=config.max_batch,
-            history=clock is not None,
+            history=clock is not None or on_result is not None,
         )  # fmt: skip
+        if on_result is not None:
+            on_result(policy.name, batch, result)
         about = {
             "policy": policy.name,
             "seed": pd.array([config.seed] * len(loaded.rows), "Int64"),

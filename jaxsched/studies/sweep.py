@@ -15,7 +15,6 @@ from __future__ import annotations
 import dataclasses
 import functools
 import itertools
-import json
 import math
 import os
 import re
@@ -238,26 +237,12 @@ def _check_prediction(prediction: Prediction, law: Lengths, memory: int) -> None
 # The folder of a sweep, read again.
 
 
-def manifest(folder: str | os.PathLike[str]) -> dict[str, Any]:
-    """The manifest of a sweep: configuration, versions, device and when it was begun.
-
-    FileNotFoundError if there is none. ValueError if it is none of a sweep.
-    """
-    path = Path(folder) / "manifest.json"
-    if not path.exists():
-        raise FileNotFoundError(f"{path} does not exist; expected a folder of `jaxsched sweep`")
-    try:
-        found = json.loads(path.read_text())
-        tomllib.loads(found["config"])["lanes"]
-    except (ValueError, KeyError, TypeError):
-        raise ValueError(f"{path} is not the manifest of a sweep") from None
-    return found
-
-
 def kept_parts(folder: str | os.PathLike[str]) -> Parts:
     """The parts of a sweep, to read only."""
-    text = manifest(folder)["config"]
-    plan = Plan(from_table(SweepConfig, tomllib.loads(text)).study())
+    text = store.manifest(folder)["config"]
+    if "workloads" not in (table := tomllib.loads(text)):
+        raise ValueError(f"{folder} holds no results of `jaxsched sweep`; expected some")
+    plan = Plan(from_table(SweepConfig, table).study())
     return Parts(store.Store(Path(folder), {"config": text}), plan)
 
 

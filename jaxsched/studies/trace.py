@@ -23,7 +23,7 @@ FORMAT_NAMES = ("auto", *traces.FORMATS)
 
 @dataclasses.dataclass(frozen=True)
 class TraceConfig:
-    """The table [trace]; `OPTIONS` are the same as options of commands."""
+    """The table [trace]; `TRACE_OPTIONS` are the same as options of commands."""
 
     path: str = ""  # of the file
     format: str = "auto"  # one of `FORMAT_NAMES`; "auto" goes by the file's columns
@@ -89,7 +89,7 @@ class TraceConfig:
         return {field.name for field in fields if getattr(self, field.name) != field.default}
 
 
-OPTIONS: dict[str, tuple[str | None, str]] = {
+TRACE_OPTIONS: dict[str, tuple[str | None, str]] = {
     "format": ("NAME", "format of the trace, see below; default: by its columns"),
     "columns": ("FIELD=NAME,…", "columns of the trace, see below; a.b for nested ones"),
     "prompt": ("S", "prompt length, for a trace that has none"),
@@ -163,7 +163,7 @@ def read_section(
     what = "a first prediction" if configured else "--interval"
     edges = _edges(interval, memory, what) if "predicted" in config.named else None
     most = memory - (config.prompt or 0) if config.skip_too_large else None
-    choice = traces.Choice(
+    choice = traces.Taken(
         zero_output="skip" if config.skip_zero_output else "error",
         zero_prompt="skip" if config.skip_zero_prompt else "error",
         most=most,
@@ -197,7 +197,7 @@ def _read(
     known: str,
     columns: tuple[str, ...],
     edges: tuple[int, ...] | None,
-    choice: traces.Choice,
+    choice: traces.Taken,
 ) -> Trace:
     """Kept, as several parts of a command ask for the same; `version` tells changed files apart."""
     if columns:
