@@ -183,6 +183,8 @@ def _value(key: str, hint: Any, value: Any, limits: Mapping[str, Any]) -> Any:
     if isinstance(hint, types.UnionType):
         (hint,) = (option for option in typing.get_args(hint) if option is not types.NoneType)
     if dataclasses.is_dataclass(hint):
+        if isinstance(value, hint):  # type: ignore[arg-type]
+            return value
         if isinstance(value, str) and PATH in hint.__dataclass_fields__:
             value = {PATH: value}
         _expect(key, value, isinstance(value, Mapping), f"a table [{key}]")
