@@ -101,7 +101,7 @@ def recorded(case: dict[str, Any], model: Any) -> dict[str, Any]:
         if not scheduler.has_unfinished_requests():
             now = max(now, waiting[0][1][0])
         while waiting and waiting[0][1][0] <= now:
-            i, (arrival, prompt, output, priority) = waiting.pop(0)
+            i, (_, prompt, output, priority) = waiting.pop(0)
             made[str(i)] = Request(
                 request_id=str(i),
                 prompt_token_ids=[3] * prompt,

@@ -1,4 +1,4 @@
-"""The largest rate that memory allows, M / E[memory-time] rounds (arXiv 2605.04595), and simulation.
+"""The largest rate that memory allows, M / E[memory-time] (arXiv 2605.04595), and simulation.
 
 With b the mean seconds of a round the bound is lambda < M / (b E[memory-time]): in rounds it needs
 no b. Streams at rates around it, on both workers: what is left waiting at the end of a long stream
