@@ -33,6 +33,11 @@ def at_least(minimum: float, most: float | None = None, **kwargs: Any) -> Any:
     return dataclasses.field(metadata={"minimum": minimum, "most": most}, **kwargs)
 
 
+def later(minimum: float | None = None, **kwargs: Any) -> Any:
+    """A dataclass field that configurations kept earlier do not have; see `to_toml`."""
+    return dataclasses.field(metadata={"minimum": minimum, "later": True}, **kwargs)
+
+
 def one_of(name: str, value: str, known: Iterable[str]) -> None:
     """Refuses a value that is not one of `known`."""
     if value not in known:
@@ -178,6 +183,8 @@ def _value(key: str, hint: Any, value: Any, limits: Mapping[str, Any]) -> Any:
     if isinstance(hint, types.UnionType):
         (hint,) = (option for option in typing.get_args(hint) if option is not types.NoneType)
     if dataclasses.is_dataclass(hint):
+        if isinstance(value, hint):  # type: ignore[arg-type]
+            return value
         if isinstance(value, str) and PATH in hint.__dataclass_fields__:
             value = {PATH: value}
         _expect(key, value, isinstance(value, Mapping), f"a table [{key}]")

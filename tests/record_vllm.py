@@ -101,7 +101,7 @@ def recorded(case: dict[str, Any], model: Any) -> dict[str, Any]:
         if not scheduler.has_unfinished_requests():
             now = max(now, waiting[0][1][0])
         while waiting and waiting[0][1][0] <= now:
-            i, (arrival, prompt, output, priority) = waiting.pop(0)
+            i, (_, prompt, output, priority) = waiting.pop(0)
             made[str(i)] = Request(
                 request_id=str(i),
                 prompt_token_ids=[3] * prompt,
@@ -141,15 +141,20 @@ def recorded(case: dict[str, Any], model: Any) -> dict[str, Any]:
     }
 
 
-def main(path: Path, count: int, seed: int) -> None:
-    """Writes the streams."""
+def model_in(folder: str) -> Any:
+    """The model, from a file that this writes into a folder."""
     from vllm.config import ModelConfig
 
+    Path(folder, "config.json").write_text(json.dumps(MODEL))
+    return ModelConfig(
+        model=folder, skip_tokenizer_init=True, dtype="float32", max_model_len=LONGEST
+    )
+
+
+def main(path: Path, count: int, seed: int) -> None:
+    """Writes the streams."""
     with tempfile.TemporaryDirectory() as folder:
-        Path(folder, "config.json").write_text(json.dumps(MODEL))
-        model = ModelConfig(
-            model=folder, skip_tokenizer_init=True, dtype="float32", max_model_len=LONGEST
-        )
+        model = model_in(folder)
         rng = random.Random(seed)
         lines = [json.dumps(recorded(stream(rng), model)) for _ in range(count)]
     with gzip.GzipFile(path, "wb", mtime=0) as file:

@@ -29,7 +29,7 @@ from jaxsched import clocks, workloads
 from jaxsched.policies import Policy
 from jaxsched.policies.paper import one
 from jaxsched.report import looks, plots
-from jaxsched.report.terminal import markdown
+from jaxsched.report.tables import markdown
 from jaxsched.workloads import intervals
 
 PREDICTIONS = {
@@ -216,16 +216,13 @@ def first_look(source: Source, lanes: int) -> pd.DataFrame:
 
 
 def look_tables(frame: pd.DataFrame) -> pd.DataFrame:
-    """Mean and P99 over those of fcfs on the same worker, with half-widths."""
+    """Mean, P99 over those of fcfs on the same worker; of the mean with its half-width."""
     table = common.ratios(frame, ["worker", "gap"], ["mean", "p99"], "fcfs")
-    for name in ("mean", "p99"):
-        digits = zip(table[name], table[f"{name}_ci"], strict=True)
-        table[name] = [f"{value:.3f} ± {half:.3f}" for value, half in digits]
-    table["gap"] = table["gap"].replace({0: "backlog"})
-    wide = table.pivot(
-        index=["policy", "prediction"], columns=["worker", "gap"], values=["mean", "p99"]
-    )
-    wide.columns = [f"{worker}, {gap}: {name}" for name, worker, gap in wide.columns]
+    texts = zip(table["mean"], table["mean_ci"], table["p99"], strict=True)
+    table["text"] = [f"{mean:.3f} ± {half:.3f}, {p99:.2f}" for mean, half, p99 in texts]
+    table["gap"] = table["gap"].replace({0: "at once"}).astype(str)
+    wide = table.pivot(index=["worker", "policy", "prediction"], columns="gap", values="text")
+    wide = wide[["at once", *map(str, GAPS)]]
     return wide.reset_index()
 
 
@@ -243,7 +240,7 @@ def main(given: argparse.Namespace) -> None:
     if given.first_look:
         frame = first_look(source, given.lanes)
         frame.to_parquet(given.folder / "first_look.parquet")
-        print(look_tables(frame).T.to_markdown(headers=()))
+        print(markdown(look_tables(frame)))
         return
     frame = study(source, given.lanes)
     frame.to_parquet(given.folder / "prediction.parquet")

@@ -17,6 +17,7 @@ from pathlib import Path
 import jaxsched as js
 from jaxsched import clocks
 from jaxsched.policies import files, names, own
+from jaxsched.studies import trace
 from jaxsched.workloads import texts, traces
 
 HELP_WIDTH = 98
@@ -37,6 +38,7 @@ def run(parser: ArgumentParser) -> None:
     add = parser.add_argument
     add("--lanes", type=int, metavar="N", help="random instances for each point")
     add("--seed", type=int, metavar="S", help="seed of the random instances")
+    _trace_options(parser, file=True)
     _printed(parser)
 
 
@@ -47,20 +49,17 @@ def simulate(parser: ArgumentParser) -> None:
     round every running request generates one token), or with --clock in seconds. By default all
     requests are there at the start.
 
-    The format is recognized by the file's header, or name the columns of any CSV, JSONL or Parquet
-    file with --columns; plain or gzipped.
+    The format is recognized by the names of the file's columns, or name those of any CSV, JSON or
+    Parquet file with --columns; plain or compressed.
     """
     add = parser.add_argument
-    add("trace", type=Path, metavar="TRACE", help="file of requests")
+    add("trace", type=Path, metavar="TRACE", help="file of requests; sample is one that ships")
     add("--memory", type=int, required=True, metavar="M", help="KV cache of the worker, in tokens")
     add("--interval", metavar="KIND", help="prediction, see below; default: the trace's own")
     add("--out", type=Path, metavar="DIR", help="write the table to DIR/results.parquet as well")
     add("--report", type=Path, metavar="FILE", help="write a page to send: one HTML file")
     add("--per-request", action="store_true", help="and every request to DIR/requests.parquet")
-    add("--format", metavar="NAME", help="format of the trace; default: by its header")
-    add("--columns", type=_pairs, metavar="FIELD=NAME,…", help="columns of the trace, see below")
-    add("--prompt", type=int, metavar="S", help="prompt length, for a trace that has none")
-    add("--limit", type=int, metavar="N", help="take N requests: the first, or with --seed any")
+    _trace_options(parser)
     add("--seed", type=int, metavar="S", help="shuffle the requests, which draws ties at random")
     add("--arrivals", metavar="KIND",
         help="when requests arrive, see below; default: all are there at the start")  # fmt: skip
@@ -71,13 +70,6 @@ def simulate(parser: ArgumentParser) -> None:
     add("--ttft-limit", type=float, metavar="S", help="with --clock: count requests that have the "
         "first token in S seconds")  # fmt: skip
     add("--tpot-limit", type=float, metavar="S", help="and take at most S seconds a token after it")
-    add("--skip-too-large", action="store_true", help="leave out requests that can never fit into "
-        "M, instead of refusing the trace")  # fmt: skip
-    add("--skip-zero-output", action="store_true", help="leave out requests without output, such "
-        "as failed ones, instead of refusing them")  # fmt: skip
-    formats = _wrapped("formats (--format): ", ("auto", *traces.FORMATS))
-    fields = _wrapped("fields (--columns output=new_tokens,prompt=input,…): ", traces.FIELDS)
-    _explain(parser, formats + fields)
     _explain(parser, ["predictions (--interval):", *texts.help_lines(texts.PREDICTIONS)])
     _explain(parser, ["arrivals (--arrivals):", *texts.help_lines(texts.ARRIVALS)])
     entries = (_entry([name], preset.about) for name, preset in clocks.PRESETS.items())
@@ -95,6 +87,7 @@ def sweep(parser: ArgumentParser) -> None:
     _config(parser, "sweep_small")
     _policies(parser)
     add = parser.add_argument
+    _trace_options(parser)
     add("--dry-run", action="store_true", help="say what it would take, and stop there")
     add("--engine", default="auto", choices=("auto", "jax", "native"),
         help="what simulates; the results are the same")  # fmt: skip
@@ -126,7 +119,7 @@ def tune(parser: ArgumentParser) -> None:
     _config(parser, "tune_sharegpt_one", "folder of the results; the rule is DIR/NAME.toml, NAME "
             "being that of DIR without tune_")  # fmt: skip
     add = parser.add_argument
-    add("--trace", metavar="FILE", help="tune for the requests of this trace")
+    _trace_options(parser, file=True)
     add("--steps", type=_positive, metavar="N", help="steps of the descent")
     add("--seed", type=int, metavar="S", help="of everything random")
     _printed(parser)
@@ -160,6 +153,22 @@ def _policies(parser: ArgumentParser, default: str | None = None) -> None:
         help=f"see below; default: {default or 'those of CONFIG'}",
     )  # fmt: skip
     _explain(parser, _known_policies())
+
+
+def _trace_options(parser: ArgumentParser, file: bool = False) -> None:
+    """Adds the options of the trace section; with `file` the option --trace too."""
+    if file:
+        parser.add_argument("--trace", metavar="FILE", help="take the requests of this trace")
+    kinds = {"prompt": int, "limit": int, "warm_up": float, "columns": _pairs}
+    for name, (metavar, text) in trace.TRACE_OPTIONS.items():
+        option = trace.option_of(name)
+        if metavar is None:
+            parser.add_argument(option, action="store_true", default=None, help=text)
+        else:
+            parser.add_argument(option, type=kinds.get(name, str), metavar=metavar, help=text)
+    formats = _wrapped("formats (--format): ", ("auto", *traces.FORMATS))
+    fields = _wrapped("fields (--columns output=new_tokens,prompt=input,…): ", traces.FIELDS)
+    _explain(parser, formats + fields)
 
 
 def _config(parser: ArgumentParser, example: str, out: str = "folder of the results") -> None:

@@ -6,7 +6,7 @@ import argparse
 import contextlib
 import dataclasses
 import json
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 
 import pandas as pd
 from rich.console import Console
@@ -14,7 +14,6 @@ from rich.console import Console
 from jaxsched import toml
 from jaxsched.cli.resume import kept_in
 from jaxsched.instance import Instance
-from jaxsched.policies.files import digest
 from jaxsched.report import page, reports
 from jaxsched.report.terminal import console, say, show
 from jaxsched.result import Result
@@ -28,7 +27,9 @@ def run(args: argparse.Namespace) -> None:
     settings, out = _settings(args), console(args.form)
     with out.status("reading the trace"):
         loaded = replay.load_requests(settings)
-    notes, kept, about = list(_notes(loaded)), None, store.about(settings.text())
+    if args.out or args.report:  # not for nothing: it reads the whole file
+        settings = dataclasses.replace(settings, sha256=settings.section.with_digest().sha256)
+    notes, kept, about = list(loaded.trace.notes()), None, store.about(settings.text())
     if settings.worker and args.report:
         notes.append(reports.NO_TIMELINE)
     with contextlib.ExitStack() as stack:
@@ -61,7 +62,7 @@ def _settings(args: argparse.Namespace) -> replay.ReplayConfig:
     given = {key: value for key, value in vars(args).items() if value is not None}
     names = [field.name for field in dataclasses.fields(replay.ReplayConfig)]
     options = {name: given[name] for name in names if name in given}
-    options |= {"trace": str(args.trace), "sha256": digest(args.trace)}
+    options["trace"] = str(args.trace)
     return toml.from_table(replay.ReplayConfig, options)
 
 
@@ -90,15 +91,3 @@ def _simulate(
 
 def _joined(tables: Iterable[pd.DataFrame]) -> pd.DataFrame:
     return pd.concat(tables, ignore_index=True)
-
-
-def _notes(loaded: replay.Loaded) -> Iterator[str]:
-    """What a reader of the table should know about the trace."""
-    trace = loaded.trace
-    if trace.unterminated:
-        yield f"the last line of {trace.source} does not end in a newline; was it cut off?"
-    if trace.moved:
-        yield f"{trace.moved:,} rows were out of order, sorted by arrival"
-    for count, why in ((loaded.too_large, "can never fit"), (trace.skipped, "no output")):
-        if count:
-            yield f"left out: {count:,} requests of the trace ({why})"

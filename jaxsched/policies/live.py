@@ -167,8 +167,8 @@ def tie(beta: Any = 0.1) -> Policy:
     """Least expected length plus beta times its tail first: TIE (2604.00499), beta fixed.
 
     `point` is the expected length, `upper` stands for the mean of the longest tenth (CVaR).
-    Preempts the latest admitted, as the engine does. Beta 0 is E-only. In the paper beta follows the
-    length of the queue, which no order that stands still can.
+    Preempts the latest admitted, as the engine does. Beta 0 is E-only. In the paper beta follows
+    the length of the queue, which no order that stands still can.
 
     Args:
       beta: Weight of the tail, 0 to 1; rounded to 1/1024. May be traced.

@@ -10,31 +10,23 @@ import dataclasses
 import functools
 import math
 import os
-from typing import Any
 
 import numpy as np
 
-from jaxsched.instance import MAX_MEMORY
 from jaxsched.policies.files import digest
-from jaxsched.toml import at_least, one_of, several
+from jaxsched.toml import at_least, later, one_of, several
 from jaxsched.workloads import Trace, traces
 from jaxsched.workloads.texts import class_edges
 
-FORMATS = ("auto", *traces.FORMATS)
-
-
-def _later(**kwargs: Any) -> Any:
-    """A field that older configurations do not have."""
-    minimum = {"minimum": kwargs.pop("minimum")} if "minimum" in kwargs else {}
-    return dataclasses.field(metadata={"later": True, **minimum}, **kwargs)
+FORMAT_NAMES = ("auto", *traces.FORMATS)
 
 
 @dataclasses.dataclass(frozen=True)
 class TraceConfig:
-    """The table [trace]; `OPTIONS` are the same as options of commands."""
+    """The table [trace]; `TRACE_OPTIONS` are the same as options of commands."""
 
     path: str = ""  # of the file
-    format: str = "auto"  # one of `FORMATS`; "auto" goes by the file's columns
+    format: str = "auto"  # one of `FORMAT_NAMES`; "auto" goes by the file's columns
     columns: tuple[str, ...] = ()  # FIELD=COLUMN for a file of no known format
     # Prompt length of every request, for a trace without prompts
     prompt: int | None = at_least(1, default=None)
@@ -42,22 +34,22 @@ class TraceConfig:
     skip_zero_output: bool = False  # leave out requests without output, such as failed ones
     # Of the file's bytes, so that results say which trace they are of; commands fill it in
     sha256: str = ""
-    skip_zero_prompt: bool = _later(default=False)  # leave out requests without prompt
-    limit: int | None = _later(minimum=1, default=None)  # take so many requests; None for all
+    skip_zero_prompt: bool = later(default=False)  # leave out requests without prompt
+    limit: int | None = later(1, default=None)  # take so many requests; None for all
     # START:END, seconds of the file's times (dates count from the first request)
-    window: str | None = _later(default=None)
+    window: str | None = later(default=None)
     # Seconds of arrivals that are simulated and do not count in metrics
-    warm_up: float | None = _later(minimum=0, default=None)
+    warm_up: float | None = later(0, default=None)
 
     def __post_init__(self) -> None:
-        one_of("format", self.format, FORMATS)
+        one_of("format", self.format, FORMAT_NAMES)
         if self.columns and self.format != "auto":
             raise ValueError(f"format is {self.format!r}; expected no format with named columns")
         for pair in self.columns:
             if not all(pair.partition("=")):
                 raise ValueError(f"columns: got {pair!r}; expected FIELD=COLUMN")
         if self.columns:
-            several("columns", tuple(self.named))
+            several("columns", tuple(pair.partition("=")[0] for pair in self.columns))
         self.seconds  # noqa: B018 (it refuses what is no window)
 
     @property
@@ -80,8 +72,7 @@ class TraceConfig:
             raise ValueError(f"window: got {self.window!r}; {text}")
         return first, last
 
-    @property
-    def sha(self) -> TraceConfig:
+    def with_digest(self) -> TraceConfig:
         """The same with the digest of the file.
 
         ValueError if it has another one; OSError if the file cannot be read.
@@ -98,7 +89,7 @@ class TraceConfig:
         return {field.name for field in fields if getattr(self, field.name) != field.default}
 
 
-OPTIONS: dict[str, tuple[str | None, str]] = {
+TRACE_OPTIONS: dict[str, tuple[str | None, str]] = {
     "format": ("NAME", "format of the trace, see below; default: by its columns"),
     "columns": ("FIELD=NAME,…", "columns of the trace, see below; a.b for nested ones"),
     "prompt": ("S", "prompt length, for a trace that has none"),
@@ -134,24 +125,24 @@ def in_configuration(option: str, value: str) -> str:
     return f"{in_command(option, value)} ({key} in [trace])"
 
 
-def read(
+def read_requests(
     config: TraceConfig, memory: int, *, configured: bool = True, interval: str | None = None
 ) -> Trace:
     """The requests that are taken, for a worker of this memory.
 
     `configured` says whether errors name keys of the table as well; `interval` what predicted
-    classes are, as in `rows`.
+    classes are, as in `read_section`.
 
     Raises:
       ValueError: If the file is malformed, or lacks what is asked for.
       OSError: If it cannot be read.
     """
-    trace = rows(config, memory, configured=configured, interval=interval)
+    trace = read_section(config, memory, configured=configured, interval=interval)
     most = memory - (config.prompt or 0) if config.skip_too_large else None
     return trace.taken(most, config.limit)
 
 
-def rows(
+def read_section(
     config: TraceConfig,
     memory: int,
     *,
@@ -164,14 +155,15 @@ def rows(
     Args:
       config: The section.
       memory: KV cache in tokens.
-      configured: As in `read`.
+      configured: As in `read_requests`.
       interval: The prediction "edges:…", for a column of predicted classes.
       limited: Whether reading may stop after the first `limit` requests.
     """
     path = traces.located(config.path)
-    edges = _edges(interval, memory) if "predicted" in config.named else None
+    what = "a first prediction" if configured else "--interval"
+    edges = _edges(interval, memory, what) if "predicted" in config.named else None
     most = memory - (config.prompt or 0) if config.skip_too_large else None
-    choice = traces.Choice(
+    choice = traces.Taken(
         zero_output="skip" if config.skip_zero_output else "error",
         zero_prompt="skip" if config.skip_zero_prompt else "error",
         most=most,
@@ -205,29 +197,34 @@ def _read(
     known: str,
     columns: tuple[str, ...],
     edges: tuple[int, ...] | None,
-    choice: traces.Choice,
+    choice: traces.Taken,
 ) -> Trace:
     """Kept, as several parts of a command ask for the same; `version` tells changed files apart."""
     if columns:
         named = TraceConfig(columns=columns).named
-        return traces.rows(path, traces.Format(named, edges=edges), choice)
-    return traces.rows(path, known, choice)
+        return traces.read_rows(path, traces.Format(named, edges=edges), choice)
+    return traces.read_rows(path, known, choice)
 
 
-def _edges(interval: str | None, memory: int) -> tuple[int, ...]:
+def _edges(interval: str | None, memory: int, what: str) -> tuple[int, ...]:
     """Class edges for a column of predicted classes, from the interval "edges:…"."""
     kind, _, rest = (interval or "").partition(":")
     if kind != "edges":
-        raise ValueError(
-            "columns: predicted needs a prediction edges:… (--interval) to say what the classes are"
-        )
+        raise ValueError(f"columns: predicted needs {what} edges:… to say what the classes are")
     return class_edges([int(edge) for edge in rest.split(",")], memory)
 
 
-def check_memory(memory: int) -> None:
-    """Refuses a memory beyond what is simulated."""
-    if memory > MAX_MEMORY:
+def check_fit(trace: Trace, memory: int) -> Trace:
+    """The trace, whose requests all fit into the memory.
+
+    ValueError if one does not; the text names its place in the file.
+    """
+    total = trace.prompt + trace.output.astype(np.int64)
+    if np.any(never := total > memory):
+        row = int(np.argmax(never))
         raise ValueError(
-            f"memory: got {memory:,}; expected at most {MAX_MEMORY:,} tokens (2^28), the largest "
-            "that is simulated"
+            f"{trace.place(row)}: prompt + output is {trace.prompt[row]} + {trace.output[row]}; "
+            f"expected at most memory = {memory}; {int(np.sum(never)):,} of the requests can never "
+            "fit, --skip-too-large (skip_too_large = true in [trace]) leaves them out"
         )
+    return trace

@@ -32,7 +32,7 @@ from jaxsched.workloads.files import MAX_LINE, Path
 
 MAX_INT = 2**31 - 1
 
-LONGEST = 60
+LONGEST_TEXT = 60
 """Letters of a cell or of a list of names in messages, about."""
 
 Parser = Callable[[Any], Any]
@@ -40,7 +40,7 @@ Parser = Callable[[Any], Any]
 
 
 @dataclasses.dataclass(frozen=True)
-class Kind:
+class ColumnKind:
     """What a column holds."""
 
     parse: Parser
@@ -77,12 +77,17 @@ class Source:
         self.unterminated = False
         self._types: dict[str, pa.DataType] = {}
 
-    def blocks(self, kinds: Mapping[str, Kind]) -> Iterator[Block]:
+    def blocks(self, kinds: Mapping[str, ColumnKind]) -> Iterator[Block]:
         """The rows, with the columns asked for.
 
         ValueError for the first cell that is refused, with file, line and column.
         """
         raise NotImplementedError
+
+    @property
+    def ended(self) -> bool:
+        """Whether there is nothing after the blocks that were read."""
+        return False
 
     def refuse(self, line: int, name: str, what: str) -> None:
         """Raises ValueError for a cell."""
@@ -128,7 +133,7 @@ def open_source(path: Path) -> Source:
     return _Csv(name, file)
 
 
-def short(text: str, longest: int = LONGEST) -> str:
+def short(text: str, longest: int = LONGEST_TEXT) -> str:
     """The text, or its beginning if it is long."""
     return text if len(text) <= longest else f"{text[: longest - 20]}… ({len(text):,} characters)"
 
@@ -142,7 +147,7 @@ def shortened(names: Sequence[str], most: int = 12) -> str:
 # Kinds of columns.
 
 
-def integer(least: int, most: int = MAX_INT, shown: int | None = None) -> Kind:
+def integer(least: int, most: int = MAX_INT, shown: int | None = None) -> ColumnKind:
     """Whole numbers in least … most; 12, "12" and "12.0" are all 12.
 
     `shown` is the least value according to messages, where the caller refuses more than this does.
@@ -170,10 +175,10 @@ def integer(least: int, most: int = MAX_INT, shown: int | None = None) -> Kind:
         whole = values.dtype.kind == "i" or bool(np.all(values == np.floor(values)))
         return inside and whole
 
-    return Kind(parse, (pa.int64(), pa.float64()), right, np.int32)
+    return ColumnKind(parse, (pa.int64(), pa.float64()), right, np.int32)
 
 
-def times() -> Kind:
+def times() -> ColumnKind:
     """Times in any unit, finite and at least 0; whole ones stay whole, as nanoseconds need."""
 
     def parse(cell: Any) -> int | float:
@@ -190,12 +195,12 @@ def times() -> Kind:
     def right(values: NDArray[Any]) -> bool:
         return bool(np.all((values >= 0) & (values < np.inf)))
 
-    return Kind(parse, (pa.int64(), pa.float64()), right)
+    return ColumnKind(parse, (pa.int64(), pa.float64()), right)
 
 
-def dates() -> Kind:
+def dates() -> ColumnKind:
     """Dates such as 2023-11-16 18:17:03.9799600, in nanoseconds since 1970."""
-    return Kind(timestamp, (pa.timestamp("ns"), pa.timestamp("ns", "UTC")))
+    return ColumnKind(timestamp, (pa.timestamp("ns"), pa.timestamp("ns", "UTC")))
 
 
 def timestamp(cell: Any) -> int:
@@ -221,12 +226,12 @@ def _number(cell: Any) -> float:
 
 # pyarrow's readers.
 
-Read = Callable[[Mapping[str, pa.DataType]], pa.Table]
+ReadTypes = Callable[[Mapping[str, pa.DataType]], pa.Table]
 """Types of some columns -> these columns; ArrowInvalid if they are not of these types."""
 
 
 def _fast(
-    read: Read, kinds: Mapping[str, Kind], rows: int, types: dict[str, pa.DataType]
+    read: ReadTypes, kinds: Mapping[str, ColumnKind], rows: int, types: dict[str, pa.DataType]
 ) -> dict[str, NDArray[Any]] | None:
     """The columns as numbers, or None if the slower reader has to look at them.
 
@@ -249,7 +254,7 @@ def _fast(
 
 
 def _numbers(
-    table: pa.Table, kinds: Mapping[str, Kind], rows: int
+    table: pa.Table, kinds: Mapping[str, ColumnKind], rows: int
 ) -> dict[str, NDArray[Any]] | None:
     if table.num_rows != rows:
         return None
@@ -275,13 +280,17 @@ class _Lines(Source):
 
     def __init__(self, path: str, names: Sequence[str], file: files.Bytes, line: int) -> None:
         super().__init__(path, names)
-        self._file, self._line = file, line
+        self._file, self._line, self._held = file, line, b""
 
-    def blocks(self, kinds: Mapping[str, Kind]) -> Iterator[Block]:
-        line, held = self._line, b""
+    @property
+    def ended(self) -> bool:
+        return not self._held.strip() and not self._file.ahead(1)
+
+    def blocks(self, kinds: Mapping[str, ColumnKind]) -> Iterator[Block]:
+        line = self._line
         while True:
-            data = self._file.read(files.BLOCK)
-            whole = held + data
+            data = self._file.read(files.BLOCK_BYTES)
+            whole = self._held + data
             if not data:
                 self._end(whole)
                 if rest := whole.rstrip(b"\r\n"):
@@ -291,7 +300,7 @@ class _Lines(Source):
             if not end and len(whole) > MAX_LINE:
                 size = f"longer than {MAX_LINE >> 20} MB"
                 raise ValueError(f"{self.path}:{line}: the line is {size}; expected one request")
-            held = whole[end:]
+            self._held = whole[end:]
             if end:
                 block = whole[:end]
                 yield self._block(block, line, kinds)
@@ -308,7 +317,7 @@ class _Lines(Source):
     def _end(self, data: bytes) -> None:
         """Looks at the end of the file."""
 
-    def _block(self, data: bytes, line: int, kinds: Mapping[str, Kind]) -> Block:
+    def _block(self, data: bytes, line: int, kinds: Mapping[str, ColumnKind]) -> Block:
         raise NotImplementedError
 
 
@@ -342,7 +351,7 @@ class _Csv(_Lines):
     def _end(self, data: bytes) -> None:
         self.unterminated = not data.endswith((b"\n", b"\r")) and bool(data)
 
-    def _block(self, data: bytes, line: int, kinds: Mapping[str, Kind]) -> Block:
+    def _block(self, data: bytes, line: int, kinds: Mapping[str, ColumnKind]) -> Block:
         rows = data.count(b"\n")
         odd = b"0x" in data or b"0X" in data  # which pyarrow reads as hexadecimal
         found = None if odd else _fast(self._reader(data), kinds, rows, self._types)
@@ -350,7 +359,7 @@ class _Csv(_Lines):
             return Block(found, np.arange(line, line + rows))
         return self._slow(_decoded(self.path, data, line), line, kinds)
 
-    def _reader(self, data: bytes) -> Read:
+    def _reader(self, data: bytes) -> ReadTypes:
         """Columns go by number, as names may be empty."""
         places = {name: str(i) for i, name in enumerate(self.names)}
         names = list(places.values()) if len(places) == len(self.names) else None
@@ -369,7 +378,7 @@ class _Csv(_Lines):
 
         return read
 
-    def _slow(self, text: str, line: int, kinds: Mapping[str, Kind]) -> Block:
+    def _slow(self, text: str, line: int, kinds: Mapping[str, ColumnKind]) -> Block:
         places = {name: self.names.index(name) for name in kinds}
         cells: dict[str, list[str]] = {name: [] for name in kinds}
         lines: list[int] = []
@@ -409,7 +418,7 @@ class _JsonLines(_Lines):
         super().__init__(path, _paths(first), file, 1)
         self.lists = {name: value for name, value in first.items() if isinstance(value, list)}
 
-    def _block(self, data: bytes, line: int, kinds: Mapping[str, Kind]) -> Block:
+    def _block(self, data: bytes, line: int, kinds: Mapping[str, ColumnKind]) -> Block:
         rows = data.count(b"\n")
 
         def read(types: Mapping[str, pa.DataType]) -> pa.Table:
@@ -430,7 +439,7 @@ class _JsonLines(_Lines):
             return Block(found, np.arange(line, line + rows))
         return self._slow(_decoded(self.path, data, line), line, kinds)
 
-    def _slow(self, text: str, line: int, kinds: Mapping[str, Kind]) -> Block:
+    def _slow(self, text: str, line: int, kinds: Mapping[str, ColumnKind]) -> Block:
         cells: dict[str, list[Any]] = {name: [] for name in kinds}
         lines = text.removesuffix("\n").split("\n")
         for at, content in enumerate(lines, start=line):
@@ -521,7 +530,7 @@ class _Cells(Source):
 
     place = ": item "
 
-    def blocks(self, kinds: Mapping[str, Kind]) -> Iterator[Block]:
+    def blocks(self, kinds: Mapping[str, ColumnKind]) -> Iterator[Block]:
         cells = {name: self._cells(name) for name in kinds}
         yield self.parsed(cells, range(1, self._rows + 1), kinds)
 
@@ -609,7 +618,7 @@ class _Parquet(Source):
             names += _fields(field)
         super().__init__(path, names)
 
-    def blocks(self, kinds: Mapping[str, Kind]) -> Iterator[Block]:
+    def blocks(self, kinds: Mapping[str, ColumnKind]) -> Iterator[Block]:
         row = 1
         try:
             for batch in self._file.iter_batches(columns=list(kinds), batch_size=1 << 19):
@@ -625,7 +634,9 @@ class _Parquet(Source):
         except (pa.ArrowException, OSError) as error:
             raise ValueError(f"{self.path}: malformed Parquet ({short(str(error), 200)})") from None
 
-    def _typed(self, table: pa.Table, kinds: Mapping[str, Kind]) -> dict[str, NDArray[Any]] | None:
+    def _typed(
+        self, table: pa.Table, kinds: Mapping[str, ColumnKind]
+    ) -> dict[str, NDArray[Any]] | None:
         def read(types: Mapping[str, pa.DataType]) -> pa.Table:
             columns = {}
             for name, one in types.items():

@@ -13,9 +13,11 @@ from typing import Any
 
 import pyarrow as pa
 
+from jaxsched.faults import sentence
+
 Path = str | os.PathLike[str]
 
-BLOCK = 1 << 24
+BLOCK_BYTES = 1 << 24
 """Bytes that are read at once."""
 
 MAX_LINE = 1 << 24
@@ -150,7 +152,7 @@ def opened(path: Path) -> Bytes:
         file = open(name, "rb", buffering=1 << 20)  # noqa: SIM115 (it is read later)
         start = file.peek(512)[:512]
     except OSError as error:
-        raise type(error)(f"{name}: {sentence(error)}") from None
+        raise type(error)(sentence(error)) from None
     for kind, (magic, inside) in COMPRESSED.items():
         if start.startswith(magic):
             content = Bytes(name, inside(file, name), kind)
@@ -167,9 +169,3 @@ def _refuse(name: str, start: bytes, where: str) -> None:
     if found:
         readable = f"CSV, JSON lines or Parquet, plain or in {', '.join(COMPRESSED)}"
         raise ValueError(f"{name}: {found}{where}; expected {readable}")
-
-
-def sentence(error: OSError) -> str:
-    """What an error of the system says, without its number."""
-    text = os.strerror(error.errno) if error.errno else str(error)
-    return text[:1].lower() + text[1:]

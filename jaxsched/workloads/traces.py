@@ -67,7 +67,7 @@ def in_python(option: str, value: str) -> str:
 
 
 @dataclasses.dataclass(frozen=True)
-class Choice:
+class Taken:
     """Which requests of a file are taken.
 
     Attributes:
@@ -329,15 +329,15 @@ class Format:
     def __call__(
         self, path: files.Path, *, edges: Sequence[int] | None = None, **choice: Any
     ) -> Trace:
-        """Reads a file; `edges` in place of the format's own, the rest as in `Choice`.
+        """Reads a file; `edges` in place of the format's own, the rest as in `Taken`.
 
         Raises:
           ValueError: If a column is missing, or a row is malformed.
           OSError: If the file cannot be read.
         """
         given = self if edges is None else dataclasses.replace(self, edges=edges)
-        chosen = Choice(**choice)
-        return rows(path, given, chosen).taken(chosen.most, chosen.limit)
+        chosen = Taken(**choice)
+        return read_rows(path, given, chosen).taken(chosen.most, chosen.limit)
 
 
 def _mooncake(unit: str, **known: tuple[str, ...]) -> Format:
@@ -421,17 +421,17 @@ def read_trace(path: files.Path, *, format: str = "auto", **choice: Any) -> Trac
     Args:
       path: The file; "sample" is one that ships with the package.
       format: Name of the format, one of `FORMATS`; "auto" goes by the columns.
-      **choice: As in `Choice`.
+      **choice: As in `Taken`.
 
     Raises:
       ValueError: If no format, or more than one, fits the columns, or the file is malformed.
       OSError: If the file cannot be read.
     """
-    chosen = Choice(**choice)
-    return rows(path, format, chosen).taken(chosen.most, chosen.limit)
+    chosen = Taken(**choice)
+    return read_rows(path, format, chosen).taken(chosen.most, chosen.limit)
 
 
-def rows(path: files.Path, known: str | Format, choice: Choice) -> Trace:
+def read_rows(path: files.Path, known: str | Format, choice: Taken) -> Trace:
     """The requests of a file in order of arrival, up to where reading stopped.
 
     What `choice` says of too large ones and of a limit is for `Trace.taken`. The rest is as in
@@ -468,7 +468,7 @@ def read_table(
       columns: The file's column for each field it has, `a.b` for one in another: output; optionally
         prompt, lower and upper, or predicted (a class, with `edges`); and one of `TIME_UNITS`.
       edges: Class edges for predicted: class j is the lengths edges[j] … edges[j + 1] - 1.
-      **choice: As in `Choice`.
+      **choice: As in `Taken`.
 
     Raises:
       ValueError: If a field is unknown, a column is missing, or a row is malformed.
@@ -548,7 +548,7 @@ def _unit(known: Format) -> str:
     return next((TIME_UNITS[field] for field in known.columns if field in TIME_UNITS), "")
 
 
-def _build(source: files.Source, known: Format, choice: Choice, name: str) -> Trace:
+def _build(source: files.Source, known: Format, choice: Taken, name: str) -> Trace:
     edges, columns = known.edges, dict(known.columns)
     for field in known.optional:
         if columns[field] not in source.names:
@@ -565,6 +565,7 @@ def _build(source: files.Source, known: Format, choice: Choice, name: str) -> Tr
     rows = _Rows(choice, columns, unit)
     for block in source.blocks(kinds):
         if rows.add(block):
+            rows.stopped = 0 if source.ended else int(block.lines[-1])
             break
     if not rows.lines:
         raise ValueError(f"{source.path}: has a header but no rows; expected at least one request")
@@ -574,7 +575,7 @@ def _build(source: files.Source, known: Format, choice: Choice, name: str) -> Tr
 _ZERO = ("output", "prompt")
 
 
-def _kind(field: str, edges: Sequence[int] | None, shown: int | None) -> files.Kind:
+def _kind(field: str, edges: Sequence[int] | None, shown: int | None) -> files.ColumnKind:
     if field in TIME_UNITS:
         return files.dates() if TIME_UNITS[field] == "date" else files.times()
     if field == "predicted":
@@ -587,7 +588,7 @@ def _kind(field: str, edges: Sequence[int] | None, shown: int | None) -> files.K
 class _Rows:
     """The rows of a file that were read, column by column."""
 
-    def __init__(self, choice: Choice, columns: Mapping[str, str], unit: str) -> None:
+    def __init__(self, choice: Taken, columns: Mapping[str, str], unit: str) -> None:
         self.choice, self.columns, self.unit = choice, columns, unit
         self.lines: list[Any] = []
         self._parts: dict[str, list[Any]] = {field: [] for field in columns}
@@ -618,8 +619,7 @@ class _Rows:
             usable &= output.astype(np.int64) + prompt <= self.choice.most
         self._usable += int(np.sum(usable))
         enough = self.choice.limit is not None and self._usable >= self.choice.limit
-        self.stopped = int(block.lines[-1]) if late or enough else 0
-        return late or enough
+        return bool(late or enough)
 
     def _in_order(self, block: files.Block) -> bool:
         """Whether all rows up to here are in order of arrival."""
