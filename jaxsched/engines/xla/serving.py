@@ -25,7 +25,7 @@ from jax import lax
 from jaxsched.arrays import Pytree, split
 from jaxsched.engines.xla.choices import Read, ask
 from jaxsched.engines.xla.clock import LAST_TICK, elapsed, first_round, rounds_until
-from jaxsched.engines.xla.inputs import LaneTable, RunLimits, reader
+from jaxsched.engines.xla.inputs import LaneTable, reader
 from jaxsched.engines.xla.log import wide_zeros
 from jaxsched.engines.xla.state import NEVER
 from jaxsched.policies.program import Choices
