@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import shlex
 import tomllib
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
@@ -255,14 +256,18 @@ def replay_report(
 
 def replay_command(config: Config) -> str:
     """The command that makes these results again."""
-    words = ["jaxsched simulate", str(config["trace"])]
-    for key, value in config.items():
-        option = f"--{key.replace('_', '-')}"
-        if key in ("trace", "sha256") or value in (False, []) or (key, value) in DEFAULTS:
+    trace, options = config["trace"], dict(config)
+    if isinstance(trace, dict):
+        trace, options = trace["path"], {**config, **trace}
+    words = []
+    for key, value in options.items():
+        if key in ("trace", "path", "sha256") or value in (False, []) or (key, value) in DEFAULTS:
             continue
+        option = f"--{key.replace('_', '-')}"
         text = ",".join(map(str, value)) if isinstance(value, list) else str(value)
-        words.append(option if value is True else f"{option} {text}")
-    return " \\\n    ".join([" ".join(words[:2]), *words[2:], "--report report.html"])
+        words.append(option if value is True else f"{option} {shlex.quote(text)}")
+    lines = [f"jaxsched simulate {shlex.quote(str(trace))}", *words, "--report report.html"]
+    return " \\\n    ".join(lines)
 
 
 DEFAULTS = (("format", "auto"), ("arrivals", "backlog"))
