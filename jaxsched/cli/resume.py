@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from jaxsched.faults import GO_ON, interrupted, sentence
+from jaxsched.faults import GO_ON, in_one_line, interrupted
 
 
 def folder_of(args: argparse.Namespace) -> Path:
@@ -31,7 +31,7 @@ def kept_in(
     try:
         yield
     except OSError as error:
-        text = sentence(error)
+        text = in_one_line(error)
         where = "" if str(folder) in text else f"{folder}: "
         raise OSError(f"{where}{text}; {what.rpartition(', ')[2]} {kept}") from None
     except (KeyboardInterrupt, RuntimeError, ValueError) as error:
