@@ -2,12 +2,29 @@
 
 from __future__ import annotations
 
+import random
 from typing import Any
 
+import jax
 import jax.numpy as jnp
+import numpy as np
+import pytest
 
+import jaxsched as js
+from jaxsched.instance import MAX_ROUND
 from jaxsched.policies import Policy, View
 from jaxsched.simulate import _native_works
+from jaxsched.testing import (
+    KINDS,
+    as_arrays,
+    check_result,
+    in_whole_blocks,
+    random_requests,
+    random_worker,
+)
+from jaxsched.workers import Worker
+from tests import oracle
+from tests.test_clock import random_clock
 
 WIDTH, LANES = 40, 42
 

@@ -86,7 +86,7 @@ def test_chance_is_spread_evenly():
     view = [js.View(100, 9, 9, 9, 9, 0, 9000, generated=g) for g in range(4000)]
     key = js.random_victim().eviction_key
     counts = np.bincount([key(r) * 16 // 2**31 for r in view], minlength=16)
-    assert counts.min() > 200 and counts.max() < 300
+    assert 200 < counts.min() and counts.max() < 300
 
 
 def test_random_ties_are_no_order_of_positions():

@@ -25,7 +25,7 @@ from jax import lax
 from jaxsched.arrays import Pytree, split
 from jaxsched.engines.xla.choices import Read, ask
 from jaxsched.engines.xla.clock import LAST_TICK, elapsed, first_round, rounds_until
-from jaxsched.engines.xla.inputs import LaneTable, reader
+from jaxsched.engines.xla.inputs import LaneTable, RunLimits, reader
 from jaxsched.engines.xla.log import wide_zeros
 from jaxsched.engines.xla.state import NEVER
 from jaxsched.policies.program import Choices
@@ -418,9 +418,7 @@ def _refined(
     old = (moved.estimate, moved.key, moved.reserve, moved.quantum)
     pairs = zip(new, old, strict=True)
     chosen = (None if value is None else jnp.where(here, value, was) for value, was in pairs)
-    return moved.replace(
-        **dict(zip(("estimate", "key", "reserve", "quantum"), chosen, strict=True))
-    )
+    return moved.replace(**dict(zip(("estimate", "key", "reserve", "quantum"), chosen, strict=True)))
 
 
 def _round_so_far(state: LaneState, opening: Opening, entry: Entry) -> dict[str, jax.Array]:
@@ -554,9 +552,7 @@ def _pass(
         most = jnp.where(prompts > 0, np.int32(1), change)
         need = jnp.maximum(after - state.clock, np.int64(1))
         rounds = jnp.where(silent, np.int32(0), rounds_until(need, first, growth, most))
-        lasted = jnp.where(
-            silent, after - state.clock, elapsed(first, growth, rounds.astype(jnp.int64))
-        )
+        lasted = jnp.where(silent, after - state.clock, elapsed(first, growth, rounds.astype(jnp.int64)))
         return _Passed(rounds, jnp.where(runs, state.clock + lasted, state.clock))
 
 
