@@ -149,7 +149,7 @@ def opened(path: Path) -> Bytes:
     """
     name = os.fspath(path)
     try:
-        file = open(name, "rb", buffering=1 << 20)  # noqa: SIM115 (it is read later)
+        file: Any = open(name, "rb", buffering=1 << 20)  # noqa: SIM115 (it is read later)
         start = file.peek(512)[:512]
     except OSError as error:
         raise type(error)(sentence(error)) from None
