@@ -1,4 +1,4 @@
-"""The worker of a serving engine in the engines, against the reference in all that `Result` says."""
+"""The worker of a serving engine in the engines, against the reference: all of `Result`."""
 
 from __future__ import annotations
 
@@ -135,3 +135,64 @@ def compare(policy: Policy, engine: str, seed: int, arrivals: bool, clocked: boo
     result = js.simulate(instance, policy, engine=engine, **options)
     check_result(instance, result, by_hand(policy), **options)
     return int(np.sum(result.evictions))
+
+
+# A policy is a program of its own on JAX, and dear to compile: few stand for all there.
+@pytest.mark.parametrize(
+    ("name", "engine", "arrivals", "clocked"),
+    [
+        ("own", "jax", True, True),
+        ("a_min:every_round", "jax", True, False),
+        *((name, "native", name != "sorted_f:lower", clocked)
+          for name in POLICIES if not name.startswith("sorted_f") or name == "sorted_f:lower"
+          for clocked in (False, True) if "native" in ENGINES),
+    ],
+)  # fmt: skip
+def test_equals_the_reference(name: str, engine: str, arrivals: bool, clocked: bool) -> None:
+    found = [compare(POLICIES[name], engine, seed, arrivals, clocked) for seed in range(2)]
+    assert name in ("h_sf", "svf:output") or sum(found) > 0
+
+
+def test_a_function_without_a_program_runs_on_jax() -> None:
+    assert FLOATS.choices.unknown is not None
+    assert compare(FLOATS, "jax", 1, arrivals=False, clocked=False) > 0
+
+
+@pytest.mark.parametrize("engine", ENGINES)
+def test_traced_workers_run_as_lanes_and_bad_ones_mark_theirs(engine: str) -> None:
+    """Under `jit` and `vmap`, each equal to the reference by itself."""
+    rng, policy = random.Random(5), POLICIES["sorted_f:lower"]
+    instance = draw(rng, 8)[0].replace(arrival=None)
+    instance = instance.replace(memory=instance.memory + 16)
+    numbers = [(1, 1, 1, 0), (3, 4, 4, 1), (4, 40, 60, 0), (16, 9, 30, 0), (16, 9, 30, 3)]
+    bad = [(0, 9, 30, 0), (4, 0, 30, 0), (4, 9, 8, 0), (4, 9, 30, -1), (2**16 + 1, 9, 30, 0)]
+    run = jax.jit(jax.vmap(lambda worker: js.simulate(
+        instance, policy, worker=Worker("vllm", *worker), engine=engine
+    )))  # fmt: skip
+    found = run(jnp.asarray(numbers + bad))
+    for i, own in enumerate(numbers):
+        result = jax.tree.map(lambda leaf, i=i: np.asarray(leaf[i]), found)
+        check_result(instance, result, by_hand(policy), worker=workers.vllm(*own))
+    assert (np.asarray(found.status)[len(numbers) :] == js.Status.INVALID).all()
+
+
+@pytest.mark.parametrize("engine", ENGINES)
+def test_history_lists_every_preempted_run(engine: str) -> None:
+    """The simulation is that of the first test, run once more with room for its evictions."""
+    rng = random.Random("history")
+    instance, worker = draw(rng)
+    policy = POLICIES["a_min:every_round"]
+    result = js.simulate(instance, policy, worker=worker, engine=engine, history=True)
+    assert (np.asarray(result.history)[..., 0] >= 0).sum() == np.sum(result.evictions) > 9
+    check_result(instance, result, by_hand(policy), worker=worker)
+
+
+def test_a_fault_names_the_worker_of_its_lane() -> None:
+    instance, worker = draw(random.Random(1), 3)
+    result = js.simulate(instance, js.fcfs(), worker=worker, max_rounds=99)
+    wrong = result.replace(peak_memory=np.asarray(result.peak_memory) + np.array([0, 1, 0]))
+    own = Worker("vllm", *(int(number[1]) for number in worker.numbers))
+    with pytest.raises(AssertionError) as caught:
+        check_result(instance, wrong, by_hand(js.fcfs()), worker=worker, max_rounds=99)
+    assert "lane 1: peak_memory" in str(caught.value)
+    assert str(caught.value).endswith(f"max_rounds=99, worker={own!r})")

@@ -413,13 +413,13 @@ def _refined(
     estimate = ask(choices, "refine", read, lane.params)
     read = reader(known, memory=lane.memory, generated=r.generated[who], estimate=estimate,
                   evictions=r.evictions[who] + 1)  # fmt: skip
-    new = (estimate, *_standing(choices, read, lane, known["prompt"]))
+    key, reserve, quantum = _standing(choices, read, lane, known["prompt"])
     here = opening.evicts & (lax.iota(np.int32, r.running.shape[0]) == who)
-    old = (moved.estimate, moved.key, moved.reserve, moved.quantum)
-    pairs = zip(new, old, strict=True)
-    chosen = (None if value is None else jnp.where(here, value, was) for value, was in pairs)
     return moved.replace(
-        **dict(zip(("estimate", "key", "reserve", "quantum"), chosen, strict=True))
+        estimate=jnp.where(here, estimate, moved.estimate),
+        key=jnp.where(here, key, moved.key),
+        reserve=jnp.where(here, reserve, moved.reserve),
+        quantum=None if quantum is None else jnp.where(here, quantum, moved.quantum),
     )
 
 
