@@ -31,7 +31,7 @@ class Stays:
 
 
 @dataclasses.dataclass(frozen=True)
-class Load:
+class RoundLoads:
     """What each round holds; every array has shape [R]."""
 
     prompt_tokens: Integers  # computed in it, again or for the first time
@@ -55,7 +55,7 @@ def stays(instance: Instance, result: Result, lane: int | tuple[int, ...]) -> St
     return Stays(request, admitted, full, ended, prompt + came_with, place[order])
 
 
-def load(own: Stays, worker: Worker, memory: int) -> Load:
+def round_loads(own: Stays, worker: Worker, memory: int) -> RoundLoads:
     """What each round of a lane holds."""
     rounds = int(own.ended.max(initial=0))
 
@@ -86,7 +86,7 @@ def load(own: Stays, worker: Worker, memory: int) -> Load:
             done += grant
             prompts[t] += grant
             cache[t] += done if t < own.full[i] else 0
-    return Load(prompts, steps(own.admitted, own.ended), cache, decodes)
+    return RoundLoads(prompts, steps(own.admitted, own.ended), cache, decodes)
 
 
 def _gone_for(own: Stays, worker: Worker, memory: int, middle: int, t: int, done: int) -> int:
