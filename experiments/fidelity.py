@@ -26,7 +26,7 @@ import pandas as pd
 from scipy import stats
 
 import jaxsched as js
-from jaxsched.report.terminal import markdown
+from jaxsched.report.tables import markdown
 from jaxsched.studies.config import LengthsConfig
 
 MEMORY = 16_496

@@ -4,7 +4,6 @@ The first module that `jaxsched` imports; nothing in it is slow. Programs of oth
 jaxsched keep their own way with Ctrl-C.
 """
 
-import _thread
 import os
 import signal
 import sys
@@ -42,7 +41,7 @@ def hand_over() -> None:
 def _not_lost(lost: Any) -> None:
     """Ctrl-C that falls where Python has to ignore it, such as among garbage, comes again."""
     if issubclass(lost.exc_type, KeyboardInterrupt):
-        again = threading.Timer(0.05, _thread.interrupt_main)
+        again = threading.Timer(0.05, os.kill, (os.getpid(), signal.SIGINT))
         again.daemon = True
         again.start()
     else:

@@ -13,11 +13,13 @@ import textwrap
 from argparse import ArgumentParser
 from collections.abc import Iterable
 from pathlib import Path
+from typing import Any
 
 import jaxsched as js
 from jaxsched import clocks
 from jaxsched.clocks import texts as texts_of_clocks
 from jaxsched.policies import files, names, own
+from jaxsched.studies import trace
 from jaxsched.workloads import texts, traces
 
 HELP_WIDTH = 98
@@ -38,6 +40,7 @@ def run(parser: ArgumentParser) -> None:
     add = parser.add_argument
     add("--lanes", type=int, metavar="N", help="random instances for each point")
     add("--seed", type=int, metavar="S", help="seed of the random instances")
+    _trace_options(parser, file=True)
     _printed(parser)
 
 
@@ -48,8 +51,8 @@ def simulate(parser: ArgumentParser) -> None:
     round every running request generates one token), or with --clock in seconds. By default all
     requests are there at the start.
 
-    The format is recognized by the file's header, or name the columns of any CSV, JSONL or Parquet
-    file with --columns; plain or gzipped.
+    The format is recognized by the names of the file's columns, or name those of any CSV, JSON or
+    Parquet file with --columns; plain or compressed.
     """
     _requests(parser, "all are there at the start")
     add = parser.add_argument
@@ -83,13 +86,10 @@ def capacity(parser: ArgumentParser) -> None:
 def _requests(parser: ArgumentParser, arrive: str) -> None:
     """A trace, and what is simulated of it."""
     add = parser.add_argument
-    add("trace", type=Path, metavar="TRACE", help="file of requests")
+    add("trace", type=Path, metavar="TRACE", help="file of requests; sample is one that ships")
     add("--memory", type=int, required=True, metavar="M", help="KV cache of the worker, in tokens")
     add("--interval", metavar="KIND", help="prediction, see below; default: the trace's own")
-    add("--format", metavar="NAME", help="format of the trace; default: by its header")
-    add("--columns", type=_pairs, metavar="FIELD=NAME,…", help="columns of the trace, see below")
-    add("--prompt", type=int, metavar="S", help="prompt length, for a trace that has none")
-    add("--limit", type=int, metavar="N", help="take N requests: the first, or with --seed any")
+    _trace_options(parser)
     add("--seed", type=int, metavar="S", help="shuffle the requests, which draws ties at random")
     add("--arrivals", metavar="KIND",
         help=f"when requests arrive, see below; default: {arrive}")  # fmt: skip
@@ -97,13 +97,6 @@ def _requests(parser: ArgumentParser, arrive: str) -> None:
     add("--worker", metavar="NAME", help="whose rules hold: paper (the default), or "
         "vllm:block=16,max_num_seqs=256,budget=2048, its numbers as you set them")  # fmt: skip
     add("--clock", metavar="NAME", help="results in seconds on that hardware, see below")
-    add("--skip-too-large", action="store_true", help="leave out requests that can never fit into "
-        "M, instead of refusing the trace")  # fmt: skip
-    add("--skip-zero-output", action="store_true", help="leave out requests without output, such "
-        "as failed ones, instead of refusing them")  # fmt: skip
-    formats = _wrapped("formats (--format): ", ("auto", *traces.FORMATS))
-    fields = _wrapped("fields (--columns output=new_tokens,prompt=input,…): ", traces.FIELDS)
-    _explain(parser, formats + fields)
     _explain(parser, ["predictions (--interval):", *texts.help_lines(texts.PREDICTIONS)])
     _explain(parser, ["arrivals (--arrivals):", *texts.help_lines(texts.ARRIVALS)])
     entries = (_entry([name], preset.about) for name, preset in clocks.PRESETS.items())
@@ -122,6 +115,7 @@ def sweep(parser: ArgumentParser) -> None:
     _config(parser, "sweep_small")
     _policies(parser)
     add = parser.add_argument
+    _trace_options(parser)
     add("--dry-run", action="store_true", help="say what it would take, and stop there")
     add("--engine", default="auto", choices=("auto", "jax", "native"),
         help="what simulates; the results are the same")  # fmt: skip
@@ -153,7 +147,7 @@ def tune(parser: ArgumentParser) -> None:
     _config(parser, "tune_sharegpt_one", "folder of the results; the rule is DIR/NAME.toml, NAME "
             "being that of DIR without tune_")  # fmt: skip
     add = parser.add_argument
-    add("--trace", metavar="FILE", help="tune for the requests of this trace")
+    _trace_options(parser, file=True)
     add("--steps", type=_positive, metavar="N", help="steps of the descent")
     add("--seed", type=int, metavar="S", help="of everything random")
     _printed(parser)
@@ -203,6 +197,22 @@ def _policies(parser: ArgumentParser, default: str | None = None) -> None:
         help=f"see below; default: {default or 'those of CONFIG'}",
     )  # fmt: skip
     _explain(parser, _known_policies())
+
+
+def _trace_options(parser: ArgumentParser, file: bool = False) -> None:
+    """Adds the options of the trace section; with `file` the option --trace too."""
+    if file:
+        parser.add_argument("--trace", metavar="FILE", help="take the requests of this trace")
+    kinds: dict[str, Any] = {"prompt": int, "limit": int, "warm_up": float, "columns": _pairs}
+    for name, (metavar, text) in trace.TRACE_OPTIONS.items():
+        option = trace.option_of(name)
+        if metavar is None:
+            parser.add_argument(option, action="store_true", default=None, help=text)
+        else:
+            parser.add_argument(option, type=kinds.get(name, str), metavar=metavar, help=text)
+    formats = _wrapped("formats (--format): ", ("auto", *traces.FORMATS))
+    fields = _wrapped("fields (--columns output=new_tokens,prompt=input,…): ", traces.FIELDS)
+    _explain(parser, formats + fields)
 
 
 def _config(parser: ArgumentParser, example: str, out: str = "folder of the results") -> None:

@@ -23,14 +23,14 @@ Exact simulation of schedulers for LLM inference on a worker with a limited KV c
 
   jaxsched run configs/paper.toml
       the experiment of arXiv 2508.14544: tables, Parquet and figures
-  jaxsched simulate trace.csv --memory 16492 --interval relative:0.5
+  jaxsched simulate sample --memory 16492 --interval relative:0.5
       what each policy would have done with your own requests
-  jaxsched simulate trace.csv --memory 16492 --interval relative:0.5 \\
+  jaxsched simulate sample --memory 16492 --interval relative:0.5 \\
       --clock llama2_70b_2xa100 --arrivals trace
       the same in seconds: TTFT, TPOT, end-to-end latency
   jaxsched sweep configs/sweep_small.toml --out out/small
       every combination of the values of some axes; jaxsched report out/small draws it
-  jaxsched tune configs/tune_trace.toml --trace trace.csv --out out/mine
+  jaxsched tune configs/tune_trace.toml --trace sample --out out/mine
       a rule for such requests; use it as --policies tuned:out/mine/mine.toml
 
 Compiled programs are kept for the next run in ~/.cache/jaxsched (in $XDG_CACHE_HOME, if that is
@@ -64,7 +64,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             return 130
         if isinstance(error, RuntimeError):
             raise
-        print(f"jaxsched: {faults.sentence(error)}", file=sys.stderr)
+        print(f"jaxsched: {faults.in_one_line(error)}", file=sys.stderr)
         return 1
 
 

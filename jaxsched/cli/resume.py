@@ -8,7 +8,12 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from jaxsched.faults import GO_ON, interrupted, sentence
+from rich.console import Console
+
+from jaxsched.faults import GO_ON, in_one_line, interrupted
+from jaxsched.report.terminal import say
+from jaxsched.studies.trace import TRACE_OPTIONS
+from jaxsched.workloads import Trace
 
 
 def folder_of(args: argparse.Namespace) -> Path:
@@ -17,9 +22,19 @@ def folder_of(args: argparse.Namespace) -> Path:
 
 
 def replaced(args: argparse.Namespace, **keys: str) -> dict[str, Any]:
-    """Configuration key -> value, of the options (option=key) that are given."""
-    given = {key: getattr(args, option) for option, key in keys.items()}
+    """Configuration key -> value, of the options (option=key) that are given.
+
+    Those of the trace section are there without being named.
+    """
+    keys |= {name: f"trace.{name}" for name in TRACE_OPTIONS} | {"trace": "trace.path"}
+    given = {key: getattr(args, option, None) for option, key in keys.items()}
     return {key: value for key, value in given.items() if value is not None}
+
+
+def say_notes(console: Console, trace: Trace) -> None:
+    """Says which trace was read, and how."""
+    for note in trace.notes():
+        say(console, note)
 
 
 @contextmanager
@@ -31,7 +46,7 @@ def kept_in(
     try:
         yield
     except OSError as error:
-        text = sentence(error)
+        text = in_one_line(error)
         where = "" if str(folder) in text else f"{folder}: "
         raise OSError(f"{where}{text}; {what.rpartition(', ')[2]} {kept}") from None
     except (KeyboardInterrupt, RuntimeError, ValueError) as error:

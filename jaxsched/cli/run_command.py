@@ -9,7 +9,7 @@ from typing import Any
 from rich.console import Console
 
 from jaxsched import toml
-from jaxsched.cli.resume import folder_of, kept_in, replaced
+from jaxsched.cli.resume import folder_of, kept_in, replaced, say_notes
 from jaxsched.report import plots, reports
 from jaxsched.report.terminal import console, progress_bar, say, show
 from jaxsched.studies import serving
@@ -26,6 +26,9 @@ def run(args: argparse.Namespace) -> None:
     keys = replaced(args, lanes="lanes", seed="seed", policies="policies")
     settings: Any = toml.load(args.config, config, keys)
     folder, out = folder_of(args), console(args.form)
+    if getattr(settings, "trace", None) is not None:
+        with toml.naming(args.config):
+            say_notes(out, settings.requests())
     with kept_in(folder, args.config):
         rows = _run_with_progress(settings, folder, out)
         report = reports.of_folder(folder)

@@ -15,7 +15,6 @@ from rich.console import Console
 from jaxsched import toml
 from jaxsched.cli.resume import kept_in
 from jaxsched.instance import Instance
-from jaxsched.policies.files import digest
 from jaxsched.report import page, reports
 from jaxsched.report.terminal import console, say, show
 from jaxsched.result import Result
@@ -31,6 +30,8 @@ def run(args: argparse.Namespace) -> None:
     settings, out = settings_of(args, replay.ReplayConfig), console(args.form)
     with out.status("reading the trace"):
         loaded = replay.load_requests(settings)
+    if args.out or args.report:  # not for nothing: it reads the whole file
+        settings = dataclasses.replace(settings, sha256=settings.section.with_digest().sha256)
     notes, kept, about = list(notes_on(loaded)), None, store.about(settings.text())
     if settings.worker and args.report:
         notes.append(reports.NO_TIMELINE)
@@ -65,7 +66,7 @@ def settings_of(args: argparse.Namespace, kind: type[Settings], **default: Any) 
     given = default | {key: value for key, value in vars(args).items() if value is not None}
     names = [field.name for field in dataclasses.fields(kind)]
     options = {name: given[name] for name in names if name in given}
-    options |= {"trace": str(args.trace), "sha256": digest(args.trace)}
+    options["trace"] = str(args.trace)
     return toml.from_table(kind, options)
 
 
@@ -106,16 +107,9 @@ def _joined(tables: Iterable[pd.DataFrame]) -> pd.DataFrame:
 
 def notes_on(loaded: replay.Loaded) -> Iterator[str]:
     """What a reader of the table should know about the trace."""
-    trace = loaded.trace
-    if trace.unterminated:
-        yield f"the last line of {trace.source} does not end in a newline; was it cut off?"
-    if trace.moved:
-        yield f"{trace.moved:,} rows were out of order, sorted by arrival"
+    yield from loaded.trace.notes()
     if (missed := loaded.missed) > 0.5:
         yield (
             f"{missed:.0%} of the predicted intervals miss the true length: is --interval right? "
             "policies that read predictions are told of other requests than those that come"
         )
-    for count, why in ((loaded.too_large, "can never fit"), (trace.skipped, "no output")):
-        if count:
-            yield f"left out: {count:,} requests of the trace ({why})"

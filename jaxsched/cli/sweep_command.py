@@ -10,7 +10,7 @@ import time
 from rich.console import Console
 
 from jaxsched import toml
-from jaxsched.cli.resume import folder_of, kept_in, replaced
+from jaxsched.cli.resume import folder_of, kept_in, replaced, say_notes
 from jaxsched.report.formats import duration, size
 from jaxsched.report.terminal import console, progress_bar, say
 from jaxsched.studies import run as runs
@@ -33,6 +33,8 @@ def run(args: argparse.Namespace) -> None:
     plan = Plan(settings.study())
     work = _Work(out, Simulator(plan, args.engine, args.chunk), processes, args.chunk)
     folder, share = folder_of(args), plan.share(processes.index, processes.count)
+    for path in settings.files():
+        say_notes(out, settings.requests(path))
     if args.dry_run:
         work.announce(share, share)
         return

@@ -10,8 +10,7 @@ from pathlib import Path
 from rich.console import Console
 
 from jaxsched import toml
-from jaxsched.cli.resume import folder_of, kept_in, replaced
-from jaxsched.policies.files import digest
+from jaxsched.cli.resume import folder_of, kept_in, replaced, say_notes
 from jaxsched.report import plots, reports
 from jaxsched.report.formats import count
 from jaxsched.report.terminal import console, progress_bar, say, show
@@ -29,6 +28,8 @@ def run(args: argparse.Namespace) -> None:
     with kept_in(folder, args.config, "what is done is"):
         with out.status("drawing the instances"):
             problem = Problem(settings)
+        if problem.trace is not None:
+            say_notes(out, problem.trace)
         outcome = _run_with_progress(settings, problem, folder, out)
         report = reports.of_folder(folder)
     show(out, report.answer, args.form)
@@ -42,17 +43,12 @@ def run(args: argparse.Namespace) -> None:
 
 def _settings(args: argparse.Namespace) -> TuneConfig:
     """The file's configuration with what the command line replaces."""
-    keys = replaced(args, seed="seed", steps="descent.steps", trace="trace.path")
+    keys = replaced(args, seed="seed", steps="descent.steps")
     settings = toml.load(args.config, TuneConfig, keys)
     if settings.trace is None:
         return settings
-    found = digest(settings.trace.path)
-    if settings.trace.sha256 not in ("", found):
-        raise ValueError(
-            f"{args.config}: trace.sha256: got {settings.trace.sha256!r}; expected {found!r}, "
-            f"that of {settings.trace.path}"
-        )
-    return dataclasses.replace(settings, trace=dataclasses.replace(settings.trace, sha256=found))
+    with toml.naming(args.config):
+        return dataclasses.replace(settings, trace=settings.trace.with_digest())
 
 
 def _run_with_progress(

@@ -11,6 +11,15 @@ from jaxsched import toml
 from jaxsched.policies import files, own
 from jaxsched.policies.family import FAMILY_FIELDS, FamilyParams, a_min_family
 from jaxsched.policies.interface import Policy
+from jaxsched.policies.live import (
+    lcf,
+    past_future,
+    random_ties,
+    random_victim,
+    remaining_volume,
+    tie,
+    trail,
+)
 from jaxsched.policies.paper import (
     ESTIMATES,
     a_max,
@@ -37,12 +46,24 @@ SHIPPED: dict[str, Callable[[], Policy]] = {
     **{f"svf:{by}": functools.partial(svf, by) for by in ESTIMATES},
     **{f"sorted_f:{by}": functools.partial(sorted_f, by) for by in ESTIMATES},
     "gsa_spec": gsa_spec,
+    "lcf": lcf,
+    "random_victim": random_victim,
+    "remaining_volume": remaining_volume,
+    **{f"remaining_volume:{by}": functools.partial(remaining_volume, by) for by in ESTIMATES},
+    "past_future": past_future,
+    "tie": tie,
+    "trail": trail,
+    "a_min:random_ties": random_ties,
 }
 """Name -> the policy. What is added here is known to every command, table, test and page."""
 
 NUMBERED: dict[str, Callable[[float], Policy]] = {
     "fcfs:watermark": fcfs,
     "gsa_spec:patience": gsa_spec,
+    "remaining_volume:age": functools.partial(remaining_volume, None),
+    "remaining_volume:lower:age": functools.partial(remaining_volume, "lower"),
+    "tie:beta": tie,
+    "trail:limit": trail,
 }
 """The same with a number after an equals sign."""
 

@@ -47,6 +47,12 @@ LOOKS = {
     "sorted_f:upper": Look("Sorted-F (upper bound)", "#882255", "<", DASH_DOTS),
     "gsa_spec": Look("GSA-Spec", "#999933", "h"),
     "gsa_spec:patience=1": Look("GSA, slices enforced", "#999933", "H", DASHES),
+    "lcf": Look("fewest computed leaves", "#117733", "v", DASHES),
+    "mcf": Look("most computed leaves", "#D55E00", "^", DOTS),
+    "random_victim": Look("a random one leaves", "#737373", "x", DASH_DOTS),
+    "remaining_volume": Look("remaining volume, no prediction", "#A50F15", "o"),
+    "remaining_volume:age=100": Look("the same, with ageing", "#A50F15", "s", DOTS),
+    "remaining_volume:lower": Look("remaining volume (lower bound)", "#7B3294", ">", DASHES),
 }
 """Looks of the policies that are drawn in papers; `look_of` finds one for every other."""
 

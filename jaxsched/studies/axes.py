@@ -159,8 +159,12 @@ class Values:
     read: dict[str, tuple[Any, ...]]  # what they stand for
 
     @classmethod
-    def of(cls, **given: tuple[Any, ...]) -> Values:
+    def of(
+        cls, readers: Mapping[str, Callable[[Any], Any]] | None = None, /, **given: tuple[Any, ...]
+    ) -> Values:
         """Reads values; axes that are not given have their default.
+
+        `readers` stand in for `Axis.read` of the axes that they name.
 
         ValueError if a value is refused; the text names the axis and the value.
         """
@@ -170,7 +174,8 @@ class Values:
             several(name, values)
             if axis.most is not None and max(values) > axis.most:
                 raise ValueError(f"{name}: got {max(values)}; expected at most {axis.most}")
-            found = tuple(with_key(name, axis.read, value) for value in values)
+            read_value = (readers or {}).get(name, axis.read)
+            found = tuple(with_key(name, read_value, value) for value in values)
             titles[name] = tuple(map(axis.title, values, found))
             several(name, titles[name])
             read[name] = found

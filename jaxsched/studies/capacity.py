@@ -159,7 +159,10 @@ def _at_rates(
     batch = lanes.replace(arrival=(arrival - arrival.min()) * scale[:, None])
     worker = None if config.worker is None else worker_named(config.worker)
     result = simulate(batch, policy, clock=clock, worker=worker, max_batch=config.max_batch)
-    found = metrics.serving(batch, result, clock, names=TOLD, **config.limits)
+    found = metrics.serving(
+        batch, result, clock, names=TOLD, **config.limits,
+        counted=frames.after_warm_up(batch, config.warm_up or 0.0),
+    )  # fmt: skip
     values = {name: np.where(valid, value, np.nan) for name, value, valid in metrics.figures(found)}
     about = {
         "policy": policy.name, "clock": config.clock, "n": instance.n,

@@ -231,12 +231,14 @@ def serving_columns(
     clock: str,
     *,
     names: Sequence[str] | None = None,
+    warm_up: float = 0.0,
     **limits: float,
 ) -> dict[str, NDArray[Any]]:
     """The measured columns under a clock of this name, arrays of shape [lanes].
 
     `names` are the metrics that are computed, all of them by default, `limits` those of a service
-    level, such as `ttft_limit`. Columns: n, memory,
+    level, such as `ttft_limit`; requests that arrive in the first `warm_up` seconds do not count in
+    them. Columns: n, memory,
     offered_rate (requests per second of the time between the first arrival and the last; NaN for a
     backlog), every figure of `Serving` (`mean_ttft` … `p99_queueing`, `completed` …), rounds and
     status, the last as a number.
@@ -247,6 +249,7 @@ def serving_columns(
         clocks.clock(clock),
         energy=clocks.energy(clock),
         names=names,
+        counted=after_warm_up(instance, warm_up),
         **limits,
     )
     values = {
@@ -259,6 +262,23 @@ def serving_columns(
     return {
         **values, "rounds": np.asarray(result.rounds), "status": np.asarray(result.status)
     }  # fmt: skip
+
+
+def after_warm_up(instance: Instance, warm_up: float) -> NDArray[np.bool_] | None:
+    """Mask of the requests that arrive later, of shape [..., n]; None if there is no warm-up.
+
+    ValueError if no request of some lane does.
+    """
+    if not warm_up:
+        return None
+    counted = np.asarray(instance.arrival, np.float64) >= warm_up
+    if not counted.any(axis=-1).all():
+        last = np.max(np.asarray(instance.arrival), axis=-1).min()
+        raise ValueError(
+            f"warm_up is {warm_up:g} s, but the last request arrives after {last:.6g} s; expected "
+            "requests that arrive later and count"
+        )
+    return counted
 
 
 def offered_rate(instance: Instance) -> np.ndarray:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import re
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -11,7 +12,7 @@ import numpy as np
 import pandas as pd
 
 from jaxsched import clocks, policies
-from jaxsched.instance import Instance, check_instance
+from jaxsched.instance import MAX_MEMORY, MAX_ROUND, MAX_SECONDS, Instance, check_instance
 from jaxsched.result import Result
 from jaxsched.simulate import simulate
 from jaxsched.studies import frames
@@ -22,12 +23,11 @@ from jaxsched.studies.config import (
     prediction,
     service_level,
 )
-from jaxsched.toml import at_least, one_of, several, to_toml, with_key
+from jaxsched.studies.trace import TraceConfig, read_section
+from jaxsched.toml import at_least, later, to_toml, with_key
 from jaxsched.workers import worker_named
-from jaxsched.workloads import Trace, draws, generate, intervals, traces
-from jaxsched.workloads.texts import class_edges, read_arrivals, read_prediction
-
-FORMAT_NAMES = ("auto", *traces.FORMATS)
+from jaxsched.workloads import Trace, draws, generate, intervals
+from jaxsched.workloads.texts import Arrivals, read_arrivals, read_prediction
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -35,7 +35,7 @@ class ReplayConfig:
     """What to simulate; the fields are the options of `jaxsched simulate`."""
 
     trace: str  # path of the file
-    memory: int = at_least(2)  # KV cache in tokens
+    memory: int = at_least(2, MAX_MEMORY)  # KV cache in tokens
     policies: tuple[str, ...]  # names that `jaxsched.policy` understands
     # A prediction (see `jaxsched.workloads.texts`); None for the trace's own
     interval: str | None = None
@@ -60,19 +60,16 @@ class ReplayConfig:
     skip_too_large: bool = False  # leave out requests that need more than the memory
     skip_zero_output: bool = False  # leave out requests without output, such as failed ones
     sha256: str = ""  # of the trace's bytes, so that results say which trace they are of
+    skip_zero_prompt: bool = later(default=False)  # leave out requests without prompt
+    window: str | None = later(default=None)  # START:END, see `TraceConfig`
+    # Seconds of arrivals that are simulated and do not count in metrics
+    warm_up: float | None = later(0, default=None)
 
     def __post_init__(self) -> None:
         different_policies(self.policies, arrivals=self.arrivals != "backlog")
         if self.interval is not None:
             prediction("interval", self.interval, self.memory)
-        one_of("format", self.format, FORMAT_NAMES)
-        if self.columns and self.format != "auto":
-            raise ValueError(f"format is {self.format!r}; expected no format with named columns")
-        for pair in self.columns:
-            if not all(pair.partition("=")):
-                raise ValueError(f"columns: got {pair!r}; expected FIELD=COLUMN")
-        if self.columns:
-            several("columns", tuple(pair.partition("=")[0] for pair in self.columns))
+        self.section  # noqa: B018 (it refuses what is wrong)
         self._check_time()
 
     def _check_time(self) -> None:
@@ -92,6 +89,16 @@ class ReplayConfig:
         for name, limit in self.limits.items():
             if self.clock is None:
                 raise ValueError(f"{name}: {limit} is in seconds; expected a --clock")
+        if self.warm_up and (self.clock is None or arrivals.backlog):
+            raise ValueError(f"warm_up: {self.warm_up} counts arrivals in seconds; expected a "
+                             "--clock and --arrivals")  # fmt: skip
+
+    @property
+    def section(self) -> TraceConfig:
+        """What is said of the trace."""
+        names = [field.name for field in dataclasses.fields(TraceConfig)]
+        own = {name: getattr(self, name) for name in names if name != "path"}
+        return TraceConfig(path=self.trace, **own)
 
     def text(self) -> str:
         """The configuration as it is kept with results."""
@@ -110,7 +117,6 @@ class Loaded:
     instance: Instance  # what to simulate, without a lane axis
     trace: Trace  # the same requests as they were read
     rows: np.ndarray  # which request of the trace each one is, counted from 0 in order of arrival
-    too_large: int  # how many were left out because they can never fit
 
     @property
     def missed(self) -> float:
@@ -125,38 +131,52 @@ def load_requests(config: ReplayConfig) -> Loaded:
 
     ValueError if the file is malformed, or a request can never fit; the text names it.
     """
-    trace = _read(config)
-    _refuse_missing(trace, config)
-    prompt = np.broadcast_to(config.prompt if trace.prompt is None else trace.prompt, len(trace))
-    fits = prompt + trace.output.astype(np.int64) <= config.memory
+    section, arrivals = config.section, read_arrivals(config.arrivals)
+    shuffled = config.seed is not None
+    trace = read_section(
+        section, config.memory, configured=False, interval=config.interval, limited=not shuffled
+    )
+    if trace.arrival_seconds is None and arrivals.in_trace:
+        raise ValueError(
+            f"{trace.source}: has no arrival times; expected --arrivals backlog, or poisson:RATE "
+            "under a clock, or their column in --columns"
+        )
+    fits = trace.prompt + trace.output.astype(np.int64) <= config.memory
     rows = np.arange(len(trace))
-    if config.seed is not None:
+    if shuffled:
         rows = np.asarray(jax.random.permutation(jax.random.key(config.seed), len(trace)))
     too_large = int(np.sum(~fits)) if config.skip_too_large else 0
     rows = _first(rows[fits[rows]] if config.skip_too_large else rows, config)
     if len(never := rows[~fits[rows]]):
         row = never.min()
         raise ValueError(
-            f"{trace.source}: request {row} (counted from 0 in order of arrival): prompt + output "
-            f"is {prompt[row]} + {trace.output[row]}; expected at most memory = {config.memory}; "
-            f"{len(never):,} of the requests can never fit, --skip-too-large leaves them out"
+            f"{trace.place(row)}: request {row} (counted from 0 in order of arrival): prompt + "
+            f"output is {trace.prompt[row]} + {trace.output[row]}; expected at most memory = "
+            f"{config.memory}; {len(never):,} of the requests can never fit, --skip-too-large "
+            "leaves them out"
         )
-    if read_arrivals(config.arrivals).in_trace:
+    if arrivals.in_trace:
         rows = rows[np.argsort(trace.arrival_seconds[rows], kind="stable")]
-    chosen = trace.select(rows)
-    return Loaded(_instance(chosen, config), chosen, rows, too_large)
+    chosen = dataclasses.replace(trace.select(rows), too_large=too_large)
+    _check_span(chosen, arrivals)
+    return Loaded(_instance(chosen, config), chosen, rows)
 
 
-def _refuse_missing(trace: Trace, config: ReplayConfig) -> None:
-    """Refuses a trace that lacks what the options ask for, or has what they give."""
-    if trace.prompt is None and config.prompt is None:
-        raise ValueError(f"{trace.source}: has no prompt lengths; give one for all with --prompt")
-    if trace.prompt is not None and config.prompt is not None:
-        raise ValueError(f"{trace.source}: has prompt lengths of its own; expected no --prompt")
-    if trace.arrival_seconds is None and read_arrivals(config.arrivals).in_trace:
+def _check_span(trace: Trace, arrivals: Arrivals) -> None:
+    """Refuses arrivals of the trace that are later than a clock or the rounds reach."""
+    if not arrivals.in_trace:
+        return
+    since = trace.arrival_seconds - trace.arrival_seconds[0]
+    rounds = arrivals.kind == "rounds"
+    limit = MAX_ROUND * arrivals.number if rounds else MAX_SECONDS * arrivals.number
+    if since[-1] > limit:
+        row = int(np.argmax(since > limit))
+        reached = f"{MAX_ROUND:,} rounds (2^30)" if rounds else f"{MAX_SECONDS:,} s (2^62 ps)"
+        other = "rounds:SECONDS with longer ones" if rounds else "trace:SPEED for a faster one"
         raise ValueError(
-            f"{trace.source}: has no arrival times; expected --arrivals backlog, or poisson:RATE "
-            "under a clock, or their column in --columns"
+            f"{trace.place(row)}: arrives {since[row]:,.0f} s after the first request; a "
+            f"simulation reaches {reached}; take a part with --window START:END, or "
+            f"--arrivals {other}"
         )
 
 
@@ -169,29 +189,6 @@ def _first(rows: np.ndarray, config: ReplayConfig) -> np.ndarray:
             f"{config.trace}{fit}"
         )
     return rows[: config.limit]
-
-
-def _read(config: ReplayConfig) -> Trace:
-    """The trace as the options say; advice of the readers is put into the words of the command."""
-    zeros = "skip" if config.skip_zero_output else "error"
-    try:
-        if config.columns:
-            columns = {field: name for field, _, name in (x.partition("=") for x in config.columns)}
-            edges = _edges(config) if "predicted" in columns else None
-            return traces.read_table(config.trace, columns, edges=edges, zero_output=zeros)
-        read = traces.read_trace if config.format == "auto" else traces.FORMATS[config.format]
-        return read(config.trace, zero_output=zeros)
-    except ValueError as error:
-        text = str(error).replace("use read_table", "name the columns with --columns")
-        raise ValueError(text.replace("zero_output='skip'", "--skip-zero-output")) from None
-
-
-def _edges(config: ReplayConfig) -> tuple[int, ...]:
-    """Class edges for a column of predicted classes, from the interval "edges:…"."""
-    kind, _, rest = (config.interval or "").partition(":")
-    if kind != "edges":
-        raise ValueError("columns: predicted needs --interval edges:… to say what the classes are")
-    return class_edges([int(edge) for edge in rest.split(",")], config.memory)
 
 
 def _instance(trace: Trace, config: ReplayConfig) -> Instance:
@@ -214,12 +211,12 @@ def _instance(trace: Trace, config: ReplayConfig) -> Instance:
     key = jax.random.key(config.seed or 0)
     try:
         times = unit.get(arrivals.kind, {})
-        instance = trace.instance(
-            config.memory, intervals=source, key=key, prompt=config.prompt, **times
-        )
+        instance = trace.instance(config.memory, intervals=source, key=key, **times)
     except ValueError as error:
         text = str(error).replace(intervals.OPEN_ENDED, "edges:… takes them into its last class")
-        raise ValueError(f"{trace.source}: {text}") from None
+        which = re.match(r"request (\d+): ", text)
+        place = trace.place(int(which[1])) if which else trace.source
+        raise ValueError(f"{place}: {text}") from None
     if arrivals.kind == "poisson":
         drawn = arrivals.source(in_seconds=True)
         key = draws.purpose(key, generate.ARRIVALS)
@@ -274,7 +271,9 @@ def run_policies(
             row = frames.lane_frame(found, policy=policy.name, lane=0)
             yield row.assign(**latency_figures(batch, result)), requests
         else:
-            found = frames.serving_columns(batch, result, config.clock, **config.limits)
+            found = frames.serving_columns(
+                batch, result, config.clock, **config.limits, warm_up=config.warm_up or 0.0
+            )
             row = frames.lane_frame(found, policy=policy.name, lane=0, clock=config.clock)
             yield row, requests
 

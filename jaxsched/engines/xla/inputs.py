@@ -110,7 +110,9 @@ def make_table(
         read, shape = reader(fields, memory=memory), fields["prompt"].shape
         estimate = ask(choices, "estimate", read, params, shape)
         nothing = jnp.zeros(shape, jnp.int32)
-        read = reader(fields, memory=memory, estimate=estimate, evictions=nothing)
+        read = reader(
+            fields, memory=memory, estimate=estimate, evictions=nothing, generated=nothing
+        )
         return ask(choices, "admission_key", read, params, shape)
 
     key = jax.vmap(first_keys)(fields, instance.memory, numbers.params)
@@ -218,9 +220,11 @@ def gather(array: jax.Array, table: LaneTable, row: jax.Array, column: jax.Array
 
 
 def fields_of(inputs: Inputs, index: jax.Array) -> Read:
-    """What is known of a request; what the policy does not read is not fetched."""
+    """What is known of a waiting request; what the policy does not read is not fetched."""
 
     def read(name: str) -> jax.Array:
+        if name == "generated":
+            return jnp.zeros_like(index)  # this worker keeps no tokens
         return inputs.memory if name == "memory" else lookup(inputs, name, index)
 
     return read
