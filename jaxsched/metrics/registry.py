@@ -20,9 +20,11 @@ from numpy.typing import NDArray
 from jaxsched.clocks import TICKS_PER_SECOND, Clock, Energy
 from jaxsched.instance import Instance
 from jaxsched.metrics import samples
+from jaxsched.metrics.chunks import block_gaps
 from jaxsched.metrics.samples import PERCENTILES, Distribution, Floats
 from jaxsched.metrics.timeline import gaps
 from jaxsched.result import Result, Status
+from jaxsched.workers import Worker
 
 STATISTICS = ("mean", *(f"p{q}" for q in PERCENTILES), "max")
 """What is said of a distribution."""
@@ -57,6 +59,7 @@ class Lanes:
     e2el_limit: float | None = None
     pooled: bool = False
     counted: NDArray[np.bool_] | None = None
+    worker: Worker | None = None
 
     def over_requests(self, values: Floats, mask: NDArray[np.bool_]) -> Distribution:
         """Of numbers of requests, of shape [..., n], where the mask says so."""
@@ -136,11 +139,11 @@ class Lanes:
 
     @functools.cached_property
     def joules(self) -> Any:
-        """Energy of lanes that finished; None without coefficients.
+        """Energy of lanes that finished; None without coefficients, and on a worker with blocks.
 
         Every admission is the final run's or was ended by an eviction.
         """
-        if self.energy is None:
+        if self.energy is None or (self.worker is not None and self.worker.blocks):
             return None
         result, done = self.result, self.every.finished
         again = 1 + np.asarray(result.preemptions, np.int64)
@@ -166,9 +169,7 @@ class Lanes:
         if self.result.history is None:
             return None
         found = [
-            gaps(self.instance, self.result, self.clock, lane)
-            if self.whole[lane]
-            else samples.NOTHING
+            self._gaps(lane) if self.whole[lane] else samples.NOTHING
             for lane in np.ndindex(self.whole.shape)
         ]
         if self.pooled:
@@ -178,6 +179,12 @@ class Lanes:
         shape = () if self.pooled else self.whole.shape
         told = zip(*(dataclasses.astuple(one) for one in each), strict=True)
         return Distribution(*(np.stack(column).reshape(shape) for column in told))
+
+    def _gaps(self, lane: tuple[int, ...]) -> samples.Progressions:
+        given = (self.instance, self.result, self.clock)
+        if self.worker is not None and self.worker.blocks:
+            return block_gaps(*given, self.worker, lane)
+        return gaps(*given, lane)
 
     def _sum(self, tokens: Any, mask: NDArray[np.bool_]) -> NDArray[np.int64]:
         """Sum over the requests of the mask, of shape [...]."""
@@ -382,6 +389,7 @@ def serving(
     pooled: bool = False,
     names: Iterable[str] | None = None,
     counted: NDArray[np.bool_] | None = None,
+    worker: Worker | None = None,
 ) -> Serving:
     """Metrics of simulations under a clock, under the names and definitions of vLLM's benchmark.
 
@@ -399,6 +407,7 @@ def serving(
       counted: Mask of the requests that count, of shape [..., n], such as all but those of a
         warm-up; None for all. What is of the worker rather than of requests (ITL, preemptions,
         wasted tokens, KV use, energy) is over all of them.
+      worker: The worker that was simulated, the papers' by default; there is no energy on others.
 
     Raises:
       TypeError: If an argument is traced.
@@ -411,7 +420,9 @@ def serving(
     for name, limit in limits.items():
         if limit is not None and not limit > 0:
             raise ValueError(f"{name} is {limit}; expected more than 0 seconds")
-    lanes = Lanes(instance, result, clock, energy, pooled=pooled, counted=counted, **limits)
+    lanes = Lanes(
+        instance, result, clock, energy, pooled=pooled, counted=counted, worker=worker, **limits
+    )
     chosen = METRICS if names is None else names
     return Serving(**{name: METRICS[name].of(lanes) for name in chosen})
 

@@ -232,7 +232,8 @@ def serving_columns(
     *,
     names: Sequence[str] | None = None,
     warm_up: float = 0.0,
-    **limits: float,
+    worker: Worker | None = None,
+    **limits: Any,
 ) -> dict[str, NDArray[Any]]:
     """The measured columns under a clock of this name, arrays of shape [lanes].
 
@@ -250,6 +251,7 @@ def serving_columns(
         energy=clocks.energy(clock),
         names=names,
         counted=after_warm_up(instance, warm_up),
+        worker=worker,
         **limits,
     )
     values = {
@@ -373,7 +375,9 @@ def sweep_columns(
             for name, one in metrics.METRICS.items()
             if one.swept or one.with_limits or name == "e2el"
         ]
-        more = serving_columns(instance, result, cell["clocks"], names=names, **(limits or {}))
+        more = serving_columns(
+            instance, result, cell["clocks"], names=names, worker=cell["workers"], **(limits or {})
+        )
         finished = more["status"] == Status.FINISHED
         found["mean_latency"] = np.where(finished, more["mean_e2el"], np.nan)
         more = {name: np.where(finished, more.get(name, np.nan), np.nan) for name in columns}

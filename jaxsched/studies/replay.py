@@ -272,8 +272,9 @@ def run_policies(
             yield row.assign(**latency_figures(batch, result)), requests
         else:
             found = frames.serving_columns(
-                batch, result, config.clock, **config.limits, warm_up=config.warm_up or 0.0
-            )
+                batch, result, config.clock, **config.limits, warm_up=config.warm_up or 0.0,
+                worker=worker,
+            )  # fmt: skip
             row = frames.lane_frame(found, policy=policy.name, lane=0, clock=config.clock)
             yield row, requests
 

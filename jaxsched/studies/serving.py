@@ -181,7 +181,9 @@ def _measure(
     return {
         "rate_bound": config.num_requests / busy,
         "drain": frames.drain_seconds(instance, clock),
-        **frames.serving_columns(instance, result, config.clock, **config.limits, warm_up=warm_up),
+        **frames.serving_columns(
+            instance, result, config.clock, **config.limits, warm_up=warm_up, worker=cell["workers"]
+        ),
         "memory": np.asarray(instance.memory, np.int64),
     }
 
