@@ -1,10 +1,16 @@
 """jaxsched: exact, batched simulation of LLM inference scheduling under a KV-cache limit."""
 
 import sys
+from typing import Any
 
 from jaxsched import clocks, metrics, workloads
 from jaxsched._version import __version__
-from jaxsched.bounds import busy_seconds_bound, mean_busy_time_bound, rounds_bound
+from jaxsched.bounds import (
+    busy_seconds_bound,
+    lower_bound,
+    mean_busy_time_bound,
+    rounds_bound,
+)
 from jaxsched.clocks import Clock, Energy
 from jaxsched.engines import reference
 from jaxsched.engines import soft as relaxation
@@ -49,6 +55,7 @@ __all__ = [
     "a_min",
     "a_min_family",
     "a_min_network",
+    "best_schedule",
     "busy_seconds_bound",
     "check_instance",
     "clocks",
@@ -56,9 +63,11 @@ __all__ = [
     "gsa_spec",
     "h_sf",
     "load_policy",
+    "lower_bound",
     "mc_sf",
     "mean_busy_time_bound",
     "metrics",
+    "optimal",
     "policy",
     "read_sweep",
     "reference",
@@ -70,3 +79,12 @@ __all__ = [
     "svf",
     "workloads",
 ]
+
+
+def __getattr__(name: str) -> Any:
+    """What needs numba is imported when it is first asked for."""
+    if name in ("best_schedule", "optimal"):
+        from jaxsched import optimum  # noqa: PLC0415
+
+        return getattr(optimum, name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -65,7 +65,11 @@ def search(
             if left >> i & 1 and table[i, t] < FAR:
                 more = table[i, t] - least[i, t]
                 late = twin[i] >= 0 and left >> twin[i] & 1
-                if bound + more <= limit and not late and _fits(used, memory, prompt[i], output[i], t):
+                if (
+                    bound + more <= limit
+                    and not late
+                    and _fits(used, memory, prompt[i], output[i], t)
+                ):
                     break
             i += 1
         if i < n:
@@ -176,7 +180,11 @@ def _is_new(memo, n, t, left, spent, prompt, output, arrival, start, last):
         if left >> i & 1 or start[i] + output[i] <= t:
             continue
         # Memory: that of the first round of what is left; what ends together grows together.
-        item = ((start[i] + output[i] - t) << 40) | (np.int64(1) << 32) | (prompt[i] + 1 + t - start[i])
+        item = (
+            ((start[i] + output[i] - t) << 40)
+            | (np.int64(1) << 32)
+            | (prompt[i] + 1 + t - start[i])
+        )
         k = count
         while k > 0 and state[k - 1] >> 40 > item >> 40:
             k -= 1

@@ -44,6 +44,11 @@ class Lane:
         """Memory-time of each request."""
         return self.prompt * self.output + self.output * (self.output + 1) // 2
 
+    @property
+    def crowded(self) -> bool:
+        """Whether some requests cannot run side by side for some time, so that a row may bind."""
+        return bool(np.any(_best_row(self)[1]))
+
     def latency(self, starts: int) -> int:
         """The total latency of a schedule with this sum of starts."""
         return int(starts + self.output.sum() - self.arrival.sum())
@@ -77,6 +82,14 @@ class Lane:
         anneal.anneal(*arrays, self.memory, order, known, moves, seed, found)
         return found if found.sum() < start.sum() else start
 
+    def refuse_overflow(self, start: Ints) -> None:
+        """RuntimeError if the schedule does not keep to memory and arrivals: an error of ours."""
+        use = np.zeros(int((start + self.output).max()) + 1, np.int64)
+        for s, o, p in zip(self.prompt, self.output, start, strict=True):
+            use[p : p + o] += np.arange(s + 1, s + o + 1)
+        if use.max() > self.memory or np.any(start < self.arrival):
+            raise RuntimeError("a schedule that was thought to be feasible is not")
+
     def checked(self, start: Ints) -> Ints:
         """Completion times of the schedule, replayed by the reference.
 
@@ -87,7 +100,9 @@ class Lane:
             raise RuntimeError("a request starts before it arrives")
         requests = [
             reference.Request(s, o, o, o, p)
-            for s, o, p in zip(*map(np.ndarray.tolist, (self.prompt, self.output, start)), strict=True)
+            for s, o, p in zip(
+                *map(np.ndarray.tolist, (self.prompt, self.output, start)), strict=True
+            )
         ]
         outcome = reference.simulate(requests, self.memory, h_sf())
         completion = np.asarray(outcome.completion, np.int64)
@@ -122,10 +137,12 @@ class Prices:
         return -(-self.value(lane) // self.unit)
 
 
-def fluid_bound(lane: Lane) -> float:
-    """The mean busy time bound, with arrivals."""
-    nothing = np.zeros(0)
-    return float(_fluid(lane, nothing))
+def fluid_bound(lane: Lane) -> int:
+    """The mean busy time bound, with arrivals, up to the next whole number: latencies are whole.
+
+    What its floats may be wrong is taken off first.
+    """
+    return int(np.ceil(_fluid(lane, np.zeros(0)) * (1 - 1e-9) - 1e-9))
 
 
 def _fluid(lane: Lane, lam: NDArray[np.float64]) -> float:
@@ -144,8 +161,8 @@ def climb(lane: Lane, start: Ints, steps: int) -> Prices:
         lane.prompt, lane.output, lane.arrival, lane.memory, alpha, beta, upper, lam, mu, steps
     )
     unit = _unit(lane, lam, mu, upper)
-    whole = [np.rint(found * unit).astype(np.int64) for found in (lam, mu)]
-    return Prices(*whole, alpha, beta, unit)
+    memory, row = (np.rint(found * unit).astype(np.int64) for found in (lam, mu))
+    return Prices(memory, row, alpha, beta, unit)
 
 
 def _best_row(lane: Lane) -> tuple[Ints, Ints]:
@@ -157,9 +174,7 @@ def _best_row(lane: Lane) -> tuple[Ints, Ints]:
     return max(rows, key=lambda row: int(np.sum(row[1] - row[0])))
 
 
-def _unit(
-    lane: Lane, lam: NDArray[np.float64], mu: NDArray[np.float64], upper: float
-) -> int:
+def _unit(lane: Lane, lam: NDArray[np.float64], mu: NDArray[np.float64], upper: float) -> int:
     """A power of two for which no sum of costs leaves 64 bits."""
     rounds = max(len(lam), int(lane.arrival.max())) + int(lane.output.max())
     fees = float((lam * np.arange(len(lam))).sum() + lam.sum() * lane.memory + mu.sum())
@@ -186,8 +201,8 @@ def lanes_of(instance: Instance) -> Iterator[Lane]:
     memory = np.broadcast_to(np.asarray(instance.memory), lanes).reshape(-1)
     count = n if instance.num_requests is None else instance.num_requests
     for i, real in enumerate(np.broadcast_to(np.asarray(count), lanes).reshape(-1)):
-        fields = (np.ascontiguousarray(field[i, :real]) for field in (prompt, output, arrival))
-        lane = Lane(*fields, int(memory[i]))
+        s, o, a = (np.ascontiguousarray(field[i, :real]) for field in (prompt, output, arrival))
+        lane = Lane(s, o, a, int(memory[i]))
         rounds = int(lane.arrival.max(initial=0) + lane.output.sum())
         if rounds > MOST_ROUNDS:
             raise ValueError(

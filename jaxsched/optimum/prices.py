@@ -1,4 +1,4 @@
-"""Lower bounds from prices of memory: what a request costs that starts in round p, and the best sum.
+"""Lower bounds from prices of memory: what a start in round p costs, and the best sum.
 
 Everybody pays lambda_t for a token in round t, and mu_t for being the one of the unary row of round
 t (see docs/optimum.md for why that bounds the total latency). Prices are 0 from round H on, the
@@ -10,6 +10,10 @@ from __future__ import annotations
 import numpy as np
 
 from jaxsched.optimum.compiled import jit
+
+PATIENCE, SMOOTH, ROW_SCALE = 25, 0.75, 0.5
+"""Steps without progress before they become shorter; weight of the last direction in the next; how
+far prices of the row go beside those of memory. Found by trial."""
 
 
 @jit()
@@ -47,7 +51,10 @@ def costs(first, last, unit, prompt, output, alpha, beta, L, W, U, cost):
     for p in range(first, last + 1):
         e = p + output
         cost[p - first] = (
-            unit * e + (prompt + 1 - p) * (L[e] - L[p]) + (W[e] - W[p]) + (U[p + beta] - U[p + alpha])
+            unit * e
+            + (prompt + 1 - p) * (L[e] - L[p])
+            + (W[e] - W[p])
+            + (U[p + beta] - U[p + alpha])
         )
 
 
@@ -161,7 +168,7 @@ def _pop(heap, count):
 
 @jit()
 def climb(prompt, output, arrival, memory, alpha, beta, upper, lam, mu, steps):
-    """Raises the bound by `steps` Polyak steps with smoothed gradients; prices are left at the best.
+    """Raises the bound by Polyak steps with smoothed gradients; prices are left at the best.
 
     `upper` is the total latency of some schedule: the length of steps is taken from the distance to
     it. Returns the best value found, in floating point: not a proof.
@@ -178,21 +185,18 @@ def climb(prompt, output, arrival, memory, alpha, beta, upper, lam, mu, steps):
     way_lam, way_mu = np.zeros(rounds), np.zeros(rounds)
     # Starts go up to H, requests run beyond.
     use, cover = np.empty(rounds + 1), np.empty(rounds + 1)
-    found, theta, stuck = -np.inf, 1.0, 0
+    found, theta, stuck = -np.inf, 0.5, 0
     for _ in range(steps):
         value = best_starts(
             prompt, output, arrival, memory, alpha, beta, unit, now_lam, now_mu, best, cost, start
         )
+        stuck = 0 if value > found + 1e-4 * (upper - value) else stuck + 1
         if value > found:
-            if value > found + 1e-4 * (upper - value):
-                stuck = 0
             found = value
             lam[:], mu[:] = now_lam, now_mu
-        else:
-            stuck += 1
-            if stuck >= 12:
-                theta, stuck = theta * 0.7, 0
-                now_lam[:], now_mu[:] = lam, mu
+        if stuck == PATIENCE:
+            theta, stuck = theta * 0.8, 0
+            now_lam[:], now_mu[:] = lam, mu
         if upper - found < 1.0 - 1e-7 or theta < 1e-3:
             break
         use[:], cover[:] = 0.0, 0.0
@@ -203,12 +207,12 @@ def climb(prompt, output, arrival, memory, alpha, beta, upper, lam, mu, steps):
                 cover[t] += 1.0
         norm = 0.0
         for t in range(rounds):
-            way_lam[t] = 0.75 * way_lam[t] + 0.25 * (use[t] / memory - 1.0)
+            way_lam[t] = SMOOTH * way_lam[t] + (1 - SMOOTH) * (use[t] / memory - 1.0)
             # A price of 0 that would fall stays; its way does not count.
             if now_lam[t] > 0.0 or way_lam[t] > 0.0:
                 norm += way_lam[t] ** 2
             if rows:
-                way_mu[t] = 0.75 * way_mu[t] + 0.25 * (cover[t] - 1.0)
+                way_mu[t] = SMOOTH * way_mu[t] + (1 - SMOOTH) * ROW_SCALE * (cover[t] - 1.0)
                 if now_mu[t] > 0.0 or way_mu[t] > 0.0:
                     norm += way_mu[t] ** 2
         if norm == 0.0:
@@ -217,5 +221,5 @@ def climb(prompt, output, arrival, memory, alpha, beta, upper, lam, mu, steps):
         for t in range(rounds):
             now_lam[t] = max(0.0, now_lam[t] + step * way_lam[t] / memory)
             if rows:
-                now_mu[t] = max(0.0, now_mu[t] + step * way_mu[t])
+                now_mu[t] = max(0.0, now_mu[t] + step * ROW_SCALE * way_mu[t])
     return found

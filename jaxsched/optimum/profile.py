@@ -1,6 +1,7 @@
 """The memory in use, round by round: where a request fits, and what an order of requests makes.
 
-A request that starts in round p uses prompt + 1 + tau - p tokens in the rounds p ... p + output - 1.
+A request that starts in round p uses prompt + 1 + t - p tokens in each round t of the rounds
+p ... p + output - 1.
 """
 
 from __future__ import annotations
@@ -42,7 +43,7 @@ def drop(used, prompt, output, start):
 
 @jit()
 def place(used, memory, prompt, output, known, order, start):
-    """Starts requests in this order, each at its earliest fit from `known` on; returns sum start."""
+    """Starts requests in this order, each at its earliest fit from `known` on; their sum."""
     total = np.int64(0)
     for i in order:
         start[i] = earliest(used, memory, prompt[i], output[i], known[i])

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -21,7 +21,7 @@ CHUNK = 2**20
 """Nodes between two looks at the time."""
 
 MEMO = 2**20
-"""States that are remembered, at most."""
+"""States that are remembered, at most; a power of two."""
 
 STEPS = 1500
 """Steps of prices before a search."""
@@ -77,7 +77,9 @@ def optimal(
 
     >>> import jaxsched as js
     >>> found = js.optimal(js.Instance(
-    ...     prompt=[2, 1, 3, 1], output=[4, 6, 2, 3], lower=1, upper=9, memory=9))
+    ...     prompt=[2, 1, 3, 1], output=[4, 6, 2, 3], lower=[1] * 4, upper=[9] * 4, memory=9))
+    >>> int(found.total_latency), bool(found.proved)
+    (21, True)
     """
     if not time_limit > 0:
         raise ValueError(f"time_limit is {time_limit}; expected more than 0 seconds")
@@ -101,7 +103,7 @@ def _solve(lane: Lane, time_limit: float, on_progress: Callable[[int, int, int],
     began = time.perf_counter()
     if lane.n == 0:
         nothing = np.zeros(0, np.int64)
-        return Optimum(nothing, *(np.int64(0),) * 3)
+        return _one(nothing, 0, 0, 0)
     start = lane.first_schedule()
     for seed in range(4):
         start = lane.improved(start, 2_000 * lane.n, seed)
@@ -117,7 +119,12 @@ def _solve(lane: Lane, time_limit: float, on_progress: Callable[[int, int, int],
                 break
         start, total, nodes = search.start, search.total, search.nodes
         lower = total if search.done else lower
-    return Optimum(lane.checked(start), *map(np.int64, (total, lower, nodes)))
+    return _one(lane.checked(start), total, lower, nodes)
+
+
+def _one(completion: Ints, *numbers: int) -> Optimum:
+    total, lower, nodes = (np.asarray(number, np.int64) for number in numbers)
+    return Optimum(completion, total, lower, nodes)
 
 
 class Search:
@@ -143,7 +150,7 @@ class Search:
         self._use = [np.zeros(rounds + int(lane.output.max()) + 1, np.int64) for _ in range(2)]
         self._start = np.zeros(lane.n, np.int64)
         self._frames = np.zeros((rounds + lane.n + 1, 3), np.int64)
-        self._memo = np.zeros((MEMO if lane.n > 9 else 2**12, branch.WORDS), np.int64)
+        self._memo = np.zeros((min(4**lane.n, MEMO), branch.WORDS), np.int64)
         self._twin = _twins(*self._fields[:3])
 
     @property
