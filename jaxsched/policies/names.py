@@ -11,7 +11,7 @@ from jaxsched import toml
 from jaxsched.policies import files, own
 from jaxsched.policies.family import FIELDS, FamilyParams, a_min_family
 from jaxsched.policies.interface import Policy
-from jaxsched.policies.paper import ESTIMATES, a_max, a_min, fcfs, h_sf, mc_sf, svf
+from jaxsched.policies.paper import ESTIMATES, a_max, a_min, best, fcfs, h_sf, mc_sf, svf
 from jaxsched.policies.published import gsa_spec, sorted_f
 
 SHIPPED: dict[str, Callable[[], Policy]] = {
@@ -34,6 +34,9 @@ NUMBERED: dict[str, Callable[[float], Policy]] = {
 }
 """The same with a number after an equals sign."""
 
+PLANNED: dict[str, Callable[[], Policy]] = {"best:hindsight": best}
+"""Name -> a schedule made in hindsight, which only `jaxsched.simulate` knows how to run."""
+
 FAMILY = "a_min_family"
 
 
@@ -54,6 +57,8 @@ def policy(text: str) -> Policy:
         kind, _, rest = text.partition(":")
         if text in SHIPPED:
             return SHIPPED[text]()
+        if text in PLANNED:
+            return PLANNED[text]()
         if kind == "tuned":
             return files.load_policy(rest)
         if own.is_own(text):
@@ -70,7 +75,7 @@ def policy(text: str) -> Policy:
 def usage() -> list[str]:
     """Every text that names a policy, as help and errors list them."""
     numbered = (f"{plain}=NUMBER" for plain in NUMBERED)
-    return [*SHIPPED, *numbered, f"{FAMILY}:FIELD=NUMBER,…", "tuned:NAME", "tuned:FILE", own.USAGE]
+    return [*SHIPPED, *PLANNED, *numbered, f"{FAMILY}:FIELD=NUMBER,…", "tuned:NAME", "tuned:FILE", own.USAGE]
 
 
 def policy_files(text: str) -> dict[Path, str]:

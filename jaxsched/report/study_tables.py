@@ -22,7 +22,8 @@ Printed = tuple[str | Table, ...]
 
 BACKLOG_NOTE = """\
 means over the finished instances, ± half a 95 % confidence interval (paired for / h_sf)
-latency in rounds; bound: proved lower bound; KV, peak: mean and peak use of M"""
+latency in rounds; KV, peak: mean and peak use of M; best: best schedule found in hindsight; bound:
+proved lower bound: / best and / bound say how far above the optimum a policy is, at least and at most"""
 
 SERVED_NOTE = """\
 TTFT and end to end count from arrival; a token that is generated again is not seen again; KV, peak:
@@ -52,7 +53,7 @@ def backlog(frame: pd.DataFrame) -> Printed:
     alike = summary["policy"].isin(fixed)
     sections = [("any prediction", summary[alike].drop_duplicates("policy")), *_by(summary[~alike])]
     made = table(
-        ("latency", "/ h_sf", "/ bound", "evicted", "wasted", "KV", "peak"),
+        ("latency", "/ h_sf", *_gap(chosen), "evicted", "wasted", "KV", "peak"),
         ((title, (_backlog_row(row, memory) for _, row in rows.iterrows()))
          for title, rows in sections),
     )  # fmt: skip
@@ -66,13 +67,22 @@ def _by(summary: pd.DataFrame) -> Iterator[tuple[str, pd.DataFrame]]:
         yield label, summary[summary["prediction"] == prediction]
 
 
+_GAP = {"/ best": "ratio_to_best", "/ bound": "ratio_to_bound"}
+"""Ratios that the optimum lies between."""
+
+
+def _gap(frame: pd.DataFrame | pd.Series) -> list[str]:
+    """Those that there are, as tables head them."""
+    return [heading for heading, column in _GAP.items() if column in frame]
+
+
 def _backlog_row(row: pd.Series, memory: int) -> tuple[str, ...]:
     half = shown(row["ratio_to_h_sf_ci"], ".3f").lstrip("0")
     return (
         name_of(row),
         f"{shown(row['mean_latency'], rounds)} ±{shown(row['mean_latency_ci'], rounds):>4}",
         f"{shown(row['ratio_to_h_sf'], '.3f')} ±{half}",
-        shown(row["ratio_to_bound"], ".3f"),
+        *(shown(row[_GAP[heading]], ".3f") for heading in _gap(row)),
         *(count(row["evictions"]), count(row["wasted_tokens"])),
         *(percent(row["mean_memory"] / memory), percent(row["peak_memory"] / memory)),
     )
@@ -84,6 +94,8 @@ def replay(frame: pd.DataFrame) -> Printed:
     title = f"{int(first['n']):,} requests, M = {int(first['memory']):,} tokens"
     if "clock" not in frame:
         note = "latency in rounds; bound: proved lower bound on the mean latency"
+        if "ratio_to_best" in frame:
+            note += "; best: best schedule in hindsight\nthe optimum lies between the two"
         return bold(title), _in_rounds(frame), note
     rate = first["offered_rate"]
     offered = "" if math.isnan(rate) else f", {rate:.3g} req/s arrive"
@@ -99,7 +111,7 @@ def _in_rounds(frame: pd.DataFrame) -> Table:
     columns: dict[str, tuple[pd.Series, Any]] = {
         "mean latency": (frame["mean_latency"], rounds),
         "  / h_sf": (frame["ratio_to_h_sf"], ".3f"),
-        "  / bound": (frame["ratio_to_bound"], ".3f"),
+        **{f"  {heading}": (frame[_GAP[heading]], ".3f") for heading in _gap(frame)},
         **{f"  P{q}": (frame[f"latency_p{q}"], rounds) for q in (50, 90, 99)},
         "total latency": (frame["total_latency"], count),
         "rounds": (frame["rounds"], count),

@@ -241,7 +241,7 @@ def run(
         }
         requests = frames.request_frame(batch, result, **about)
         if config.clock is None:
-            found = frames.result_columns(batch, result, frames.bound_of(batch))
+            found = frames.result_columns(batch, result, frames.strong_bound_of(batch))
             row = frames.lane_frame(found, policy=policy.name, lane=0)
             yield row.assign(**latency_figures(requests["latency"])), requests
         else:
