@@ -21,8 +21,9 @@ MOST_ROUNDS = 2**27
 WIDEST = 2.0**60
 """Integers that stand for costs stay below."""
 
-WEIGHTS = (0.0, 0.25, 1.0)
-"""Orders that a search starts from besides smallest volume first: output + weight · prompt."""
+WEIGHTS = (1.0, 0.7, 0.5, 0.35)
+"""Orders that a search starts from: by prompt · output + weight · output² / 2, a volume where the
+weight is 1. Less than that is better for the largest backlogs, by about a per cent."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -68,7 +69,8 @@ class Lane:
 
     def first_schedule(self) -> Ints:
         """The starts of the best of a few orders."""
-        keys = [self.volume, *(self.output + weight * self.prompt for weight in WEIGHTS)]
+        s, o = self.prompt.astype(np.float64), self.output
+        keys = [s * o + weight * o * o / 2 for weight in WEIGHTS] + [s * 0 + o]
         found = [self.in_order(np.lexsort((self.volume, key))) for key in keys]
         if self.arrival.any():
             found += [self.in_order(np.lexsort((key, self.arrival))) for key in keys[:2]]
