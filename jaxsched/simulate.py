@@ -153,7 +153,7 @@ def _check_instance(instance: Instance, policy: Policy, clock: Clock | None) -> 
 
 def _check_planned(policy: Policy, traced: bool, clock: Any, max_batch: Any) -> None:
     """Refuses what no schedule is made for."""
-    for wrong, what in ((traced, "jit or vmap"), (clock, "a clock"), (max_batch, "max_batch")):
+    for wrong, what in ((traced, "jit or vmap"), (clock, "clock"), (max_batch, "max_batch")):
         if wrong is not None and wrong is not False:
             raise ValueError(f"policy {policy.name!r} plans whole rounds; expected no {what}")
 
