@@ -4,9 +4,12 @@ Usage:
 
     python -m experiments.optimum OUT [DRAWS] [SECONDS]
 
-For each of `proofs`, `bounds` and `published` a table is printed and written to OUT, of DRAWS draws
-(20 by default; of the searches as many for each n, each with a limit of SECONDS, 60). Times are CPU
-seconds of one thread. What was drawn and proved stands in OUT/optima.csv.
+Two tables are printed and written to OUT, of DRAWS draws (20 by default) each: `published`, the
+published size, the optimum bounded from both sides; and `proofs`, as many draws for each
+n, each searched for at most SECONDS (60). Times are CPU seconds. OUT/proofs.csv has what was drawn
+and proved; tests/optima.csv is made of such rows:
+
+    python -m experiments.optimum OUT 6 5 && python -m experiments.optimum --keep OUT
 """
 
 from __future__ import annotations
@@ -57,7 +60,7 @@ DRAWS: dict[str, Callable[..., js.Instance]] = {"backlog": backlog, "poisson": s
 
 
 def skipping(instance: js.Instance) -> int:
-    """Total latency of MC-SF in another reading: who does not fit is passed over, not waited for."""
+    """Total latency of MC-SF in another reading: who does not fit is passed over."""
     s, o, a = (np.asarray(x) for x in (instance.prompt, instance.output, instance.arrival))
     order, memory = np.argsort(o, kind="stable"), int(instance.memory)
     use = np.zeros(int(a.max() + o.sum()) + int(o.max()) + 2, int)
@@ -152,5 +155,16 @@ def main(folder: str, draws: str = "20", seconds: str = "60") -> None:
         print(made.T.round(4).to_string())
 
 
+def keep(folder: str) -> None:
+    """Writes the draws of at most 15 requests that were proved to tests/optima.csv."""
+    rows = pd.read_csv(Path(folder) / "proofs.csv")
+    columns = ["draw", "memory", "prompt", "output", "arrival", "total", "mc_sf"]
+    path = Path(__file__).parent.parent / "tests" / "optima.csv"
+    rows[rows["proved"] & (rows["n"] <= 15)][columns].to_csv(path, index=False)
+
+
 if __name__ == "__main__":
-    main(*sys.argv[1:]) if 2 <= len(sys.argv) <= 4 else sys.exit(__doc__)
+    if len(sys.argv) == 3 and sys.argv[1] == "--keep":
+        keep(sys.argv[2])
+    else:
+        main(*sys.argv[1:]) if 2 <= len(sys.argv) <= 4 else sys.exit(__doc__)

@@ -17,6 +17,10 @@ from jaxsched.clocks import Clock
 from jaxsched.instance import Instance, check_instance
 
 
+MOST_ROUNDS = 2**27
+"""Rounds of a schedule that `lower_bound` looks at one by one, at most."""
+
+
 def volume(prompt: ArrayLike, output: ArrayLike) -> NDArray[np.int64]:
     """Memory-time of one request, s o + o (o + 1) / 2, in token-rounds; shapes broadcast."""
     s, o = np.asarray(prompt, np.int64), np.asarray(output, np.int64)
@@ -90,7 +94,8 @@ def lower_bound(instance: Instance) -> NDArray[np.int64]:
       Of shape [...], in request-rounds: no schedule has a smaller total latency.
 
     Raises:
-      TypeError, ValueError: As `check_instance`; and for arrivals in seconds.
+      TypeError, ValueError: As `check_instance`; for arrivals in seconds, and for a lane whose
+        last arrival and outputs together are beyond round `MOST_ROUNDS`.
       ImportError: If numba cannot be imported.
     """
     from jaxsched.optimum import bounds_of  # noqa: PLC0415 - numba is optional and slow to import

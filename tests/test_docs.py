@@ -36,8 +36,11 @@ TRACE = "arrived_at,num_prefill_tokens,num_decode_tokens\n" + "".join(
     f"{0.25 * i},{10 + 7 * i % 50},{1 + 13 * i % 90}\n" for i in range(60)
 )
 
-FEW = {"run": ["--lanes", "2"], "tune": ["--steps", "1"],
-       "worst-case": ["--generations", "1", "--lanes", "32", "--requests", "64"]}
+FEW = {
+    "run": ["--lanes", "2"],
+    "tune": ["--steps", "1"],
+    "worst-case": ["--generations", "1", "--lanes", "32", "--requests", "64"],
+}
 """Command -> options that make it short."""
 
 

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import numpy as np
+import pandas as pd
 import pytest
 
 import jaxsched as js
@@ -139,3 +142,21 @@ def test_bad_arguments_are_named() -> None:
     long = js.Instance(prompt=[1], output=[1], lower=[1], upper=[1], memory=9, arrival=[2**29])
     with pytest.raises(ValueError, match="lane 0: may take .* rounds"):
         js.lower_bound(long)
+
+
+def test_proved_optima_that_are_kept() -> None:
+    """Rows of `python -m experiments.optimum`, proved once: bounds and schedules enclose them."""
+    enclosed = []
+    for row in pd.read_csv(Path(__file__).parent / "optima.csv").itertuples():
+        columns = ([int(x) for x in text.split()] for text in (row.prompt, row.output, row.arrival))
+        requests = list(zip(*columns, strict=True))
+        given = instance(requests, row.memory)
+        low, high = int(js.lower_bound(given)), int(js.best_schedule(given, 20_000).total_latency)
+        assert low <= row.total <= high
+        assert js.simulate(given, js.h_sf()).total_latency == row.mc_sf >= row.total
+        enclosed.append((low / row.total, high / row.total, row.mc_sf / row.total))
+        if row.draw == "poisson" and len(requests) == 12:
+            assert js.optimal(given).total_latency == row.total
+    low, high, mc_sf = np.mean(enclosed, axis=0)
+    assert len(enclosed) == 20
+    assert low > 0.85 and high < 1.02 < mc_sf

@@ -202,7 +202,13 @@ def _positive(text: str) -> int:
 def _known_policies() -> list[str]:
     """Every text that names a policy, with the first line of what makes the policy."""
     own_head = own.USAGE.partition(":")[0]
-    makers = {**names.SHIPPED, **names.PLANNED, names.FAMILY: js.a_min_family, "tuned": files, own_head: own}
+    makers = {
+        **names.SHIPPED,
+        **names.PLANNED,
+        names.FAMILY: js.a_min_family,
+        "tuned": files,
+        own_head: own,
+    }
     groups: dict[str, list[str]] = {}
     for text in names.usage():
         groups.setdefault(text.partition(":")[0], []).append(text)

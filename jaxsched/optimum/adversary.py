@@ -147,8 +147,8 @@ def _stretch(rng: np.random.Generator, n: int) -> slice:
 
 def _set(game: Game, rng: np.random.Generator, child: Lengths) -> None:
     """Gives a stretch one length: an end of the interval, or any."""
-    anything = rng.integers(game.lower, game.upper + 1)
-    child[_stretch(rng, len(child))] = rng.choice((game.lower, game.upper, anything))
+    lengths = (game.lower, game.upper, int(rng.integers(game.lower, game.upper + 1)))
+    child[_stretch(rng, len(child))] = lengths[rng.integers(3)]
 
 
 def _nudge(game: Game, rng: np.random.Generator, child: Lengths) -> None:

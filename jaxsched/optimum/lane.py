@@ -8,15 +8,13 @@ from collections.abc import Iterator
 import numpy as np
 from numpy.typing import NDArray
 
+from jaxsched.bounds import MOST_ROUNDS
 from jaxsched.engines import reference
 from jaxsched.instance import Instance, check_instance, in_seconds
 from jaxsched.optimum import anneal, prices, profile
 from jaxsched.policies import h_sf
 
 Ints = NDArray[np.int64]
-
-MOST_ROUNDS = 2**27
-"""Rounds of a schedule that are looked at one by one, at most."""
 
 WIDEST = 2.0**60
 """Integers that stand for costs stay below."""

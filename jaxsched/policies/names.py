@@ -75,7 +75,15 @@ def policy(text: str) -> Policy:
 def usage() -> list[str]:
     """Every text that names a policy, as help and errors list them."""
     numbered = (f"{plain}=NUMBER" for plain in NUMBERED)
-    return [*SHIPPED, *PLANNED, *numbered, f"{FAMILY}:FIELD=NUMBER,…", "tuned:NAME", "tuned:FILE", own.USAGE]
+    return [
+        *SHIPPED,
+        *PLANNED,
+        *numbered,
+        f"{FAMILY}:FIELD=NUMBER,…",
+        "tuned:NAME",
+        "tuned:FILE",
+        own.USAGE,
+    ]
 
 
 def policy_files(text: str) -> dict[Path, str]:

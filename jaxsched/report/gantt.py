@@ -27,15 +27,14 @@ def schedules(requests: Sequence[Request], memory: int, outcomes: dict[str, Outc
         runs = [(i, run) for i, own in enumerate(outcome.runs) for run in own]
         for color, what, kept in (("#D55E00", "evicted", False), ("#000000", "completed", True)):
             chosen = [(i, run) for i, run in runs if (run.how == COMPLETED) == kept]
-            rows, starts, ends = (
-                [i for i, _ in chosen], [r.admitted for _, r in chosen], [r.ended for _, r in chosen]
-            )  # fmt: skip
+            rows = [i for i, _ in chosen]
+            starts, ends = [run.admitted for _, run in chosen], [run.ended for _, run in chosen]
             width = min(2.0, 200 / len(requests))
             above.hlines(rows, starts, ends, color=color, lw=width, label=what)
         use = np.zeros(max(run.ended for _, run in runs) + 1)
         for i, run in runs:
-            use[run.admitted : run.ended] += requests[i].prompt + 1 + np.arange(
-                run.ended - run.admitted
+            use[run.admitted : run.ended] += (
+                requests[i].prompt + 1 + np.arange(run.ended - run.admitted)
             )
         below.plot(use / memory, color=looks.FAINT, lw=0.8, drawstyle="steps-post")
         plots.subtitle(above, f"{name}: mean {outcome.total_latency / len(requests):,.0f} rounds")

@@ -22,8 +22,8 @@ Printed = tuple[str | Table, ...]
 
 BACKLOG_NOTE = """\
 means over the finished instances, ± half a 95 % confidence interval (paired for / h_sf)
-latency in rounds; KV, peak: mean and peak use of M; best: best schedule found in hindsight; bound:
-proved lower bound: / best and / bound say how far above the optimum a policy is, at least and at most"""
+latency in rounds; KV, peak: mean and peak use of M; best: best schedule found in hindsight, bound:
+proved lower bound; a policy is above the optimum by / best - 1 at least, by / bound - 1 at most"""
 
 SERVED_NOTE = """\
 TTFT and end to end count from arrival; a token that is generated again is not seen again; KV, peak:

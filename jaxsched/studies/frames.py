@@ -29,7 +29,7 @@ from pandas.core.groupby import DataFrameGroupBy
 from scipy import stats
 
 from jaxsched import clocks, metrics
-from jaxsched.bounds import lower_bound, mean_busy_time_bound
+from jaxsched.bounds import MOST_ROUNDS, lower_bound, mean_busy_time_bound
 from jaxsched.clocks import TICKS_PER_SECOND, Clock
 from jaxsched.instance import Instance
 from jaxsched.metrics import samples
@@ -75,8 +75,12 @@ def bound_of(instance: Instance) -> NDArray[np.float64]:
 def strong_bound_of(instance: Instance) -> NDArray[np.float64]:
     """The strongest bound, with arrivals in rounds too: up to half a second a lane.
 
-    That of `bound_of` where numba is missing.
+    That of `bound_of` where numba is missing, or where there are too many rounds.
     """
+    arrival = 0 if instance.arrival is None else np.asarray(instance.arrival, np.int64)
+    last = np.max(arrival + np.asarray(instance.output).sum(axis=-1, keepdims=True, dtype=np.int64))
+    if last > MOST_ROUNDS:
+        return bound_of(instance)
     try:
         return np.asarray(lower_bound(instance), np.float64)
     except ImportError:
