@@ -23,9 +23,9 @@ from matplotlib.figure import Figure
 from rich.progress import track
 
 import jaxsched as js
-from jaxsched.optimum.adversary import Game, evolve
 from jaxsched.report import looks, plots
 from jaxsched.report.terminal import markdown
+from jaxsched.studies.adversary import Game, evolve
 
 POLICIES = ("a_max", "a_min:on_eviction", "a_min:every_round")
 ALPHAS = (0.03, 0.05, 0.1, 0.2, 0.35, 0.5, 0.75)
@@ -54,8 +54,8 @@ def worst_cases() -> Iterator[dict[str, object]]:
         evolved = np.nan
         if memory == EVOLVED:
             evolved = list(evolve(games[1], LANES, GENERATIONS))[-1].ratio
-        yield {"policy": policy, "M": memory, "alpha": lower / upper, "by hand": by_hand,
-               "evolved": evolved}  # fmt: skip
+        yield {"policy": policy, "M": memory, "asked": alpha, "alpha": lower / upper,
+               "by hand": by_hand, "evolved": evolved}  # fmt: skip
 
 
 def families() -> Iterator[dict[str, object]]:
@@ -112,6 +112,8 @@ def curves(frame: pd.DataFrame) -> Figure:
             axes.set_yscale("log")
             plots.plain_log_axis(axes)
         axes.set_xscale("log")
+        axes.set_xticks([0.03, 0.1, 0.3, 1], ["0.03", "0.1", "0.3", "1"])
+        axes.minorticks_off()
         axes.set_ylim(bottom=1 if policy == "a_max" else 0)
         plots.subtitle(axes, looks.look_of(policy).label)
     plots.name_axes(figure, "α = l / u", "total latency / H-SF, worst found")
@@ -141,8 +143,8 @@ def main(folder: str) -> None:
     worst, drawn = pd.DataFrame(worst_cases()), pd.DataFrame(families())
     worst.to_csv(out / "worst_cases.csv", index=False)
     drawn.to_csv(out / "families.csv", index=False)
-    wide = worst.pivot_table("by hand", ["policy", "M"], "alpha").reset_index()
-    for table in (wide, worst[worst["M"] == EVOLVED].drop(columns="M"), fits(worst)):
+    wide = worst.pivot_table("by hand", ["policy", "M"], "asked").reset_index()
+    for table in (wide, worst[worst["M"] == EVOLVED].drop(columns=["M", "asked"]), fits(worst)):
         print(markdown(table.astype({"policy": str})), end="\n\n")
     most = drawn.groupby(["family", "policy", "M"], sort=False)["ratio"].agg(["min", "max"])
     most = most.reset_index().assign(published=lambda f: f["family"].map(PUBLISHED))

@@ -16,7 +16,6 @@ from numpy.typing import ArrayLike, NDArray
 from jaxsched.clocks import Clock
 from jaxsched.instance import Instance, check_instance
 
-
 MOST_ROUNDS = 2**27
 """Rounds of a schedule that `lower_bound` looks at one by one, at most."""
 

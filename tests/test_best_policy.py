@@ -11,8 +11,8 @@ import pytest
 
 import jaxsched as js
 from jaxsched import cli
-from jaxsched.optimum import adversary
 from jaxsched.report import study_tables
+from jaxsched.studies import adversary
 from jaxsched.studies.backlog import BacklogConfig
 from jaxsched.studies.config import LengthsConfig
 from tests.test_optimum import draw, instance, replayed

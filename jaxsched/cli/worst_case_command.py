@@ -10,10 +10,9 @@ from rich.console import Console
 
 import jaxsched as js
 from jaxsched.engines import reference
-from jaxsched.optimum import adversary
 from jaxsched.report import gantt, plots
 from jaxsched.report.terminal import bold, console, progress_bar, say, table
-from jaxsched.studies import store
+from jaxsched.studies import adversary, store
 
 
 def run(args: argparse.Namespace) -> None:
