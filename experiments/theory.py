@@ -24,7 +24,7 @@ from rich.progress import track
 
 import jaxsched as js
 from jaxsched.report import looks, plots
-from jaxsched.report.terminal import markdown
+from jaxsched.report.tables import markdown
 from jaxsched.studies.adversary import Game, evolve
 
 POLICIES = ("a_max", "a_min:on_eviction", "a_min:every_round")

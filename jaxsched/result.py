@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
-from jaxsched.arrays import Pytree, whole
+from jaxsched.arrays import Pytree, unpaired
 from jaxsched.clocks.formula import TICKS_PER_SECOND
 
 
@@ -72,12 +72,12 @@ class Result(Pytree):
           ValueError: Under a clock, where arrivals are no rounds.
         """
         self._expect_clock(False, "total_latency")
-        return whole(self.totals)[..., 0][()]
+        return unpaired(self.totals)[..., 0][()]
 
     @property
     def wasted_tokens(self) -> Any:
         """Tokens lost to evictions, of shape [...]."""
-        return whole(self.totals)[..., 1][()]
+        return unpaired(self.totals)[..., 1][()]
 
     @property
     def memory_time(self) -> Any:
@@ -85,7 +85,7 @@ class Result(Pytree):
 
         Complete, evicted and cut-off runs all count.
         """
-        return whole(self.totals)[..., 2][()]
+        return unpaired(self.totals)[..., 2][()]
 
     @property
     def mean_latency(self) -> Any:
@@ -113,7 +113,7 @@ class Result(Pytree):
           ValueError: Without a clock.
         """
         self._expect_clock(True, "ticks")
-        return whole(self.times)
+        return unpaired(self.times)
 
     @property
     def admission_seconds(self) -> Any:

@@ -58,9 +58,11 @@ def test_tables_have_both_sides(tmp_path: Path) -> None:
     assert (best["ratio_to_best"] == 1).all() and (best["ratio_to_bound"] >= 1).all()
     assert (table["ratio_to_best"] <= table["ratio_to_bound"]).all()
     assert (table[table["policy"] == "a_max"]["ratio_to_best"] > 1).all()
-    headings = [column.header for column in study_tables.backlog(table)[1].columns]
+    answer = study_tables.backlog_job(table)
+    headings = answer.tables[0].headings
     place = headings.index("/ best")
-    assert headings[place - 1 : place + 2] == ["/ h_sf", "/ best", "/ bound"]
+    assert headings[place - 1 : place + 2] == ("/ h_sf", "/ best", "/ bound")
+    assert any("above the optimum" in note for note in answer.notes)
 
 
 def test_evolution_finds_worse_than_by_hand() -> None:

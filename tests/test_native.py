@@ -112,9 +112,9 @@ def test_a_backlog_may_arrive_late(kind):
 def test_threads_and_callers_do_not_disturb_each_other(monkeypatch):
     batch = large(n=300, lanes=40)
     with monkeypatch.context() as alone_only:
-        alone_only.setattr(native, "_cores", lambda: 1)
+        alone_only.setattr(native, "cores", lambda: 1)
         alone = run("a_min:on_eviction", **batch)
-    monkeypatch.setattr(native, "_cores", lambda: 4)
+    monkeypatch.setattr(native, "cores", lambda: 4)
     with ThreadPoolExecutor(4) as pool:
         calls = [pool.submit(run, "a_min:on_eviction", **batch) for _ in range(8)]
     assert all(same(alone, call.result()) for call in calls)

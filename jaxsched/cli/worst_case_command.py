@@ -11,7 +11,8 @@ from rich.console import Console
 import jaxsched as js
 from jaxsched.engines import reference
 from jaxsched.report import gantt, plots
-from jaxsched.report.terminal import bold, console, progress_bar, say, table
+from jaxsched.report.tables import Answer, table
+from jaxsched.report.terminal import console, progress_bar, say, show
 from jaxsched.studies import adversary, store
 
 
@@ -40,7 +41,7 @@ def run(args: argparse.Namespace) -> None:
         ("its total latency / optimum", f"{least:.3f} to {most:.3f}"),
         ("its evictions", f"{evictions:,}"),
     )
-    out.print(bold(title), table(["total latency"], [("", rows)]), sep="\n")
+    show(out, Answer(title, (table(["total latency"], [("", rows)]),), (), pd.DataFrame(rows)))
     _write(game, last.output, args.out, out)
 
 
