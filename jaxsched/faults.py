@@ -19,7 +19,7 @@ _LONGEST = 200
 """Characters of what another library says."""
 
 
-def sentence(error: BaseException) -> str:
+def in_one_line(error: BaseException) -> str:
     """What went wrong in one line: file and reason, without numbers of errors or type names."""
     if isinstance(error, UnicodeDecodeError):
         return f"not UTF-8 text (byte {error.start:,})"
@@ -60,7 +60,7 @@ def reading(path: str | os.PathLike[str], what: str, advice: str = "") -> Iterat
             raise
         if (code := _code(error)) is not None:
             raise OSError(code, os.strerror(code), os.fspath(path)) from None
-        why = brief(sentence(error))
+        why = brief(in_one_line(error))
         more = f"; {advice}" if advice else ""
         raise ValueError(f"{os.fspath(path)}: damaged, or not {what} ({why}){more}") from None
 

@@ -148,7 +148,7 @@ def test_words_of_other_libraries_become_a_sentence(tmp_path: Path) -> None:
     path = tmp_path / "checkpoint"
     with pytest.raises(OSError, match="No space left") as caught, faults.writing(path):
         raise ValueError('RESOURCE_EXHAUSTED: {"driver":"zarr"} No space left on device [spec]')
-    assert faults.sentence(caught.value) == f"{path}: No space left on device"
+    assert faults.in_one_line(caught.value) == f"{path}: No space left on device"
     long = pytest.raises(ValueError, match=r"damaged, or not a table \(x{199}…\); delete it$")
     with long, faults.reading(path, "a table", "delete it"):
         raise RuntimeError("x" * 999)
@@ -160,7 +160,7 @@ def test_words_of_other_libraries_become_a_sentence(tmp_path: Path) -> None:
     missing = tmp_path / "missing"
     with pytest.raises(FileNotFoundError) as absent, faults.reading(missing, "a table"):
         missing.read_text()
-    assert faults.sentence(absent.value) == f"{missing}: No such file or directory"
+    assert faults.in_one_line(absent.value) == f"{missing}: No such file or directory"
 
 
 def test_ctrl_c_while_it_imports(tmp_path: Path) -> None:

@@ -130,3 +130,12 @@ def test_a_longer_tail_is_said() -> None:
     table = frame(fcfs=[10.0], a_max=[5.0]).assign(p99=[20.0, 70.0])
     told = advice.recommended(table, "mean", "mean latency", formats.said_rounds, "p99")
     assert told.endswith("Its P99 is 70.0 rounds (fcfs 20.0 rounds): longer than that of fcfs.")
+
+
+def test_who_keeps_the_service_level() -> None:
+    table = frame(h_sf=[1.0], fcfs=[10.0], a_max=[5.0])
+    assert advice.service_level(table) == ""
+    told = advice.service_level(table.assign(goodput=[3.0, 1.0, 2.0]))
+    assert told == "2.000 requests/s keep the service level under a_max; under fcfs 1."
+    told = advice.service_level(table.assign(goodput=1.0, attainment=[100.0, 99.5, 70.0]))
+    assert told == "99.5 % of the requests keep the service level under fcfs."

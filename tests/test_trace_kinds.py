@@ -141,7 +141,7 @@ def test_arrays_and_nested_columns(tmp_path: Path) -> None:
         ("arrived_at,num_prefill_tokens,num_decode_tokens\n1,2," + "9" * 5000, r"5,002 char"),
     ],
 )
-def test_what_is_not_read_is_named_shortly(tmp_path: Path, content: Any, text: str) -> None:
+def test_what_is_not_read_is_named(tmp_path: Path, content: Any, text: str) -> None:
     path = write(tmp_path, content)
     with pytest.raises(ValueError, match=text) as caught:
         read_table(path, dict(output="output_length")) if "digits" in text else read_trace(path)

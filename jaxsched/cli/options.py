@@ -13,6 +13,7 @@ import textwrap
 from argparse import ArgumentParser
 from collections.abc import Iterable
 from pathlib import Path
+from typing import Any
 
 import jaxsched as js
 from jaxsched import clocks
@@ -186,7 +187,7 @@ def _trace_options(parser: ArgumentParser, file: bool = False) -> None:
     """Adds the options of the trace section; with `file` the option --trace too."""
     if file:
         parser.add_argument("--trace", metavar="FILE", help="take the requests of this trace")
-    kinds = {"prompt": int, "limit": int, "warm_up": float, "columns": _pairs}
+    kinds: dict[str, Any] = {"prompt": int, "limit": int, "warm_up": float, "columns": _pairs}
     for name, (metavar, text) in trace.TRACE_OPTIONS.items():
         option = trace.option_of(name)
         if metavar is None:

@@ -66,7 +66,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             return 130
         if isinstance(error, RuntimeError):
             raise
-        print(f"jaxsched: {faults.sentence(error)}", file=sys.stderr)
+        print(f"jaxsched: {faults.in_one_line(error)}", file=sys.stderr)
         return 1
 
 

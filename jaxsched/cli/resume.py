@@ -10,7 +10,7 @@ from typing import Any
 
 from rich.console import Console
 
-from jaxsched.faults import GO_ON, interrupted, sentence
+from jaxsched.faults import GO_ON, in_one_line, interrupted
 from jaxsched.report.terminal import say
 from jaxsched.studies.trace import TRACE_OPTIONS
 from jaxsched.workloads import Trace
@@ -46,7 +46,7 @@ def kept_in(
     try:
         yield
     except OSError as error:
-        text = sentence(error)
+        text = in_one_line(error)
         where = "" if str(folder) in text else f"{folder}: "
         raise OSError(f"{where}{text}; {what.rpartition(', ')[2]} {kept}") from None
     except (KeyboardInterrupt, RuntimeError, ValueError) as error:

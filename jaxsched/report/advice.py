@@ -72,6 +72,27 @@ def recommended(
     return " ".join(lines)
 
 
+_LEVELS = {
+    "attainment": "{:.1f} % of the requests keep the service level",
+    "goodput": "{:.3f} requests/s keep the service level",
+}
+"""Columns of a service level, the first that is there being told, and how."""
+
+
+def service_level(frame: pd.DataFrame) -> str:
+    """Under which policy most requests keep the service level; empty if none was given."""
+    table = frame[~frame["policy"].map(looks_ahead)]
+    known = (name for name in _LEVELS if name in frame and table[name].notna().any())
+    if (column := next(known, None)) is None:
+        return ""
+    means = table.groupby("policy", sort=False, observed=True)[column].mean()
+    best = means.idxmax()
+    most = means.index[means == means[best]]
+    others = [SERVING_YARDSTICK] if SERVING_YARDSTICK in means and best != SERVING_YARDSTICK else []
+    beside = "".join(f"; under {name} {means[name]:.3g}" for name in others)
+    return f"{_LEVELS[column].format(means[best])} under {', '.join(most)}{beside}."
+
+
 def left_out(frame: pd.DataFrame) -> str:
     """Who is not recommended, whatever the numbers; empty if there is nobody."""
     ahead = [name for name in frame["policy"].unique() if looks_ahead(name)]

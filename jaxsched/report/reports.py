@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import shlex
 import tomllib
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
@@ -114,7 +115,8 @@ def serving_report(folder: Path, manifest: dict[str, Any], config: Config) -> Re
             rows, "mean_e2el", "mean end-to-end latency", said_seconds, "p99_e2el", ["lane"]
         )
         label = "" if prediction == ANY else f"{read_prediction(prediction).label}: "
-        told += [f"{label}{text}"] if text else []
+        level = advice.service_level(rows)
+        told += [" ".join(filter(None, (f"{label}{text}", level)))] if text else []
     return Report(
         title=f"Serving: {_name(folder)}",
         lead=f"{len(frame):,} simulated streams at {frame['rate'].nunique()} rates of arrivals.",
@@ -246,7 +248,7 @@ def replay_report(
         answer=study_tables.replay(rows),
         manifest=dict(manifest),
         commands=replay_command(config),
-        advice=(told, one, advice.left_out(rows)) if told else (),
+        advice=(told, advice.service_level(rows), one, advice.left_out(rows)) if told else (),
         assumed=assumed(config),
         notes=tuple(notes),
         drawings=tuple(replay_figures.of_replay(rows, distributions, timeline)),
@@ -255,14 +257,18 @@ def replay_report(
 
 def replay_command(config: Config) -> str:
     """The command that makes these results again."""
-    words = ["jaxsched simulate", str(config["trace"])]
-    for key, value in config.items():
-        option = f"--{key.replace('_', '-')}"
-        if key in ("trace", "sha256") or value in (False, []) or (key, value) in DEFAULTS:
+    trace, options = config["trace"], dict(config)
+    if isinstance(trace, dict):
+        trace, options = trace["path"], {**config, **trace}
+    words = []
+    for key, value in options.items():
+        if key in ("trace", "path", "sha256") or value in (False, []) or (key, value) in DEFAULTS:
             continue
+        option = f"--{key.replace('_', '-')}"
         text = ",".join(map(str, value)) if isinstance(value, list) else str(value)
-        words.append(option if value is True else f"{option} {text}")
-    return " \\\n    ".join([" ".join(words[:2]), *words[2:], "--report report.html"])
+        words.append(option if value is True else f"{option} {shlex.quote(text)}")
+    lines = [f"jaxsched simulate {shlex.quote(str(trace))}", *words, "--report report.html"]
+    return " \\\n    ".join(lines)
 
 
 DEFAULTS = (("format", "auto"), ("arrivals", "backlog"))
@@ -361,8 +367,9 @@ def _clock(name: str) -> str:
 
 
 def _limits(config: Config) -> str:
-    given = {"TTFT": config.get("ttft_limit"), "TPOT": config.get("tpot_limit")}
-    return ", ".join(f"{name} ≤ {limit:g} s" for name, limit in given.items() if limit is not None)
+    limits = {"TTFT": config.get("ttft_limit"), "TPOT": config.get("tpot_limit")}
+    given = [f"{name} ≤ {limit:g} s" for name, limit in limits.items() if limit is not None]
+    return ", ".join([*given, *([f"{config['slo']} (seconds)"] if config.get("slo") else [])])
 
 
 def _random(config: Config) -> str:

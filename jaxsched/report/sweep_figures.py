@@ -220,7 +220,7 @@ def _bar(figure: Figure, panels: list[Axes], norm: LogNorm, label: str, narrow: 
     near = (1, 1.1, 1.2, 1.4, 1.7, 2, 2.5, 3, 4, 5, 7)
     bar.locator = LogLocator(subs=near if narrow else (1, 2, 5))
     bar.minorlocator = NullLocator()
-    bar.formatter = FuncFormatter(plain)
+    bar.formatter = FuncFormatter(lambda value, _: plain(value))
     bar.outline.set_visible(False)
 
 

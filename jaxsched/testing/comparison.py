@@ -207,14 +207,16 @@ def _times(outcome: Outcome) -> list[list[int]]:
 
 def _expected_history(outcome: Outcome, got: list[list[int]]) -> dict[str, Any]:
     """Evicted runs in order of eviction; the order within a round is the engine's to tell."""
-    evicted = sorted(
-        [i, run.admitted, run.ended]
+    runs = [
+        ([i, run.admitted, run.ended, *outcome.kept[i][k : k + 1]] if outcome.kept else
+         [i, run.admitted, run.ended], run.how)
         for i, own in enumerate(outcome.runs)
-        for run in own
-        if run.how == reference.EVICTED
-    )
+        for k, run in enumerate(own)
+    ]  # fmt: skip
+    wanted = [reference.EVICTED] + ([reference.COMPLETED] if outcome.kept else [])
+    evicted = sorted(entry for entry, how in runs if how in wanted)
     told = [entry for entry in got if entry[0] >= 0]
-    rounds = [entry[2] for entry in told]
+    rounds = [entry[2] for entry in told[: sum(how == reference.EVICTED for _, how in runs)]]
     if sorted(told) == evicted and rounds == sorted(rounds):
         return {"history": got}
     return {"history": evicted}

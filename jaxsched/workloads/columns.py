@@ -28,7 +28,7 @@ import pyarrow.parquet
 from numpy.typing import NDArray
 
 from jaxsched.workloads import files
-from jaxsched.workloads.files import MAX_LINE, Path
+from jaxsched.workloads.files import MAX_LINE
 
 MAX_INT = 2**31 - 1
 
@@ -108,7 +108,7 @@ class Source:
         return Block(found, np.asarray(lines, np.int64))
 
 
-def open_source(path: Path) -> Source:
+def open_source(path: files.Path) -> Source:
     """Opens a CSV, JSON or Parquet file, plain or compressed, told apart by its content.
 
     Raises:

@@ -13,7 +13,7 @@ from typing import Any
 
 import pyarrow as pa
 
-from jaxsched.faults import sentence
+from jaxsched.faults import in_one_line
 
 Path = str | os.PathLike[str]
 
@@ -149,10 +149,10 @@ def opened(path: Path) -> Bytes:
     """
     name = os.fspath(path)
     try:
-        file = open(name, "rb", buffering=1 << 20)  # noqa: SIM115 (it is read later)
+        file: Any = open(name, "rb", buffering=1 << 20)  # noqa: SIM115 (it is read later)
         start = file.peek(512)[:512]
     except OSError as error:
-        raise type(error)(sentence(error)) from None
+        raise type(error)(in_one_line(error)) from None
     for kind, (magic, inside) in COMPRESSED.items():
         if start.startswith(magic):
             content = Bytes(name, inside(file, name), kind)

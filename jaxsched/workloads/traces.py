@@ -25,6 +25,7 @@ from jaxsched.workloads import draws, generate, intervals
 from jaxsched.workloads.arrivals import to_rounds, trace_seconds
 from jaxsched.workloads.checks import whole
 from jaxsched.workloads.embedded import CLASS_EDGES
+from jaxsched.workloads.files import Path
 from jaxsched.workloads.lengths import DrawnLengths, Lengths, empirical
 from jaxsched.workloads.marginals import Marginal
 
@@ -326,9 +327,7 @@ class Format:
         """The columns of the file that it accounts for."""
         return frozenset((*self.columns.values(), *self.known_by, *self.maybe)) & set(names)
 
-    def __call__(
-        self, path: files.Path, *, edges: Sequence[int] | None = None, **choice: Any
-    ) -> Trace:
+    def __call__(self, path: Path, *, edges: Sequence[int] | None = None, **choice: Any) -> Trace:
         """Reads a file; `edges` in place of the format's own, the rest as in `Taken`.
 
         Raises:
@@ -369,6 +368,17 @@ FORMATS: dict[str, Format] = {
     # TraceV2 of the BLIS simulator, inference-sim.
     "blis": Format(
         dict(prompt="input_tokens", output="output_tokens", arrival_microseconds="arrival_time_us")
+    ),
+    # Mooncake's columns under other names, as NVIDIA Dynamo reads them.
+    "dynamo": Format(
+        dict(prompt="input_tokens", output="output_tokens", arrival_milliseconds="created_time")
+    ),
+    "baseten": Format(
+        dict(
+            prompt="input_tokens",
+            output="output_tokens",
+            arrival_milliseconds="timestamp_start_unix_ms",
+        )
     ),
     "llmservingsim": Format(
         dict(prompt="input_toks", output="output_toks", arrival_nanoseconds="arrival_time_ns")
@@ -412,10 +422,11 @@ def format_rows() -> Iterator[tuple[str, str]]:
             f"{'optionally ' * (field in known.optional)}`{column}`{notes.get(field, '')}"
             for field, column in known.columns.items()
         )
-        yield f"`read_{name}`", ", ".join(texts)
+        by = [f"and `{column}`" for column in known.known_by]
+        yield f"`read_{name}`", ", ".join((*texts, *by))
 
 
-def read_trace(path: files.Path, *, format: str = "auto", **choice: Any) -> Trace:  # noqa: A002
+def read_trace(path: Path, *, format: str = "auto", **choice: Any) -> Trace:  # noqa: A002
     """Reads a trace of a known format, recognized by the names of all its columns.
 
     Args:
@@ -431,7 +442,7 @@ def read_trace(path: files.Path, *, format: str = "auto", **choice: Any) -> Trac
     return read_rows(path, format, chosen).taken(chosen.most, chosen.limit)
 
 
-def read_rows(path: files.Path, known: str | Format, choice: Taken) -> Trace:
+def read_rows(path: Path, known: str | Format, choice: Taken) -> Trace:
     """The requests of a file in order of arrival, up to where reading stopped.
 
     What `choice` says of too large ones and of a limit is for `Trace.taken`. The rest is as in
@@ -455,7 +466,7 @@ def read_rows(path: files.Path, known: str | Format, choice: Taken) -> Trace:
 
 
 def read_table(
-    path: files.Path,
+    path: Path,
     columns: Mapping[str, str],
     *,
     edges: Sequence[int] | None = None,
@@ -477,14 +488,14 @@ def read_table(
     return Format(dict(columns), edges=edges)(path, **choice)
 
 
-def located(path: files.Path) -> files.Path:
+def located(path: Path) -> Path:
     """The file that a path stands for: itself, or for "sample" the one in the package."""
     if str(path) == SAMPLE and not os.path.exists(path):
         return pathlib.Path(__file__).parent / "sample.csv"
     return path
 
 
-def _open(path: files.Path) -> files.Source:
+def _open(path: Path) -> files.Source:
     source = files.open_source(located(path))
     if str(path) == SAMPLE:
         source.path = SAMPLE
@@ -672,7 +683,7 @@ class _Rows:
         if edges is not None:
             classes = found.pop("predicted")
             found["lower"], found["upper"] = intervals.from_classes(edges, classes)(None, classes)
-        columns = {**found, "arrival_seconds": times, "line": lines}
+        columns: dict[str, Any] = {**found, "arrival_seconds": times, "line": lines}
         if not np.all(kept):
             columns = {k: None if c is None else c[kept] for k, c in columns.items()}
         _check_intervals(source, columns, self.columns)
