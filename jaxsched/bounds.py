@@ -19,6 +19,9 @@ from jaxsched.clocks import Clock
 from jaxsched.instance import Instance, check_instance
 from jaxsched.workers.settings import Worker
 
+MOST_ROUNDS = 2**27
+"""Rounds of a schedule that `lower_bound` looks at one by one, at most."""
+
 
 def volume(prompt: ArrayLike, output: ArrayLike) -> NDArray[np.int64]:
     """Memory-time of one request, s o + o (o + 1) / 2, in token-rounds; shapes broadcast."""
@@ -141,6 +144,35 @@ def _weighted_bound(
         best = np.maximum(best, found.sum(axis=-1))
         held &= poured >= own
     return best
+
+
+def lower_bound(instance: Instance) -> NDArray[np.int64]:
+    """The strongest lower bound that we have on the total latency of each lane, any arrivals.
+
+    The larger of the mean busy time bound (with arrivals: memory is poured over the requests that
+    are there, smallest volume first) and of one from prices: everybody pays lambda_t for a token
+    of memory in round t, and mu_t for being one of those of whom no two can run side by side,
+
+        sum of latencies >= sum_i min_p cost_i(p) - sum a - M sum lambda - sum mu,
+
+    for whatever prices, which are searched for by subgradients and then rounded to integers: the
+    bound is exact. docs/optimum.md has the proofs and how strong it is. Up to half a second a lane
+    where requests need a good part of the memory, else milliseconds.
+
+    Args:
+      instance: Instances in rounds, with request arrays of shape [..., n].
+
+    Returns:
+      Of shape [...], in request-rounds: no schedule has a smaller total latency.
+
+    Raises:
+      TypeError, ValueError: As `check_instance`; for arrivals in seconds, and for a lane whose
+        last arrival and outputs together are beyond round `MOST_ROUNDS`.
+      ImportError: If numba cannot be imported.
+    """
+    from jaxsched.optimum import bounds_of  # noqa: PLC0415 - numba is optional and slow to import
+
+    return bounds_of(instance)
 
 
 def rounds_bound(

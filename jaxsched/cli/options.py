@@ -167,8 +167,34 @@ def clock(parser: ArgumentParser) -> None:
     add("--out", type=Path, metavar="FILE.toml", help="default: MEASUREMENTS.toml, beside them")
 
 
+def worst_case(parser: ArgumentParser) -> None:
+    """Search an input on which a policy does badly.
+
+    Mutates and selects lists of true lengths within one interval [αu, u] for all, u = M − prompt,
+    thousands at a time, from the worst cases that are known. Writes the worst as a file that
+    simulate reads, replayed by the reference, with a picture. docs/optimum.md says more.
+    """
+    add = parser.add_argument
+    add("--policy", default="a_min", metavar="NAME", help="see below; default: %(default)s")
+    add("--against", default="h_sf", metavar="WHAT", choices=("h_sf", "bound", "optimal"),
+        help="what its total latency is divided by: h_sf, bound (proved) or optimal (searched for "
+        "up to 62 requests, else the best found); default: %(default)s")  # fmt: skip
+    add("--alpha", type=float, default=0.5, metavar="A", help="l / u; default: %(default)s")
+    add("--memory", type=_positive, default=256, metavar="M", help="tokens; default: %(default)s")
+    add("--requests", type=_positive, default=256, metavar="N", help="default: %(default)s")
+    add("--prompt", type=_positive, default=1, metavar="S", help="of all; default: %(default)s")
+    add("--lanes", type=_positive, default=1024, metavar="K",
+        help="cases in a generation; default: %(default)s")  # fmt: skip
+    add("--generations", type=int, default=40, metavar="G", help="default: %(default)s")
+    add("--seed", type=int, default=0, metavar="S", help="of the mutations")
+    add("--out", type=Path, default=Path("out/worst_case"), metavar="DIR",
+        help="folder of the file and the picture; default: %(default)s")  # fmt: skip
+    _explain(parser, _known_policies())
+
+
 COMMANDS = {
-    command.__name__: command for command in (run, simulate, capacity, sweep, report, tune, clock)
+    command.__name__: command
+    for command in (run, simulate, capacity, sweep, report, tune, clock, worst_case)
 }
 """Every command by name; the file NAME_command.py carries it out."""
 
@@ -179,7 +205,7 @@ def add_to(parser: ArgumentParser) -> None:
     for name, command in COMMANDS.items():
         summary, _, description = (inspect.getdoc(command) or name).partition("\n\n")
         own = commands.add_parser(
-            name, help=summary[0].lower() + summary[1:].rstrip("."),
+            name.replace("_", "-"), help=summary[0].lower() + summary[1:].rstrip("."),
             description=description or summary, formatter_class=parser.formatter_class,
         )  # fmt: skip
         own.set_defaults(command=name)
@@ -250,7 +276,13 @@ def _positive(text: str) -> int:
 def _known_policies() -> list[str]:
     """Every text that names a policy, with the first line of what makes the policy."""
     own_head = own.USAGE.partition(":")[0]
-    makers = {**names.SHIPPED, names.FAMILY: js.a_min_family, "tuned": files, own_head: own}
+    makers = {
+        **names.SHIPPED,
+        **names.PLANNED,
+        names.FAMILY: js.a_min_family,
+        "tuned": files,
+        own_head: own,
+    }
     groups: dict[str, list[str]] = {}
     for text in names.usage():
         groups.setdefault(text.partition(":")[0], []).append(text)

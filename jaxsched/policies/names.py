@@ -24,6 +24,7 @@ from jaxsched.policies.paper import (
     ESTIMATES,
     a_max,
     a_min,
+    best,
     fcfs,
     h_sf,
     mc_sf,
@@ -67,6 +68,9 @@ NUMBERED: dict[str, Callable[[float], Policy]] = {
 }
 """The same with a number after an equals sign."""
 
+PLANNED: dict[str, Callable[[], Policy]] = {"best:hindsight": best}
+"""Name -> a schedule made in hindsight, which only `jaxsched.simulate` knows how to run."""
+
 FAMILY = "a_min_family"
 
 
@@ -87,6 +91,8 @@ def policy(text: str) -> Policy:
         kind, _, rest = text.partition(":")
         if text in SHIPPED:
             return SHIPPED[text]()
+        if text in PLANNED:
+            return PLANNED[text]()
         if kind == "tuned":
             return files.load_policy(rest)
         if own.is_own(text):
@@ -108,7 +114,15 @@ def policy(text: str) -> Policy:
 def usage() -> list[str]:
     """Every text that names a policy, as help and errors list them."""
     numbered = (f"{plain}=NUMBER" for plain in NUMBERED)
-    return [*SHIPPED, *numbered, f"{FAMILY}:FIELD=NUMBER,…", "tuned:NAME", "tuned:FILE", own.USAGE]
+    return [
+        *SHIPPED,
+        *PLANNED,
+        *numbered,
+        f"{FAMILY}:FIELD=NUMBER,…",
+        "tuned:NAME",
+        "tuned:FILE",
+        own.USAGE,
+    ]
 
 
 def policy_files(text: str) -> dict[Path, str]:

@@ -38,6 +38,11 @@ ROUNDS_NOTE = (
     "request no token that it kept",
 )
 
+BEST_NOTE = (
+    "best: best schedule found in hindsight; a policy is above the optimum by / best - 1 at least "
+    "and by / bound - 1 at most",
+)
+
 SERVED_NOTE = (
     "TTFT and E2EL count from arrival; a token that is generated again is not seen again; names "
     "are those of `vllm bench serve`, P50 being its median",
@@ -74,12 +79,13 @@ def backlog_job(frame: pd.DataFrame) -> Answer:
     alike = summary["policy"].isin(fixed)
     sections = [("any prediction", summary[alike].drop_duplicates("policy")), *_by(summary[~alike])]
     made = table(
-        ("latency", "/ h_sf", "/ bound", "evicted", "wasted", "KV", "peak"),
+        ("latency", "/ h_sf", *_gap(chosen), "evicted", "wasted", "KV", "peak"),
         ((title, (_backlog_row(row, memory) for _, row in rows.iterrows()))
          for title, rows in sections),
     )  # fmt: skip
     title = f"n = {n:,} requests, M = {memory:,} tokens, {lanes} instances"
-    return Answer(title, (made,), BACKLOG_NOTE, summary)
+    notes = BACKLOG_NOTE + (BEST_NOTE if "ratio_to_best" in chosen else ())
+    return Answer(title, (made,), notes, summary)
 
 
 def _by(summary: pd.DataFrame) -> Iterator[tuple[str, pd.DataFrame]]:
@@ -89,12 +95,21 @@ def _by(summary: pd.DataFrame) -> Iterator[tuple[str, pd.DataFrame]]:
         yield label, summary[summary["prediction"] == prediction]
 
 
+_GAP = {"/ best": "ratio_to_best", "/ bound": "ratio_to_bound"}
+"""Ratios that the optimum lies between."""
+
+
+def _gap(frame: pd.DataFrame | pd.Series) -> list[str]:
+    """Those that there are, as tables head them."""
+    return [heading for heading, column in _GAP.items() if column in frame]
+
+
 def _backlog_row(row: pd.Series, memory: int) -> tuple[TableCell, ...]:
     return (
         _name_of(row),
         with_half(row["mean_latency"], row["mean_latency_ci"], rounds),
         with_half(row["ratio_to_h_sf"], row["ratio_to_h_sf_ci"], ".3f"),
-        shown(row["ratio_to_bound"], ".3f"),
+        *(shown(row[_GAP[heading]], ".3f") for heading in _gap(row)),
         *(count(row["evictions"]), count(row["wasted_tokens"])),
         *(shown(row[f"{name}_memory"] / memory, percent) for name in ("mean", "peak")),
     )
@@ -105,7 +120,8 @@ def replay(frame: pd.DataFrame) -> Answer:
     first = frame.iloc[0]
     title = f"{int(first['n']):,} requests, M = {int(first['memory']):,} tokens"
     if "clock" not in frame:
-        return Answer(title, (_in_rounds(frame),), ROUNDS_NOTE, frame)
+        notes = ROUNDS_NOTE + (BEST_NOTE if "ratio_to_best" in frame else ())
+        return Answer(title, (_in_rounds(frame),), notes, frame)
     rate = first["offered_rate"]
     offered = "" if math.isnan(rate) else f", {rate:.3g} req/s arrive"
     title = f"{title}, {first['clock']}{offered}"
@@ -120,7 +136,7 @@ def _in_rounds(frame: pd.DataFrame) -> PrintedTable:
     columns: dict[str, tuple[pd.Series, Any]] = {
         "mean latency": (frame["mean_latency"], rounds),
         "  / h_sf": (frame["ratio_to_h_sf"], ".3f"),
-        "  / bound": (frame["ratio_to_bound"], ".3f"),
+        **{f"  {heading}": (frame[_GAP[heading]], ".3f") for heading in _gap(frame)},
         **{f"  P{q}": (frame[f"latency_p{q}"], rounds) for q in (50, 90, 99)},
         **{
             title: (frame[name], rounds)

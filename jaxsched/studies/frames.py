@@ -9,7 +9,9 @@ Columns of every table of simulations in rounds:
     mean_memory, peak_memory           KV cache in use, in tokens: over the rounds, and at most
     rounds, status                     rounds until the last completion; name of a `Status`
 
-and what a study adds, such as seed and prediction. `with_ratios` adds `ratio_to_h_sf`. Where the
+and what a study adds, such as seed and prediction. `with_ratios` adds `ratio_to_h_sf`, and
+`ratio_to_best` if the best schedule in hindsight is among the policies: with `ratio_to_bound` that
+says from both sides how far a policy is above the optimum. Where the
 status is not FINISHED, requests without a completion have no latency and rounds are not all there,
 so `mean_latency`, `mean_memory` and the ratios are NaN. Under a clock times are in seconds, energy
 in joules, KV use as a share of the memory (docs/metrics.md); what is not valid, such as a
@@ -28,7 +30,7 @@ from pandas.core.groupby import DataFrameGroupBy
 from scipy.special import stdtrit
 
 from jaxsched import clocks, metrics
-from jaxsched.bounds import latency_bound
+from jaxsched.bounds import MOST_ROUNDS, latency_bound, lower_bound
 from jaxsched.clocks import TICKS_PER_SECOND, Clock
 from jaxsched.instance import Instance
 from jaxsched.metrics import samples
@@ -43,6 +45,9 @@ LEFT_COLUMNS = (
     "prediction", "prediction_kind", "prediction_parameter", "policy",
 )  # fmt: skip
 """Columns that say which simulation a row is about; they stand on the left."""
+
+BEST = "best:hindsight"
+"""The policy that is no policy: the best schedule found in hindsight."""
 
 STATUSES = [status.name for status in Status]
 
@@ -67,6 +72,22 @@ def bound_of(instance: Instance, worker: Worker | None = None) -> NDArray[np.flo
     return latency_bound(
         instance.prompt, instance.output, instance.memory, instance.num_requests, worker
     )
+
+
+def strong_bound_of(instance: Instance, worker: Worker | None = None) -> NDArray[np.float64]:
+    """The strongest bound, with arrivals in rounds too: up to half a second a lane.
+
+    That of `bound_of` where numba is missing, where there are too many rounds, and on the worker of
+    an engine.
+    """
+    arrival = 0 if instance.arrival is None else np.asarray(instance.arrival, np.int64)
+    last = np.max(arrival + np.asarray(instance.output).sum(axis=-1, keepdims=True, dtype=np.int64))
+    if (worker is not None and worker.blocks) or last > MOST_ROUNDS:
+        return bound_of(instance, worker)
+    try:
+        return np.fmax(np.asarray(lower_bound(instance), np.float64), bound_of(instance))
+    except ImportError:
+        return bound_of(instance)
 
 
 def lane_frame(measured: Mapping[str, Any], **columns: Any) -> pd.DataFrame:
@@ -161,17 +182,20 @@ def with_ratios(frame: pd.DataFrame, same: Sequence[str]) -> pd.DataFrame:
 
     The columns `same` together name an instance, such as ["n", "lane", "prediction"]. The ratio
     stands after `mean_latency`; NaN where h_sf was not run, or where it or the
-    policy itself did not finish.
+    policy itself did not finish. `ratio_to_best` is the same for `BEST`, if that is there.
     """
     total = frame["total_latency"].where(frame["status"] == Status.FINISHED.name)
     instances = pd.MultiIndex.from_frame(frame[list(same)])
-    is_yardstick = (frame["policy"] == YARDSTICK).to_numpy()
-    yardstick = pd.Series(total.to_numpy()[is_yardstick], instances[is_yardstick])
-    matched = yardstick.reindex(instances).to_numpy()
     after = frame.columns.get_loc("mean_latency") + 1
-    frame = frame.copy()
-    frame.insert(after, "ratio_to_h_sf", total.to_numpy() / matched)
-    return frame
+    made = frame.copy()
+    for policy, column in ((BEST, "ratio_to_best"), (YARDSTICK, "ratio_to_h_sf")):
+        is_yardstick = (frame["policy"] == policy).to_numpy()
+        if policy == BEST and not is_yardstick.any():
+            continue
+        yardstick = pd.Series(total.to_numpy()[is_yardstick], instances[is_yardstick])
+        matched = yardstick.reindex(instances).to_numpy()
+        made.insert(after, column, total.to_numpy() / matched)
+    return made
 
 
 def in_order(names: Iterable[str]) -> list[str]:

@@ -267,7 +267,8 @@ def run_policies(
         }
         requests = frames.request_frame(batch, result, **about) if per_request else None
         if config.clock is None:
-            found = frames.result_columns(batch, result, frames.bound_of(batch, worker))
+            bound = frames.strong_bound_of(batch, worker)
+            found = frames.result_columns(batch, result, bound)
             row = frames.lane_frame(found, policy=policy.name, lane=0)
             yield row.assign(**latency_figures(batch, result)), requests
         else:
