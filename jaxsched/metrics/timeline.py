@@ -155,7 +155,7 @@ def _stretches(
     lasts = round_ticks(coefficients, prompt_tokens, requests, cache_tokens)
     more = coefficients.per_cache_token * requests
     never = np.iinfo(np.int64).max
-    known = np.full(len(first), never)
+    known = np.full(len(first), never, np.int64)
     np.minimum.at(known, admitted, arrival)
     known = np.where(known < never, known, 0)
     # A round starts when the one before ends and somebody it admits is known: start(t) =
@@ -163,7 +163,7 @@ def _stretches(
     # idle time that any `known` has forced.
     spent = length * lasts + length * (length - 1) // 2 * more
     before = np.cumsum(spent) - spent
-    start = before + np.maximum.accumulate(known - before)
+    start: Integers = before + np.maximum.accumulate(known - before)
     found = Stretches(first, length, requests, prompt_tokens, cache_tokens, start, lasts, more)
     completion = np.asarray(result.completion, np.int64)[lane][:count]
     if np.any(found.ends(completion - 1) != result.ticks[lane][:count, 2]):

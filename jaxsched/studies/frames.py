@@ -232,7 +232,7 @@ def serving_columns(
     *,
     names: Sequence[str] | None = None,
     warm_up: float = 0.0,
-    **limits: float,
+    **limits: Any,
 ) -> dict[str, NDArray[Any]]:
     """The measured columns under a clock of this name, arrays of shape [lanes].
 
