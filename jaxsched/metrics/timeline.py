@@ -8,6 +8,7 @@ held, hence how long it lasted.
 from __future__ import annotations
 
 import dataclasses
+from typing import Any
 
 import numpy as np
 
@@ -147,7 +148,7 @@ def _stretches(
     length = np.diff(first, append=rounds)
     requests = _steps(runs, np.ones_like(runs.request), first)
     # A run holds s + t - p + 1 tokens in round t: a constant, and t for every active request.
-    cache_tokens = _steps(runs, prompt - runs.admitted + 1, first) + first * requests
+    cache_tokens: Any = _steps(runs, prompt - runs.admitted + 1, first) + first * requests
     admitted = np.searchsorted(first, runs.admitted)
     prompt_tokens = np.zeros_like(first)
     np.add.at(prompt_tokens, admitted, prompt)
