@@ -12,6 +12,8 @@ blocks, chunks and preemptions only add to what is held. All functions work on t
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
@@ -122,9 +124,7 @@ def latency_bound(
     return np.maximum(np.maximum(ranked.sum(axis=-1), weighted), several)
 
 
-def _weighted_bound(
-    v: NDArray[np.float64], o: NDArray[np.int64], tails: NDArray[np.float64], m: NDArray[np.int64]
-) -> NDArray[np.float64]:
+def _weighted_bound(v: Any, o: Any, tails: Any, m: NDArray[np.int64]) -> NDArray[np.float64]:
     """The second bound of `latency_bound`, of shape [...]; volume and output are 0 for padding."""
     order = np.argsort(v, axis=-1)
     v, o, tails = (np.take_along_axis(x, order, axis=-1) for x in (v, o, tails))

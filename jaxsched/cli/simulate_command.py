@@ -93,9 +93,9 @@ def _simulate(
             on_result=on_result if watch else None,
             per_request=per_request,
         )  # fmt: skip
-        found = list(found)
-        rows = _joined(row for row, _ in found)
-        requests = _joined(each for _, each in found) if per_request else pd.DataFrame()
+        done = list(found)
+        rows = _joined(row for row, _ in done)
+        requests = _joined(each for _, each in done) if per_request else pd.DataFrame()
     if settings.clock is None:
         rows = frames.with_ratios(rows, ["lane"])
     return rows, _joined(distributions), _joined(timelines), requests

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from scipy import optimize
 
 from jaxsched.clocks.formula import Clock
+from jaxsched.clocks.texts import COEFFICIENTS
 
 COLUMNS = ("prompt_tokens", "active", "cache_tokens", "seconds")
 """Columns of a file of measurements: P, D and K of a round, and how long it lasted."""
@@ -91,12 +92,13 @@ def fit_clock(measured: pd.DataFrame) -> ClockFit:
         columns = np.stack([np.ones_like(tokens), prompts, active, cache, beyond], axis=-1)
         found, residual = _nnls(columns / seconds[:, None], np.ones_like(seconds))
         size = len(seconds)
-        numbers = 4 if knee is None else 6
-        score = size * np.log(max(residual**2 / size, 1e-30)) + numbers * np.log(size)
+        parameters = 4 if knee is None else 6
+        score = size * np.log(max(residual**2 / size, 1e-30)) + parameters * np.log(size)
         if score < least:
             least = score
-            coefficients = [float(f"{value:.6g}") for value in found]
-            best = Clock(*coefficients, free_tokens=int(knee or 0) if found[-1] else 0)
+            free = int(knee or 0) if found[-1] else 0
+            numbers = [*(float(f"{value:.6g}") for value in found), free]
+            best = Clock(**dict(zip(COEFFICIENTS, numbers, strict=True)))
     return _judged(best, measured)
 
 
@@ -110,7 +112,8 @@ def _judged(clock: Clock, measured: pd.DataFrame) -> ClockFit:
         clock,
         len(seconds),
         float(1 - np.sum((told - seconds) ** 2) / spread) if spread > 0 else float("nan"),
-        *(float(x) for x in np.quantile(error, (0.5, 0.95))),
+        float(np.quantile(error, 0.5)),
+        float(np.quantile(error, 0.95)),
         tuple(name for name, values in unseen.items() if np.ptp(values) == 0),
     )
 

@@ -8,6 +8,7 @@ held, hence how long it lasted.
 from __future__ import annotations
 
 import dataclasses
+from typing import Any
 
 import numpy as np
 
@@ -147,7 +148,7 @@ def _stretches(
     length = np.diff(first, append=rounds)
     requests = _steps(runs, np.ones_like(runs.request), first)
     # A run holds s + t - p + 1 tokens in round t: a constant, and t for every active request.
-    cache_tokens = _steps(runs, prompt - runs.admitted + 1, first) + first * requests
+    cache_tokens: Any = _steps(runs, prompt - runs.admitted + 1, first) + first * requests
     admitted = np.searchsorted(first, runs.admitted)
     prompt_tokens = np.zeros_like(first)
     np.add.at(prompt_tokens, admitted, prompt)
@@ -155,7 +156,7 @@ def _stretches(
     lasts = round_ticks(coefficients, prompt_tokens, requests, cache_tokens)
     more = coefficients.per_cache_token * requests
     never = np.iinfo(np.int64).max
-    known = np.full(len(first), never)
+    known = np.full(len(first), never, np.int64)
     np.minimum.at(known, admitted, arrival)
     known = np.where(known < never, known, 0)
     # A round starts when the one before ends and somebody it admits is known: start(t) =
@@ -163,7 +164,7 @@ def _stretches(
     # idle time that any `known` has forced.
     spent = length * lasts + length * (length - 1) // 2 * more
     before = np.cumsum(spent) - spent
-    start = before + np.maximum.accumulate(known - before)
+    start: Integers = before + np.maximum.accumulate(known - before)
     found = Stretches(first, length, requests, prompt_tokens, cache_tokens, start, lasts, more)
     completion = np.asarray(result.completion, np.int64)[lane][:count]
     if np.any(found.ends(completion - 1) != result.ticks[lane][:count, 2]):

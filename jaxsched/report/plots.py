@@ -60,7 +60,7 @@ def name_axes(figure: Figure, x: str, y: str) -> None:
 
 def subtitle(axes: Axes, text: str) -> None:
     """A faint title on the left, in as many lines as it takes."""
-    inches = axes.get_position().width * axes.figure.get_figwidth()
+    inches = axes.get_position().width * axes.figure.get_figure(root=True).get_figwidth()
     text = textwrap.fill(text, int(17 * inches), break_on_hyphens=False)
     axes.set_title(text, loc="left", color=FAINT)
 

@@ -8,6 +8,7 @@ in five at a time.
 from __future__ import annotations
 
 import dataclasses
+import functools
 from collections.abc import Iterator
 from typing import Any
 
@@ -80,7 +81,9 @@ def work_of(config: CapacityConfig, loaded: Loaded) -> Work:
     for text in config.policies:
         name = policies.policy(text).name
         file = name.translate(str.maketrans(":,/", "---"))
-        points.append(Point(file, name, len(loaded.rows), lambda t=text: _tried(config, loaded, t)))
+        points.append(
+            Point(file, name, len(loaded.rows), functools.partial(_tried, config, loaded, text))
+        )
     return Work(config.text(), points, [], lambda table: table)
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Iterable
 from pathlib import Path
+from typing import Any
 
 from jaxsched import metrics, policies
 from jaxsched.clocks import clock_file
@@ -102,7 +103,7 @@ def all_predictions(texts: tuple[str, ...], memory: int, trace: bool) -> None:
             raise ValueError('predictions: "columns" needs a trace; random lengths have none')
 
 
-def service_level(slo: str | None, **limits: float | None) -> dict[str, float]:
+def service_level(slo: str | None, **limits: float | None) -> dict[str, Any]:
     """The limits that are given, as arguments of `metrics.serving`; `slo` is such as "ttft=2".
 
     ValueError if one is none, or is given twice.

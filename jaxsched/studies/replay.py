@@ -105,7 +105,7 @@ class ReplayConfig:
         return to_toml(self) + own_digests(self.policies, self.clock)
 
     @property
-    def limits(self) -> dict[str, float]:
+    def limits(self) -> dict[str, Any]:
         """Limits of a request that counts as good, by name."""
         return service_level(self.slo, ttft_limit=self.ttft_limit, tpot_limit=self.tpot_limit)
 

@@ -85,7 +85,7 @@ class ServingConfig:
         all_predictions(self.predictions, self.memory, trace=self.trace is not None)
 
     @property
-    def limits(self) -> dict[str, float]:
+    def limits(self) -> dict[str, Any]:
         """Limits of a request that counts as good, by name."""
         return service_level(self.slo, ttft_limit=self.ttft_limit, tpot_limit=self.tpot_limit)
 
