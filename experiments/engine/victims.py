@@ -146,6 +146,6 @@ def main(folder: Path, lanes: int) -> None:
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("folder", type=Path, help="where to write")
-    parser.add_argument("--lanes", type=int, default=24, help="backlogs of every kind")
+    parser.add_argument("--lanes", type=int, default=8, help="backlogs of every kind")
     given = parser.parse_args()
     main(given.folder, given.lanes)
