@@ -58,10 +58,10 @@ RFC = pd.DataFrame(
 """Of vLLM RFC 54644, offline, 0.5B: its tax under LIFO, and wasted tokens of LCF over LIFO's."""
 
 SHOWN = {
-    "tax": "tokens recomputed over those needed once",
-    "ttft": "mean time to first token, over LIFO's",
-    "mean": "mean latency, over LIFO's",
-    "p99": "P99 of latency, over LIFO's",
+    "tax": "tokens recomputed,\nover those needed once",
+    "ttft": "mean time to first token,\nover LIFO's (FCFS)",
+    "mean": "mean latency,\nover LIFO's",
+    "p99": "P99 of latency,\nover LIFO's",
 }
 
 
@@ -139,7 +139,7 @@ def main(folder: Path, lanes: int) -> None:
         wide = relative.pivot_table(name, ["workload", "policy"], "blocks", sort=False)
         wide.columns = [str(column) for column in wide.columns]
         widest = relative.groupby(["workload", "policy"], sort=False)[f"{name}_ci"].max()
-        print(f"\n{SHOWN[name]}\n")
+        print("\n" + SHOWN[name].replace("\n", " ") + "\n")
         print(markdown(wide.assign(**{"± at most": widest}).reset_index(), 2))
 
 
