@@ -2,6 +2,8 @@
 
 import sys
 
+from jaxsched import _start as _start  # isort: skip  # before what takes seconds
+
 from jaxsched import clocks, metrics, workers, workloads
 from jaxsched._version import __version__
 from jaxsched.bounds import busy_seconds_bound, mean_busy_time_bound, rounds_bound

@@ -49,7 +49,9 @@ class Result(Pytree):
       num_requests: Real requests of each lane, of shape [...] int32.
       times: Under a clock what `ticks` reads, of shape [..., n, 3] int64, or in pairs; else `None`.
       history: Every evicted run: request, round of admission, round of eviction, in order of
-        eviction and -1 padded, of shape [..., E, 3] int32; `None` unless it was asked for.
+        eviction and -1 padded, of shape [..., E, 3] int32; `None` unless it was asked for. On the
+        worker of a serving engine a fourth number is the tokens that the request has at the end of
+        the run, and the last n rows are the runs in which requests completed.
     """
 
     completion: chex.Array

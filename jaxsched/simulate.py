@@ -85,8 +85,8 @@ def simulate(
       history: Whether the result lists every evicted run; not inside `jit` or `vmap`. Simulates
         twice, as the list's length has to be known first.
       engine: "jax" runs on the default JAX backend, with the lanes spread over all its local
-        devices; "native" is a compiled event loop for the CPU, and needs numba (the extra
-        `native`); "auto" takes "native" on a CPU if it can, and says why if it cannot.
+        devices; "native" is a compiled event loop for the CPU, and needs numba;
+        "auto" takes "native" on a CPU if it can, and says why if it cannot.
 
     Returns:
       A `Result` of lane shape [...]. Arrays are numpy from "native" and JAX from "jax".
@@ -211,7 +211,13 @@ def engine_for(engine: str, policy: Policy) -> str:
         )
     if engine != "auto":
         return engine
-    if jax.default_backend() != "cpu" or not _native_works():
+    if jax.default_backend() != "cpu":
+        return "jax"
+    if not _native_works():
+        _say_once(
+            "numba cannot be imported, so the JAX engine runs, 10 to 50 times slower on a CPU; "
+            "`pip install numba` or `python -c 'import numba'` tells why"
+        )
         return "jax"
     if unknown is not None:
         _say_once(f"policy {policy.name!r} runs on the JAX engine: {unknown}")

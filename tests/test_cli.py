@@ -284,7 +284,7 @@ def test_requests_without_output(capsys: Any, tmp_path: Path) -> None:
         ),
         (
             ["--interval", "classes:1:4"],
-            "vidur.csv: request 1: output is 6; expected a length in a class, 1 to 4 (edges:… ",
+            "vidur.csv:3: request 1: output is 6; expected a length in a class, 1 to 4 (edges:… ",
         ),
         (["--interval", "exact", "--per-request"], "--out"),
         (["--interval", "exact", "--columns", "output"], "expected FIELD=COLUMN"),

@@ -143,7 +143,7 @@ def test_goes_on_after_an_interruption(
     command = ["run", str(file), "--out", str(out)]
     first = interrupt_after(monkeypatch, 4)
     assert main(command) == 130
-    assert f"kept in {out}" in capsys.readouterr().out
+    assert f"kept in {out}" in capsys.readouterr().err
     assert not (out / "results.parquet").exists()
     # A run that was killed while writing leaves a hidden file, which must not matter.
     (out / "parts" / ".1.n40-a_min-every_round.parquet").write_bytes(b"PAR1 half")
@@ -170,7 +170,10 @@ def test_a_folder_of_other_files_is_refused(file: Path, tmp_path: Path, capsys: 
     assert "has files in it but no results" in capsys.readouterr().err
     (tmp_path / "manifest.json").write_text("{}")
     assert main(["run", str(file), "--out", str(tmp_path)]) == 1
-    assert "is not a manifest of jaxsched" in capsys.readouterr().err
+    error = capsys.readouterr().err
+    assert error.startswith(
+        f"jaxsched: {tmp_path / 'manifest.json'}: damaged, or not a manifest of"
+    )
 
 
 def test_a_damaged_part_is_named(finished: Any, tmp_path: Path) -> None:

@@ -156,3 +156,11 @@ def test_says_what_to_install(monkeypatch):
     monkeypatch.delitem(sys.modules, "jaxsched.engines.cpu")
     with pytest.raises(ImportError, match=r"needs numba.*pip install numba"):
         importlib.import_module("jaxsched.engines.cpu")
+
+
+def test_the_next_process_finds_what_is_compiled():
+    """Numba's key has what is in the closure; a compiled function there is new in each process."""
+    from jaxsched.engines.cpu.lanes import run_block_lanes, run_lanes  # noqa: PLC0415 - needs numba
+
+    for entry in (run_lanes, run_block_lanes):
+        assert [type(cell.cell_contents) for cell in entry.py_func.__closure__] == [int]

@@ -155,7 +155,7 @@ def test_ctrl_c_drops_the_chunk_and_says_how_to_go_on(
 
     monkeypatch.setattr(runs.Parts, "write", interrupted)
     assert main(command(file, out, "--chunk", "10")) == 130
-    assert f"kept in {out}; run the same command again" in capsys.readouterr().out
+    assert f"kept in {out}; run the same command again" in capsys.readouterr().err
     monkeypatch.setattr(runs.Parts, "write", write)
     assert main(command(file, out)) == 0
     same(out, expected)
@@ -284,9 +284,9 @@ def test_parts_that_overlap_are_not_doubled(
 
 def test_one_run_at_a_time(file: Path, tmp_path: Path, monkeypatch: Any, capsys: Any) -> None:
     begun(file, tmp_path / "out", monkeypatch)
-    with runs.alone(tmp_path / "out", runs.Processes()):
+    with store.alone(tmp_path / "out"):
         assert main(command(file, tmp_path / "out")) == 1
-    assert "another run of this sweep is at work there" in capsys.readouterr().err
+    assert "another run is at work there" in capsys.readouterr().err
 
 
 def test_files_say_where_they_come_from(file: Path, tmp_path: Path, monkeypatch: Any) -> None:
@@ -307,7 +307,7 @@ def test_some_columns_can_be_read(file: Path, tmp_path: Path, expected: Any) -> 
     assert main(command(file, tmp_path / "out")) == 0
     names = ["policy", "ratio_to_h_sf"]
     pd.testing.assert_frame_equal(js.read_sweep(tmp_path / "out", names), expected[names])
-    with pytest.raises(FileNotFoundError, match="expected a folder of `jaxsched sweep`"):
+    with pytest.raises(FileNotFoundError, match="expected a folder of results"):
         js.read_sweep(tmp_path / "nowhere")
     with pytest.raises(ValueError, match=r"'policies' \(did you mean policy\?\).* seed, .*status"):
         js.read_sweep(tmp_path / "out", ["policies"])

@@ -29,7 +29,7 @@ from jaxsched import clocks, workloads
 from jaxsched.policies import Policy
 from jaxsched.policies.paper import one
 from jaxsched.report import looks, plots
-from jaxsched.report.terminal import markdown
+from jaxsched.report.tables import markdown
 from jaxsched.workloads import intervals
 
 PREDICTIONS = {

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import dataclasses
 import time
 
 from rich.console import Console
 
 from jaxsched import toml
-from jaxsched.cli.resume import folder_of, kept_in, replaced
+from jaxsched.cli.resume import folder_of, kept_in, replaced, say_notes
 from jaxsched.report.formats import duration, size
 from jaxsched.report.terminal import console, progress_bar, say
 from jaxsched.studies import run as runs
@@ -32,12 +33,15 @@ def run(args: argparse.Namespace) -> None:
     plan = Plan(settings.study())
     work = _Work(out, Simulator(plan, args.engine, args.chunk), processes, args.chunk)
     folder, share = folder_of(args), plan.share(processes.index, processes.count)
+    for path in settings.files():
+        say_notes(out, settings.requests(path))
     if args.dry_run:
         work.announce(share, share)
         return
     parts = Parts(store.open_store(folder, settings.text()), plan)
     what = "the current chunk is dropped, finished chunks are"
-    with runs.alone(folder, processes), kept_in(folder, out, what=what):
+    lock = store.alone(folder) if processes.first else contextlib.nullcontext()
+    with lock, kept_in(folder, what=what):
         ranges = parts.missing(share)
         if ranges:
             work.announce(share, ranges)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import math
 import types
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any
@@ -23,7 +24,7 @@ from jaxsched.metrics.samples import PERCENTILES, Distribution, Floats
 from jaxsched.metrics.timeline import gaps
 from jaxsched.result import Result, Status
 
-STATISTICS = ("mean", *(f"p{q}" for q in PERCENTILES))
+STATISTICS = ("mean", *(f"p{q}" for q in PERCENTILES), "max")
 """What is said of a distribution."""
 
 
@@ -53,7 +54,9 @@ class Lanes:
     energy: Energy | None = None
     ttft_limit: float | None = None
     tpot_limit: float | None = None
+    e2el_limit: float | None = None
     pooled: bool = False
+    counted: NDArray[np.bool_] | None = None
 
     def over_requests(self, values: Floats, mask: NDArray[np.bool_]) -> Distribution:
         """Of numbers of requests, of shape [..., n], where the mask says so."""
@@ -73,9 +76,22 @@ class Lanes:
         return Value(np.where(valid, value / np.where(valid, over, 1), 0.0), valid)
 
     @functools.cached_property
-    def seen(self) -> samples.Requests:
+    def every(self) -> samples.Requests:
         """What each request saw."""
         return samples.requests(self.instance, self.result)
+
+    @functools.cached_property
+    def seen(self) -> samples.Requests:
+        """The same of the requests that count."""
+        return self.every if self.counted is None else self.every.only(self.counted)
+
+    @property
+    def left(self) -> Any:
+        """Requests that count and did not complete."""
+        n = np.shape(self.instance.prompt)[-1]
+        asked = np.arange(n) < np.asarray(self.result.num_requests)[..., None]
+        asked = asked if self.counted is None else asked & self.counted
+        return self.total(np.sum(asked & ~self.seen.finished, axis=-1))
 
     @functools.cached_property
     def whole(self) -> NDArray[np.bool_]:
@@ -90,7 +106,7 @@ class Lanes:
     @functools.cached_property
     def tokens(self) -> Any:
         """Output tokens of the requests that completed."""
-        return self.total(self._sum(self.instance.output))
+        return self.total(self._sum(self.instance.output, self.seen.finished))
 
     @functools.cached_property
     def makespan(self) -> Any:
@@ -104,11 +120,19 @@ class Lanes:
     @property
     def good(self) -> Any:
         """Requests that keep the limits; None without any. TPOT is 0 for one token, as in vLLM."""
-        limits = (self.seen.ttft, self.ttft_limit), (self.seen.tpot, self.tpot_limit)
-        kept = [times <= limit for times, limit in limits if limit is not None]
+        limits = {name: getattr(self, f"{name}_limit") for name in LIMITED.values()}
+        kept = [
+            getattr(self.seen, name) <= limit for name, limit in limits.items() if limit is not None
+        ]
         if not kept:
             return None
         return self.total(np.sum(np.all([self.seen.finished, *kept], axis=0), axis=-1))
+
+    @property
+    def attainment(self) -> Value | None:
+        """Percent of the requests that keep the limits; None without any."""
+        good = self.good
+        return None if good is None else self.rate(100.0 * good, self.completed + self.left)
 
     @functools.cached_property
     def joules(self) -> Any:
@@ -118,9 +142,10 @@ class Lanes:
         """
         if self.energy is None:
             return None
-        result = self.result
-        prompts = self._sum(self.instance.prompt, 1 + np.asarray(result.preemptions, np.int64))
-        generated = self._sum(self.instance.output) + np.asarray(result.wasted_tokens)
+        result, done = self.result, self.every.finished
+        again = 1 + np.asarray(result.preemptions, np.int64)
+        prompts = np.sum(np.asarray(self.instance.prompt, np.int64) * again * done, axis=-1)
+        generated = self._sum(self.instance.output, done) + np.asarray(result.wasted_tokens)
         rounds, used = np.asarray(result.rounds, np.int64), np.asarray(result.memory_time)
         return self.total(np.asarray(self.energy.joules(rounds, prompts, generated, used), float))
 
@@ -140,25 +165,49 @@ class Lanes:
         """Lane by lane; lanes that did not finish have no samples. None without a history."""
         if self.result.history is None:
             return None
-        found: list[Any] = [
+        found = [
             gaps(self.instance, self.result, self.clock, lane)
             if self.whole[lane]
-            else (np.zeros(0, np.int64), np.zeros(0, np.int64))
+            else samples.NOTHING
             for lane in np.ndindex(self.whole.shape)
         ]
         if self.pooled:
-            found = [map(np.concatenate, zip(*found, strict=True))]
-        each = [samples.of_weighted(v / TICKS_PER_SECOND, weights) for v, weights in found]
+            columns = zip(*(one.columns for one in found), strict=True)
+            found = [samples.Progressions(*map(np.concatenate, columns))]
+        each = [samples.of_progressions(one, TICKS_PER_SECOND) for one in found]
         shape = () if self.pooled else self.whole.shape
-        columns = zip(*(dataclasses.astuple(one) for one in each), strict=True)
-        return Distribution(*(np.stack(column).reshape(shape) for column in columns))
+        told = zip(*(dataclasses.astuple(one) for one in each), strict=True)
+        return Distribution(*(np.stack(column).reshape(shape) for column in told))
 
-    def _sum(self, tokens: Any, times: Any = 1) -> NDArray[np.int64]:
-        """Sum over the requests that completed, of shape [...]."""
-        return np.sum(np.asarray(tokens, np.int64) * times * self.seen.finished, axis=-1)
+    def _sum(self, tokens: Any, mask: NDArray[np.bool_]) -> NDArray[np.int64]:
+        """Sum over the requests of the mask, of shape [...]."""
+        return np.sum(np.asarray(tokens, np.int64) * mask, axis=-1)
 
 
-UNITS = ("s", "whole s", "1/s", "tokens", "tokens/s", "share", "J", "J/token", "")
+LIMITED = {"ttft": "ttft", "tpot": "tpot", "e2e": "e2el"}
+"""What a service level can limit, and the metric that it is a limit of."""
+
+
+def read_slo(text: str) -> dict[str, float]:
+    """Limits of a service level such as "ttft=2,tpot=0.2,e2e=30", in seconds.
+
+    By the names of the arguments of `serving`, such as `ttft_limit`. ValueError if it is none.
+    """
+    limits: dict[str, float] = {}
+    for part in text.split(","):
+        name, _, number = (piece.strip() for piece in part.partition("="))
+        try:
+            seconds = float(number)
+        except ValueError:
+            seconds = math.nan
+        if name not in LIMITED or f"{LIMITED[name]}_limit" in limits or not seconds > 0:
+            expected = "limits of more than 0 seconds, each once, such as ttft=2,tpot=0.2,e2e=30"
+            raise ValueError(f"got {part!r} in {text!r}; expected {expected}")
+        limits[f"{LIMITED[name]}_limit"] = seconds
+    return limits
+
+
+UNITS = ("s", "whole s", "1/s", "tokens", "tokens/s", "share", "percent", "J", "J/token", "")
 """Units of metrics; of "whole s" no fraction matters, and "" is a number of things."""
 
 
@@ -176,6 +225,7 @@ class Metric:
       means: Which of its columns tables of several streams take means of: statistics of a
         distribution such as "p99", or "" for the number itself.
       swept: Which of its columns sweeps have.
+      with_limits: Which of them they have if there is a service level.
     """
 
     title: str
@@ -185,6 +235,7 @@ class Metric:
     heading: str = ""
     means: tuple[str, ...] = ()
     swept: tuple[str, ...] = ()
+    with_limits: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         if self.unit not in UNITS:
@@ -195,7 +246,7 @@ METRICS: dict[str, Metric] = {
     "ttft": Metric(
         "time to first token, TTFT", "`F − a`", "s", heading="TTFT",
         of=lambda lanes: lanes.over_requests(lanes.seen.ttft, lanes.seen.finished),
-        means=("mean", "p50", "p99"), swept=("mean", "p99"),
+        means=("mean", "p50", "p99", "max"), swept=("mean", "p99"),
     ),
     "tpot": Metric(
         "time per output token, TPOT", "`(C − F) / (o − 1)`, for `o > 1`", "s", heading="TPOT",
@@ -209,19 +260,19 @@ METRICS: dict[str, Metric] = {
     "e2el": Metric(
         "end-to-end latency, E2EL", "`C − a`", "s", heading="end to end",
         of=lambda lanes: lanes.over_requests(lanes.seen.e2el, lanes.seen.finished),
-        means=("mean", "p50", "p99"), swept=("p99",),
+        means=("mean", "p50", "p99", "max"), swept=("p99",),
     ),
     "queueing": Metric(
         "queueing delay", "`A − a`", "s", heading="queueing",
         of=lambda lanes: lanes.over_requests(lanes.seen.queueing, lanes.seen.finished),
-        means=("mean",),
+        means=("mean", "max"),
     ),
     "completed": Metric(
         "completed", "requests that did", "", of=lambda lanes: lanes.completed,
     ),
     "unfinished": Metric(
         "unfinished", "requests that did not complete", "",
-        of=lambda lanes: lanes.total(lanes.result.num_requests) - lanes.completed,
+        of=lambda lanes: lanes.left,
     ),
     "makespan": Metric(
         "makespan", "last `C` − first `a`", "whole s", heading="makespan",
@@ -235,10 +286,15 @@ METRICS: dict[str, Metric] = {
         "output throughput", "Σ `o` / makespan", "tokens/s", heading="tok/s",
         of=lambda lanes: lanes.rate(lanes.tokens, lanes.makespan), means=("",),
     ),
+    "attainment": Metric(
+        "attainment", "requests that keep every limit given / all requests · 100", "percent",
+        heading="kept",
+        of=lambda lanes: lanes.attainment, means=("",), with_limits=("",),
+    ),
     "goodput": Metric(
         "goodput",
-        "requests with TTFT ≤ `ttft_limit` and TPOT ≤ `tpot_limit` / makespan; TPOT is 0 for "
-        "`o = 1`", "1/s", heading="good/s",
+        "requests with TTFT ≤ `ttft_limit`, TPOT ≤ `tpot_limit` and E2EL ≤ `e2el_limit` / "
+        "makespan; TPOT is 0 for `o = 1`", "1/s", heading="good/s", with_limits=("",),
         of=lambda lanes: lanes.rate(lanes.good, lanes.makespan), means=("",),
     ),
     "preemptions": Metric(
@@ -265,7 +321,9 @@ METRICS: dict[str, Metric] = {
     ),
     "energy_per_token": Metric(
         "energy per token", "energy / Σ `o`", "J/token", heading="J/tok",
-        of=lambda lanes: lanes.rate(lanes.joules, lanes.tokens), means=("",), swept=("",),
+        of=lambda lanes: lanes.rate(
+            lanes.joules, lanes.total(lanes._sum(lanes.instance.output, lanes.every.finished))
+        ), means=("",), swept=("",),
     ),
 }  # fmt: skip
 """Metrics by name, in the order of the columns of tables."""
@@ -286,6 +344,12 @@ SWEPT = tuple(
     )
 )
 """Columns of a sweep that only simulations under a clock have."""
+
+
+LIMITED_COLUMNS = tuple(
+    column(name, part) for name, one in METRICS.items() for part in one.with_limits
+)
+"""Columns of a sweep that only those with a service level have."""
 
 
 def rows() -> Iterator[tuple[str, ...]]:
@@ -314,8 +378,10 @@ def serving(
     energy: Energy | None = None,
     ttft_limit: float | None = None,
     tpot_limit: float | None = None,
+    e2el_limit: float | None = None,
     pooled: bool = False,
     names: Iterable[str] | None = None,
+    counted: NDArray[np.bool_] | None = None,
 ) -> Serving:
     """Metrics of simulations under a clock, under the names and definitions of vLLM's benchmark.
 
@@ -326,9 +392,13 @@ def serving(
       energy: Joules of a round, such as `clocks.energy("llama2_70b_2xa100")`.
       ttft_limit: A good request's largest TTFT in seconds; None for no such limit.
       tpot_limit: Its largest TPOT in seconds; None for no such limit.
+      e2el_limit: Its largest end-to-end latency in seconds; None for no such limit.
       pooled: One distribution over the requests of all lanes, and sums over lanes; lanes that did
         not finish make the sums invalid.
       names: Which of `METRICS` to compute; None for all.
+      counted: Mask of the requests that count, of shape [..., n], such as all but those of a
+        warm-up; None for all. What is of the worker rather than of requests (ITL, preemptions,
+        wasted tokens, KV use, energy) is over all of them.
 
     Raises:
       TypeError: If an argument is traced.
@@ -337,10 +407,11 @@ def serving(
     """
     if any(isinstance(x, jax.core.Tracer) for x in jax.tree.leaves((instance, result))):
         raise TypeError("metrics: got traced arrays; expected concrete ones, outside jit")
-    for name, limit in (("ttft_limit", ttft_limit), ("tpot_limit", tpot_limit)):
+    limits = {"ttft_limit": ttft_limit, "tpot_limit": tpot_limit, "e2el_limit": e2el_limit}
+    for name, limit in limits.items():
         if limit is not None and not limit > 0:
             raise ValueError(f"{name} is {limit}; expected more than 0 seconds")
-    lanes = Lanes(instance, result, clock, energy, ttft_limit, tpot_limit, pooled)
+    lanes = Lanes(instance, result, clock, energy, pooled=pooled, counted=counted, **limits)
     chosen = METRICS if names is None else names
     return Serving(**{name: METRICS[name].of(lanes) for name in chosen})
 

@@ -95,7 +95,12 @@ def policy(text: str) -> Policy:
             return NUMBERED[plain](_number(text, number))
         if kind == FAMILY and (rest or text == FAMILY):
             return _member(text, rest)
-    near = difflib.get_close_matches(str(text), SHIPPED, n=1)
+    tuned = (f"tuned:{name}" for name in files.names())
+    numbered = {f"{plain}=": f"{plain}=NUMBER" for plain in NUMBERED}
+    known = [*SHIPPED, *numbered, FAMILY, *tuned]
+    plain = str(text).lower().replace("-", "_").partition("=")
+    near = difflib.get_close_matches(plain[0] + plain[1], known, n=1)
+    near = [numbered.get(name, name) for name in near]
     hint = f" (did you mean {near[0]}?)" if near else ""
     raise ValueError(f"policy {text!r} is unknown{hint}; expected one of {', '.join(usage())}")
 

@@ -31,10 +31,13 @@ RATIO = "mean latency / mean latency of H-SF"
 
 def of_backlog(frame: pd.DataFrame) -> Iterator[Drawing]:
     """Every figure of the table; one that it has no rows for says why it is left out."""
-    yield Drawing("latency_against_n", latency_against_n(frame))
+    bands = "Bands: 95 % confidence intervals."
+    about = f"A panel for each prediction. {bands}"
+    yield Drawing("latency_against_n", latency_against_n(frame), "Latency against n", about)
     reason = why_no_ratio(frame)
     figure = None if reason else ratio_against_width(frame)
-    yield Drawing("ratio_against_width", figure, caption=reason or "")
+    title = "Latency against the width of predictions"
+    yield Drawing("ratio_against_width", figure, title, reason or bands)
 
 
 @in_house_style
@@ -107,11 +110,17 @@ def of_serving(frame: pd.DataFrame) -> Iterator[Drawing]:
     predictions = [text for text in dict.fromkeys(frame["prediction"]) if text != ANY]
     for prediction in predictions or [ANY]:
         name = "".join(c if c.isalnum() else "-" for c in prediction)
-        yield Drawing(f"latency_against_rate-{name}", latency_against_rate(frame, prediction))
+        told = "" if prediction == ANY else f": {read_prediction(prediction).label}"
+        yield Drawing(
+            f"latency_against_rate-{name}", latency_against_rate(frame, prediction),
+            f"Latency against the rate of arrivals{told}",
+            "Hollow: more than the policy sustains. Bands: 95 % confidence intervals.",
+        )  # fmt: skip
     if predictions and (frame["policy"] == SERVING_YARDSTICK).any():
         reason = why_no_gain(frame)
         figure = None if reason else gain_from_prediction(frame)
-        yield Drawing("gain_from_prediction", figure, caption=reason or "")
+        about = "At the rates that fcfs sustains. Bands: 95 % confidence intervals."
+        yield Drawing("gain_from_prediction", figure, "What prediction gains", reason or about)
 
 
 @in_house_style
@@ -253,6 +262,7 @@ def draw_curves(axes: Axes, curves: pd.DataFrame) -> None:
     for (method, label), line in curves.groupby(["method", "label"], sort=False):
         look = look_of(method)
         axes.step(
-            line["work"], line["best"], where="post", color=look.color, ls=look.line, label=label
-        )
+            line["work"], line["best"], where="post", color=look.color, ls=look.line, label=label,
+            marker="o" if len(line) == 1 else None,  # a grid is a single point
+        )  # fmt: skip
     axes.set_xscale("log")

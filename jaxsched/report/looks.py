@@ -29,9 +29,9 @@ LINES: tuple[Line, ...] = ("-", DASHES, DOTS, DASH_DOTS)
 
 LOOKS = {
     "h_sf": Look("H-SF (hindsight)", "#000000", "o"),
-    "a_max": Look(r"$\mathrm{A_{max}}$", "#D55E00", "^"),
-    "a_min:on_eviction": Look(r"$\mathrm{A_{min}}$, refined on eviction", "#0072B2", "s"),
-    "a_min:every_round": Look(r"$\mathrm{A_{min}}$, refined every round", "#56B4E9", "D", DASHES),
+    "a_max": Look("Aₘₐₓ", "#D55E00", "^"),
+    "a_min:on_eviction": Look("Aₘᵢₙ, refined on eviction", "#0072B2", "s"),
+    "a_min:every_round": Look("Aₘᵢₙ, refined every round", "#56B4E9", "D", DASHES),
     "mc_sf": Look("MC-SF (midpoint)", "#009E73", "v", DOTS),
     "fcfs": Look("FCFS", "#CC79A7", "P", DASH_DOTS),
     "tuned:lmsys_one": Look("tuned for one interval", "#A50F15", "*"),
@@ -84,8 +84,9 @@ STYLE: dict[Any, Any] = {
     "lines.linewidth": 1.4,
     "lines.markersize": 4,
     "legend.frameon": False,
-    # Text stays text in the PDF.
+    # Text stays text in the PDF, and names with a dollar are no formulas.
     "pdf.fonttype": 42,
+    "text.parse_math": False,
 }
 
 in_house_style = rc_context(STYLE)

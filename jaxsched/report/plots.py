@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
+import textwrap
 from collections.abc import Callable, Iterable, Sequence
 from functools import partial
 from pathlib import Path
@@ -15,6 +16,7 @@ from matplotlib.axis import Axis
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullLocator
 
+from jaxsched import faults
 from jaxsched.report.formats import plain
 from jaxsched.report.looks import FAINT, look_of
 from jaxsched.studies import store
@@ -57,7 +59,9 @@ def name_axes(figure: Figure, x: str, y: str) -> None:
 
 
 def subtitle(axes: Axes, text: str) -> None:
-    """A faint title on the left."""
+    """A faint title on the left, in as many lines as it takes."""
+    inches = axes.get_position().width * axes.figure.get_figwidth()
+    text = textwrap.fill(text, int(17 * inches), break_on_hyphens=False)
     axes.set_title(text, loc="left", color=FAINT)
 
 
@@ -134,5 +138,9 @@ def save(figure: Figure, stem: Path) -> Path:
 
 
 def save_all(drawings: Iterable[Drawing], folder: Path) -> list[Path]:
-    """Writes the figures that are not left out; returns the paths of the PNGs."""
+    """Writes the figures that are not left out; returns the paths of the PNGs.
+
+    ValueError if the folder is a link to somewhere else.
+    """
+    faults.refuse_link(folder)
     return [save(one.figure, folder / one.name) for one in drawings if one.figure is not None]

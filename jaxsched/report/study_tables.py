@@ -6,39 +6,61 @@ import math
 from collections.abc import Iterable, Iterator
 from typing import Any
 
+import numpy as np
 import pandas as pd
-from rich.table import Table
+from rich.text import Text
 
-from jaxsched.metrics import METRICS, STATISTICS
-from jaxsched.report.formats import UNIT_FORMS, count, percent, rounds, seconds, shown
-from jaxsched.report.terminal import alarm, bold, name_of, table
+from jaxsched.metrics import LIMITED_COLUMNS, METRICS, STATISTICS, Metric
+from jaxsched.report.formats import (
+    UNIT_FORMS,
+    NumberForm,
+    count,
+    percent,
+    rounds,
+    seconds,
+    shown,
+    with_half,
+)
+from jaxsched.report.sweep_view import SweepView
+from jaxsched.report.tables import Answer, PrintedTable, TableCell, alarm, table
 from jaxsched.studies import frames
-from jaxsched.studies.frames import half_width, summarize
+from jaxsched.studies.frames import summarize
 from jaxsched.studies.serving import ANY
 from jaxsched.workloads.texts import read_prediction
 
-Printed = tuple[str | Table, ...]
-"""A title, one or two tables, and a note."""
+BACKLOG_NOTE = (
+    "means over the finished instances, ± half a 95 % confidence interval (paired for / h_sf)",
+    "latency in rounds; bound: proved lower bound; KV, peak: mean and peak use of M",
+)
 
-BACKLOG_NOTE = """\
-means over the finished instances, ± half a 95 % confidence interval (paired for / h_sf)
-latency in rounds; bound: proved lower bound; KV, peak: mean and peak use of M"""
+ROUNDS_NOTE = (
+    "latency in rounds; bound: proved lower bound on the mean latency; wait: rounds that gave a "
+    "request no token that it kept",
+)
 
-SERVED_NOTE = """\
-TTFT and end to end count from arrival; a token that is generated again is not seen again; KV, peak:
-mean and peak use of M; wasted: tokens lost to preemptions"""
+SERVED_NOTE = (
+    "TTFT and E2EL count from arrival; a token that is generated again is not seen again; names "
+    "are those of `vllm bench serve`, P50 being its median",
+    "KV, peak: mean and peak use of M; wasted: tokens lost to preemptions",
+)
 
-SERVING_NOTE = """\
-means over the streams; TTFT and end to end in seconds; gain: mean end to end of fcfs over the
-policy's, ± half a paired 95 % confidence interval; KV, peak: use of M; preempted: per request;
-sustains: largest rate of the job kept up with (proved: {bound}/s is the most, for long)"""
+SERVING_NOTE = (
+    "means over the streams; TTFT and end to end in seconds; gain: mean end to end of fcfs over "
+    "the policy's, ± half a paired 95 % confidence interval",
+    "KV, peak: use of M; preempted: per request; sustains: largest rate of the job kept up with "
+    "(proved: {bound}/s is the most, for long)",
+)
 
-TUNING_NOTE = """\
-mean ratios of mean latencies on test instances, ± half a paired 95 % confidence interval
-work: requests simulated for candidates; as written: the best by validation, made readable"""
+TUNING_NOTE = (
+    "mean ratios of mean latencies on test instances, ± half a paired 95 % confidence interval",
+    "work: requests simulated for candidates; as written: the best by validation, made readable",
+    "validation, test: geometric means of the ratios to h_sf over all predictions; a word where "
+    "they differ by more than that interval",
+)
+"""How to read the tables, a remark each."""
 
 
-def backlog_job(frame: pd.DataFrame) -> Printed:
+def backlog_job(frame: pd.DataFrame) -> Answer:
     """Every policy under every prediction at the largest number of requests.
 
     Policies whose results are the same under every prediction stand once, at the top.
@@ -56,7 +78,8 @@ def backlog_job(frame: pd.DataFrame) -> Printed:
         ((title, (_backlog_row(row, memory) for _, row in rows.iterrows()))
          for title, rows in sections),
     )  # fmt: skip
-    return bold(f"n = {n:,} requests, M = {memory:,} tokens, {lanes} instances"), made, BACKLOG_NOTE
+    title = f"n = {n:,} requests, M = {memory:,} tokens, {lanes} instances"
+    return Answer(title, (made,), BACKLOG_NOTE, summary)
 
 
 def _by(summary: pd.DataFrame) -> Iterator[tuple[str, pd.DataFrame]]:
@@ -66,32 +89,30 @@ def _by(summary: pd.DataFrame) -> Iterator[tuple[str, pd.DataFrame]]:
         yield label, summary[summary["prediction"] == prediction]
 
 
-def _backlog_row(row: pd.Series, memory: int) -> tuple[str, ...]:
-    half = shown(row["ratio_to_h_sf_ci"], ".3f").lstrip("0")
+def _backlog_row(row: pd.Series, memory: int) -> tuple[TableCell, ...]:
     return (
-        name_of(row),
-        f"{shown(row['mean_latency'], rounds)} ±{shown(row['mean_latency_ci'], rounds):>4}",
-        f"{shown(row['ratio_to_h_sf'], '.3f')} ±{half}",
+        _name_of(row),
+        with_half(row["mean_latency"], row["mean_latency_ci"], rounds),
+        with_half(row["ratio_to_h_sf"], row["ratio_to_h_sf_ci"], ".3f"),
         shown(row["ratio_to_bound"], ".3f"),
         *(count(row["evictions"]), count(row["wasted_tokens"])),
         *(shown(row[f"{name}_memory"] / memory, percent) for name in ("mean", "peak")),
     )
 
 
-def replay(frame: pd.DataFrame) -> Printed:
+def replay(frame: pd.DataFrame) -> Answer:
     """What each policy made of a trace, in rounds or, under a clock, in seconds."""
     first = frame.iloc[0]
     title = f"{int(first['n']):,} requests, M = {int(first['memory']):,} tokens"
     if "clock" not in frame:
-        note = "latency in rounds; bound: proved lower bound on the mean latency"
-        return bold(title), _in_rounds(frame), note
+        return Answer(title, (_in_rounds(frame),), ROUNDS_NOTE, frame)
     rate = first["offered_rate"]
     offered = "" if math.isnan(rate) else f", {rate:.3g} req/s arrive"
     title = f"{title}, {first['clock']}{offered}"
-    return bold(title), _latencies(frame), _figures(frame), SERVED_NOTE
+    return Answer(title, (_latencies(frame), _figures(frame)), SERVED_NOTE, frame)
 
 
-def _in_rounds(frame: pd.DataFrame) -> Table:
+def _in_rounds(frame: pd.DataFrame) -> PrintedTable:
     """One column per policy, with percentiles of the latency.
 
     Requests that did not finish are counted in a row of their own, and are in no percentile.
@@ -101,6 +122,11 @@ def _in_rounds(frame: pd.DataFrame) -> Table:
         "  / h_sf": (frame["ratio_to_h_sf"], ".3f"),
         "  / bound": (frame["ratio_to_bound"], ".3f"),
         **{f"  P{q}": (frame[f"latency_p{q}"], rounds) for q in (50, 90, 99)},
+        **{
+            title: (frame[name], rounds)
+            for title, name in (("  longest", "latency_max"), ("longest wait", "longest_wait"))
+            if name in frame  # not in folders of earlier versions
+        },
         "total latency": (frame["total_latency"], count),
         "rounds": (frame["rounds"], count),
         "evictions": (frame["evictions"], count),
@@ -109,21 +135,26 @@ def _in_rounds(frame: pd.DataFrame) -> Table:
         "KV use, peak": (frame["peak_memory"] / frame["memory"], percent),
     }
     if frame["unfinished"].any():
-        columns = {alarm("unfinished"): (frame["unfinished"], _alarming), **columns}
+        columns = {"unfinished": (frame["unfinished"], _alarming), **columns}
     rows = ((name, *(shown(x, form) for x in xs)) for name, (xs, form) in columns.items())
-    # A policy's name breaks at its colon, so that six of them fit into 80 columns.
-    return table([policy.replace(":", ":\n") for policy in frame["policy"]], [("", rows)])
+    return table(frame["policy"], [("", rows)])
 
 
-def _alarming(value: float) -> str:
+def _name_of(row: pd.Series) -> Text:
+    """The policy of a row of means, and how many of its simulations did not finish."""
+    left = row["unfinished"]
+    return Text.assemble(row["policy"], alarm(f" ({count(left)} unfinished)") if left else "")
+
+
+def _alarming(value: float) -> Text:
     return alarm(count(value))
 
 
-def _latencies(frame: pd.DataFrame) -> Table:
+def _latencies(frame: pd.DataFrame) -> PrintedTable:
     """Mean and percentiles of every distribution, a row per policy."""
     sections = (
-        (f"{one.heading}, {one.unit}", (
-            (row["policy"], *(shown(row[f"{which}_{name}"], UNIT_FORMS[one.unit])
+        (f"{_short(one)}, {one.unit}", (
+            (row["policy"], *(shown(row.get(f"{which}_{name}", math.nan), UNIT_FORMS[one.unit])
                               for which in STATISTICS))
             for _, row in frame.iterrows()
         ))
@@ -132,13 +163,19 @@ def _latencies(frame: pd.DataFrame) -> Table:
     return table([which.replace("p", "P") for which in STATISTICS], sections)
 
 
-def _figures(frame: pd.DataFrame) -> Table:
+def _short(metric: Metric) -> str:
+    """The abbreviation of a metric, if it has one, or its heading."""
+    _, has, short = metric.title.rpartition(", ")
+    return short if has else metric.heading
+
+
+def _figures(frame: pd.DataFrame) -> PrintedTable:
     """Every other metric that the table has, a row per policy."""
     told = [(name, one) for name, one in METRICS.items() if name in frame and one.heading]
     told.sort(key=lambda item: not item[1].unit.endswith("/s"))  # rates in front
     columns = {one.heading: (name, UNIT_FORMS[one.unit]) for name, one in told}
     if frame["unfinished"].any():
-        columns = {alarm("unfinished"): ("unfinished", _alarming), **columns}
+        columns = {"unfinished": ("unfinished", _alarming), **columns}
     rows = (
         (row["policy"], *(shown(row[name], form) for name, form in columns.values()))
         for _, row in frame.iterrows()
@@ -146,7 +183,7 @@ def _figures(frame: pd.DataFrame) -> Table:
     return table(columns, [("", rows)])
 
 
-def serving_job(frame: pd.DataFrame) -> Printed:
+def serving_job(frame: pd.DataFrame) -> Answer:
     """Does length prediction help? Gains over fcfs beside the memory pressure, at one rate.
 
     The rate is the largest that fcfs sustains (the smallest of all if it sustains none, or was not
@@ -156,9 +193,13 @@ def serving_job(frame: pd.DataFrame) -> Printed:
     rate = told_rate(summary)
     chosen, largest = summary[summary["rate"] == rate], frames.saturation(summary)
     largest = largest.set_index(["prediction", "policy"])["rate"]
+    limited = {name: METRICS[name].heading for name in LIMITED_COLUMNS if name in chosen}
     made = table(
-        ("TTFT", "P99", "E2E", "P99", "gain", "KV", "peak", "preempted", "wasted", "sustains"),
-        ((title, (_serving_row(row, largest) for _, row in rows.iterrows()))
+        (
+            *("TTFT", "P99", "longest", "E2E", "P99", "longest", "gain", *limited.values()),
+            *("KV", "peak", "preempted", "wasted", "sustains"),
+        ),
+        ((title, (_serving_row(row, largest, limited) for _, row in rows.iterrows()))
          for title, rows in _by(chosen)),
     )  # fmt: skip
     first = frame.iloc[0]
@@ -166,7 +207,9 @@ def serving_job(frame: pd.DataFrame) -> Printed:
         f"{rate:g} requests/s, {first['clock']}, M = {int(first['memory']):,} tokens, "
         f"{frame['lane'].nunique()} streams of {int(first['n']):,} requests"
     )
-    return bold(title), made, SERVING_NOTE.format(bound=f"{chosen['rate_bound'].mean():.3g}")
+    bound = f"{chosen['rate_bound'].mean():.3g}"
+    note = tuple(line.format(bound=bound) for line in SERVING_NOTE)
+    return Answer(title, (made,), note, summary)
 
 
 def told_rate(summary: pd.DataFrame) -> float:
@@ -175,12 +218,15 @@ def told_rate(summary: pd.DataFrame) -> float:
     return float(fcfs["rate"].max() if len(fcfs) else summary["rate"].min())
 
 
-def _serving_row(row: pd.Series, largest: pd.Series) -> tuple[str, ...]:
-    times = ("mean_ttft", "p99_ttft", "mean_e2el", "p99_e2el")
+def _serving_row(
+    row: pd.Series, largest: pd.Series, limited: Iterable[str]
+) -> tuple[TableCell, ...]:
+    times = [f"{part}_{name}" for name in ("ttft", "e2el") for part in ("mean", "p99", "max")]
     return (
-        name_of(row),
-        *(shown(row[name], seconds) for name in times),
-        shown(row["gain"], lambda gain: f"{gain:.2f} ±{row['gain_ci']:.2f}"),
+        _name_of(row),
+        *(shown(row.get(name, math.nan), seconds) for name in times),
+        with_half(row["gain"], row["gain_ci"], ".2f"),
+        *(shown(row[name], UNIT_FORMS[METRICS[name].unit]) for name in limited),
         *(shown(row[name], percent) for name in ("kv_mean", "kv_peak")),
         f"{row['preemptions'] / row['n']:.1%}",
         count(row["wasted_tokens"]),
@@ -188,19 +234,111 @@ def _serving_row(row: pd.Series, largest: pd.Series) -> tuple[str, ...]:
     )
 
 
-def tuning(title: str, methods: pd.DataFrame, tests: pd.DataFrame) -> Printed:
+def tuning(title: str, methods: pd.DataFrame, tests: pd.DataFrame) -> Answer:
     """One row per method and prediction, and the rule as written, from a `Found`'s tables."""
     against = [name for name in tests if name.startswith("ratio_to_")]
+    groups = tests.groupby(["prediction", "method"], sort=False)[against]
+    halves = groups.agg(frames.half_width).add_suffix("_ci")
+    summary = groups.mean().join(halves).reset_index().merge(methods, "left", "method")
     sections = (
-        (label, (_tuning_row(row, rows, against) for _, row in methods.iterrows()))
-        for label, rows in _by(tests)
+        (label, (_tuning_row(row, against) for _, row in rows.iterrows()))
+        for label, rows in _by(summary)
     )
     headings = [name.replace("ratio_to_", "/ ").removesuffix(":on_eviction") for name in against]
-    return bold(title), table([*headings, "work", "time"], sections), TUNING_NOTE
+    made = table([*headings, "work", "time"], sections)
+    both = _validated(methods, tests)
+    rows = [
+        (row["label"], f"{row['validation']:.4f}", with_half(row["test"], row["half"], ".4f"),
+         row["word"])
+        for _, row in both.iterrows()
+    ]  # fmt: skip
+    beside = table(("validation", "test", ""), [("", rows)])
+    summary = summary.merge(both[["method", "test", "word"]], "left", "method")
+    return Answer(title, (made, beside), TUNING_NOTE, summary)
 
 
-def _tuning_row(row: pd.Series, tests: pd.DataFrame, against: Iterable[str]) -> tuple[str, ...]:
-    own = tests[tests["method"] == row["method"]]
-    ratios = (f"{own[name].mean():.4f} ±{half_width(own[name]):.4f}" for name in against)
+def _validated(methods: pd.DataFrame, tests: pd.DataFrame) -> pd.DataFrame:
+    """For each method its validation score, the same of the test instances, and a word on both.
+
+    The score is the geometric mean of the ratios to h_sf over all predictions; `half` is half its
+    95 % confidence interval on the test instances, each of which counts once.
+    """
+    logs = np.log(tests["ratio_to_h_sf"]).groupby([tests["method"], tests["lane"]]).mean()
+    groups = logs.groupby("method")
+    told = pd.DataFrame({"test": np.exp(groups.mean()), "half": groups.agg(frames.half_width)})
+    both = methods[["method", "label", "validation"]].merge(told, "left", "method")
+    apart = np.log(both["test"] / both["validation"])
+    both["word"] = np.where(
+        apart.abs() <= both["half"], "",
+        np.where(apart > 0, "worse than validation said", "better than validation said"),
+    )  # fmt: skip
+    return both.assign(half=both["half"] * both["test"])
+
+
+def _tuning_row(row: pd.Series, against: Iterable[str]) -> tuple[str, ...]:
+    ratios = (with_half(row[name], row[f"{name}_ci"], ".4f") for name in against)
     cost = () if row.isna()["work"] else (count(row["work"]), f"{row['seconds']:.0f} s")
     return row["label"], *ratios, *cost
+
+
+_MOST_ROWS = 40
+"""Policies in the table of a sweep; of more, the best."""
+
+
+def sweep_policies(view: SweepView) -> Answer:
+    """A row per policy where all other axes are held at typical values."""
+    seen = view.slice([])
+    summary = summarize(seen.rows, ["policy"])
+    best = view.best(seen.rows, "mean_latency", _MOST_ROWS)
+    shown_rows = summary.set_index("policy", drop=False).loc[best]
+    form = rounds if view.time() == "rounds" else seconds
+    made = table(
+        (f"mean latency ({view.time()})", "/ h_sf", "/ bound", "evicted", "wasted"),
+        [("", (_sweep_row(row, form) for _, row in shown_rows.iterrows()))],
+    )
+    note = f"{seen.held}; means over {seen.instances:,} instances, ± half a 95 % interval"
+    return Answer(f"{len(view.frame):,} simulations", (made,), (note,), summary)
+
+
+def _sweep_row(row: pd.Series, form: NumberForm) -> tuple[TableCell, ...]:
+    return (
+        _name_of(row),
+        with_half(row["mean_latency"], row["mean_latency_ci"], form),
+        with_half(row["ratio_to_h_sf"], row["ratio_to_h_sf_ci"], ".3f"),
+        shown(row["ratio_to_bound"], ".3f"),
+        shown(row["evictions"], ",.1f"),
+        shown(row["wasted"], ".1%"),
+    )
+
+
+CAPACITY_NOTE = (
+    "the trace's arrivals are stretched to each rate; the answer is up to 0.5 % more, or what a "
+    "higher rate gives by chance",
+    "ceiling: proved, the rate that no policy serves more than for long, by memory and clock; a "
+    "short trace may be served a little faster, since it ends",
+)
+
+
+def capacity(told: pd.DataFrame, slo: str, at: float) -> Answer:
+    """The largest rate at which each policy keeps a service level, from `capacity.told`."""
+    first = told.iloc[0]
+    figures = {"TTFT": "ttft", "E2EL": "e2el"}
+    parts = ("mean", "p99", "max")
+    rows = [
+        (
+            row["policy"],
+            f"{'over ' if row['more'] else ''}{row['rate']:.3f}" if row["rate"] else "none",
+            f"{row['ceiling']:.3f}",
+            shown(row["rate"] / row["ceiling"], percent),
+            shown(row["attainment"], UNIT_FORMS["percent"]),
+            *(shown(row[f"{part}_{name}"], seconds) for name in figures.values() for part in parts),
+        )
+        for _, row in told.iterrows()
+    ]
+    names = [f"{title} {part.replace('p', 'P')}" for title in figures for part in parts]
+    made = table(("req/s", "ceiling", "of it", "kept", *names), [("", rows)])
+    title = (
+        f"largest rate at which {at:g} % of the requests keep {slo}: {int(first['n']):,} requests, "
+        f"M = {int(first['memory']):,} tokens, {first['clock']}"
+    )
+    return Answer(title, (made,), CAPACITY_NOTE, told)

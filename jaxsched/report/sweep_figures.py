@@ -137,8 +137,7 @@ def _legend(figure: Figure, axes: Axes) -> None:
     handles, labels = axes.get_legend_handles_labels()
     for handle, label in zip(handles, labels, strict=True):
         handle.set_label(NUMBER.sub(lambda found: f"{float(found[0]):.3g}", label))
-    # Mathematical labels are narrower than their source.
-    longest = max(len(label) for label in labels if "$" not in label) if labels else 0
+    longest = max(map(len, labels), default=0)
     fit = figure.get_figwidth() / (0.55 + 0.065 * max(18, min(longest, 75)))
     columns = max(1, min(4, int(fit)))
     # Two rows have room; more of them should not take it from the panels.
@@ -221,7 +220,7 @@ def _bar(figure: Figure, panels: list[Axes], norm: LogNorm, label: str, narrow: 
     near = (1, 1.1, 1.2, 1.4, 1.7, 2, 2.5, 3, 4, 5, 7)
     bar.locator = LogLocator(subs=near if narrow else (1, 2, 5))
     bar.minorlocator = NullLocator()
-    bar.formatter = FuncFormatter(plain)
+    bar.formatter = FuncFormatter(lambda value, _: plain(value))
     bar.outline.set_visible(False)
 
 

@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from jaxsched import clocks, policies, toml, workers
+from jaxsched import clocks, policies, workers
 from jaxsched.instance import MAX_MEMORY
 from jaxsched.studies.config import LARGEST_SEED, policy_file
 from jaxsched.toml import several, with_key
@@ -77,11 +77,14 @@ class Axis:
         return self.least is not None
 
 
-def _clock(name: str) -> str | None:
-    known = (NO_CLOCK, *clocks.PRESETS)
-    if name not in known:
-        raise ValueError(toml.unknown(repr(name), name, known, "value"))
-    return None if name == NO_CLOCK else name
+def _clock(text: str) -> str | None:
+    if text == NO_CLOCK:
+        return None
+    try:
+        clocks.clock(text)
+    except ValueError as error:
+        raise ValueError(str(error).replace("one of: ", f"one of: {NO_CLOCK}, ")) from None
+    return text
 
 
 AXES: dict[str, Axis] = {
@@ -105,7 +108,7 @@ AXES: dict[str, Axis] = {
             arguments=lambda cap: {"max_batch": cap or None},
         ),
         Axis(
-            "clocks", "clock", CALL, _clock, (NO_CLOCK,),
+            "clocks", "clock", CALL, _clock, (NO_CLOCK,), file=clocks.clock_file,
             arguments=lambda name: {"clock": name and clocks.clock(name)},
         ),
         Axis(
@@ -156,8 +159,12 @@ class Values:
     read: dict[str, tuple[Any, ...]]  # what they stand for
 
     @classmethod
-    def of(cls, **given: tuple[Any, ...]) -> Values:
+    def of(
+        cls, readers: Mapping[str, Callable[[Any], Any]] | None = None, /, **given: tuple[Any, ...]
+    ) -> Values:
         """Reads values; axes that are not given have their default.
+
+        `readers` stand in for `Axis.read` of the axes that they name.
 
         ValueError if a value is refused; the text names the axis and the value.
         """
@@ -167,7 +174,8 @@ class Values:
             several(name, values)
             if axis.most is not None and max(values) > axis.most:
                 raise ValueError(f"{name}: got {max(values)}; expected at most {axis.most}")
-            found = tuple(with_key(name, axis.read, value) for value in values)
+            read_value = (readers or {}).get(name, axis.read)
+            found = tuple(with_key(name, read_value, value) for value in values)
             titles[name] = tuple(map(axis.title, values, found))
             several(name, titles[name])
             read[name] = found

@@ -28,7 +28,7 @@ from pandas.core.groupby import DataFrameGroupBy
 from scipy.special import stdtrit
 
 from jaxsched import clocks, metrics
-from jaxsched.bounds import mean_busy_time_bound
+from jaxsched.bounds import latency_bound
 from jaxsched.clocks import TICKS_PER_SECOND, Clock
 from jaxsched.instance import Instance
 from jaxsched.metrics import samples
@@ -60,11 +60,11 @@ SERVING_FIGURES = (*metrics.MEANS, "gain", "load", "rate_bound")
 def bound_of(instance: Instance, worker: Worker | None = None) -> NDArray[np.float64]:
     """Proved lower bound on the total latency of each lane of a backlog, of shape [lanes].
 
-    NaN with arrivals, where the bound of `mean_busy_time_bound` does not hold.
+    NaN with arrivals, where the bound of `latency_bound` does not hold.
     """
     if instance.arrival is not None and np.any(np.asarray(instance.arrival)):
         return np.full(instance.lanes, np.nan)
-    return mean_busy_time_bound(
+    return latency_bound(
         instance.prompt, instance.output, instance.memory, instance.num_requests, worker
     )
 
@@ -101,6 +101,19 @@ def result_columns(
         "rounds": rounds,
         "status": status,
     }
+
+
+def latencies_and_waits(
+    instance: Instance, result: Result
+) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Latency of every request in rounds, and how many of them gave it no token that it kept.
+
+    Of shape [lanes, n]; NaN where a request did not finish.
+    """
+    completion = np.asarray(result.completion)
+    arrival = 0 if instance.arrival is None else np.asarray(instance.arrival)
+    latency = np.where(completion >= 0, completion - arrival, np.nan)
+    return latency, latency - np.asarray(instance.output)
 
 
 def request_frame(instance: Instance, result: Result, **columns: Any) -> pd.DataFrame:
@@ -217,13 +230,15 @@ def serving_columns(
     result: Result,
     clock: str,
     *,
-    ttft_limit: float | None = None,
-    tpot_limit: float | None = None,
     names: Sequence[str] | None = None,
+    warm_up: float = 0.0,
+    **limits: float,
 ) -> dict[str, NDArray[Any]]:
     """The measured columns under a clock of this name, arrays of shape [lanes].
 
-    `names` are the metrics that are computed, all of them by default. Columns: n, memory,
+    `names` are the metrics that are computed, all of them by default, `limits` those of a service
+    level, such as `ttft_limit`; requests that arrive in the first `warm_up` seconds do not count in
+    them. Columns: n, memory,
     offered_rate (requests per second of the time between the first arrival and the last; NaN for a
     backlog), every figure of `Serving` (`mean_ttft` … `p99_queueing`, `completed` …), rounds and
     status, the last as a number.
@@ -233,9 +248,9 @@ def serving_columns(
         result,
         clocks.clock(clock),
         energy=clocks.energy(clock),
-        ttft_limit=ttft_limit,
-        tpot_limit=tpot_limit,
         names=names,
+        counted=after_warm_up(instance, warm_up),
+        **limits,
     )
     values = {
         "n": np.asarray(result.num_requests),
@@ -247,6 +262,23 @@ def serving_columns(
     return {
         **values, "rounds": np.asarray(result.rounds), "status": np.asarray(result.status)
     }  # fmt: skip
+
+
+def after_warm_up(instance: Instance, warm_up: float) -> NDArray[np.bool_] | None:
+    """Mask of the requests that arrive later, of shape [..., n]; None if there is no warm-up.
+
+    ValueError if no request of some lane does.
+    """
+    if not warm_up:
+        return None
+    counted = np.asarray(instance.arrival, np.float64) >= warm_up
+    if not counted.any(axis=-1).all():
+        last = np.max(np.asarray(instance.arrival), axis=-1).min()
+        raise ValueError(
+            f"warm_up is {warm_up:g} s, but the last request arrives after {last:.6g} s; expected "
+            "requests that arrive later and count"
+        )
+    return counted
 
 
 def offered_rate(instance: Instance) -> np.ndarray:
@@ -311,26 +343,38 @@ def saturation(table: pd.DataFrame) -> pd.DataFrame:
 
 
 def sweep_columns(
-    instance: Instance, result: Result, bound: NDArray[np.float64], cell: Cell, *, few: bool
+    instance: Instance,
+    result: Result,
+    bound: NDArray[np.float64],
+    cell: Cell,
+    *,
+    few: bool,
+    limits: Mapping[str, float] | None = None,
 ) -> dict[str, Any]:
     """The measured columns, arrays of shape [lanes]; `status` as a number.
 
-    With `few` the table has the columns `metrics.SWEPT`. Under a clock `mean_latency` is in
+    With `few` the table has the columns `metrics.SWEPT`, with limits of a service level also
+    `metrics.LIMITED_COLUMNS`. Under a clock `mean_latency` is in
     seconds, there is no total (-1) and no bound (NaN).
     """
     output = np.asarray(instance.output).sum(axis=-1, dtype=np.int64)
     nothing = np.full(len(output), np.nan)
+    columns = (*metrics.SWEPT, *(metrics.LIMITED_COLUMNS if limits else ()))
     if cell["clocks"] is None:
         found = result_columns(instance, result, bound)
-        more = dict.fromkeys(metrics.SWEPT, nothing) if few else {}
+        more = dict.fromkeys(columns, nothing) if few else {}
     else:
         # Rounds are counted under a clock too; only what compares them with arrivals is replaced.
         found = result_columns(instance, result.replace(times=None), bound)
         found |= dict.fromkeys(("bound", "ratio_to_bound"), nothing)
         found["total_latency"] = np.full(len(output), -1, np.int64)
-        names = [name for name, one in metrics.METRICS.items() if one.swept or name == "e2el"]
-        more = serving_columns(instance, result, cell["clocks"], names=names)
+        names = [
+            name
+            for name, one in metrics.METRICS.items()
+            if one.swept or one.with_limits or name == "e2el"
+        ]
+        more = serving_columns(instance, result, cell["clocks"], names=names, **(limits or {}))
         finished = more["status"] == Status.FINISHED
         found["mean_latency"] = np.where(finished, more["mean_e2el"], np.nan)
-        more = {name: np.where(finished, more.get(name, np.nan), np.nan) for name in metrics.SWEPT}
+        more = {name: np.where(finished, more.get(name, np.nan), np.nan) for name in columns}
     return {**found, "output_tokens": output, **more}

@@ -20,17 +20,13 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-try:
-    import fcntl
-except ImportError:  # Windows
-    fcntl = None
-
 import jax
 import numpy as np
 import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from jaxsched import faults
 from jaxsched.studies import store
 from jaxsched.studies.axes import YARDSTICK
 from jaxsched.studies.plan import Plan, RowRange, Tile, without
@@ -78,15 +74,16 @@ class Work:
         for simulator in self.simulators:
             simulator.check()
         kept = store.open_store(folder, self.text)
-        tables = []
-        for point in self.points:
-            if not kept.has(point.name):
-                on_point(point, False)
-                kept.write(point.name, point.table())
-            tables.append(kept.read(point.name))
-            on_point(point, True)
-        table = self.whole(pd.concat(tables, ignore_index=True))
-        kept.finish(table)
+        with store.alone(folder):
+            tables = []
+            for point in self.points:
+                if not kept.has(point.name):
+                    on_point(point, False)
+                    kept.write(point.name, point.table())
+                tables.append(kept.read(point.name))
+                on_point(point, True)
+            table = self.whole(pd.concat(tables, ignore_index=True))
+            kept.finish(table)
         return table
 
 
@@ -156,7 +153,7 @@ class Parts:
         """
         if not self.results.exists():
             store.write_atomically(self.results, self._write_all)
-        if self._folder.exists():
+        with contextlib.suppress(OSError):  # they do no harm
             shutil.rmtree(self._folder)
 
     def tables(self) -> Iterator[pd.DataFrame]:
@@ -189,10 +186,8 @@ class Parts:
 
     def _check(self, path: Path, start: int, stop: int, again: str) -> None:
         """Refuses a part whose footer does not fit its name and this study."""
-        try:
+        with faults.reading(path, "a Parquet file", again):
             footer = pq.read_metadata(path)
-        except (pa.ArrowInvalid, OSError) as error:
-            raise ValueError(f"{path}: cannot be read ({error}); {again}") from None
         if store.texts_of(footer).get("config") != self.store.metadata["config"]:
             raise ValueError(f"{path}: belongs to another configuration; move it away")
         if footer.num_rows != stop - start or not 0 <= start < stop <= self.plan.total:
@@ -314,25 +309,6 @@ def join_processes(
             "give --coordinator HOST:PORT --num-processes N --process-id I to each"
         ) from None
     return Processes(jax.process_index(), jax.process_count())
-
-
-@contextlib.contextmanager
-def alone(folder: Path, processes: Processes) -> Iterator[None]:
-    """Keeps a second run of the same sweep out of the folder while this one is at work.
-
-    ValueError if another one is.
-    """
-    if not processes.first or fcntl is None:
-        yield
-        return
-    with open(folder / ".lock", "w") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise ValueError(f"{folder}: another run of this sweep is at work there") from None
-        except OSError:
-            pass  # A file system without locks: then nobody is kept out.
-        yield
 
 
 def finish(parts: Parts, processes: Processes) -> list[RowRange]:

@@ -15,7 +15,6 @@ from __future__ import annotations
 import dataclasses
 import functools
 import itertools
-import json
 import math
 import os
 import re
@@ -30,15 +29,16 @@ import pandas as pd
 
 from jaxsched.studies import store
 from jaxsched.studies.axes import AXES, Axis, Values
-from jaxsched.studies.config import LARGEST_SEED, digests
+from jaxsched.studies.config import LARGEST_SEED, digests, service_level
 from jaxsched.studies.frames import sweep_columns
 from jaxsched.studies.plan import Plan, Study
 from jaxsched.studies.run import ALL_AGAIN, Parts
+from jaxsched.studies.trace import TraceConfig, read_requests
 from jaxsched.toml import at_least, from_table, one_of, to_toml, with_key
-from jaxsched.workloads import draws
+from jaxsched.workloads import Trace, draws
 from jaxsched.workloads.intervals import OPEN_ENDED
 from jaxsched.workloads.lengths import Lengths, TableLengths
-from jaxsched.workloads.texts import Prediction
+from jaxsched.workloads.texts import Prediction, read_lengths, trace_file
 
 PLACE = re.compile(r"\{([^{}]*)\}")
 LAWS = ("uniform", "log_uniform")
@@ -126,16 +126,37 @@ class SweepConfig(_Keys):
     # Rounds after which a simulation is cut off; None for the engine's own limit.
     max_rounds: int | None = at_least(1, default=None)
     random: tuple[RandomConfig, ...] = ()  # random values on some of the axes
+    # How the files of workloads "trace:FILE" are read, and which of their requests are taken
+    trace: TraceConfig | None = None
+    # A service level under clocks, as a text (see `jaxsched.metrics.read_slo`)
+    slo: str | None = None
 
     def __post_init__(self) -> None:
-        self.values()
+        if self.trace is not None and self.trace.changed() & {"path", "warm_up", "sha256"}:
+            raise ValueError("trace: files are workloads here (trace:FILE), drawn at random; "
+                             "expected no path, warm_up and sha256")  # fmt: skip
+        values = self.values()
+        if service_level(self.slo) and not any(values.read["clocks"]):
+            raise ValueError(f"slo: {self.slo!r} is in seconds; expected clocks")
+
+    def requests(self, path: str) -> Trace:
+        """The requests of a file that are taken; too large ones are those of the least memory."""
+        section = dataclasses.replace(self.trace or TraceConfig(), path=path)
+        interval = next(iter(self.predictions), None)
+        return read_requests(section, min(self.memory, default=2), interval=interval)
+
+    def files(self) -> list[str]:
+        """The traces that it draws from."""
+        texts = map(trace_file, _values(self, AXES["workloads"]))
+        return [path for path in texts if path is not None]
 
     def values(self) -> Values:
         """Its axes, read and checked.
 
         ValueError if a value is refused; the text names the axis and the value.
         """
-        values = Values.of(**{name: _values(self, axis) for name, axis in AXES.items()})
+        readers = {"workloads": lambda text: read_lengths(text, self.requests)}
+        values = Values.of(readers, **{name: _values(self, axis) for name, axis in AXES.items()})
         _check_fit(values)
         _check_predictions(values)
         return values
@@ -146,7 +167,9 @@ class SweepConfig(_Keys):
         return Study(
             values,
             self.lanes,
-            functools.partial(sweep_columns, few=any(values.read["clocks"])),
+            functools.partial(
+                sweep_columns, few=any(values.read["clocks"]), limits=service_level(self.slo)
+            ),
             arguments={} if self.max_rounds is None else {"max_rounds": self.max_rounds},
         )
 
@@ -220,26 +243,12 @@ def _check_prediction(prediction: Prediction, law: Lengths, memory: int) -> None
 # The folder of a sweep, read again.
 
 
-def manifest(folder: str | os.PathLike[str]) -> dict[str, Any]:
-    """The manifest of a sweep: configuration, versions, device and when it was begun.
-
-    FileNotFoundError if there is none. ValueError if it is none of a sweep.
-    """
-    path = Path(folder) / "manifest.json"
-    if not path.exists():
-        raise FileNotFoundError(f"{path} does not exist; expected a folder of `jaxsched sweep`")
-    try:
-        found = json.loads(path.read_text())
-        tomllib.loads(found["config"])["lanes"]
-    except (ValueError, KeyError, TypeError):
-        raise ValueError(f"{path} is not the manifest of a sweep") from None
-    return found
-
-
 def kept_parts(folder: str | os.PathLike[str]) -> Parts:
     """The parts of a sweep, to read only."""
-    text = manifest(folder)["config"]
-    plan = Plan(from_table(SweepConfig, tomllib.loads(text)).study())
+    text = store.manifest(folder)["config"]
+    if "workloads" not in (table := tomllib.loads(text)):
+        raise ValueError(f"{folder} holds no results of `jaxsched sweep`; expected some")
+    plan = Plan(from_table(SweepConfig, table).study())
     return Parts(store.Store(Path(folder), {"config": text}), plan)
 
 

@@ -9,7 +9,7 @@ import optax
 
 from jaxsched.policies.family import FAMILY_FIELDS
 from jaxsched.studies.config import LARGEST_SEED, LengthsConfig, all_predictions
-from jaxsched.studies.replay import FORMAT_NAMES
+from jaxsched.studies.trace import TraceConfig
 from jaxsched.toml import at_least, one_of, several
 
 MEMBERS = ("family", "network")
@@ -30,24 +30,6 @@ SCHEDULES: dict[str, Callable[[float, float, int], Schedule]] = {
     "exponential": lambda first, last, steps: optax.exponential_decay(first, steps, last / first),
 }
 """Name -> (first value, last value, steps) -> schedule of optax."""
-
-
-@dataclasses.dataclass(frozen=True)
-class TraceConfig:
-    """The table [trace]: requests to draw from, instead of [lengths]."""
-
-    path: str  # of the file; the option --trace of `jaxsched tune` replaces it
-    format: str = "auto"  # one of `FORMAT_NAMES`; "auto" goes by the file's header
-    columns: tuple[str, ...] = ()  # FIELD=COLUMN for a file of no known format
-    # Prompt length of every request, for a trace without prompts
-    prompt: int | None = at_least(1, default=None)
-    skip_too_large: bool = False  # leave out requests that need more than the memory
-    skip_zero_output: bool = False  # leave out requests without output
-    # Of the file's bytes, so that results say which trace they are of; `jaxsched tune` fills it in
-    sha256: str = ""
-
-    def __post_init__(self) -> None:
-        one_of("format", self.format, FORMAT_NAMES)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -141,4 +123,8 @@ class TuneConfig:
                 one_of(name, value, known)
         if (self.lengths is None) == (self.trace is None):
             raise ValueError("lengths, trace: expected one of the tables [lengths] and [trace]")
+        if self.trace is not None and not self.trace.path:
+            raise ValueError("trace.path: missing; expected the file of requests (--trace FILE)")
+        if self.trace is not None and self.trace.warm_up:
+            raise ValueError("trace.warm_up: requests are drawn as a backlog; expected none")
         all_predictions(self.predictions, self.memory, trace=self.trace is not None)

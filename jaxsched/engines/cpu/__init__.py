@@ -71,6 +71,7 @@ def simulate_lanes(
         narrow = narrow_until(key, params, memory, longest, widest)
     ticks = unpaired(np.asarray(numbers.clock)) if clocked else np.empty((lanes, 0))
     worker = np.empty((lanes, 0)) if numbers.worker is None else np.asarray(numbers.worker)
+    runs = (history, 3) if numbers.worker is None else (history + n if history else 0, 4)
     batch = CpuBatch(
         prompt=prompt,
         **arrays,
@@ -87,7 +88,7 @@ def simulate_lanes(
         first_admission=np.empty((lanes, n), np.int32),
         preemptions=np.empty((lanes, n), np.int32),
         times=np.full((lanes, n if clocked else 0, 3), -1, np.int64),
-        history=np.full((lanes, history, 3), -1, np.int32),
+        history=np.full((lanes, *runs), -1, np.int32),
         totals=np.zeros(lanes, STATE),
     )
     _run_all(batch, policy, min(longest, 2**28), cores())

@@ -33,7 +33,7 @@ class CpuBatch(NamedTuple):
     first_admission: Ints
     preemptions: Ints
     times: NDArray[np.int64]  # [lanes, n, 3], all -1; [lanes, 0, 3] without a clock
-    history: Ints  # [lanes, evictions that are kept, 3], all -1
+    history: Ints  # [lanes, evictions that are kept, 3], with blocks [lanes, those + n, 4]; all -1
     totals: NDArray  # STATE [lanes]
 
 

@@ -124,11 +124,22 @@ def _finish(lane: CpuLane, own: BlockLane, state: Record, late: bool) -> None:
                 if lane.clocked:
                     lane.times[uint64(i), uint64(2)] = state.time
                 state.finished += 1
+                _note_last_run(lane, state, i)
                 _leave(lane, own, state, i)
             elif not late:
                 _preempt(lane, own, state, i)
         i = after
     state.next_end = ring_next(lane.ring, lane.mask, state.now)
+
+
+@jit
+def _note_last_run(lane: CpuLane, state: Record, i: int) -> None:
+    """The runs that complete stand after those that are evicted, a row for each request."""
+    if lane.history.shape[0] > 0:
+        run = lane.history[uint64(lane.history.shape[0] - lane.width + i)]
+        admitted = lane.slots.admitted[uint64(lane.requests[uint64(i)].slot)]
+        run[0], run[1], run[2] = i, admitted, state.now
+        run[3] = lane.requests[uint64(i)].output
 
 
 @jit
@@ -186,7 +197,7 @@ def _preempt(lane: CpuLane, own: BlockLane, state: Record, i: int) -> None:
             state.next_end = ring_next(lane.ring, lane.mask, state.now)
     estimate = call(lane.policy.refine, lane.context, i, generated, generated)
     state.largest = max(state.largest, estimate)
-    note_eviction(lane, state, i, admitted, lost)
+    note_eviction(lane, state, i, admitted, lost, generated)
     wait_in_line(lane, state, i)
 
 

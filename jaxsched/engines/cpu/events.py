@@ -147,18 +147,20 @@ def _send_back(lane: CpuLane, state: Record, i: int) -> None:
     _leave(lane, state, i)
     estimate = call(lane.policy.refine, lane.context, i, state.now - start, int64(0))
     state.largest = max(state.largest, estimate)
-    note_eviction(lane, state, i, start, state.now - start)
+    note_eviction(lane, state, i, start, state.now - start, int64(0))
     wait_in_line(lane, state, i)
     if end == state.next_end:
         state.next_end = ring_next(lane.ring, lane.mask, state.now)
 
 
 @jit
-def note_eviction(lane: CpuLane, state: Record, i: int, start: int, lost: int) -> None:
-    """Books the end of a run that began in round `start`, and what it lost."""
+def note_eviction(lane: CpuLane, state: Record, i: int, start: int, lost: int, kept: int) -> None:
+    """Books the end of a run that began in round `start`, the tokens it lost and those it keeps."""
     if state.evictions < lane.history.shape[0]:
         run = lane.history[uint64(state.evictions)]
         run[0], run[1], run[2] = i, start, state.now
+        if lane.history.shape[1] > 3:
+            run[3] = kept
     state.evictions += 1
     state.wasted_tokens += lost
     lane.preemptions[uint64(i)] += 1

@@ -16,22 +16,40 @@ from jaxsched.engines.cpu.prepare import prepare, survey_lane, view_blocks, view
 from jaxsched.engines.cpu.scan import run_scan
 
 
-def _compile(name: str, one: Callable[..., None], sources: int) -> Callable[..., None]:
+def _compile(run: Callable[..., None], sources: int) -> Callable[..., None]:
     """Compiles an entry point, or loads it from numba's cache.
 
     The cache watches the file and the closure of the function it holds, not the files of the
     functions called: `sources`, a hash of them all, is in the closure for that, and in the name, so
-    that what an older version left there is not even opened.
+    that what an older version left there is not even opened. Nothing else may be in the closure: a
+    compiled function there differs from process to process.
     """
+    run.__qualname__ = f"{run.__name__}_{sources:x}"
+    return njit(**OPTIONS, cache=True)(run)
 
-    def run(batch: CpuBatch, first: int, last: int, policy: Compiled, scratch: Scratch) -> None:
+
+def _on_papers_worker(sources: int) -> Callable[..., None]:
+    def run_lanes(
+        batch: CpuBatch, first: int, last: int, policy: Compiled, scratch: Scratch
+    ) -> None:
         """Simulates lanes [first, last) of the batch."""
         if sources:
             for row in range(first, last):
-                one(batch, row, policy, scratch)
+                _run_lane(batch, row, policy, scratch)
 
-    run.__qualname__ = f"{name}_{sources:x}"
-    return njit(**OPTIONS, cache=True)(run)
+    return _compile(run_lanes, sources)
+
+
+def _on_blocks(sources: int) -> Callable[..., None]:
+    def run_block_lanes(
+        batch: CpuBatch, first: int, last: int, policy: Compiled, scratch: Scratch
+    ) -> None:
+        """The same on the worker of a serving engine."""
+        if sources:
+            for row in range(first, last):
+                _run_block_lane(batch, row, policy, scratch)
+
+    return _compile(run_block_lanes, sources)
 
 
 @jit
@@ -99,5 +117,4 @@ def _sources() -> int:
     return int.from_bytes(hashlib.sha256(texts).digest()[:7], "big") | 1
 
 
-run_lanes = _compile("run_lanes", _run_lane, _sources())
-run_block_lanes = _compile("run_block_lanes", _run_block_lane, _sources())
+run_lanes, run_block_lanes = _on_papers_worker(_sources()), _on_blocks(_sources())

@@ -184,7 +184,8 @@ class CpuLane(NamedTuple):
     first_admission: Ints
     preemptions: Ints
     times: NDArray[np.int64]  # [n, 3]; of no requests without a clock
-    history: Ints  # [evictions that are kept, 3]
+    history: Ints  # [evictions that are kept, 3], with blocks [those + width, 4]
+    width: int  # requests of a row, with padding
 
 
 # No reference counts: nothing is allocated in compiled code, and counting at every call of a small

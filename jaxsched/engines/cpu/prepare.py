@@ -82,6 +82,7 @@ def view_lane(
         preemptions=batch.preemptions[row],
         times=batch.times[row],
         history=batch.history[row],
+        width=batch.completion.shape[1],
     )
     _fill_context(lane, batch, row, scratch)
     return lane

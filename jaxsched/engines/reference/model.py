@@ -133,7 +133,9 @@ class Outcome:
     admission_time: list[int]  # start of the round of the first admission; -1 if none
     first_token_time: list[int]  # end of the round of the first token in the first run; -1 if none
     completion_time: list[int]  # end of the round of the last token; -1 if it did not complete
-    computed: list[int]  # tokens computed in every round that ran; empty on the papers' worker
+    # On the worker of a serving engine; empty on the papers'.
+    computed: list[int]  # tokens computed in every round that ran
+    kept: list[list[int]]  # tokens that each request had at the end of each of its runs
 
 
 class _NoPointError(Exception):
@@ -186,6 +188,7 @@ class _PaperWorker:
         self.first_token = [-1] * len(requests)
         self.used: list[int] = []  # memory in use, one entry per round that ran
         self.computed: list[int] = []
+        self.kept: list[list[int]] = []
         self.wasted = 0
 
     def ask(self, choice: Callable[[View], Any], i: int, tokens: int = 0, admitted: int = 0) -> int:
@@ -358,12 +361,17 @@ class _BlockWorker(_PaperWorker):
         self.numbers, self.blocks = numbers, memory // numbers.block
         super().__init__(requests, self.blocks * numbers.block, policy, max_batch, clocked)
         self.cap = min(numbers.max_num_seqs, max_batch or numbers.max_num_seqs)
+        self.kept = [[] for _ in requests]
         self.generated = [0] * len(requests)  # kept through preemptions
         self.cached = [0] * len(requests)  # tokens that have been computed
         self.entered_with = [0] * len(requests)  # generated at the last admission
         self.grants: dict[int, int] = {}  # tokens to compute in this round
         self.preempted = False  # whether anybody was in this round, for want of memory
         self.prompt_tokens = 0  # computed in the last round
+
+    def end(self, i: int, t: int, how: str) -> None:
+        super().end(i, t, how)
+        self.kept[i].append(self.generated[i])
 
     def held(self, i: int) -> int:
         """Blocks of request i, with what it has been granted in this round."""
@@ -555,6 +563,7 @@ def _outcome(worker: _PaperWorker) -> Outcome:
         first_token_time=[],
         completion_time=[],
         computed=worker.computed,
+        kept=worker.kept,
     )
 
 
