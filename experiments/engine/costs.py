@@ -22,7 +22,7 @@ from experiments.engine import common
 from experiments.engine.common import SHAREGPT, VLLM, WORKERS, Source
 from jaxsched import clocks, workloads
 from jaxsched.report import looks, plots
-from jaxsched.report.terminal import markdown
+from jaxsched.report.tables import markdown
 
 NUMBERS = {
     "block": (1, 4, 16, 64, 128, 256),

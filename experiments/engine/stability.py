@@ -26,7 +26,7 @@ from experiments.engine import common
 from experiments.engine.common import SHAREGPT, WORKERS, Source
 from jaxsched import bounds, clocks, workloads
 from jaxsched.report import looks, plots
-from jaxsched.report.terminal import markdown
+from jaxsched.report.tables import markdown
 
 SHARES = (0.3, 0.5, 0.6, 0.7, 0.75, 0.8, 0.85, 0.9, 0.95, 1.0, 1.1, 1.2)
 """Rates of arrivals, over the bound."""

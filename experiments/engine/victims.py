@@ -26,7 +26,7 @@ from experiments.engine import common
 from experiments.engine.common import SHAREGPT, Source
 from jaxsched import clocks, workloads
 from jaxsched.report import looks, plots
-from jaxsched.report.terminal import markdown
+from jaxsched.report.tables import markdown
 
 BLOCKS = (400, 500, 600, 800, 1000, 1200, 1600, 2000, 2400, 2800)
 REQUESTS = 300
