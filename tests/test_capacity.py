@@ -81,10 +81,10 @@ def test_capacity(requests: pd.DataFrame, tmp_path: Path, capsys: pytest.Capture
 
 
 def test_the_bracket_of_a_level() -> None:
-    assert capacity.bracket([3, 1, 2], [50, 99, 98], 90) == (2, 3)
-    assert capacity.bracket([1, 2, 3], [99, 50, 99], 90) == (1, 2)
-    assert capacity.bracket([1, 2], [np.nan, 99], 90) == (0, 1)
-    assert capacity.bracket([1, 2], [99, 99], 90) == (2, np.inf)
+    assert capacity.rate_bracket([3, 1, 2], [50, 99, 98], 90) == (2, 3)
+    assert capacity.rate_bracket([1, 2, 3], [99, 50, 99], 90) == (1, 2)
+    assert capacity.rate_bracket([1, 2], [np.nan, 99], 90) == (0, 1)
+    assert capacity.rate_bracket([1, 2], [99, 99], 90) == (2, np.inf)
 
 
 @pytest.mark.parametrize(

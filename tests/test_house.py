@@ -17,7 +17,7 @@ SAME = {
     "one function, that each engine or loop has its own of": {"compute", "simulate_lanes", "step"},
     "one number, in the types of each engine": {"LAST_TICK", "NEVER"},
     "one type of arrays": {"Array", "Floats"},
-    "the command, and its options": {"run", "simulate"},
+    "the command, and its options": {"clock", "run", "simulate"},
     "of `jaxsched`, and the reference's own, which takes nothing from it": {"Clock"},
     "public in both places: of `jaxsched.metrics` and of `jaxsched.relaxation`": {"Timeline"},
 }  # fmt: skip

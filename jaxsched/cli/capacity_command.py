@@ -40,7 +40,12 @@ def run(args: argparse.Namespace) -> None:
             tried = work.run(args.out, on_point)
             store.open_store(args.out, work.text).finish(capacity.told(settings, tried), "capacity")
     told = capacity.told(settings, tried)
-    show(out, study_tables.capacity(told, settings.slo, settings.at), args.form, notes_on(loaded))
+    show(
+        out,
+        study_tables.capacity_table(told, settings.slo, settings.at),
+        args.form,
+        notes_on(loaded),
+    )
     if args.out is not None:
         say(out, f"results:  {args.out / 'capacity.parquet'}")
         say(out, f"tried:    {args.out / 'results.parquet'} ({len(tried):,} simulations)")

@@ -58,7 +58,7 @@ def _evolved(
     return seen[0], seen[-1]
 
 
-def _write(game: adversary.Game, output: adversary.Lengths, folder: Path, out: Console) -> None:
+def _write(game: adversary.Game, output: adversary.CaseOutputs, folder: Path, out: Console) -> None:
     columns = {name: getattr(game.instance(output), name) for name in
                ("prompt", "output", "lower", "upper", "point")}  # fmt: skip
     path = folder / "worst_case.csv"

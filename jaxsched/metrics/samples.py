@@ -106,7 +106,7 @@ class Progressions:
 
 NOTHING = Progressions(*[np.zeros(0, np.int64)] * 4)
 
-SAMPLE = 2**14
+SAMPLE_SIZE = 2**14
 """Numbers that say where a percentile lies; the rest is counted or, near it, sorted."""
 
 
@@ -118,14 +118,14 @@ def of_progressions(numbers: Progressions, unit: int) -> Distribution:
         numbers.first / unit + (numbers.length - 1) * (numbers.step / unit) / 2
     )
     total = np.asarray(np.sum(sums * numbers.weight))
-    sample = numbers.sample(SAMPLE) if count > 0 else np.zeros(0, np.int64)
+    sample = numbers.sample(SAMPLE_SIZE) if count > 0 else np.zeros(0, np.int64)
 
     def order_statistic(rank: Integers) -> Floats:
-        middle, margin = int(rank / count * (SAMPLE - 1)), 4 * math.isqrt(SAMPLE)
+        middle, margin = int(rank / count * (SAMPLE_SIZE - 1)), 4 * math.isqrt(SAMPLE_SIZE)
         while True:  # once, unless the sample is far from the truth
             below, above = middle - margin, middle + margin
             low = numbers.first.min() if below < 0 else sample[below]
-            high = numbers.last.max() if above >= SAMPLE else sample[above]
+            high = numbers.last.max() if above >= SAMPLE_SIZE else sample[above]
             values, weights, less = numbers.between(low, high)
             if less <= rank < less + np.sum(weights):
                 break

@@ -11,7 +11,7 @@
 Everything here counts rounds, and needs numba. docs/optimum.md has the proofs.
 """
 
-from jaxsched.optimum.plan import Schedule, best_schedule, bounds_of, planned
+from jaxsched.optimum.plan import BestSchedule, best_schedule, bounds_of, planned
 from jaxsched.optimum.solve import Optimum, optimal
 
-__all__ = ["Optimum", "Schedule", "best_schedule", "bounds_of", "optimal", "planned"]
+__all__ = ["BestSchedule", "Optimum", "best_schedule", "bounds_of", "optimal", "planned"]

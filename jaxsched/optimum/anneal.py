@@ -4,17 +4,17 @@ from __future__ import annotations
 
 import numpy as np
 
-from jaxsched.optimum.compiled import jit
-from jaxsched.optimum.profile import add, earliest, place
+from jaxsched.optimum.compiled import compiled
+from jaxsched.optimum.profile import add, earliest_start, place
 
 
-@jit()
+@compiled()
 def room_for(prompt, output, arrival):
     """Rounds that no schedule of earliest fits runs beyond."""
     return arrival.max() + output.sum() + output.max() + 1
 
 
-@jit()
+@compiled()
 def anneal(prompt, output, arrival, memory, order, known, moves, seed, start):
     """Improves an order by `moves` moves of simulated annealing.
 
@@ -78,7 +78,7 @@ def anneal(prompt, output, arrival, memory, order, known, moves, seed, start):
     return best
 
 
-@jit()
+@compiled()
 def _again(used, memory, prompt, output, known, order, first, start, at, total):
     """Starts the requests of the order from place `first` on again; the new sum, -1 if too long."""
     longest = len(used) - output.max()
@@ -86,7 +86,7 @@ def _again(used, memory, prompt, output, known, order, first, start, at, total):
         i = order[m]
         if known[i] > longest:
             return -1
-        at[i] = earliest(used, memory, prompt[i], output[i], known[i])
+        at[i] = earliest_start(used, memory, prompt[i], output[i], known[i])
         if at[i] + output[i] > longest:
             return -1
         add(used, prompt[i], output[i], at[i])
@@ -94,7 +94,7 @@ def _again(used, memory, prompt, output, known, order, first, start, at, total):
     return total
 
 
-@jit()
+@compiled()
 def _shift(order, k, j):
     """Moves what stands at place k to place j."""
     item, step = order[k], 1 if j > k else -1
@@ -104,7 +104,7 @@ def _shift(order, k, j):
     order[j] = item
 
 
-@jit()
+@compiled()
 def _keep(kept, b, block, prompt, output, order, start):
     """Brings the memory in use by the blocks after the b-th up to date."""
     for c in range(b + 1, len(kept)):

@@ -21,7 +21,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from jaxsched.optimum.compiled import jit
+from jaxsched.optimum.compiled import compiled
 from jaxsched.optimum.profile import add, drop
 
 FAR = np.int64(2**60)
@@ -29,7 +29,7 @@ FAR = np.int64(2**60)
 
 # Slots of the numbers that live from one call of `search` to the next.
 DEPTH, ROUND, NEXT, BOUND, LEFT, BEST, NODES, SPENT, IMPROVED, DONE = range(10)
-NUMBERS = 10
+COUNTERS = 10
 
 ENDS = 12
 """A state whose active requests end in more different rounds is not remembered."""
@@ -38,7 +38,7 @@ WORDS = ENDS + 3
 """Of a remembered state: requests left, round, cost, and what ends when."""
 
 
-@jit()
+@compiled()
 def search(
     numbers, prompt, output, arrival, memory, alpha, beta, unit, table, least, lam, mu,
     used, cover, start, best_start, frames, memo, twin, nodes,
@@ -128,7 +128,7 @@ def search(
     numbers[NODES] += tried
 
 
-@jit()
+@compiled()
 def _fits(used, memory, prompt, output, start):
     k = output - 1
     while k >= 0:
@@ -138,7 +138,7 @@ def _fits(used, memory, prompt, output, start):
     return True
 
 
-@jit()
+@compiled()
 def _passed(
     numbers, n, t, bound, left, limit, prompt, output, arrival, memory, least, lam, mu, used, cover,
     start, rounds,
@@ -171,7 +171,7 @@ def _passed(
     return bound
 
 
-@jit()
+@compiled()
 def _is_new(memo, n, t, left, spent, prompt, output, arrival, start, last):
     """Whether the state before round t is seen for the first time, or at a lower cost than ever."""
     state = np.empty(ENDS, np.int64)

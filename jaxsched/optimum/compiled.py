@@ -12,4 +12,4 @@ except ImportError as error:
         "pip install numba"
     ) from error
 
-jit = functools.partial(njit, cache=True, nogil=True, error_model="numpy")
+compiled = functools.partial(njit, cache=True, nogil=True, error_model="numpy")

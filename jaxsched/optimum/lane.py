@@ -14,23 +14,23 @@ from jaxsched.instance import Instance, check_instance, in_seconds
 from jaxsched.optimum import anneal, prices, profile
 from jaxsched.policies import h_sf
 
-Ints = NDArray[np.int64]
+WholeNumbers = NDArray[np.int64]
 
-WIDEST = 2.0**60
+WIDEST_PRICE = 2.0**60
 """Integers that stand for costs stay below."""
 
-WEIGHTS = (1.0, 0.7, 0.5, 0.35)
+ORDER_WEIGHTS = (1.0, 0.7, 0.5, 0.35)
 """Orders that a search starts from: by prompt · output + weight · output² / 2, a volume where the
 weight is 1. Less than that is better for the largest backlogs, by about a per cent."""
 
 
 @dataclasses.dataclass(frozen=True)
-class Lane:
+class HindsightProblem:
     """The requests of one instance, without padding."""
 
-    prompt: Ints
-    output: Ints
-    arrival: Ints
+    prompt: WholeNumbers
+    output: WholeNumbers
+    arrival: WholeNumbers
     memory: int
 
     @property
@@ -39,7 +39,7 @@ class Lane:
         return len(self.prompt)
 
     @property
-    def volume(self) -> Ints:
+    def volume(self) -> WholeNumbers:
         """Memory-time of each request."""
         return self.prompt * self.output + self.output * (self.output + 1) // 2
 
@@ -52,12 +52,12 @@ class Lane:
         """The total latency of a schedule with this sum of starts."""
         return int(starts + self.output.sum() - self.arrival.sum())
 
-    def room(self, known: Ints) -> NDArray[np.int32]:
+    def room(self, known: WholeNumbers) -> NDArray[np.int32]:
         """Memory in use in every round that a schedule of earliest fits can reach: none."""
         rounds = int(anneal.room_for(self.prompt, self.output, known))
         return np.zeros(rounds, np.int32)
 
-    def in_order(self, order: Ints, known: Ints | None = None) -> Ints:
+    def in_order(self, order: WholeNumbers, known: WholeNumbers | None = None) -> WholeNumbers:
         """Starts of the requests in this order, each at its earliest fit."""
         known = self.arrival if known is None else known
         start = np.zeros(self.n, np.int64)
@@ -65,16 +65,16 @@ class Lane:
         profile.place(self.room(known), self.memory, *arrays, order, start)
         return start
 
-    def first_schedule(self) -> Ints:
+    def first_schedule(self) -> WholeNumbers:
         """The starts of the best of a few orders."""
         s, o = self.prompt.astype(np.float64), self.output
-        keys = [s * o + weight * o * o / 2 for weight in WEIGHTS] + [s * 0 + o]
+        keys = [s * o + weight * o * o / 2 for weight in ORDER_WEIGHTS] + [s * 0 + o]
         found = [self.in_order(np.lexsort((self.volume, key))) for key in keys]
         if self.arrival.any():
             found += [self.in_order(np.lexsort((key, self.arrival))) for key in keys[:2]]
         return min(found, key=np.sum)
 
-    def improved(self, start: Ints, moves: int, seed: int = 0) -> Ints:
+    def improved(self, start: WholeNumbers, moves: int, seed: int = 0) -> WholeNumbers:
         """Starts no later in the sum, after so many moves of annealing."""
         order, known = np.argsort(start, kind="stable"), self.arrival.copy()
         found = np.zeros(self.n, np.int64)
@@ -82,7 +82,7 @@ class Lane:
         anneal.anneal(*arrays, self.memory, order, known, moves, seed, found)
         return found if found.sum() < start.sum() else start
 
-    def refuse_overflow(self, start: Ints) -> None:
+    def refuse_overflow(self, start: WholeNumbers) -> None:
         """RuntimeError if the schedule does not keep to memory and arrivals: an error of ours."""
         use = np.zeros(int((start + self.output).max()) + 1, np.int64)
         for s, o, p in zip(self.prompt, self.output, start, strict=True):
@@ -90,7 +90,7 @@ class Lane:
         if use.max() > self.memory or np.any(start < self.arrival):
             raise RuntimeError("a schedule that was thought to be feasible is not")
 
-    def checked(self, start: Ints) -> Ints:
+    def checked(self, start: WholeNumbers) -> WholeNumbers:
         """Completion times of the schedule, replayed by the reference.
 
         A request that arrives when it is to start, its length known, is admitted there if and only
@@ -115,13 +115,13 @@ class Lane:
 class Prices:
     """Whole prices of memory and of a unary row in rounds 0 … H - 1, in units of 1 / `unit`."""
 
-    memory: Ints  # lambda
-    row: Ints  # mu
-    alpha: Ints  # the row's offsets of each request
-    beta: Ints
+    memory: WholeNumbers  # lambda
+    row: WholeNumbers  # mu
+    alpha: WholeNumbers  # the row's offsets of each request
+    beta: WholeNumbers
     unit: int
 
-    def value(self, lane: Lane) -> int:
+    def value(self, lane: HindsightProblem) -> int:
         """The bound on the total latency, times `unit`: exact."""
         rounds = len(self.memory)
         cost = np.zeros(max(rounds, int(lane.arrival.max())) + 2, np.int64)
@@ -132,12 +132,12 @@ class Prices:
         )  # fmt: skip
         return int(value)
 
-    def bound(self, lane: Lane) -> int:
+    def bound(self, lane: HindsightProblem) -> int:
         """The least whole total latency that the prices allow."""
         return -(-self.value(lane) // self.unit)
 
 
-def fluid_bound(lane: Lane) -> int:
+def fluid_bound(lane: HindsightProblem) -> int:
     """The mean busy time bound, with arrivals, up to the next whole number: latencies are whole.
 
     What its floats may be wrong is taken off first.
@@ -145,12 +145,12 @@ def fluid_bound(lane: Lane) -> int:
     return int(np.ceil(_fluid(lane, np.zeros(0)) * (1 - 1e-9) - 1e-9))
 
 
-def _fluid(lane: Lane, lam: NDArray[np.float64]) -> float:
+def _fluid(lane: HindsightProblem, lam: NDArray[np.float64]) -> float:
     value, _ = prices.fluid(lane.prompt, lane.output, lane.arrival, lane.memory, lam)
     return float(value)
 
 
-def climb(lane: Lane, start: Ints, steps: int) -> Prices:
+def climb_prices(lane: HindsightProblem, start: WholeNumbers, steps: int) -> Prices:
     """Prices of a good bound, from so many steps towards the total latency of a schedule."""
     rounds = int((start + lane.output).max())
     lam, mu = np.zeros(rounds), np.zeros(rounds)
@@ -165,7 +165,7 @@ def climb(lane: Lane, start: Ints, steps: int) -> Prices:
     return Prices(memory, row, alpha, beta, unit)
 
 
-def _best_row(lane: Lane) -> tuple[Ints, Ints]:
+def _best_row(lane: HindsightProblem) -> tuple[WholeNumbers, WholeNumbers]:
     """The unary row that binds the longest: its level is that of some prompt."""
     levels = np.unique(lane.prompt)
     if len(levels) > 16:
@@ -174,15 +174,17 @@ def _best_row(lane: Lane) -> tuple[Ints, Ints]:
     return max(rows, key=lambda row: int(np.sum(row[1] - row[0])))
 
 
-def _unit(lane: Lane, lam: NDArray[np.float64], mu: NDArray[np.float64], upper: float) -> int:
+def _unit(
+    lane: HindsightProblem, lam: NDArray[np.float64], mu: NDArray[np.float64], upper: float
+) -> int:
     """A power of two for which no sum of costs leaves 64 bits."""
     rounds = max(len(lam), int(lane.arrival.max())) + int(lane.output.max())
     fees = float((lam * np.arange(len(lam))).sum() + lam.sum() * lane.memory + mu.sum())
     largest = lane.n * (rounds + fees + 1.0) + lam.sum() * rounds * 2 + abs(upper)
-    return 1 << max(0, min(24, int(np.log2(WIDEST / (largest + lane.memory * len(lam) + 1)))))
+    return 1 << max(0, min(24, int(np.log2(WIDEST_PRICE / (largest + lane.memory * len(lam) + 1)))))
 
 
-def lanes_of(instance: Instance) -> Iterator[Lane]:
+def problems_of(instance: Instance) -> Iterator[HindsightProblem]:
     """The lanes of a concrete instance in rounds, checked, one by one.
 
     Raises:
@@ -202,7 +204,7 @@ def lanes_of(instance: Instance) -> Iterator[Lane]:
     count = n if instance.num_requests is None else instance.num_requests
     for i, real in enumerate(np.broadcast_to(np.asarray(count), lanes).reshape(-1)):
         s, o, a = (np.ascontiguousarray(field[i, :real]) for field in (prompt, output, arrival))
-        lane = Lane(s, o, a, int(memory[i]))
+        lane = HindsightProblem(s, o, a, int(memory[i]))
         rounds = int(lane.arrival.max(initial=0) + lane.output.sum())
         if rounds > MOST_ROUNDS:
             raise ValueError(

@@ -12,12 +12,18 @@ from typing import Any
 import numpy as np
 
 from jaxsched.instance import Instance
-from jaxsched.optimum.lane import Ints, Lane, climb, fluid_bound, lanes_of
+from jaxsched.optimum.lane import (
+    HindsightProblem,
+    WholeNumbers,
+    climb_prices,
+    fluid_bound,
+    problems_of,
+)
 
 SECOND = 1e9
 """Tokens placed, and costs looked at, in about a second."""
 
-PLANNED = SECOND / 10
+MOVES_OF_A_PLAN = SECOND / 10
 """The same for a lane of a table."""
 
 MOST_MOVES, MOST_STEPS = 1_000_000, 1_000
@@ -25,15 +31,15 @@ MOST_MOVES, MOST_STEPS = 1_000_000, 1_000
 
 
 @dataclasses.dataclass(frozen=True)
-class Schedule:
+class BestSchedule:
     """A feasible schedule of each lane."""
 
-    start: Ints  # rounds in which the requests start, of shape [..., n]; 0 for padding
-    completion: Ints  # rounds in which they are complete, of shape [..., n]; -1 for padding
-    total_latency: Ints  # of shape [...]
+    start: WholeNumbers  # rounds in which the requests start, of shape [..., n]; 0 for padding
+    completion: WholeNumbers  # rounds in which they are complete, of shape [..., n]; -1 for padding
+    total_latency: WholeNumbers  # of shape [...]
 
 
-def best_schedule(instance: Instance, moves: int | None = None) -> Schedule:
+def best_schedule(instance: Instance, moves: int | None = None) -> BestSchedule:
     """A good schedule in hindsight: what some scheduler could have done, who knew everything.
 
     The best of a few orders of the requests, each at its earliest fit, improved by annealing over
@@ -61,19 +67,19 @@ def best_schedule(instance: Instance, moves: int | None = None) -> Schedule:
     return _schedule(instance, functools.partial(_planned, moves=moves))
 
 
-def planned(instance: Instance) -> Ints:
+def planned(instance: Instance) -> WholeNumbers:
     """Starts as of `best_schedule`, with a tenth of the work: for tables of many lanes."""
-    return _schedule(instance, functools.partial(_planned, work=PLANNED)).start
+    return _schedule(instance, functools.partial(_planned, work=MOVES_OF_A_PLAN)).start
 
 
-def bounds_of(instance: Instance) -> Ints:
+def bounds_of(instance: Instance) -> WholeNumbers:
     """What `jaxsched.bounds.lower_bound` returns."""
-    found = _each(_bound, list(lanes_of(instance)))
+    found = _each(_bound, list(problems_of(instance)))
     return np.asarray(found, np.int64).reshape(instance.lanes)[()]
 
 
-def _schedule(instance: Instance, find: Callable[[Lane], Ints]) -> Schedule:
-    lanes, shape = list(lanes_of(instance)), (*instance.lanes, instance.n)
+def _schedule(instance: Instance, find: Callable[[HindsightProblem], WholeNumbers]) -> BestSchedule:
+    lanes, shape = list(problems_of(instance)), (*instance.lanes, instance.n)
     start = np.zeros((len(lanes), instance.n), np.int64)
     completion = np.full_like(start, -1)
     total = np.zeros(len(lanes), np.int64)
@@ -81,19 +87,21 @@ def _schedule(instance: Instance, find: Callable[[Lane], Ints]) -> Schedule:
         start[i, : lane.n] = found
         completion[i, : lane.n] = found + lane.output
         total[i] = lane.latency(found.sum())
-    return Schedule(
+    return BestSchedule(
         start.reshape(shape), completion.reshape(shape), total.reshape(instance.lanes)[()]
     )
 
 
-def _each(find: Callable[[Lane], Any], lanes: list[Lane]) -> list[Any]:
+def _each(find: Callable[[HindsightProblem], Any], lanes: list[HindsightProblem]) -> list[Any]:
     """Of every lane, some at a time: compiled code runs without Python's lock."""
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
     with ThreadPoolExecutor(max(1, min(cores or 1, len(lanes)))) as pool:
         return list(pool.map(find, lanes))
 
 
-def _planned(lane: Lane, moves: int | None = None, work: float = SECOND) -> Ints:
+def _planned(
+    lane: HindsightProblem, moves: int | None = None, work: float = SECOND
+) -> WholeNumbers:
     if lane.n == 0:
         return np.zeros(0, np.int64)
     start = lane.first_schedule()
@@ -106,7 +114,7 @@ def _planned(lane: Lane, moves: int | None = None, work: float = SECOND) -> Ints
     return start
 
 
-def _bound(lane: Lane) -> int:
+def _bound(lane: HindsightProblem) -> int:
     """The strongest bound that a second has time for."""
     if lane.n == 0:
         return 0
@@ -114,5 +122,5 @@ def _bound(lane: Lane) -> int:
     rounds = int((start + lane.output).max())
     steps = min(MOST_STEPS, int(SECOND / 4 / (lane.n * rounds)))
     # Without a row that binds, prices gain less than a per cent on those of the fluid.
-    found = climb(lane, start, steps if lane.crowded and steps >= 100 else 0)
+    found = climb_prices(lane, start, steps if lane.crowded and steps >= 100 else 0)
     return max(found.bound(lane), fluid_bound(lane))

@@ -9,14 +9,14 @@ from __future__ import annotations
 
 import numpy as np
 
-from jaxsched.optimum.compiled import jit
+from jaxsched.optimum.compiled import compiled
 
 PATIENCE, SMOOTH, ROW_SCALE = 25, 0.75, 0.5
 """Steps without progress before they become shorter; weight of the last direction in the next; how
 far prices of the row go beside those of memory. Found by trial."""
 
 
-@jit()
+@compiled()
 def unary_row(prompt, output, memory, level):
     """Offsets alpha, beta: the intervals [p + alpha, p + beta) of no two requests can meet.
 
@@ -28,7 +28,7 @@ def unary_row(prompt, output, memory, level):
     return np.where(takes, alpha, 0), np.where(takes, beta, 0)
 
 
-@jit()
+@compiled()
 def sums(prices, length):
     """Running sums of prices and of t times prices, with 0 in front, padded to `length`."""
     total = np.zeros(length, prices.dtype)
@@ -42,7 +42,7 @@ def sums(prices, length):
     return total, moment
 
 
-@jit()
+@compiled()
 def costs(first, last, unit, prompt, output, alpha, beta, L, W, U, cost):
     """Fills cost[p - first], first <= p <= last, of one request: the time of its end and its fees.
 
@@ -58,7 +58,7 @@ def costs(first, last, unit, prompt, output, alpha, beta, L, W, U, cost):
         )
 
 
-@jit()
+@compiled()
 def best_starts(prompt, output, arrival, memory, alpha, beta, unit, lam, mu, best, cost, start):
     """The value of the relaxation; `best` and `start` get every request's least cost and where.
 
@@ -84,7 +84,7 @@ def best_starts(prompt, output, arrival, memory, alpha, beta, unit, lam, mu, bes
     return value
 
 
-@jit()
+@compiled()
 def fluid(prompt, output, arrival, memory, lam):
     """The mean busy time bound, with arrivals, in whole rounds; `lam` gets its prices.
 
@@ -139,7 +139,7 @@ def fluid(prompt, output, arrival, memory, lam):
     return bound, t
 
 
-@jit()
+@compiled()
 def _push(heap, count, item):
     at = count
     heap[at] = item
@@ -149,7 +149,7 @@ def _push(heap, count, item):
         at = up
 
 
-@jit()
+@compiled()
 def _pop(heap, count):
     count -= 1
     heap[0] = heap[count]
@@ -166,7 +166,7 @@ def _pop(heap, count):
         at = child
 
 
-@jit()
+@compiled()
 def climb(prompt, output, arrival, memory, alpha, beta, upper, lam, mu, steps):
     """Raises the bound by Polyak steps with smoothed gradients; prices are left at the best.
 

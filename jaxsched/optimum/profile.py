@@ -8,11 +8,11 @@ from __future__ import annotations
 
 import numpy as np
 
-from jaxsched.optimum.compiled import jit
+from jaxsched.optimum.compiled import compiled
 
 
-@jit()
-def earliest(used, memory, prompt, output, start):
+@compiled()
+def earliest_start(used, memory, prompt, output, start):
     """The first round from `start` on in which the request can start."""
     p = start
     k = output - 1
@@ -27,26 +27,26 @@ def earliest(used, memory, prompt, output, start):
     return p
 
 
-@jit()
+@compiled()
 def add(used, prompt, output, start):
     """Takes the memory of a request that starts in round `start`."""
     for k in range(output):
         used[start + k] += prompt + 1 + k
 
 
-@jit()
+@compiled()
 def drop(used, prompt, output, start):
     """Gives it back."""
     for k in range(output):
         used[start + k] -= prompt + 1 + k
 
 
-@jit()
+@compiled()
 def place(used, memory, prompt, output, known, order, start):
     """Starts requests in this order, each at its earliest fit from `known` on; their sum."""
     total = np.int64(0)
     for i in order:
-        start[i] = earliest(used, memory, prompt[i], output[i], known[i])
+        start[i] = earliest_start(used, memory, prompt[i], output[i], known[i])
         add(used, prompt[i], output[i], start[i])
         total += start[i]
     return total

@@ -12,12 +12,12 @@ from numpy.typing import NDArray
 
 from jaxsched.instance import Instance
 from jaxsched.optimum import branch, prices
-from jaxsched.optimum.lane import Ints, Lane, Prices, climb, lanes_of
+from jaxsched.optimum.lane import HindsightProblem, Prices, WholeNumbers, climb_prices, problems_of
 
 MOST_REQUESTS = 62
 """Requests that a branch and bound takes; with more of them only bounds are found."""
 
-CHUNK = 2**20
+NODES_AT_A_TIME = 2**20
 """Nodes between two looks at the time."""
 
 MEMO = 2**20
@@ -34,10 +34,10 @@ OnProgress = Callable[[int, int, int, int], Any]
 class Optimum:
     """What `optimal` found, of lane shape [...]."""
 
-    completion: Ints  # rounds of a feasible schedule, of shape [..., n]; -1 for padding
-    total_latency: Ints  # its total latency, of shape [...]
-    lower_bound: Ints  # proved: no schedule has less, of shape [...]
-    nodes: Ints  # of the branch and bound, of shape [...]
+    completion: WholeNumbers  # rounds of a feasible schedule, of shape [..., n]; -1 for padding
+    total_latency: WholeNumbers  # its total latency, of shape [...]
+    lower_bound: WholeNumbers  # proved: no schedule has less, of shape [...]
+    nodes: WholeNumbers  # of the branch and bound, of shape [...]
 
     @property
     def proved(self) -> NDArray[np.bool_]:
@@ -86,7 +86,7 @@ def optimal(
     shape, n = instance.lanes, instance.n
     found = [
         _solve(lane, time_limit, lambda *state, i=i: on_progress(i, *state))
-        for i, lane in enumerate(lanes_of(instance))
+        for i, lane in enumerate(problems_of(instance))
     ]
     completion = np.full((len(found), n), -1, np.int64)
     for row, one in zip(completion, found, strict=True):
@@ -98,7 +98,9 @@ def optimal(
     return Optimum(completion.reshape(*shape, n), *numbers)
 
 
-def _solve(lane: Lane, time_limit: float, on_progress: Callable[[int, int, int], Any]) -> Optimum:
+def _solve(
+    lane: HindsightProblem, time_limit: float, on_progress: Callable[[int, int, int], Any]
+) -> Optimum:
     """One lane."""
     began = time.perf_counter()
     if lane.n == 0:
@@ -107,13 +109,13 @@ def _solve(lane: Lane, time_limit: float, on_progress: Callable[[int, int, int],
     start = lane.first_schedule()
     for seed in range(4):
         start = lane.improved(start, 2_000 * lane.n, seed)
-    found = climb(lane, start, STEPS)
+    found = climb_prices(lane, start, STEPS)
     total = lane.latency(start.sum())
     lower, nodes = min(found.bound(lane), total), 0
     if lower < total and lane.n <= MOST_REQUESTS:
         search = Search(lane, found, start)
         while True:
-            search.go_on(CHUNK)
+            search.go_on(NODES_AT_A_TIME)
             on_progress(search.nodes, search.total, lower)
             if search.done or time.perf_counter() - began > time_limit:
                 break
@@ -122,7 +124,7 @@ def _solve(lane: Lane, time_limit: float, on_progress: Callable[[int, int, int],
     return _one(lane.checked(start), total, lower, nodes)
 
 
-def _one(completion: Ints, *numbers: int) -> Optimum:
+def _one(completion: WholeNumbers, *numbers: int) -> Optimum:
     total, lower, nodes = (np.asarray(number, np.int64) for number in numbers)
     return Optimum(completion, total, lower, nodes)
 
@@ -130,7 +132,7 @@ def _one(completion: Ints, *numbers: int) -> Optimum:
 class Search:
     """The state of a branch and bound (see `branch`)."""
 
-    def __init__(self, lane: Lane, found: Prices, start: Ints) -> None:
+    def __init__(self, lane: HindsightProblem, found: Prices, start: WholeNumbers) -> None:
         self.lane, self.prices = lane, found
         # In the order of volumes, so that small requests are tried first.
         self._order = np.lexsort((lane.prompt, lane.volume))
@@ -142,7 +144,7 @@ class Search:
         best = lane.latency(start.sum())
         bound = found.value(lane)
         self._table, self._least = self._costs(found.unit * (best - 1) - bound)
-        self._numbers = np.zeros(branch.NUMBERS, np.int64)
+        self._numbers = np.zeros(branch.COUNTERS, np.int64)
         self._numbers[branch.BOUND] = bound
         self._numbers[branch.LEFT] = (1 << lane.n) - 1
         self._numbers[branch.BEST] = best
@@ -169,7 +171,7 @@ class Search:
         return int(self._numbers[branch.BEST])
 
     @property
-    def start(self) -> Ints:
+    def start(self) -> WholeNumbers:
         """Its starts."""
         found = np.empty_like(self._best)
         found[self._order] = self._best
@@ -184,7 +186,7 @@ class Search:
             *self._use, self._start, self._best, self._frames, self._memo, self._twin, nodes,
         )  # fmt: skip
 
-    def _costs(self, slack: int) -> tuple[Ints, Ints]:
+    def _costs(self, slack: int) -> tuple[WholeNumbers, WholeNumbers]:
         """Of every request the cost of its starts, and the least from there on.
 
         A start that costs more than the least and `slack` is in no better schedule. That ends the
@@ -208,7 +210,7 @@ class Search:
         return np.ascontiguousarray(table), np.ascontiguousarray(least)
 
 
-def _twins(prompt: Ints, output: Ints, arrival: Ints) -> Ints:
+def _twins(prompt: WholeNumbers, output: WholeNumbers, arrival: WholeNumbers) -> WholeNumbers:
     """Of each request the last one before it that is the same in everything; -1 if none is."""
     seen: dict[tuple[int, int, int], int] = {}
     twins = []

@@ -79,7 +79,7 @@ _LEVELS = {
 """Columns of a service level, the first that is there being told, and how."""
 
 
-def service_level(frame: pd.DataFrame) -> str:
+def level_kept(frame: pd.DataFrame) -> str:
     """Under which policy most requests keep the service level; empty if none was given."""
     table = frame[~frame["policy"].map(looks_ahead)]
     known = (name for name in _LEVELS if name in frame and table[name].notna().any())

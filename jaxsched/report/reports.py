@@ -115,7 +115,7 @@ def serving_report(folder: Path, manifest: dict[str, Any], config: Config) -> Re
             rows, "mean_e2el", "mean end-to-end latency", said_seconds, "p99_e2el", ["lane"]
         )
         label = "" if prediction == ANY else f"{read_prediction(prediction).label}: "
-        level = advice.service_level(rows)
+        level = advice.level_kept(rows)
         told += [" ".join(filter(None, (f"{label}{text}", level)))] if text else []
     return Report(
         title=f"Serving: {_name(folder)}",
@@ -248,7 +248,7 @@ def replay_report(
         answer=study_tables.replay(rows),
         manifest=dict(manifest),
         commands=replay_command(config),
-        advice=(told, advice.service_level(rows), one, advice.left_out(rows)) if told else (),
+        advice=(told, advice.level_kept(rows), one, advice.left_out(rows)) if told else (),
         assumed=assumed(config),
         notes=tuple(notes),
         drawings=tuple(replay_figures.of_replay(rows, distributions, timeline)),

@@ -335,7 +335,7 @@ CAPACITY_NOTE = (
 )
 
 
-def capacity(told: pd.DataFrame, slo: str, at: float) -> Answer:
+def capacity_table(told: pd.DataFrame, slo: str, at: float) -> Answer:
     """The largest rate at which each policy keeps a service level, from `capacity.told`."""
     first = told.iloc[0]
     figures = {"TTFT": "ttft", "E2EL": "e2el"}

@@ -20,7 +20,7 @@ from jaxsched.instance import Instance
 from jaxsched.policies import Policy, h_sf
 from jaxsched.simulate import simulate
 
-Lengths = NDArray[np.int64]
+CaseOutputs = NDArray[np.int64]
 
 YARDSTICKS = ("h_sf", "bound", "optimal")
 """What a total latency can be divided by."""
@@ -53,7 +53,7 @@ class Game:
                 f"memory - prompt = {self.memory - self.prompt}"
             )
 
-    def instance(self, output: Lengths) -> Instance:
+    def instance(self, output: CaseOutputs) -> Instance:
         """The cases as lanes, of shape [..., n]; the point prediction is the middle."""
         same = np.ones_like(output)
         return Instance(
@@ -62,7 +62,7 @@ class Game:
             memory=self.memory,
         )  # fmt: skip
 
-    def ratio(self, output: Lengths) -> NDArray[np.float64]:
+    def ratio(self, output: CaseOutputs) -> NDArray[np.float64]:
         """What is made large, of shape [...]: against the optimum by a bound, as that is quick."""
         given = self.instance(output)
         total = np.asarray(simulate(given, self.policy).total_latency, np.float64)
@@ -70,7 +70,7 @@ class Game:
             return np.asarray(total / simulate(given, h_sf()).total_latency)
         return total / mean_busy_time_bound(given.prompt, given.output, given.memory)
 
-    def by_hand(self) -> dict[str, Lengths]:
+    def by_hand(self) -> dict[str, CaseOutputs]:
         """Name -> a case: those that theory and trials point to."""
         n, low, high = self.requests, self.lower, self.upper
         cases = {}
@@ -86,7 +86,7 @@ class Game:
                 )
         return cases
 
-    def replay(self, output: Lengths) -> tuple[int, int]:
+    def replay(self, output: CaseOutputs) -> tuple[int, int]:
         """The policy's total latency and evictions as the reference counts them."""
         point = (self.lower + self.upper) // 2
         requests = [
@@ -102,7 +102,7 @@ class Generation:
     """How far an evolution has come."""
 
     number: int  # 0 for the cases by hand
-    output: Lengths  # the worst case so far
+    output: CaseOutputs  # the worst case so far
     ratio: float  # its ratio
 
 
@@ -125,7 +125,7 @@ def evolve(game: Game, lanes: int, generations: int, seed: int = 0) -> Iterator[
         cases = np.concatenate([parents, np.stack(children)])
 
 
-def _child(game: Game, rng: np.random.Generator, parents: Lengths) -> Lengths:
+def _child(game: Game, rng: np.random.Generator, parents: CaseOutputs) -> CaseOutputs:
     """A case made of one or two others, mutated once or a few times."""
     # The worse a case, the likelier it has offspring.
     pick = int(len(parents) * rng.random() ** 2)
@@ -145,13 +145,13 @@ def _stretch(rng: np.random.Generator, n: int) -> slice:
     return slice(start, start + length)
 
 
-def _set(game: Game, rng: np.random.Generator, child: Lengths) -> None:
+def _set(game: Game, rng: np.random.Generator, child: CaseOutputs) -> None:
     """Gives a stretch one length: an end of the interval, or any."""
     lengths = (game.lower, game.upper, int(rng.integers(game.lower, game.upper + 1)))
     child[_stretch(rng, len(child))] = lengths[rng.integers(3)]
 
 
-def _nudge(game: Game, rng: np.random.Generator, child: Lengths) -> None:
+def _nudge(game: Game, rng: np.random.Generator, child: CaseOutputs) -> None:
     """Makes a stretch longer or shorter, by one amount or by one each."""
     where = _stretch(rng, len(child))
     most = max(1, int((game.upper - game.lower) * rng.random() ** 4))
@@ -160,7 +160,7 @@ def _nudge(game: Game, rng: np.random.Generator, child: Lengths) -> None:
     child[where] = np.clip(moved, game.lower, game.upper)
 
 
-def _move(game: Game, rng: np.random.Generator, child: Lengths) -> None:
+def _move(game: Game, rng: np.random.Generator, child: CaseOutputs) -> None:
     """Puts a stretch to the front or the end, or turns it round."""
     where = _stretch(rng, len(child))
     part, rest = child[where].copy(), np.delete(child, where)
@@ -171,18 +171,18 @@ def _move(game: Game, rng: np.random.Generator, child: Lengths) -> None:
         child[:] = np.concatenate((part, rest) if kind else (rest, part))
 
 
-def _sort(game: Game, rng: np.random.Generator, child: Lengths) -> None:
+def _sort(game: Game, rng: np.random.Generator, child: CaseOutputs) -> None:
     """Sorts or shuffles a stretch."""
     where = _stretch(rng, len(child))
     child[where] = rng.permutation(child[where]) if rng.random() < 0.5 else np.sort(child[where])
 
 
-_MUTATIONS: tuple[Callable[[Game, np.random.Generator, Lengths], Any], ...] = (
+_MUTATIONS: tuple[Callable[[Game, np.random.Generator, CaseOutputs], Any], ...] = (
     _set, _nudge, _move, _sort,
 )  # fmt: skip
 
 
-def proved_ratio(game: Game, output: Lengths) -> tuple[float, float]:
+def proved_ratio(game: Game, output: CaseOutputs) -> tuple[float, float]:
     """What lies between: the policy's total latency over the optimum, at least and at most.
 
     Of the best schedule found and the strongest bound; for `optimal` of a search for a proof.

@@ -31,7 +31,7 @@ LANES = 4
 FACTORS = ((1 / 64, 1 / 16, 1 / 4, 1), (2, 4, 8, 16), (2**-14, 2**-12, 2**-10, 2**-8))
 """First rates, over the proved ceiling; the next ones if all of them keep the level, or none."""
 
-TOLERANCE = 1.005
+RATE_TOLERANCE = 1.005
 """The answer lies between the rate told and this many times it."""
 
 LONGEST_SPAN = 2.0**61 / clocks.TICKS_PER_SECOND
@@ -95,7 +95,7 @@ def told(config: CapacityConfig, tried: pd.DataFrame) -> pd.DataFrame:
     """
     rows = []
     for policy, own in tried.groupby("policy", sort=False):
-        low, _ = bracket(own["rate"], own["attainment"], config.at)
+        low, _ = rate_bracket(own["rate"], own["attainment"], config.at)
         best = own[own["rate"] == low].head(1)
         if best.empty:
             numbers = own.select_dtypes("number").columns.difference(["n", "memory", "ceiling"])
@@ -104,7 +104,7 @@ def told(config: CapacityConfig, tried: pd.DataFrame) -> pd.DataFrame:
     return pd.concat(rows, ignore_index=True)
 
 
-def bracket(rates: Any, attained: Any, at: float) -> tuple[float, float]:
+def rate_bracket(rates: Any, attained: Any, at: float) -> tuple[float, float]:
     """The largest rate that keeps the level, as all lower ones do, and the next; 0 or inf if none.
 
     A rate whose attainment is not known (NaN) does not keep it.
@@ -137,18 +137,18 @@ def _rates(
     slowest = (n - 1) / LONGEST_SPAN
     first, faster, slower = (np.maximum(top * np.asarray(one), slowest) for one in FACTORS)
     yield first
-    low, high = _bracket(parts, config.at)
+    low, high = _rate_bracket(parts, config.at)
     if low == 0 or high == np.inf:
         yield slower if low == 0 else faster
-        low, high = _bracket(parts, config.at)
-    while low > 0 and high < np.inf and high > TOLERANCE * low:
+        low, high = _rate_bracket(parts, config.at)
+    while low > 0 and high < np.inf and high > RATE_TOLERANCE * low:
         yield np.geomspace(low, high, LANES + 2)[1:-1]
-        low, high = _bracket(parts, config.at)
+        low, high = _rate_bracket(parts, config.at)
 
 
-def _bracket(parts: list[pd.DataFrame], at: float) -> tuple[float, float]:
+def _rate_bracket(parts: list[pd.DataFrame], at: float) -> tuple[float, float]:
     tried = pd.concat(parts)
-    return bracket(tried["rate"], tried["attainment"], at)
+    return rate_bracket(tried["rate"], tried["attainment"], at)
 
 
 def _at_rates(
