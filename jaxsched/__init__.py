@@ -1,6 +1,8 @@
 """jaxsched: exact, batched simulation of LLM inference scheduling under a KV-cache limit."""
 
+import importlib
 import sys
+from typing import Any
 
 from jaxsched import clocks, metrics, workloads
 from jaxsched._version import __version__
@@ -33,6 +35,15 @@ from jaxsched.studies import read_sweep
 # Two engines are public by themselves, under names of their own.
 sys.modules |= {"jaxsched.reference": reference, "jaxsched.relaxation": relaxation}
 
+
+
+def __getattr__(name: str) -> Any:
+    # Training needs optax and orbax, for which a simulation should not wait.
+    if name == "predict":
+        return importlib.import_module("jaxsched.predict")
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
 __all__ = [
     "Clock",
     "Energy",
@@ -60,6 +71,7 @@ __all__ = [
     "mean_busy_time_bound",
     "metrics",
     "policy",
+    "predict",
     "read_sweep",
     "reference",
     "relaxation",

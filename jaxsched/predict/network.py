@@ -31,10 +31,10 @@ def init(features: int, buckets: int, width: int, hidden: int, classes: int, see
     # Quantiles start near those of outputs of a few hundred tokens.
     steps = np.full(len(LEVELS), -1.6, np.float32)
     steps[0] = 0.4
-    return {
+    words = {"words": normal(buckets, width, scale=0.1)} if buckets else {}
+    return words | {
         "mean": np.zeros(features, np.float32),
         "scale": np.ones(features, np.float32),
-        "words": normal(buckets, width, scale=0.1),
         "hidden": normal(inputs, hidden, scale=inputs**-0.5),
         "bias": np.zeros(hidden, np.float32),
         "quantiles": normal(hidden, len(LEVELS), scale=0.3 * hidden**-0.5),
@@ -55,7 +55,7 @@ def apply(params: Params, numbers: Any, words: Any, xp: ModuleType) -> tuple[Any
     """
     x = (numbers - params["mean"][None]) / params["scale"][None]
     x = xp.clip(x, -4, 4)
-    if params["words"].shape[0]:
+    if "words" in params:
         there = (words >= 0)[..., None]
         found = xp.where(there, params["words"][xp.maximum(words, 0)], xp.float32(0))
         count = xp.maximum(xp.sum(there, axis=1), 1).astype(found.dtype)
