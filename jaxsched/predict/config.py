@@ -25,8 +25,8 @@ class TrainingConfig:
     epochs: int = at_least(1, default=40)  # at most
     patience: int = at_least(1, default=6)  # epochs without a better validation before it stops
     batch: int = at_least(1, default=64)
-    learning_rate: float = at_least(0, default=0.003)
-    weight_decay: float = at_least(0, default=0.03)
+    learning_rate: float = at_least(0, default=0.001)
+    weight_decay: float = at_least(0, default=3.0)
     class_weight: float = at_least(0, default=0.02)  # of the classes' loss beside the quantiles'
 
 

@@ -38,6 +38,7 @@ CUES = (
 
 _CUE = {word: i for i, word in enumerate(CUES)}
 _WORD = re.compile(r"[^\W\d_]+|\d+|[^\w\s]")
+_MARKS = np.frombuffer(MARKS.encode(), np.uint8)
 _SHAPE = 14 + len(MARKS)
 
 TEXT_FEATURES = _SHAPE + len(CUES)
@@ -72,26 +73,24 @@ def _of_text(text: str, buckets: int) -> tuple[list[float], list[int]]:
     words = _WORD.findall(seen.lower())
     different = dict.fromkeys(words)
     log = math.log1p
-    counted = max(1, len(seen))
+    data = np.frombuffer(seen.encode(errors="replace"), np.uint8)
+    count = np.bincount(data, minlength=256)
     numbers = [int(word) for word in words if word.isdecimal() and len(word) < 5]
     before = [int(a) for a, b in zip(words, words[1:], strict=False)
               if b in ("words", "word") and a.isdecimal() and len(a) < 6]  # fmt: skip
     shape = [
         log(len(text)), log(len(text.encode(errors="replace"))), log(text.count("\n")),
         log(len(words)), log(len(different)), len(different) / (1 + len(words)),
-        sum(map(len, words)) / (1 + len(words)) / 5, sum(map(str.isupper, seen)) / counted,
+        sum(map(len, words)) / (1 + len(words)) / 5, float(count[65:91].sum()) / max(1, len(data)),
         float(seen.isascii()), log(text.count("```")), log(max(numbers, default=0)) / 4,
         log(len(numbers)), log(max(before, default=0)) / 4, float(text.rstrip()[-1:] == "?"),
-        *[log(seen.count(mark)) for mark in MARKS],
+        *np.log1p(count[_MARKS]).tolist(),
     ]  # fmt: skip
     cues = [0.0] * len(CUES)
     for word in different:
         if word in _CUE:
             cues[_CUE[word]] = 1.0
     # The first two words and the last say more than the others, so they count once more.
-    ends = [f"^{word}" for word in words[:1]] + [f"^^{a}_{b}" for a, b in [words[:2]] if b] if (
-        len(words) > 1
-    ) else [f"^{word}" for word in words]  # fmt: skip
-    ends += [f"${word}" for word in words[-1:]]
+    ends = ["^" + "".join(words[:1]), "^^" + "_".join(words[:2]), "$" + "".join(words[-1:])]
     texts = [*ends, *different][:MOST_WORDS]
     return shape + cues, [zlib.crc32(word.encode(errors="replace")) % buckets for word in texts]

@@ -122,7 +122,9 @@ def _epoch(
         gradient = jax.grad(_loss)(params, some, settings.class_weight)
         # How numbers are brought to one size stays as it is.
         gradient |= {name: jnp.zeros_like(gradient[name]) for name in ("mean", "scale")}
-        updates, slots = optimizer.update(gradient, slots, params)
+        # optax counts steps in integers and multiplies by them.
+        with jax.numpy_dtype_promotion("standard"):
+            updates, slots = optimizer.update(gradient, slots, params)
         return (optax.apply_updates(params, updates), slots), None
 
     return jax.lax.scan(step, (params, slots), batches)[0]
