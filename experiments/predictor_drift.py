@@ -5,9 +5,9 @@ Usage:
     pip install '.[sharegpt,native]'
     python -m experiments.predictor_drift OUT
 
-Two experiments with held-out requests of ShareGPT. Feedback: a backlog of 1,000 requests is seen
-when 10 % of them are complete, and the upper bound at 0.9 of the rest is calibrated by what has been
-seen; completed ones alone, or with the running ones as at least what they have generated. Drift:
+Two experiments with held-out requests of ShareGPT. Feedback: a backlog of 1,000 requests is
+seen when 10 % of them are complete, and the upper bound at 0.9 of the rest is calibrated by what
+has been seen; completed ones alone, or with the running ones as at least what they have generated. Drift:
 a predictor of the shorter half of the answers meets the longer half under live arrivals; the
 coverage of requests against the number of arrivals since then. Writes parquet files and a figure.
 """
@@ -15,7 +15,6 @@ coverage of requests against the number of arrivals since then. Writes parquet f
 from __future__ import annotations
 
 import argparse
-import dataclasses
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -55,7 +54,9 @@ def main(argv: list[str] | None = None) -> None:
     summary = fed.groupby(["policy", "calibrated by"], sort=False)["coverage"].mean()
     table = summary.unstack("calibrated by").reset_index()
     print(f"\ncoverage of upper bounds at 0.9 of requests not yet complete\n\n{markdown(table)}")
-    print(f"\narrivals until the coverage at {LEVEL} is within 5 points\n\n{markdown(lags(drifted))}")
+    print(
+        f"\narrivals until the coverage at {LEVEL} is within 5 points\n\n{markdown(lags(drifted))}"
+    )
     print(plots.save(figure(drifted), args.out / "figures" / "predictor_drift"))
 
 
@@ -147,7 +148,8 @@ def lags(frame: pd.DataFrame) -> pd.DataFrame:
         near = mean.index[mean >= LEVEL - 0.05]
         last = some[some["arrivals"] >= some["arrivals"].max() / 2]["coverage"].mean()
         rows.append({"policy": name, "calibrated by": way,
-                     "lag": str(near[0]) if len(near) else "never", "coverage later": last})  # fmt: skip
+                     "lag": str(near[0]) if len(near) else "never",
+                     "coverage later": last})  # fmt: skip
     return pd.DataFrame(rows)
 
 

@@ -5,9 +5,9 @@ Usage:
     pip install '.[sharegpt,native]'
     python -m experiments.predictor_helps OUT
 
-Held-out requests of ShareGPT, M = 16,492, 1,000 of them in an instance: a backlog, and a stream that
-asks for 90 % of the memory-time. For each of five splits the shipped rule, and the level of the
-lower bound, are chosen on the rows that calibrate the predictor; the figures are those of the test
+Held-out requests of ShareGPT, M = 16,492, 1,000 of them in an instance: a backlog, and a stream
+that asks for 90 % of the memory-time. For each of five splits the shipped rule, and the level
+of the lower bound, are chosen on the rows that calibrate the predictor; the figures are those of the test
 rows. Writes results.parquet and a figure.
 """
 
@@ -108,7 +108,10 @@ def simulated(
             if level > 0.5:
                 high = upper(split, rows, kind, level)
                 case = instance(rows, chosen, np.minimum(bounds[kind, level], high), high, load)
-                yield {"kind": kind, "level": level, "policy": "a_max"}, figures_of(case, js.a_max())
+                yield (
+                    {"kind": kind, "level": level, "policy": "a_max"},
+                    figures_of(case, js.a_max()),
+                )
 
 
 def correlated(split: Split, rows: Requests, spearman: float, level: float) -> np.ndarray:
@@ -173,6 +176,7 @@ def levels(frame: pd.DataFrame) -> pd.DataFrame:
 
 COLORS = {"a_min:on_eviction": "#0072B2", "a_min:every_round": "#56B4E9", "svf:lower": "#E69F00",
           BEST: "#A50F15"}  # fmt: skip
+SEES = {"none": "nothing"}
 LINES = {"text": "-", "length": DASHES, "none": DOTS}
 
 
@@ -187,7 +191,7 @@ def drawn(frame: pd.DataFrame) -> Figure:
                 some = test[(test["policy"] == policy) & (test["kind"] == kind)]
                 mean = some.groupby("level")["mean"].mean()
                 axes.plot(mean.index, mean, color=COLORS[policy], ls=line, marker=".",
-                          label=f"{policy}, sees {'nothing' if kind == 'none' else kind}")  # fmt: skip
+                          label=f"{policy}, sees {SEES.get(kind, kind)}")  # fmt: skip
         axes.set_xlabel("level of the lower bound")
         axes.legend(fontsize=6, frameon=False)
     here = at_best_level(frame[frame["where"] == "backlog"])

@@ -36,7 +36,6 @@ from jaxsched.studies import read_sweep
 sys.modules |= {"jaxsched.reference": reference, "jaxsched.relaxation": relaxation}
 
 
-
 def __getattr__(name: str) -> Any:
     # Training needs optax and orbax, for which a simulation should not wait.
     if name == "predict":

@@ -94,5 +94,3 @@ def _prompts(loaded: predictor.Predictor, found: columns.Table, named: dict[str,
         f"{found.path}: has the columns {', '.join(found.names)}; expected {wanted}, or their "
         "names in --columns"
     )
-
-

@@ -138,9 +138,7 @@ def _file(path: str, columns: Sequence[str]) -> Requests:
     }
     texts = tuple(table.column(named["text"], text_cell)) if "text" in named else None
     digest = hashlib.sha256(open(path, "rb").read()).hexdigest()  # noqa: SIM115 - read whole
-    return Requests(
-        values["output"], values.get("prompt"), texts, "that of the file", path, digest
-    )
+    return Requests(values["output"], values.get("prompt"), texts, "that of the file", path, digest)
 
 
 def _usual(names: Sequence[str]) -> dict[str, str]:

@@ -6,6 +6,7 @@ say how long a prompt is. Only the first `HEAD` and the last `TAIL` characters a
 
 from __future__ import annotations
 
+import itertools
 import math
 import re
 import zlib
@@ -76,7 +77,7 @@ def _of_text(text: str, buckets: int) -> tuple[list[float], list[int]]:
     data = np.frombuffer(seen.encode(errors="replace"), np.uint8)
     count = np.bincount(data, minlength=256)
     numbers = [int(word) for word in words if word.isdecimal() and len(word) < 5]
-    before = [int(a) for a, b in zip(words, words[1:], strict=False)
+    before = [int(a) for a, b in itertools.pairwise(words)
               if b in ("words", "word") and a.isdecimal() and len(a) < 6]  # fmt: skip
     shape = [
         log(len(text)), log(len(text.encode(errors="replace"))), log(text.count("\n")),

@@ -15,12 +15,15 @@ import numpy as np
 
 from jaxsched import toml
 from jaxsched._version import __version__
-from jaxsched.predict import conformal, data, evaluation, predictor, training
+from jaxsched.predict import conformal, data, evaluation, features, predictor, training
 from jaxsched.predict.config import PredictConfig
 from jaxsched.predict.data import Requests
 from jaxsched.predict.predictor import Predictor
 from jaxsched.predict.training import OnEpoch
 from jaxsched.studies import store
+
+LEAST = 10
+"""Rows that each part of a split needs."""
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -38,9 +41,9 @@ def parts_of(config: PredictConfig, rows: Requests | None = None) -> Parts:
     if rows is None:
         rows = data.read(config.data, config.columns, config.max_total)
     chosen = data.split(rows, config.shares, config.seed)
-    if min(map(len, chosen)) < 20:
+    if min(map(len, chosen)) < LEAST:
         raise ValueError(f"{rows.source}: has {len(rows):,} requests; expected more, such that "
-                         "every part of the split has 20")  # fmt: skip
+            f"every part of the split has {LEAST}")  # fmt: skip
     return Parts(*map(rows.select, chosen))
 
 
@@ -94,9 +97,9 @@ def _train(config: PredictConfig, parts: Parts, folder: Path | None, on_epoch: O
     stamp = f"{zlib.crc32(f'{__version__}{toml.to_toml(config)}{parts.train.digest}'.encode()):08x}"
     params = {}
     for kind in evaluation.kinds_of(parts.train):
-        rows = [_rows(kind, part, config, edges) for part in (parts.train, parts.validation)]
+        own, held = (_rows(kind, part, config, edges) for part in (parts.train, parts.validation))
         where = None if folder is None else folder / "checkpoints" / stamp / kind
-        params[kind] = training.fit(kind, *rows, config, len(edges), where, on_epoch)
+        params[kind] = training.fit(kind, own, held, config, len(edges), where, on_epoch)
     made = Predictor(
         params=params,
         moves={},
@@ -125,11 +128,12 @@ def _edges(config: PredictConfig, output: Any) -> Any:
 def _rows(kind: str, rows: Requests, config: PredictConfig, edges: Any) -> training.Rows:
     prompts: Any = evaluation.prompts_of(kind, rows)
     if kind == "text":
-        seen = predictor.features.of_texts(prompts, config.network.buckets)
+        seen = features.of_texts(prompts, config.network.buckets)
     else:
-        seen = predictor.features.of_lengths(prompts)
+        seen = features.of_lengths(prompts)
     classes = np.searchsorted(edges, rows.output, side="right") - 1
-    return training.Rows(*seen, rows.output, classes.astype(np.int32))
+    numbers, words = seen
+    return training.Rows(numbers, words, rows.output, classes.astype(np.int32))
 
 
 def _about(config: PredictConfig, parts: Parts) -> dict[str, Any]:

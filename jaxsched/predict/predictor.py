@@ -1,7 +1,7 @@
 """A trained predictor: numpy in, numpy out, kept by orbax in a folder.
 
-    DIR/predictor/      weights and calibration, an orbax checkpoint
-    DIR/predictor.json  where they come from: configuration, data, tokenizer, versions, digest
+DIR/predictor/      weights and calibration, an orbax checkpoint
+DIR/predictor.json  where they come from: configuration, data, tokenizer, versions, digest
 """
 
 from __future__ import annotations

@@ -40,7 +40,7 @@ def fit(
     settings = config.training
     start = _start(kind, train, config, classes)
     optimizer = _optimizer(settings, len(train.output))
-    state = {
+    state: dict[str, Any] = {
         "params": start,
         "best": start,
         "slots": jax.tree.leaves(optimizer.init(start)),
@@ -140,5 +140,3 @@ def _loss(params: Any, data: Any, class_weight: Any) -> Any:
     pinball = jnp.mean(jnp.maximum(levels * error, (levels - 1) * error))
     entropy = optax.softmax_cross_entropy_with_integer_labels(logits, classes)
     return pinball + class_weight * jnp.mean(entropy)
-
-

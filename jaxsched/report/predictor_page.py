@@ -6,8 +6,6 @@ from html import escape
 from pathlib import Path
 from typing import Any
 
-from matplotlib.figure import Figure
-
 from jaxsched.predict.evaluation import LABELS, NONE, SHOWN
 from jaxsched.report import plots
 from jaxsched.report.looks import DASHES, DOTS, Line, in_house_style
@@ -70,7 +68,7 @@ HEADER = ("it sees", "pinball", "/ nothing", "Spearman", f"coverage at {SHOWN}",
 
 def rows_of(report: dict[str, Any]) -> list[tuple[str, ...]]:
     """Rows of the table, a predictor each."""
-    rows = []
+    rows: list[tuple[str, ...]] = []
     for kind, found in report["kinds"].items():
         accuracy, time = found.get("class_accuracy"), found.get("us_per_request")
         rows.append((
