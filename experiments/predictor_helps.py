@@ -200,8 +200,8 @@ def drawn(frame: pd.DataFrame) -> Figure:
         mean = some.groupby("kind")["mean"].mean()
         right.plot(CORRELATIONS, mean, color=COLORS[policy], marker="o", label=policy)
         text = here[(here["policy"] == policy) & (here["kind"] == "text")]["mean"].mean()
-        right.plot([0.44], [text], color=COLORS[policy], marker="*", ls="", ms=9)
-    right.set_xlabel("rank correlation of the prediction (★: from the text)")
+        right.plot([0.42], [text], color=COLORS[policy], marker="*", ls="", ms=9)
+    right.set_xlabel("rank correlation (★: from the text)")
     right.legend(fontsize=6, frameon=False)
     for axes in (left, middle, right):
         axes.axhline(1, color="#000000", lw=0.8)
