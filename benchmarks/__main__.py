@@ -28,6 +28,10 @@ def main(arguments: list[str] | None = None) -> int:
         from benchmarks.peer import PYTHON
 
         os.environ[PYTHON] = options.peer_python
+    if options.vllm_python:
+        from benchmarks.vllm import PYTHON
+
+        os.environ[PYTHON] = options.vllm_python
     from benchmarks.scale import FULL, QUICK
 
     chosen = tuple(sections[name] for name in options.only or sections)
@@ -72,12 +76,12 @@ def _sections() -> dict[str, Section]:
     _prepare_jax()
     if importlib.util.find_spec("numba") is None:
         raise SystemExit("the benchmarks need numba: pip install -e '.[native]'")
-    from benchmarks import accelerator, engines, growth, loop, peer, processes, steps, tricks
+    from benchmarks import accelerator, engines, growth, loop, peer, processes, steps, tricks, vllm
 
     found = (
         engines.ENGINES, engines.REFERENCE, growth.GROWTH, growth.UNEVEN, processes.PARALLEL,
         processes.STARTUP, processes.MEMORY, loop.LOOP, steps.STEPS, tricks.TRICKS, peer.PEER,
-        accelerator.ACCELERATOR,
+        vllm.WORKER, accelerator.ACCELERATOR,
     )  # fmt: skip
     return {section.name: section for section in found}
 
@@ -87,7 +91,7 @@ def _prepare_jax() -> None:
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
     import jax
 
-    from benchmarks.timing import cores
+    from jaxsched.host import cores
 
     if jax.config.jax_num_cpu_devices < 0:
         jax.config.update("jax_num_cpu_devices", cores())
@@ -100,6 +104,7 @@ def _parser(names: list[str]) -> argparse.ArgumentParser:
                         help=f"only these tables: {', '.join(names)}")  # fmt: skip
     parser.add_argument("--out", type=Path, default=RESULTS, help="folder for the results")
     parser.add_argument("--peer-python", help="a Python that can import ai-dynamo-runtime")
+    parser.add_argument("--vllm-python", help="a Python that can import vllm")
     return parser
 
 
@@ -108,6 +113,7 @@ def _command(options: argparse.Namespace) -> str:
     words = ["python", "-m", "benchmarks", *(["--quick"] if options.quick else [])]
     words += ["--only", *options.only] if options.only else []
     words += ["--peer-python", "PYTHON"] if options.peer_python else []
+    words += ["--vllm-python", "PYTHON"] if options.vllm_python else []
     return f"`{shlex.join(words)}`"
 
 

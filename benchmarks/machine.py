@@ -10,7 +10,7 @@ from pathlib import Path
 
 import jax
 
-from benchmarks.timing import cores
+from jaxsched.host import cores
 
 PACKAGES = ("jaxsched", "jax", "jaxlib", "numba", "llvmlite", "numpy")
 

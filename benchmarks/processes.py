@@ -9,8 +9,8 @@ import tempfile
 
 from benchmarks.scale import Scale
 from benchmarks.section import Job, Row, Section
-from benchmarks.timing import cores
 from benchmarks.worker import Task, Worker
+from jaxsched.host import cores
 
 ENGINES = ("jax", "native")
 

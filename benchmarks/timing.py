@@ -66,13 +66,6 @@ def simulation(instance: Instance, name: str, engine: str) -> Callable[[], Resul
     return lambda: jax.block_until_ready(simulate(instance, chosen, engine=engine))
 
 
-def cores() -> int:
-    """Cores that this process may use."""
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
-
-
 @contextlib.contextmanager
 def one_core() -> Iterator[None]:
     """Keeps the calling thread, and threads that it starts, on one core (Linux)."""

@@ -4,12 +4,11 @@ python examples/trace_in_seconds.py [TRACE]    (a file that `jaxsched simulate` 
 """
 
 import sys
-from pathlib import Path
 
 import jaxsched as js
 
 
-def main(path: Path) -> None:
+def main(path: str) -> None:
     """The requests of the trace at their own times, on Llama2-70B served by two A100."""
     trace = js.workloads.read_trace(path)
     clock = js.clocks.llama2_70b_2xa100()
@@ -26,4 +25,4 @@ def main(path: Path) -> None:
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1] if sys.argv[1:] else Path(__file__).parent / "trace.csv"))
+    main(sys.argv[1] if sys.argv[1:] else "sample")

@@ -22,9 +22,12 @@ from typing import Any
 
 import jax
 import numpy as np
+import pandas as pd
 from scipy import stats
 
 import jaxsched as js
+from jaxsched.report.tables import markdown
+from jaxsched.studies.config import LengthsConfig
 
 MEMORY = 16_496
 """Tokens of KV cache: 1,031 blocks of 16."""
@@ -74,7 +77,7 @@ def draw(n: int, rate: float, seed: int) -> js.Instance:
     """One stream of n requests, the first at 0, arrivals in whole microseconds."""
     stream = js.workloads.make(
         jax.random.key(seed),
-        lengths=js.workloads.embedded.sharegpt().truncated(max_total=LONGEST),
+        lengths=LengthsConfig("sharegpt", max_total=LONGEST).law,
         intervals=js.workloads.intervals.one_for_all(1, LONGEST),
         arrivals=js.workloads.arrivals.poisson_seconds(rate),
         n=n,
@@ -236,12 +239,13 @@ def main() -> None:
     for rate in args.rates:
         stream = draw(args.requests, rate, args.seed)
         table = lines(stream, *by_dynosim(stream, args.peer_python))
-        names = list(next(iter(table.values())))
+        cells = [
+            {"": name}
+            | {key: f"{x:,}" if isinstance(x, int) else f"{x:.4g}" for key, x in row.items()}
+            for name, row in table.items()
+        ]
         print(f"\n{args.requests:,} requests, {rate:g} per second\n")
-        print("| | " + " | ".join(names) + " |\n|---" + "|---" * len(names) + "|")
-        for name, row in table.items():
-            cells = (f"{x:,}" if isinstance(x, int) else f"{x:.4g}" for x in row.values())
-            print(f"| {name} | " + " | ".join(cells) + " |")
+        print(markdown(pd.DataFrame(cells)))
 
 
 if __name__ == "__main__":

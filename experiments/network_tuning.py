@@ -27,7 +27,6 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 import pandas as pd
-from matplotlib import rc_context
 from matplotlib.figure import Figure
 from matplotlib.ticker import NullFormatter
 from numpy.typing import NDArray
@@ -36,7 +35,8 @@ from rich.progress import Progress as Bar
 import jaxsched as js
 from jaxsched import workloads
 from jaxsched.report import looks, plots
-from jaxsched.report.terminal import markdown
+from jaxsched.report.looks import in_house_style
+from jaxsched.report.tables import markdown
 from jaxsched.studies import store
 from jaxsched.studies.config import LengthsConfig
 from jaxsched.studies.frames import half_width
@@ -44,7 +44,7 @@ from jaxsched.tuning import loop, rules, search
 from jaxsched.tuning.config import DescentConfig, TuneConfig
 from jaxsched.tuning.problem import Problem
 from jaxsched.tuning.space import NetworkSpace
-from jaxsched.workloads.texts import EMBEDDED, read_prediction
+from jaxsched.workloads.texts import read_prediction
 
 PREDICTION = "classes:100:18"
 CONFIG = TuneConfig(
@@ -167,7 +167,7 @@ def tune(name: str, seed: int, out: Path, bar: Bar, before: Run | None) -> Run:
             seconds.append(time.process_time() - began)
 
     with tempfile.TemporaryDirectory() as folder:
-        done = loop.run(config, problem, space, method, Path(folder), on_step)
+        done = loop.run_method(config, problem, space, method, Path(folder), on_step)
     frame = pd.DataFrame(np.exp(done.curve[:, 1:]), columns=["incumbent", "best"])
     frame = frame.assign(
         name=name, work=spent[0] + done.curve[:, 0], seconds=spent[1] + np.array(seconds)
@@ -213,7 +213,7 @@ def transfer(place: str, policies: dict[str, js.Policy]) -> pd.DataFrame:
     source, longest, prediction, n, memory = PLACES[place]
     instance = workloads.make(
         jax.random.key(KEY),
-        lengths=EMBEDDED[source]().truncated(max_output=longest, max_total=memory),
+        lengths=LengthsConfig(source, longest, memory).law,
         intervals=read_prediction(prediction).source(memory),
         n=n,
         memory=memory,
@@ -238,26 +238,26 @@ def transfer_table(frame: pd.DataFrame) -> str:
     return markdown(table)
 
 
+@in_house_style
 def figure(curves: pd.DataFrame) -> Figure:
     """The best so far against the requests simulated, and against CPU time."""
-    with rc_context(looks.STYLE):
-        drawn = Figure(figsize=(6.8, 3.2), layout="constrained")
-        by_work, by_time = drawn.subplots(1, 2, sharey=True)
-        for axes, column in ((by_work, "work"), (by_time, "seconds")):
-            for name, own in curves.groupby("name", sort=False):
-                label, color, line = LOOKS[name]
-                axes.step(own[column], own["best"], where="post", color=color, ls=line, label=label)
-            axes.set_xscale("log")
-            axes.xaxis.set_minor_formatter(NullFormatter())
-        es = curves[curves["name"] == "es"]
-        by_work.axhline(es["best"].min(), color="#0072B2", lw=0.6)
-        by_work.axvline(es["work"].max() / FIFTH, color="#0072B2", lw=0.6)
-        by_work.set_xlabel("requests simulated for candidates")
-        seconds = (2, 5, 10, 20, 50)
-        by_time.set_xticks(seconds, [str(second) for second in seconds])
-        by_time.set_xlabel("CPU seconds")
-        by_work.set_ylabel("mean latency / that of H-SF")
-        plots.legend_above(drawn, by_work, columns=2)
+    drawn = Figure(figsize=(6.8, 3.2), layout="constrained")
+    by_work, by_time = drawn.subplots(1, 2, sharey=True)
+    for axes, column in ((by_work, "work"), (by_time, "seconds")):
+        for name, own in curves.groupby("name", sort=False):
+            label, color, line = LOOKS[name]
+            axes.step(own[column], own["best"], where="post", color=color, ls=line, label=label)
+        axes.set_xscale("log")
+        axes.xaxis.set_minor_formatter(NullFormatter())
+    es = curves[curves["name"] == "es"]
+    by_work.axhline(es["best"].min(), color="#0072B2", lw=0.6)
+    by_work.axvline(es["work"].max() / FIFTH, color="#0072B2", lw=0.6)
+    by_work.set_xlabel("requests simulated for candidates")
+    seconds = (2, 5, 10, 20, 50)
+    by_time.set_xticks(seconds, [str(second) for second in seconds])
+    by_time.set_xlabel("CPU seconds")
+    by_work.set_ylabel("mean latency / that of H-SF")
+    plots.legend_above(drawn, by_work, columns=2)
     return drawn
 
 

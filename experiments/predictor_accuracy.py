@@ -23,7 +23,7 @@ import pandas as pd
 
 from experiments.predictor_rows import Split, splits
 from jaxsched.predict import conformal, evaluation
-from jaxsched.report.terminal import markdown
+from jaxsched.report.tables import markdown
 from jaxsched.studies import store
 
 FIGURES = ("pinball", "pinball_ratio", "spearman", "coverage_0.8", "width_0.8", "log2_width_0.8",

@@ -28,7 +28,7 @@ import jaxsched as js
 from experiments.predictor_rows import MEMORY, Split, draws, instance, lower, splits
 from jaxsched.report import plots
 from jaxsched.report.looks import DASHES, DOTS, in_house_style
-from jaxsched.report.terminal import markdown
+from jaxsched.report.tables import markdown
 from jaxsched.studies import store
 
 POLICIES = ("fcfs", "a_min:every_round", "svf:lower")

@@ -38,7 +38,7 @@ from jaxsched.policies import files
 from jaxsched.predict.data import Requests
 from jaxsched.report import plots
 from jaxsched.report.looks import DASHES, DOTS, in_house_style
-from jaxsched.report.terminal import markdown
+from jaxsched.report.tables import markdown
 from jaxsched.studies import store
 
 LEVELS = (0.1, 0.2, 0.3, 0.5, 0.7, 0.9, 0.95)

@@ -31,7 +31,7 @@ from experiments.predictor_rows import MEMORY, Split, draws, figures_of, instanc
 from jaxsched.policies.arithmetic import most, over, where
 from jaxsched.report import plots
 from jaxsched.report.looks import DASHES, in_house_style
-from jaxsched.report.terminal import markdown
+from jaxsched.report.tables import markdown
 from jaxsched.studies import store
 
 LEVELS = (0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9)

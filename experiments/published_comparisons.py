@@ -19,12 +19,12 @@ from pathlib import Path
 import jax
 import numpy as np
 import pandas as pd
-from matplotlib import rc_context
 from matplotlib.figure import Figure
 
 import jaxsched as js
-from jaxsched.report import looks, plots
-from jaxsched.report.terminal import markdown
+from jaxsched.report import plots
+from jaxsched.report.looks import in_house_style
+from jaxsched.report.tables import markdown
 from jaxsched.studies.frames import half_width
 from jaxsched.workloads import draws, embedded, intervals
 
@@ -83,19 +83,22 @@ def ratios(frame: pd.DataFrame, to: str, by: list[str]) -> pd.DataFrame:
     return table.set_axis(["ratio", "ratio_ci"], axis=1).reset_index()
 
 
+@in_house_style
 def draw(table: pd.DataFrame) -> Figure:
     """Ratio of mean latencies to A_min against the number of requests."""
-    with rc_context(looks.STYLE):
-        figure = Figure(figsize=(7.2, 5.2), layout="constrained")
-        grid = figure.subplots(2, 2, sharex=True, sharey="row")
-        for row, kind in zip(grid, KINDS, strict=True):
-            for axes, memory in zip(row, MEMORIES, strict=True):
-                panel = table[(table["lengths"] == kind) & (table["memory"] == memory)]
-                axes.set_title(f"{kind}, M = {memory:,}")
-                plots.draw_policies(axes, panel, "n", "ratio")
-        figure.supxlabel("requests in the backlog, n", fontsize=9)
-        figure.supylabel(r"mean latency over that of $\mathrm{A_{min}}$, on eviction", fontsize=9)
-        plots.legend_above(figure, grid[0, 0], 3)
+    figure = Figure(figsize=(7.2, 5.2), layout="constrained")
+    grid = figure.subplots(2, 2, sharex=True, sharey="row")
+    for row, kind in zip(grid, KINDS, strict=True):
+        for axes, memory in zip(row, MEMORIES, strict=True):
+            panel = table[(table["lengths"] == kind) & (table["memory"] == memory)]
+            axes.set_title(f"{kind}, M = {memory:,}")
+            plots.draw_policies(axes, panel, "n", "ratio")
+    plots.name_axes(
+        figure,
+        "requests in the backlog, n",
+        r"mean latency over that of $\mathrm{A_{min}}$, on eviction",
+    )
+    plots.legend_above(figure, grid[0, 0], 3)
     return figure
 
 

@@ -21,18 +21,19 @@ from pathlib import Path
 import jax
 import numpy as np
 import pandas as pd
-from matplotlib import rc_context
 from matplotlib.figure import Figure
 from rich.progress import track
 
 import jaxsched as js
 from jaxsched import bounds, workloads
-from jaxsched.report import looks, plots
-from jaxsched.report.terminal import markdown
+from jaxsched.report import plots
+from jaxsched.report.looks import in_house_style
+from jaxsched.report.tables import markdown
 from jaxsched.studies import store
+from jaxsched.studies.config import LengthsConfig
 from jaxsched.studies.frames import half_width
 from jaxsched.workloads import Lengths
-from jaxsched.workloads.texts import EMBEDDED, read_prediction
+from jaxsched.workloads.texts import read_prediction
 
 LENGTHS = {"sharegpt": ("sharegpt", None), "lmsys": ("lmsys", 1000)}
 """First part of a rule's name -> embedded lengths, longest output."""
@@ -125,7 +126,7 @@ def home_and_sizes() -> Iterator[Case]:
         if rule == REAL:
             source, longest = "lmsys_tokens", None
         for n, memory in SIZES:
-            lengths = EMBEDDED[source]().truncated(max_output=longest, max_total=memory)
+            lengths = LengthsConfig(source, longest, memory).law
             yield Case(where(n, memory), rule, lengths, prediction, n, memory)
 
 
@@ -201,29 +202,29 @@ def ratios(frame: pd.DataFrame, against: str) -> pd.DataFrame:
     return table
 
 
+@in_house_style
 def figure(home: pd.DataFrame) -> Figure:
     """Ratios to H-SF where the rules were tuned: one line per rule, one mark per policy."""
     names = list(dict.fromkeys(home["name"]))
     ratio = home[list(MARKS)].div(home["h_sf"], axis=0).groupby(home["name"]).mean().loc[names]
     places = range(len(names))
-    with rc_context(looks.STYLE):
-        drawn = Figure(figsize=(6.4, 3.1), layout="constrained")
-        axes = drawn.subplots()
-        axes.axvline(1, color="#000000", lw=1, zorder=1)
-        axes.text(1, -0.75, "H-SF (hindsight)", ha="center", fontsize=7.5)
-        axes.hlines(places, ratio["rule"], ratio["a_min"], color="#c8c8c8", lw=2, zorder=2)
-        for column, (label, color, marker, size) in MARKS.items():
-            hollow = column == HINDSIGHT
-            axes.plot(
-                ratio[column], places, ls="", marker=marker, color=color, label=label, ms=size,
-                mfc="none" if hollow else color, mew=1.2 if hollow else 0.6, zorder=3,
-            )  # fmt: skip
-        axes.set_yticks(places, [_label(name) for name in names])
-        axes.set_ylim(len(names) - 0.5, -0.5)
-        axes.set_xlim(left=0)
-        axes.set_xlabel("mean latency / mean latency of H-SF")
-        axes.grid(axis="y", visible=False)
-        plots.legend_above(drawn, axes, columns=2)
+    drawn = Figure(figsize=(6.4, 3.1), layout="constrained")
+    axes = drawn.subplots()
+    axes.axvline(1, color="#000000", lw=1, zorder=1)
+    axes.text(1, -0.75, "H-SF (hindsight)", ha="center", fontsize=7.5)
+    axes.hlines(places, ratio["rule"], ratio["a_min"], color="#c8c8c8", lw=2, zorder=2)
+    for column, (label, color, marker, size) in MARKS.items():
+        hollow = column == HINDSIGHT
+        axes.plot(
+            ratio[column], places, ls="", marker=marker, color=color, label=label, ms=size,
+            mfc="none" if hollow else color, mew=1.2 if hollow else 0.6, zorder=3,
+        )  # fmt: skip
+    axes.set_yticks(places, [_label(name) for name in names])
+    axes.set_ylim(len(names) - 0.5, -0.5)
+    axes.set_xlim(left=0)
+    axes.set_xlabel("mean latency / mean latency of H-SF")
+    axes.grid(axis="y", visible=False)
+    plots.legend_above(drawn, axes, columns=2)
     return drawn
 
 

@@ -4,7 +4,9 @@ import importlib
 import sys
 from typing import Any
 
-from jaxsched import clocks, metrics, workloads
+from jaxsched import _start as _start  # isort: skip  # before what takes seconds
+
+from jaxsched import clocks, metrics, workers, workloads
 from jaxsched._version import __version__
 from jaxsched.bounds import busy_seconds_bound, mean_busy_time_bound, rounds_bound
 from jaxsched.clocks import Clock, Energy
@@ -20,10 +22,20 @@ from jaxsched.policies import (
     fcfs,
     gsa_spec,
     h_sf,
+    lcf,
     mc_sf,
+    mcf,
+    no_evict,
+    past_future,
     policy,
+    priority,
+    random_ties,
+    random_victim,
+    remaining_volume,
     sorted_f,
     svf,
+    tie,
+    trail,
 )
 from jaxsched.policies.family import FamilyParams, a_min_family
 from jaxsched.policies.files import load_policy
@@ -31,6 +43,7 @@ from jaxsched.policies.network import NetworkParams, a_min_network
 from jaxsched.result import Result, Status
 from jaxsched.simulate import simulate
 from jaxsched.studies import read_sweep
+from jaxsched.workers import Worker
 
 # Two engines are public by themselves, under names of their own.
 sys.modules |= {"jaxsched.reference": reference, "jaxsched.relaxation": relaxation}
@@ -54,6 +67,7 @@ __all__ = [
     "Running",
     "Status",
     "View",
+    "Worker",
     "__version__",
     "a_max",
     "a_min",
@@ -65,19 +79,30 @@ __all__ = [
     "fcfs",
     "gsa_spec",
     "h_sf",
+    "lcf",
     "load_policy",
     "mc_sf",
+    "mcf",
     "mean_busy_time_bound",
     "metrics",
+    "no_evict",
+    "past_future",
     "policy",
     "predict",
+    "priority",
+    "random_ties",
+    "random_victim",
     "read_sweep",
     "reference",
     "relaxation",
+    "remaining_volume",
     "rounds_bound",
     "simulate",
     "sorted_f",
     "stack",
     "svf",
+    "tie",
+    "trail",
+    "workers",
     "workloads",
 ]

@@ -48,6 +48,6 @@ def join(pairs: Any) -> Any:
     return (high << np.int64(32)) | low
 
 
-def whole(value: Any) -> Any:
+def unpaired(value: Any) -> Any:
     """Integers, whether they are in pairs or not."""
     return join(value) if value.dtype == np.uint32 else value

@@ -4,7 +4,9 @@ A request in its k-th round holds s + k tokens, so it takes the volume
 
     v = (s + 1) + (s + 2) + ... + (s + o) = s o + o (o + 1) / 2        [token-rounds]
 
-of a worker that gives out at most M token-rounds per round. All functions work on the host in numpy
+of a worker that gives out at most M token-rounds per round. On the worker of an engine a token
+is in the cache only from the round after it is generated, so there s - 1 stands for s in v and D;
+blocks, chunks and preemptions only add to what is held. All functions work on the host in numpy
 (float64 or exact int64), over any leading lane axes.
 """
 
@@ -15,6 +17,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from jaxsched.clocks import Clock
 from jaxsched.instance import Instance, check_instance
+from jaxsched.workers.settings import Worker
 
 
 def volume(prompt: ArrayLike, output: ArrayLike) -> NDArray[np.int64]:
@@ -24,7 +27,11 @@ def volume(prompt: ArrayLike, output: ArrayLike) -> NDArray[np.int64]:
 
 
 def mean_busy_time_bound(
-    prompt: ArrayLike, output: ArrayLike, memory: ArrayLike, num_requests: ArrayLike | None = None
+    prompt: ArrayLike,
+    output: ArrayLike,
+    memory: ArrayLike,
+    num_requests: ArrayLike | None = None,
+    worker: Worker | None = None,
 ) -> NDArray[np.float64]:
     """Lower bound on the total latency of a backlog, under every policy.
 
@@ -36,7 +43,8 @@ def mean_busy_time_bound(
     the volumes as fluid at rate M: the sum of the mean times is least when they are poured one by
     one, smallest first, and then request j has the mean time (V_j - v_j / 2) / M. A real schedule
     gives no more than M a round, and runs lost to evictions only take memory away, so its mean
-    times sum to at least as much; add (1).
+    times sum to at least as much; add (1). Where a preempted request keeps its tokens, its
+    memory-time is that of the rounds that generate them, and gaps between those only end it later.
 
     It holds for a backlog (all arrivals 0), with or without evictions, hindsight included. With
     later arrivals it still bounds the sum of the completion rounds, but not the sum of latencies.
@@ -46,6 +54,7 @@ def mean_busy_time_bound(
         output: o, the true lengths, tokens, of shape [..., n].
         memory: M, tokens, a scalar or of shape [...].
         num_requests: of shape [...]; requests at positions >= num_requests are padding.
+        worker: of `jaxsched.workers`; the papers' by default.
 
     Returns:
         The bound in request-rounds, float64 of shape [...]; divide by n for the mean latency.
@@ -58,6 +67,7 @@ def mean_busy_time_bound(
     Discrete Math. 15, 2002), here with memory as the machine.
     """
     s, o, m, real = _checked(prompt, output, memory, num_requests)
+    s = _held(s, worker)
     # A volume of 0 for padding goes first in the order and adds nothing anywhere.
     v = np.where(real, volume(s, o), 0)
     v.sort(axis=-1)
@@ -71,7 +81,11 @@ def mean_busy_time_bound(
 
 
 def rounds_bound(
-    prompt: ArrayLike, output: ArrayLike, memory: ArrayLike, num_requests: ArrayLike | None = None
+    prompt: ArrayLike,
+    output: ArrayLike,
+    memory: ArrayLike,
+    num_requests: ArrayLike | None = None,
+    worker: Worker | None = None,
 ) -> NDArray[np.int64]:
     """Lower bound on the number of rounds (makespan): ceil(sum_j v_j / M), for any arrivals.
 
@@ -80,7 +94,7 @@ def rounds_bound(
     """
     s, o, m, real = _checked(prompt, output, memory, num_requests)
     # Quotients and remainders apart: the plain sum of volumes can leave int64.
-    whole, rest = np.divmod(np.where(real, volume(s, o), 0), m[..., None])
+    whole, rest = np.divmod(np.where(real, volume(_held(s, worker), o), 0), m[..., None])
     return np.asarray(whole.sum(axis=-1) - (-rest.sum(axis=-1) // m))
 
 
@@ -91,6 +105,7 @@ def busy_seconds_bound(
     clock: Clock,
     num_requests: ArrayLike | None = None,
     max_batch: int | None = None,
+    worker: Worker | None = None,
 ) -> NDArray[np.float64]:
     """Lower bound on the seconds that a worker is busy with these requests, under every policy.
 
@@ -101,7 +116,8 @@ def busy_seconds_bound(
                 + per_token_beyond max(0, W - free_tokens R),
 
     since evictions only add to the sums, and a sum of positive parts is at least the positive part
-    of the sum. R is at least `rounds_bound`, and sum o / max_batch. The expression is convex in R,
+    of the sum. R is at least `rounds_bound`, and sum o / max_batch; on the worker of an engine
+    also sum o / max_num_seqs and sum (s + o - 1) / budget. The expression is convex in R,
     so it is least at that number or at the knee R = W / free_tokens.
 
     Arguments and errors as in `mean_busy_time_bound`, with `clock` for how long a round lasts, and
@@ -110,7 +126,11 @@ def busy_seconds_bound(
     """
     s, o, _, real = _checked(prompt, output, memory, num_requests)
     prompts, outputs = np.where(real, s, 0).sum(axis=-1), np.where(real, o, 0).sum(axis=-1)
-    least = rounds_bound(prompt, output, memory, num_requests).astype(np.float64)
+    least = rounds_bound(prompt, output, memory, num_requests, worker).astype(np.float64)
+    if worker is not None and worker.blocks:
+        computed = np.where(real, s + o - 1, 0).sum(axis=-1)
+        least = np.maximum(least, outputs / np.asarray(worker.max_num_seqs))
+        least = np.maximum(least, computed / np.asarray(worker.budget))
     if max_batch is not None:
         least = np.maximum(least, outputs / max_batch)
     work = prompts + outputs
@@ -120,10 +140,15 @@ def busy_seconds_bound(
         beyond = np.maximum(0, work - clock.free_tokens * rounds)
         return clock.fixed * rounds + clock.per_token_beyond * beyond
 
-    volumes = np.where(real, volume(s, o).astype(np.float64), 0.0).sum(axis=-1)
+    volumes = np.where(real, volume(_held(s, worker), o).astype(np.float64), 0.0).sum(axis=-1)
     line = clock.per_prompt_token * prompts + clock.per_request * outputs
     line = line + clock.per_cache_token * volumes
     return np.asarray(line + np.minimum(hinged(least), hinged(knee)))
+
+
+def _held(prompt: NDArray[np.int64], worker: Worker | None) -> NDArray[np.int64]:
+    """Tokens of the prompt to count, where the k-th token of output counts as k."""
+    return prompt - 1 if worker is not None and worker.blocks else prompt
 
 
 def _checked(

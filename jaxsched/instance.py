@@ -74,7 +74,7 @@ class Instance(Pytree):
         return np.shape(self.prompt)[:-1]
 
 
-def is_traced(tree: Any) -> bool:
+def any_traced(tree: Any) -> bool:
     """Whether any leaf is an abstract value inside someone's `jit` or `vmap`."""
     return any(isinstance(leaf, jax.core.Tracer) for leaf in jax.tree.leaves(tree))
 
@@ -141,7 +141,7 @@ def canonical(instance: Instance) -> Instance:
 
     Arrivals in seconds become picoseconds: int64, if they are traced in pairs (`jaxsched.arrays`).
     """
-    lanes, module = instance.lanes, jnp if is_traced(instance) else np
+    lanes, module = instance.lanes, jnp if any_traced(instance) else np
     count = instance.n if instance.num_requests is None else instance.num_requests
     per_request = {
         name: _int32(value, module)

@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
-from jaxsched.arrays import Pytree, whole
+from jaxsched.arrays import Pytree, unpaired
 from jaxsched.clocks.formula import TICKS_PER_SECOND
 
 
@@ -49,7 +49,9 @@ class Result(Pytree):
       num_requests: Real requests of each lane, of shape [...] int32.
       times: Under a clock what `ticks` reads, of shape [..., n, 3] int64, or in pairs; else `None`.
       history: Every evicted run: request, round of admission, round of eviction, in order of
-        eviction and -1 padded, of shape [..., E, 3] int32; `None` unless it was asked for.
+        eviction and -1 padded, of shape [..., E, 3] int32; `None` unless it was asked for. On the
+        worker of a serving engine a fourth number is the tokens that the request has at the end of
+        the run, and the last n rows are the runs in which requests completed.
     """
 
     completion: chex.Array
@@ -72,12 +74,12 @@ class Result(Pytree):
           ValueError: Under a clock, where arrivals are no rounds.
         """
         self._expect_clock(False, "total_latency")
-        return whole(self.totals)[..., 0][()]
+        return unpaired(self.totals)[..., 0][()]
 
     @property
     def wasted_tokens(self) -> Any:
         """Tokens lost to evictions, of shape [...]."""
-        return whole(self.totals)[..., 1][()]
+        return unpaired(self.totals)[..., 1][()]
 
     @property
     def memory_time(self) -> Any:
@@ -85,7 +87,7 @@ class Result(Pytree):
 
         Complete, evicted and cut-off runs all count.
         """
-        return whole(self.totals)[..., 2][()]
+        return unpaired(self.totals)[..., 2][()]
 
     @property
     def mean_latency(self) -> Any:
@@ -113,7 +115,7 @@ class Result(Pytree):
           ValueError: Without a clock.
         """
         self._expect_clock(True, "ticks")
-        return whole(self.times)
+        return unpaired(self.times)
 
     @property
     def admission_seconds(self) -> Any:

@@ -18,20 +18,22 @@ from jax.sharding import Mesh, PartitionSpec
 from jaxsched.arrays import join, split
 from jaxsched.clocks import Clock, check_clock, ticks, valid_clock
 from jaxsched.engines.xla import NO_CAP, Numbers, RunLimits, ranks, simulate_lanes, valid_numbers
+from jaxsched.host import cores
 from jaxsched.instance import (
     MAX_MEMORY,
     MAX_ROUND,
     Instance,
+    any_traced,
     canonical,
     check_instance,
     check_shapes,
-    is_traced,
     valid_lanes,
 )
 from jaxsched.policies import Policy
 from jaxsched.policies.fixed_point import exact, limited
 from jaxsched.policies.program import Choices
 from jaxsched.result import Result
+from jaxsched.workers.settings import Worker, checked, in_blocks
 
 ENGINES = ("auto", "jax", "native")
 
@@ -41,8 +43,7 @@ def _give_callbacks_a_thread() -> None:
 
     Two threads are enough for one caller; XLA reads the variable when JAX first touches a device.
     """
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-    if cores == 1:
+    if cores() == 1:
         os.environ.setdefault("PJRT_NPROC", "2")
 
 
@@ -54,6 +55,7 @@ def simulate(
     policy: Policy,
     *,
     clock: Clock | None = None,
+    worker: Worker | None = None,
     max_rounds: int = MAX_ROUND,
     max_batch: int | None = None,
     history: bool = False,
@@ -73,6 +75,9 @@ def simulate(
         then in seconds, and the result has times. Its coefficients may be traced. `None` counts
         rounds. Floats that go through the caller's `jit`, coefficients and arrivals, are float32
         unless `jax_enable_x64` is on.
+      worker: What holds for memory, prompts and evicted requests: `jaxsched.workers.paper()`, the
+        default, or that of a serving engine, such as `jaxsched.workers.vllm()`. `memory` is then
+        rounded down to whole blocks. Its numbers may be traced.
       max_rounds: Rounds from this one on are not run; lanes that would need them get
         `Status.ROUND_LIMIT`, as do those that reach the end of the clock after 53 days.
       max_batch: Most requests that run together, as serving engines have it; `None` for no cap.
@@ -94,17 +99,19 @@ def simulate(
         never finish, or if the policy needs a point prediction that is missing.
       ImportError: If "native" is asked for and numba cannot be imported.
     """
-    _check_arguments(instance, policy, max_rounds, max_batch, engine)
-    traced = is_traced((instance, policy, clock))
+    _check_arguments(instance, policy, worker, max_rounds, max_batch, engine)
+    traced = any_traced((instance, policy, clock, worker))
     if traced:
-        instance, policy, clock = exact("simulate", (instance, policy, clock))
+        instance, policy, clock, worker = exact("simulate", (instance, policy, clock, worker))
     choices = policy.choices
+    if worker is not None and worker.blocks:
+        instance = in_blocks(instance, worker)
     _check_instance(instance, policy, clock)
     lanes = instance.lanes
     flat = _reshape(canonical(instance), len(lanes), (math.prod(lanes),))
     if traced and flat.arrival is not None and flat.arrival.dtype == np.int64:
         flat = flat.replace(arrival=split(flat.arrival))  # a clock is traced, they are not
-    numbers = _numbers(policy, clock, flat)
+    numbers = _numbers(policy, clock, worker, flat)
     limits = RunLimits(np.int32(max_rounds), np.int32(NO_CAP if max_batch is None else max_batch))
     chosen = engine_for(engine, policy)
     run = _runner(choices, chosen, max_batch is not None, 0, traced)
@@ -119,12 +126,17 @@ def simulate(
 
 
 def _check_arguments(
-    instance: Any, policy: Any, max_rounds: Any, max_batch: Any, engine: Any
+    instance: Any, policy: Any, worker: Any, max_rounds: Any, max_batch: Any, engine: Any
 ) -> None:
     if not isinstance(instance, Instance):
         raise TypeError(f"instance is {instance!r}; expected an Instance")
     if not isinstance(policy, Policy):
         raise TypeError(f"policy is {policy!r}; expected a Policy such as jaxsched.a_min()")
+    if worker is not None:
+        if not isinstance(worker, Worker):
+            raise TypeError(f"worker is {worker!r}; expected one such as jaxsched.workers.vllm()")
+        if worker.blocks:
+            checked(worker)
     _check_limit("max_rounds", max_rounds, MAX_ROUND)
     if max_batch is not None:
         _check_limit("max_batch", max_batch, NO_CAP)
@@ -138,17 +150,17 @@ def _check_instance(instance: Instance, policy: Policy, clock: Clock | None) -> 
         raise ValueError(
             f"policy {policy.name!r} orders a whole backlog; expected an instance without arrivals"
         )
-    if is_traced(instance):
+    if any_traced(instance):
         check_shapes(instance, policy.needs_point, seconds=clock is not None)
     else:
         check_instance(instance, policy.needs_point, seconds=clock is not None)
-    if clock is not None and not is_traced(clock):
-        most = MAX_MEMORY if is_traced(instance) else int(np.max(np.asarray(instance.memory)))
+    if clock is not None and not any_traced(clock):
+        most = MAX_MEMORY if any_traced(instance) else int(np.max(np.asarray(instance.memory)))
         check_clock(clock, most)
 
 
-def _numbers(policy: Policy, clock: Clock | None, flat: Instance) -> Numbers:
-    """The numbers of policy and clock for each lane; those of the clock in pairs if traced."""
+def _numbers(policy: Policy, clock: Clock | None, worker: Worker | None, flat: Instance) -> Numbers:
+    """The numbers of all of them for each lane; those of the clock in pairs if traced."""
     lanes = flat.prompt.shape[0]
 
     def spread(leaf: Any) -> Any:
@@ -156,16 +168,21 @@ def _numbers(policy: Policy, clock: Clock | None, flat: Instance) -> Numbers:
         return module.broadcast_to(module.asarray(leaf), (lanes, *np.shape(leaf)))
 
     params = jax.tree.map(spread, limited(policy.params, policy.limit))
+    blocks = None
+    if worker is not None and worker.blocks:
+        module = jnp if any_traced(worker) else np
+        columns = [module.asarray(value, np.int32).reshape(-1) for value in worker.numbers]
+        blocks = module.stack([module.broadcast_to(x, (lanes,)) for x in columns], axis=-1)
     if clock is None:
-        return Numbers(params, None)
+        return Numbers(params, None, blocks)
     coefficients = ticks(clock)
-    if not is_traced((clock, flat)):
-        return Numbers(params, spread(np.stack(coefficients)))
+    if not any_traced((clock, flat)):
+        return Numbers(params, spread(np.stack(coefficients)), blocks)
     with jax.enable_x64(True):
         good = valid_clock(clock, flat.memory)
         pairs = split(jnp.stack([jnp.asarray(tick, jnp.int64) for tick in coefficients]))
     # A coefficient that `valid_clock` refuses marks its lanes as -1, which no coefficient is.
-    return Numbers(params, jnp.where(good[:, None, None], pairs, np.uint32(2**32 - 1)))
+    return Numbers(params, jnp.where(good[:, None, None], pairs, np.uint32(2**32 - 1)), blocks)
 
 
 def _room(evictions: int) -> int:
@@ -222,12 +239,12 @@ def _reshape(tree: Any, axes: int, lanes: tuple[int, ...]) -> Any:
     return jax.tree.map(lambda leaf: leaf.reshape(lanes + leaf.shape[axes:]), tree)
 
 
-Run = Callable[[Instance, Numbers, RunLimits], Result]
+Runner = Callable[[Instance, Numbers, RunLimits], Result]
 """From canonical instances of lane shape [N] to results."""
 
 
 @functools.lru_cache(maxsize=256)
-def _runner(choices: Choices, engine: str, capped: bool, history: int, traced: bool) -> Run:
+def _runner(choices: Choices, engine: str, capped: bool, history: int, traced: bool) -> Runner:
     """Runs instances with numbers; traced if any of both is."""
     if engine == "native":
         if traced:
@@ -241,7 +258,7 @@ def _runner(choices: Choices, engine: str, capped: bool, history: int, traced: b
     return _at_border(_sharded(compiled), choices.unknown is not None)
 
 
-def _at_border(run: Run, wide: bool) -> Run:
+def _at_border(run: Runner, wide: bool) -> Runner:
     """Gives a compiled function 64-bit integers in pairs, and takes them so from it.
 
     A function of the policy that JAX itself has to run gets 64 bits throughout, if `wide`.
@@ -260,7 +277,7 @@ def _at_border(run: Run, wide: bool) -> Run:
     return call
 
 
-def _batched(run: Run) -> Run:
+def _batched(run: Runner) -> Runner:
     """Teaches `run` that an axis of `vmap` is just more lanes."""
 
     def call(flat: Instance, numbers: Numbers, limits: RunLimits) -> Result:
@@ -289,11 +306,11 @@ def _batched(run: Run) -> Run:
     return call
 
 
-def _sharded(run: Run) -> Run:
+def _sharded(run: Runner) -> Runner:
     """Spreads the lanes over all local devices."""
 
     @functools.lru_cache(maxsize=8)
-    def compiled(devices: tuple[jax.Device, ...]) -> Run:
+    def compiled(devices: tuple[jax.Device, ...]) -> Runner:
         spec, all_of_it = PartitionSpec("lanes"), PartitionSpec()
         mesh = Mesh(np.asarray(devices), ("lanes",))
         specs = (spec, spec, all_of_it)

@@ -21,13 +21,21 @@ from typing import Any, TypeVar
 
 T = TypeVar("T")
 
+PATH = "path"
+"""The key of a table that is meant where a text stands in the table's place."""
+
 NAMES = {int: "an integer", float: "a number", str: "a text in quotes", bool: "true or false"}
 """Types of values, as errors call them."""
 
 
-def at_least(minimum: float, **kwargs: Any) -> Any:
-    """A dataclass field whose value (or each of whose values) must be at least `minimum`."""
-    return dataclasses.field(metadata={"minimum": minimum}, **kwargs)
+def at_least(minimum: float, most: float | None = None, **kwargs: Any) -> Any:
+    """A dataclass field whose value, or each of whose values, must be `minimum` … `most`."""
+    return dataclasses.field(metadata={"minimum": minimum, "most": most}, **kwargs)
+
+
+def later(minimum: float | None = None, **kwargs: Any) -> Any:
+    """A dataclass field that configurations kept earlier do not have; see `to_toml`."""
+    return dataclasses.field(metadata={"minimum": minimum, "later": True}, **kwargs)
 
 
 def one_of(name: str, value: str, known: Iterable[str]) -> None:
@@ -75,6 +83,8 @@ def load(
         table = _read(path)
         for key, value in (overrides or {}).items():
             *inside, name = key.split(".")
+            if inside and isinstance(table.get(inside[0]), str):
+                table[inside[0]] = {PATH: table[inside[0]]}
             inner = table.setdefault(inside[0], {}) if inside else table
             inner[name] = value
         return from_table(cls, table)
@@ -103,11 +113,12 @@ def from_table(cls: type[T], table: Mapping[str, Any], prefix: str = "") -> T:
     """Makes the dataclass `cls` from a table; `prefix` stands before the names in errors."""
     hints = typing.get_type_hints(cls)
     fields = {field.name: field for field in dataclasses.fields(cls)}  # type: ignore[arg-type]
+    table = _moved(cls, table)
     for key in table:
         if key not in fields:
             raise ValueError(unknown(f"{prefix}{key}", key, fields, "key"))
     values = {
-        name: _value(f"{prefix}{name}", hints[name], table[name], field.metadata.get("minimum"))
+        name: _value(f"{prefix}{name}", hints[name], table[name], field.metadata)
         for name, field in fields.items()
         if name in table
     }
@@ -124,11 +135,30 @@ def from_table(cls: type[T], table: Mapping[str, Any], prefix: str = "") -> T:
         raise ValueError(f"{prefix}{error}") from None
 
 
+def _moved(cls: type, table: Mapping[str, Any]) -> Mapping[str, Any]:
+    """The table with keys where they belong that once stood elsewhere.
+
+    `cls.MOVED` says in which table; without that one they are let go.
+    """
+    old = {key: inside for key, inside in getattr(cls, "MOVED", {}).items() if key in table}
+    table = {**table}
+    for key, inside in old.items():
+        value, there = table.pop(key), table.get(inside)
+        if there is not None:
+            inner = {PATH: there} if isinstance(there, str) else there
+            table[inside] = {key: value, **inner}
+    return table
+
+
 def to_toml(config: Any) -> str:
-    """The dataclass as TOML text that `from_table` reads back to an equal one; None is left out."""
+    """The dataclass (or a mapping) as TOML text that `from_table` reads back to an equal one.
+
+    None is left out, and so are fields with `metadata["later"]` that have their default: keys of
+    configurations that are kept stay what they were.
+    """
     lines, tables, arrays = [], [], []
-    for field in dataclasses.fields(config):
-        name, value = field.name, getattr(config, field.name)
+    pairs = config if isinstance(config, Mapping) else _written(config)
+    for name, value in pairs.items():
         if dataclasses.is_dataclass(value):
             tables += ["", f"[{name}]", to_toml(value).rstrip("\n")]
         elif isinstance(value, tuple) and value and dataclasses.is_dataclass(value[0]):
@@ -138,24 +168,40 @@ def to_toml(config: Any) -> str:
     return "\n".join((*lines, *tables, *arrays)) + "\n"
 
 
-def _value(key: str, hint: Any, value: Any, minimum: float | None) -> Any:
+def _written(config: Any) -> dict[str, Any]:
+    """The fields that are written, with their values."""
+    values = {field: getattr(config, field.name) for field in dataclasses.fields(config)}
+    return {
+        field.name: value
+        for field, value in values.items()
+        if not (field.metadata.get("later") and value == field.default)
+    }
+
+
+def _value(key: str, hint: Any, value: Any, limits: Mapping[str, Any]) -> Any:
     """Checks `value` against a type hint; lists become tuples and tables dataclasses."""
     if isinstance(hint, types.UnionType):
         (hint,) = (option for option in typing.get_args(hint) if option is not types.NoneType)
     if dataclasses.is_dataclass(hint):
+        if isinstance(value, hint):  # type: ignore[arg-type]
+            return value
+        if isinstance(value, str) and PATH in hint.__dataclass_fields__:
+            value = {PATH: value}
         _expect(key, value, isinstance(value, Mapping), f"a table [{key}]")
         return from_table(hint, value, f"{key}.")  # type: ignore[arg-type]
     if typing.get_origin(hint) is tuple:
         _expect(key, value, isinstance(value, list | tuple), "a list")
         inner = typing.get_args(hint)[0]
-        return tuple(_value(f"{key}[{i}]", inner, v, minimum) for i, v in enumerate(value))
+        return tuple(_value(f"{key}[{i}]", inner, v, limits) for i, v in enumerate(value))
     allowed = (int, float) if hint is float else hint
     # bool is a subclass of int in Python, but not to someone who writes `lanes = true`.
     right = isinstance(value, allowed) and (hint is bool or not isinstance(value, bool))
     _expect(key, value, right, NAMES[hint])
-    if minimum is not None:
+    if (minimum := limits.get("minimum")) is not None:
         _expect(key, value, value >= minimum, f"at least {minimum}")
         _expect(key, value, value < math.inf, "a finite number")
+    if (most := limits.get("most")) is not None:
+        _expect(key, value, value <= most, f"at most {most}")
     return value
 
 

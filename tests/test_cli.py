@@ -181,7 +181,7 @@ def test_requests_that_are_cut_off(capsys: Any, tmp_path: Path) -> None:
     assert [line.split() for line in printed.splitlines() if "unfinished" in line] == [
         ["unfinished", "1", "1"]
     ]
-    assert " -" not in printed.replace("--", "")
+    assert " -" not in printed.replace("--", "") and "nan" not in printed
     results = store.read_results(tmp_path / "out")
     assert results["status"].tolist() == ["ROUND_LIMIT"] * 2
     assert results["unfinished"].tolist() == [1, 1]
@@ -284,7 +284,7 @@ def test_requests_without_output(capsys: Any, tmp_path: Path) -> None:
         ),
         (
             ["--interval", "classes:1:4"],
-            "vidur.csv: request 1: output is 6; expected a length in a class, 1 to 4 (edges:… ",
+            "vidur.csv:3: request 1: output is 6; expected a length in a class, 1 to 4 (edges:… ",
         ),
         (["--interval", "exact", "--per-request"], "--out"),
         (["--interval", "exact", "--columns", "output"], "expected FIELD=COLUMN"),

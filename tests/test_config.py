@@ -51,6 +51,8 @@ def test_overrides_replace_and_are_checked_like_the_file(file: Path) -> None:
     assert toml.load(file, BacklogConfig, {"seed": 7}).seed == 7
     with pytest.raises(ValueError, match="lanes: got 1; expected at least 2"):
         toml.load(file, BacklogConfig, {"lanes": 1})
+    with pytest.raises(ValueError, match="seed: got 4294967296; expected at most 4294967295"):
+        toml.load(file, BacklogConfig, {"seed": 2**32})
 
 
 def test_the_shipped_file_is_the_papers_experiment() -> None:

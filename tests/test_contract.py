@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 import jaxsched as js
-from jaxsched.arrays import whole
+from jaxsched.arrays import unpaired
 from jaxsched.engines import reference
 from jaxsched.policies import Policy
 from jaxsched.policies.arithmetic import most
@@ -92,7 +92,7 @@ def test_numbers_run_as_lanes():
     for i, params in enumerate(some):
         for name, value in vars(run(params)).items():
             if value is not None:
-                assert (whole(getattr(found, name))[i] == whole(value)).all()
+                assert (unpaired(getattr(found, name))[i] == unpaired(value)).all()
 
 
 @needs_native

@@ -125,6 +125,22 @@ def test_an_axis(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     assert found.groupby("again").size().to_dict() == {2: 2, 4: 2}
 
 
+def test_an_axis_that_gives_what_is_given_already(monkeypatch: pytest.MonkeyPatch) -> None:
+    from jaxsched.studies import axes, frames, plan, rows
+
+    engine = axes.Axis(
+        "engine", "engine", axes.CALL, default=("jax",), arguments=lambda name: {"engine": name}
+    )
+    monkeypatch.setitem(axes.AXES, "engine", engine)
+    values = axes.Values.of(
+        workloads=("lmsys,max_total:1000",), num_requests=(2,), memory=(1000,), policies=("fcfs",),
+        predictions=("one:1:1000",),
+    )  # fmt: skip
+    simulator = rows.Simulator(plan.Plan(plan.Study(values, 1, frames.sweep_columns)))
+    with pytest.raises(ValueError, match=r"axis engine: .* \['engine'\], which is given already"):
+        simulator.table(0, 1)
+
+
 @pytest.mark.parametrize(
     "registry",
     [

@@ -112,9 +112,9 @@ def test_a_backlog_may_arrive_late(kind):
 def test_threads_and_callers_do_not_disturb_each_other(monkeypatch):
     batch = large(n=300, lanes=40)
     with monkeypatch.context() as alone_only:
-        alone_only.setattr(native, "_cores", lambda: 1)
+        alone_only.setattr(native, "cores", lambda: 1)
         alone = run("a_min:on_eviction", **batch)
-    monkeypatch.setattr(native, "_cores", lambda: 4)
+    monkeypatch.setattr(native, "cores", lambda: 4)
     with ThreadPoolExecutor(4) as pool:
         calls = [pool.submit(run, "a_min:on_eviction", **batch) for _ in range(8)]
     assert all(same(alone, call.result()) for call in calls)
@@ -156,3 +156,11 @@ def test_says_what_to_install(monkeypatch):
     monkeypatch.delitem(sys.modules, "jaxsched.engines.cpu")
     with pytest.raises(ImportError, match=r"needs numba.*pip install numba"):
         importlib.import_module("jaxsched.engines.cpu")
+
+
+def test_the_next_process_finds_what_is_compiled():
+    """Numba's key has what is in the closure; a compiled function there is new in each process."""
+    from jaxsched.engines.cpu.lanes import run_block_lanes, run_lanes  # noqa: PLC0415 - needs numba
+
+    for entry in (run_lanes, run_block_lanes):
+        assert [type(cell.cell_contents) for cell in entry.py_func.__closure__] == [int]

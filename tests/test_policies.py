@@ -93,7 +93,9 @@ def test_promises(name):
     policy = js.policy(name)
     assert policy.choices.shortest_first == (name == "h_sf")
     assert policy.hindsight == (name == "h_sf" or name.endswith(":output"))
-    assert policy.needs_point == (name == "mc_sf" or name.endswith(":point"))
+    assert policy.needs_point == (
+        name in ("mc_sf", "priority", "past_future", "tie", "trail") or name.endswith(":point")
+    )
     assert policy.reads_predictions == (name not in oracle.BLIND)
     assert (policy.rank is None, policy.quantum is None) == (
         ALL[name].rank is None,

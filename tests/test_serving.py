@@ -15,7 +15,7 @@ import pandas as pd
 import pytest
 
 import jaxsched as js
-from experiments import fidelity, gain_from_prediction, latency_against_rate
+from experiments import fidelity, latency_against_rate
 from jaxsched import metrics, toml
 from jaxsched.cli import main
 from jaxsched.engines import reference
@@ -25,6 +25,7 @@ from jaxsched.studies import frames, store
 from jaxsched.studies.draw import Drawn
 from jaxsched.studies.run import Point
 from jaxsched.studies.serving import ServingConfig
+from jaxsched.studies.trace import TraceConfig
 from jaxsched.testing.instances import random_requests
 from jaxsched.workloads import arrivals
 from jaxsched.workloads.texts import read_prediction
@@ -182,8 +183,8 @@ def test_streams_differ_in_nothing_but_the_rate_and_the_prediction() -> None:
 
 
 def test_streams_of_a_trace_are_requests_in_a_row(trace: Path) -> None:
-    chosen = small(trace=str(trace), num_requests=20, predictions=("relative:0.5",), memory=100,
-                   skip_too_large=True)  # fmt: skip
+    section = TraceConfig(str(trace), skip_too_large=True)
+    chosen = small(trace=section, num_requests=20, predictions=("relative:0.5",), memory=100)
     read = js.workloads.read_trace(trace)
     fits = read.prompt + read.output <= 100
     kept = read.select(fits)
@@ -204,7 +205,7 @@ def test_streams_of_a_trace_are_requests_in_a_row(trace: Path) -> None:
     with pytest.raises(ValueError, match="num_requests is 60; expected at most"):
         streams(dataclasses.replace(chosen, num_requests=60), "relative:0.5")
     with pytest.raises(ValueError, match=r"prompt \+ output is"):
-        streams(dataclasses.replace(chosen, skip_too_large=False), "relative:0.5")
+        streams(dataclasses.replace(chosen, trace=TraceConfig(str(trace))), "relative:0.5")
 
 
 BAD: dict[str, tuple[dict[str, Any], str]] = {
@@ -228,9 +229,15 @@ def test_bad_configurations(name: str) -> None:
 
 
 def test_configurations_survive_a_file() -> None:
-    chosen = small(max_batch=8, trace="trace.csv")
-    again = toml.from_table(ServingConfig, tomllib.loads(toml.to_toml(chosen)))
-    assert again == chosen
+    chosen = small(max_batch=8, trace=TraceConfig("trace.csv", skip_too_large=True, sha256="0"))
+    for text in (toml.to_toml(chosen), chosen.text()):
+        assert toml.from_table(ServingConfig, tomllib.loads(text)) == chosen
+    # What is kept of sections that say no more than they once could is what it was then.
+    assert 'trace = "trace.csv"\nskip_too_large = true\nsha256 = "0"\nseed = 0\n' in chosen.text()
+    assert 'skip_too_large = false\nsha256 = ""\nseed = 0\n' in small().text()
+    assert toml.from_table(ServingConfig, tomllib.loads(small().text())) == small()
+    wide = dataclasses.replace(chosen, trace=dataclasses.replace(chosen.trace, window="1:2"))
+    assert toml.from_table(ServingConfig, tomllib.loads(wide.text())) == wide
 
 
 @pytest.fixture(scope="module")
@@ -297,7 +304,8 @@ def test_figures_and_experiments(finished: Path, capsys: Any) -> None:
     for stem in ("latency_against_rate-real", "latency_against_rate-exact", "gain_from_prediction"):
         assert {f"{stem}.png", f"{stem}.pdf"} <= names
     latency_against_rate.main(str(finished))
-    gain_from_prediction.main(str(finished))
+    with pytest.raises(FileNotFoundError, match="has `jaxsched run` finished there"):
+        latency_against_rate.main(str(finished / "nowhere"))
     for path in capsys.readouterr().out.split():
         assert Path(path).stat().st_size > 10_000
 
@@ -307,20 +315,31 @@ def test_a_metric_is_shown_because_it_is_measured(monkeypatch: pytest.MonkeyPatc
     monkeypatch.setitem(metrics.METRICS, "stalls", stalls)
     row = {"policy": "fcfs", "n": 4, "memory": 9, "clock": CLOCK, "offered_rate": 2.0}
     measured = {"goodput": 0.5, "stalls": 7, "completed": 4, "unfinished": 0}
-    title, _, figures, _ = study_tables.replay(pd.DataFrame([row | measured]))
-    assert "2 req/s arrive" in title
-    assert [column.header for column in figures.columns] == ["", "good/s", "stalled"]
+    answer = study_tables.replay(pd.DataFrame([row | measured]))
+    assert "2 req/s arrive" in answer.title
+    assert answer.tables[1].headings == ("good/s", "stalled")
 
 
 @pytest.mark.parametrize("names", [("fcfs",), ("h_sf", "a_max")])
 def test_a_job_without_gains_to_tell(names: tuple[str, ...], tmp_path: Path) -> None:
     chosen = small(policies=names, rates=(0.5,), max_batch=4, clock="llama31_8b_h100")
     table = chosen.work().run(tmp_path / "out")
-    title, _, note = study_tables.serving_job(table)
-    assert "0.5 requests/s, llama31_8b_h100" in title and "/s is the most, for long" in note
+    answer = study_tables.serving_job(table)
+    assert "0.5 requests/s, llama31_8b_h100" in answer.title
+    assert "/s is the most, for long" in answer.notes[1]
     written = plots.save_all(figures.of_serving(table), tmp_path / "figures")
     # Without fcfs there is nothing to gain on, and without predictions one figure for all.
     assert len(written) == (1 if names == ("fcfs",) else 2)
+
+
+def test_gains_where_fcfs_sustains_no_rate(finished: Path) -> None:
+    table = store.read_results(finished)
+    slow = table["policy"] == "fcfs"
+    table.loc[slow, "makespan"] *= 1000
+    *_, gain = figures.of_serving(table)
+    assert gain.figure is None and gain.caption == "fcfs sustains none of the rates"
+    with pytest.raises(ValueError, match="nothing to draw: fcfs sustains none"):
+        figures.gain_from_prediction(table)
 
 
 def test_what_is_sustained() -> None:
@@ -388,7 +407,7 @@ def test_simulate_in_seconds(capsys: Any, trace: Path, tmp_path: Path) -> None:
     out = ["--out", str(tmp_path / "out"), "--per-request", "--ttft-limit", "5"]
     command = ["simulate", str(trace), *REPLAY, "--policies", names, "--arrivals", "trace:3", *out]
     printed = output_of(capsys, [*command, "--max-batch", "4"])
-    for text in ("TTFT, s", "TPOT, s", "ITL, s", "end to end, s", "queueing, s", "good/s", "J/tok",
+    for text in ("TTFT, s", "TPOT, s", "ITL, s", "E2EL, s", "queueing, s", "good/s", "J/tok",
                  "60 requests, M = 150 tokens, llama2_70b_2xa100"):  # fmt: skip
         assert text in printed
     table = store.read_results(tmp_path / "out").set_index("policy")

@@ -20,7 +20,7 @@ import numpy as np
 import pytest
 
 import jaxsched as js
-from jaxsched.arrays import whole
+from jaxsched.arrays import unpaired
 from jaxsched.instance import MAX_MEMORY, MAX_ROUND
 from jaxsched.testing import KINDS, random_requests
 from jaxsched.testing.contract import WIDTH, batch
@@ -44,7 +44,7 @@ def expect_same(one, other):
     """Equal in every field, on whatever device, whether 64 bits are in pairs or not."""
     for field in vars(one):
         a, b = (getattr(result, field) for result in (one, other))
-        np.testing.assert_array_equal(*((a, b) if a is None else (whole(a), whole(b))), field)
+        np.testing.assert_array_equal(*((a, b) if a is None else (unpaired(a), unpaired(b))), field)
 
 
 @contextlib.contextmanager

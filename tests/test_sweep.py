@@ -17,10 +17,10 @@ from jaxsched import toml
 from jaxsched.engines import reference
 from jaxsched.studies import rows as rows_module
 from jaxsched.studies.axes import AXES
-from jaxsched.studies.estimate import estimate, programs
+from jaxsched.studies.estimate import estimate_costs, programs
 from jaxsched.studies.plan import Plan, without
 from jaxsched.studies.rows import Simulator
-from jaxsched.studies.sweep import RandomConfig, SweepConfig, drawn, plan_of
+from jaxsched.studies.sweep import RandomConfig, SweepConfig, drawn
 from tests import oracle
 
 FIELDS = ("prompt", "output", "lower", "upper", "point")
@@ -45,7 +45,7 @@ def load(text: str = TEXT, **changes: Any) -> SweepConfig:
 
 @pytest.fixture(scope="module")
 def whole() -> tuple[Plan, pd.DataFrame]:
-    plan = plan_of(load())
+    plan = Plan(load().study())
     return plan, Simulator(plan).table(0, plan.total)
 
 
@@ -163,7 +163,7 @@ def test_only_what_says_out_of_memory_is_tried_again() -> None:
 
 
 def test_policies_that_read_no_prediction_are_simulated_once(monkeypatch: Any) -> None:
-    plan, lanes = plan_of(load(policies=["fcfs", "a_min"], clocks=["rounds"])), {}
+    plan, lanes = Plan(load(policies=["fcfs", "a_min"], clocks=["rounds"]).study()), {}
 
     def simulate(instance: js.Instance, policy: js.Policy, **kwargs: Any) -> js.Result:
         lanes[policy.name] = lanes.get(policy.name, 0) + len(instance.prompt)
@@ -177,7 +177,7 @@ def test_policies_that_read_no_prediction_are_simulated_once(monkeypatch: Any) -
 
 
 def test_many_lanes_take_few_calls(monkeypatch: Any) -> None:
-    plan, calls = plan_of(load(lanes=1000, seeds=[0], num_requests=[4])), []
+    plan, calls = Plan(load(lanes=1000, seeds=[0], num_requests=[4]).study()), []
 
     def simulate(instance: js.Instance, *args: Any, **kwargs: Any) -> js.Result:
         calls.append(len(instance.prompt))
@@ -190,7 +190,7 @@ def test_many_lanes_take_few_calls(monkeypatch: Any) -> None:
 
 def test_instances_are_drawn_in_tiles(monkeypatch: Any) -> None:
     monkeypatch.setattr("jaxsched.studies.plan.TILE_REQUESTS", 40)
-    plan = plan_of(load())
+    plan = Plan(load().study())
     tiles = [tile for tile, _, _ in plan.tiles(0, plan.total)]
     assert [(tile.n, tile.first, tile.count) for tile in tiles] == [
         (9, 0, 4), (9, 4, 2), (12, 0, 3), (12, 3, 3)
@@ -204,7 +204,7 @@ def test_instances_are_drawn_in_tiles(monkeypatch: Any) -> None:
 
 @pytest.mark.parametrize("processes", [1, 2, 3, 7])
 def test_shares_of_processes_cover_every_row_once(processes: int) -> None:
-    plan = plan_of(load())
+    plan = Plan(load().study())
     shares = [plan.share(i, processes) for i in range(processes)]
     taken = np.zeros(plan.total, int)
     for start, stop in (one for share in shares for one in share):
@@ -283,6 +283,10 @@ count = 3
         ({"random": [{"axis": "memory", "value": "{log_uniform:0:1}", "count": 2}]}, "more than 0"),
         ({"random": [{"axis": "memory", "value": "{uniform:9:3}", "count": 2}]}, "LOW less than"),
         ({"random": [{"axis": "memory", "value": "{uniform:0:1}", "count": 2}]}, "at least 2"),
+        (
+            {"random": [{"axis": "memory", "value": "{uniform:3:9}", "count": 2, "seed": 2**32}]},
+            r"random\[0\].seed: got 4294967296; expected at most 4294967295",
+        ),
         ({"random": [{"axis": "seeds", "value": "x{uniform:0:1}", "count": 2}]}, "seeds"),
     ],
     ids=lambda value: next(iter(value)) if isinstance(value, dict) else "",
@@ -295,7 +299,9 @@ def test_bad_configurations_are_refused(changes: dict[str, Any], error: str) -> 
 def test_a_trace_is_a_workload(tmp_path: Any) -> None:
     trace = tmp_path / "trace.csv"
     trace.write_text("num_prefill_tokens,num_decode_tokens\n3,4\n50,60\n1,2\n")
-    plan = plan_of(load(workloads=[f"trace:{trace}", f"trace:{trace},max_total:10"], memory=[120]))
+    plan = Plan(
+        load(workloads=[f"trace:{trace}", f"trace:{trace},max_total:10"], memory=[120]).study()
+    )
     frame = Simulator(plan).table(0, plan.total)
     largest = frame.groupby("workload", observed=True)["peak_memory"].max().tolist()
     assert largest[0] > 60 > largest[1]
@@ -306,7 +312,7 @@ def test_a_trace_is_a_workload(tmp_path: Any) -> None:
 def test_the_shipped_configurations_are_what_they_say() -> None:
     folder = Path(__file__).parent.parent / "configs"
     small, million = (
-        Simulator(plan_of(toml.load(folder / f"sweep_{name}.toml", SweepConfig)))
+        Simulator(Plan(toml.load(folder / f"sweep_{name}.toml", SweepConfig).study()))
         for name in ("small", "million")
     )
     assert small.plan.total == 11_520
@@ -330,7 +336,7 @@ def test_a_tuned_rule_is_a_policy_and_its_file_part_of_the_configuration(tmp_pat
 
 def test_estimates_say_what_there_is_to_do(whole: Any, monkeypatch: Any) -> None:
     plan, _ = whole
-    guess = estimate(Simulator(plan), [(0, plan.total)])
+    guess = estimate_costs(Simulator(plan), [(0, plan.total)])
     assert 0 < guess.seconds < 60 and guess.programs == ()
     assert guess.per_request.shape == (3, 2) and (guess.per_request > 0).all()
     # Both n share the width 16: three policies, with and without arrivals, and a clock.
@@ -338,6 +344,20 @@ def test_estimates_say_what_there_is_to_do(whole: Any, monkeypatch: Any) -> None
     # Of a cost that no other work on the machine can change: that of the first n, then of all.
     monkeypatch.setattr("jaxsched.studies.estimate._try", lambda *_: (1.0, 1e-3))
     first, rest = plan.total // 2, plan.total
-    half, all_of_it = (estimate(Simulator(plan), [(0, stop)]) for stop in (first, rest))
+    half, all_of_it = (estimate_costs(Simulator(plan), [(0, stop)]) for stop in (first, rest))
     assert half.seconds == pytest.approx(first * 9 * 1e-3)
     assert all_of_it.seconds == pytest.approx(first * (9 + 12) * 1e-3)
+
+
+def test_workers_are_an_axis_that_is_silent_by_default() -> None:
+    changes = {"num_requests": [9], "memory": [256], "clocks": ["rounds"], "max_batch": [0]}
+    plan = Plan(load(**changes, workers=["paper", "vllm:block=4,budget=256"]).study())
+    frame = Simulator(plan, engine="native").table(0, plan.total)
+    plain = Plan(load(**changes).study())
+    assert "workers" not in load(**changes).text()
+    unmentioned = Simulator(plain, engine="native").table(0, plain.total)
+    on_paper = frame[frame["worker"] == "paper"].drop(columns="worker").reset_index(drop=True)
+    pd.testing.assert_frame_equal(on_paper, unmentioned, check_categorical=False)
+    blocks = frame[frame["worker"] != "paper"]
+    assert (blocks["wasted_tokens"] != on_paper["wasted_tokens"].to_numpy()).any()
+    assert (blocks["ratio_to_bound"].dropna() >= 1).all()

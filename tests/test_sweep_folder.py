@@ -25,7 +25,7 @@ from jaxsched.studies import run as runs
 from jaxsched.studies import store
 from jaxsched.studies.plan import Plan
 from jaxsched.studies.rows import Simulator
-from jaxsched.studies.sweep import SweepConfig, open_parts, plan_of
+from jaxsched.studies.sweep import SweepConfig
 from tests.conftest import CACHE
 
 TEXT = """
@@ -135,6 +135,8 @@ def test_goes_on_after_kill_9_in_the_middle_of_a_write(
         js.read_sweep(out)
     partial = js.read_sweep(out, partial=True)
     pd.testing.assert_frame_equal(partial, expected.iloc[:20], check_exact=True)
+    with pytest.raises(ValueError, match=r"'policies' \(did you mean policy\?\)"):
+        js.read_sweep(out, ["policies"], partial=True)
     # With other chunks than before, and nothing that is there is simulated again.
     assert main(command(file, out, "--chunk", "7")) == 0
     assert f"to do:    {TOTAL - 20}; 20 are there" in capsys.readouterr().out
@@ -153,7 +155,7 @@ def test_ctrl_c_drops_the_chunk_and_says_how_to_go_on(
 
     monkeypatch.setattr(runs.Parts, "write", interrupted)
     assert main(command(file, out, "--chunk", "10")) == 130
-    assert f"kept in {out}; run the same command again" in capsys.readouterr().out
+    assert f"kept in {out}; run the same command again" in capsys.readouterr().err
     monkeypatch.setattr(runs.Parts, "write", write)
     assert main(command(file, out)) == 0
     same(out, expected)
@@ -193,8 +195,9 @@ def test_a_folder_that_cannot_be_made_is_an_error(file: Path, tmp_path: Path, ca
 def begun(file: Path, out: Path, monkeypatch: Any, stop: int = 30) -> None:
     """Leaves the first rows of a sweep in chunks of ten."""
     settings = toml.load(file, SweepConfig)
-    plan = plan_of(settings)
-    parts, simulator = open_parts(settings, plan, out), Simulator(plan)
+    plan = Plan(settings.study())
+    parts = runs.Parts(store.open_store(out, settings.text()), plan)
+    simulator = Simulator(plan)
     for start in range(0, stop, 10):
         parts.write(start, start + 10, simulator.table(start, start + 10))
 
@@ -270,8 +273,9 @@ def test_parts_that_overlap_are_not_doubled(
     file: Path, tmp_path: Path, monkeypatch: Any, expected: Any
 ) -> None:
     settings = toml.load(file, SweepConfig)
-    plan = plan_of(settings)
-    parts, simulator = open_parts(settings, plan, tmp_path / "out"), Simulator(plan)
+    plan = Plan(settings.study())
+    parts = runs.Parts(store.open_store(tmp_path / "out", settings.text()), plan)
+    simulator = Simulator(plan)
     for start, stop in ((0, 20), (5, 15), (12, 30)):
         parts.write(start, stop, simulator.table(start, stop))
     assert main(command(file, tmp_path / "out")) == 0
@@ -280,9 +284,9 @@ def test_parts_that_overlap_are_not_doubled(
 
 def test_one_run_at_a_time(file: Path, tmp_path: Path, monkeypatch: Any, capsys: Any) -> None:
     begun(file, tmp_path / "out", monkeypatch)
-    with runs.alone(tmp_path / "out", runs.Processes()):
+    with store.alone(tmp_path / "out"):
         assert main(command(file, tmp_path / "out")) == 1
-    assert "another run of this sweep is at work there" in capsys.readouterr().err
+    assert "another run is at work there" in capsys.readouterr().err
 
 
 def test_files_say_where_they_come_from(file: Path, tmp_path: Path, monkeypatch: Any) -> None:
@@ -303,15 +307,18 @@ def test_some_columns_can_be_read(file: Path, tmp_path: Path, expected: Any) -> 
     assert main(command(file, tmp_path / "out")) == 0
     names = ["policy", "ratio_to_h_sf"]
     pd.testing.assert_frame_equal(js.read_sweep(tmp_path / "out", names), expected[names])
-    with pytest.raises(FileNotFoundError, match="expected a folder of `jaxsched sweep`"):
+    with pytest.raises(FileNotFoundError, match="expected a folder of results"):
         js.read_sweep(tmp_path / "nowhere")
+    with pytest.raises(ValueError, match=r"'policies' \(did you mean policy\?\).* seed, .*status"):
+        js.read_sweep(tmp_path / "out", ["policies"])
 
 
-@pytest.mark.parametrize("names", [(), ("a", "b")], ids=["alone", "two"])
+@pytest.mark.parametrize(
+    "more", [["--distributed"], ["--num-processes", "2"], ["--process-id", "0"]], ids=" ".join
+)
 def test_processes_that_do_not_meet_say_what_is_missing(
-    names: tuple[str, ...], file: Path, tmp_path: Path
+    more: list[str], file: Path, tmp_path: Path
 ) -> None:
-    more = ["--distributed"] if not names else ["--num-processes", "2"]
     words = [sys.executable, "-m", "jaxsched", *command(file, tmp_path / "out", *more)]
     done = subprocess.run(words, env=environment(), capture_output=True, text=True, check=False)
     assert done.returncode == 1 and "--coordinator HOST:PORT" in done.stderr

@@ -105,6 +105,7 @@ def test_named_columns(tmp_path: Path, kind: str) -> None:
     assert w.read_table(path, dict(output="hi")).prompt is None
 
 
+LINE = '{"input_toks": 128, "output_toks": 50, "arrival_time_ns": 7}'
 HEAD = "arrived_at,num_prefill_tokens,num_decode_tokens\n"
 
 
@@ -162,13 +163,15 @@ def test_whole_floats_are_integers(tmp_path: Path) -> None:
             '{"timestamp": 1,\n',
             ":1: column 17: malformed JSON .*; expected one whole object per line",
         ),
-        ('[\n  {"timestamp": 1}\n]\n', ": a JSON array; expected JSON lines, one object per line"),
-        ('{\n  "timestamp": 1\n}\n', ":1: .*; expected one whole object per line"),
+        ("[{}, 2]", ": item 2: 2 is not a JSON object"),
+        ("[]", ": an empty JSON array"),
+        ('{\n  "timestamp": 1\n}\n', ": one JSON object; expected one whole object per line"),
+        ('{\n  "data": [{"a": 1}]\n}\n', ": one JSON object, whose 'data' holds objects; .* jq -c"),
         (HEAD.replace(",", ";") + "0;1;1\n", ":1: the header is separated by ';'; expected .* ','"),
         (HEAD.replace(",", "\t") + "0\t1\t1\n", r":1: the header is separated by '\\t'; expected"),
-        ("\na,b\n1,2\n", "column number 1"),
-        ('{"a": 1}\n{"b": 1}\n', ":2: column 'a': missing, but line 1 has it"),
-        ('{"a": 1}\n[1]\n', r":2: '\[1\]' is not a JSON object"),
+        ("\na,b\n1,2\n", ":1: an empty line; expected a header"),
+        (f"{LINE}\n" + '{"b": 1}\n', ":2: column 'input_toks': missing, but line 1 has it"),
+        (f"{LINE}\n[1]\n", r":2: '\[1\]' is not a JSON object"),
     ],
 )
 def test_damaged_files_are_refused(tmp_path: Path, content: str | bytes, text: str) -> None:
@@ -193,7 +196,7 @@ def test_unknown_and_missing_columns_are_listed(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("columns", "edges", "text"),
     [
-        (dict(outputs="out"), None, "'outputs' is no field"),
+        (dict(outputs="out"), None, "unknown field 'outputs' .did you mean output?."),
         (dict(prompt="in"), None, "expected output"),
         (dict(output="out", lower="in"), None, "lower with upper"),
         (dict(output="out", predicted="in"), None, "expected edges with predicted"),

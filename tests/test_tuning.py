@@ -18,7 +18,7 @@ import pytest
 
 import jaxsched as js
 from jaxsched import cli, toml
-from jaxsched.policies.family import FIELDS, NUMBERS, quantize
+from jaxsched.policies.family import FAMILY_FIELDS, NUMBERS, quantize
 from jaxsched.policies.files import read_rule
 from jaxsched.tuning import estimators, loop, rules, search
 from jaxsched.tuning.config import METHODS, OPTIMIZERS, DescentConfig, TuneConfig
@@ -68,7 +68,7 @@ def problem(config: TuneConfig) -> Problem:
 
 @pytest.fixture(scope="module")
 def space() -> Space:
-    return Space(FIELDS[1:])
+    return Space(FAMILY_FIELDS[1:])
 
 
 def test_points_and_rules_are_the_same_thing(space: Space) -> None:
@@ -87,7 +87,7 @@ def test_the_origin_is_a_min_and_the_box_its_ranges(space: Space) -> None:
     assert np.all(space.clip(space.box[1] + 1) == space.box[1])
 
 
-@pytest.mark.parametrize("free", [FIELDS, TuneConfig.free], ids=["all", "default"])
+@pytest.mark.parametrize("free", [FAMILY_FIELDS, TuneConfig.free], ids=["all", "default"])
 def test_every_rule_of_the_space_finishes(free: tuple[str, ...]) -> None:
     space, rng = Space(free), np.random.default_rng(8)
     prompt, output = rng.integers(1, 7, (6, 40)), rng.integers(1, 21, (6, 40))
@@ -105,7 +105,7 @@ def test_numbers_that_are_not_free_stay(space: Space) -> None:
     few = Space(("admit_prompt",))
     rule = few.params(np.array([[1.0], [2.0]]))
     assert np.all(rule.admit_prompt == 0.25 * np.sinh([1.0, 2.0]))
-    for name in set(FIELDS) - {"admit_prompt"}:
+    for name in set(FAMILY_FIELDS) - {"admit_prompt"}:
         assert np.all(getattr(rule, name) == getattr(js.FamilyParams(), name)), name
 
 
@@ -307,7 +307,7 @@ def resume(folder: str | Path, on_step: loop.OnStep = lambda *_: None) -> None:
     config = toml.load(Path(folder).parent / "tune_small.toml", TuneConfig, given)
     problem = Problem(config)
     chosen = search.methods(config, problem, Space(config.free))
-    search.run(config, problem, chosen, Path(folder), on_step)
+    search.run_search(config, problem, chosen, Path(folder), on_step)
 
 
 def test_killed_and_resumed_gives_the_same_bits(folder: Path) -> None:
@@ -340,6 +340,10 @@ def test_killed_and_resumed_gives_the_same_bits(folder: Path) -> None:
         (("steps = 8", 'estimator = "guess"'), "descent.estimator: unknown value 'guess'"),
         (("chains = 2", "chains = 20"), "descent.chains: got 20; expected at most starts + 1"),
         (('["one:1:100"]', "[]"), "predictions: got an empty list"),
+        (
+            ("lanes = 4", "lanes = 4\nseed = 4294967296"),
+            "seed: got 4294967296; expected at most 4294967295",
+        ),
         (("seed = 0", ""), "lengths, trace: expected one of the tables"),
         (('.csv"', '.csv"\nsha256 = "0"'), "trace.sha256: got '0'; expected '"),
     ],
@@ -370,8 +374,8 @@ def test_ctrl_c_says_how_to_go_on_even_from_within_a_callback(
         raise kind("INTERNAL: CpuCallback error calling callback: KeyboardInterrupt")
 
     monkeypatch.chdir(folder)
-    monkeypatch.setattr(search, "run", run)
+    monkeypatch.setattr(search, "run_search", run)
     code = cli.main(["tune", "tune_small.toml", "--out", str(tmp_path / "out")])
     captured = capsys.readouterr()
     assert code == 130 and "stopped" in captured.err and "INTERNAL" not in captured.err
-    assert "run the same command again to go on" in captured.out
+    assert "run the same command again to go on" in captured.err

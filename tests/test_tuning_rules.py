@@ -22,8 +22,7 @@ NAMES = (
     "lmsys", "lmsys_classes", "lmsys_one", "lmsys_real", "lmsys_relative",
     "sharegpt_classes", "sharegpt_one", "sharegpt_relative",
 )  # fmt: skip
-ROOT = Path(__file__).parent.parent
-RULE = (ROOT / "configs" / "tuned" / "lmsys_classes.toml").read_text()
+RULE = (tuned.RULES / "lmsys_classes.toml").read_text()
 
 
 def test_these_rules_are_shipped() -> None:
@@ -32,7 +31,7 @@ def test_these_rules_are_shipped() -> None:
 
 @pytest.mark.parametrize("name", NAMES)
 def test_a_shipped_rule_beats_a_min_where_it_was_tuned(name: str) -> None:
-    rule = tuned.read_rule(ROOT / "configs" / "tuned" / f"{name}.toml")
+    rule = tuned.read_rule(tuned.RULES / f"{name}.toml")
     policy = js.policy(f"tuned:{name}")
     assert rule.params.start == 0
     for score in rule.scores:
@@ -98,9 +97,9 @@ def test_wrong_names_are_answered_with_the_right_ones(tmp_path: Path) -> None:
 
 
 def test_a_hand_written_rule_needs_only_its_numbers(tmp_path: Path) -> None:
-    shipped = tuned.read_rule(ROOT / "configs" / "tuned" / "lmsys_one.toml")
+    shipped = tuned.read_rule(tuned.RULES / "lmsys_one.toml")
     numbers = dict.fromkeys(dataclasses.asdict(shipped.params), 0.0)
-    text = toml.to_toml(tuned.RuleFile(tuned.Numbers(**numbers | {"admit_prompt": 1.0})))
+    text = toml.to_toml(tuned.RuleFile(tuned.RuleNumbers(**numbers | {"admit_prompt": 1.0})))
     (tmp_path / "plain.toml").write_text(text)
     policy = js.load_policy(tmp_path / "plain.toml")
     expected = js.FamilyParams(**numbers | {"admit_prompt": 1.0})

@@ -11,9 +11,10 @@ from numpy.typing import NDArray
 import jaxsched as js
 from jaxsched import workloads
 from jaxsched.policies.files import RULES, read_rule
+from jaxsched.studies.config import LengthsConfig
 from jaxsched.tuning.config import TuneConfig
 from jaxsched.tuning.space import Space
-from jaxsched.workloads.texts import EMBEDDED, read_prediction
+from jaxsched.workloads.texts import read_prediction
 
 SPACE = Space(TuneConfig.free)
 """The coordinates that `jaxsched tune` searches."""
@@ -28,7 +29,7 @@ class Workload:
 
     Attributes:
       name: In tables and figures.
-      source: A name in `jaxsched.workloads.texts.EMBEDDED`.
+      source: Embedded lengths, as of `LengthsConfig`.
       longest: Output, in tokens; `None` for no limit but the memory.
       prediction: Its specification.
       tuned: A shipped rule for such predictions.
@@ -42,10 +43,9 @@ class Workload:
 
     def draw(self, lanes: int, seed: int, n: int = 128, memory: int = 4096) -> js.Instance:
         """Instances; memory is of the lanes' shape, too."""
-        lengths = EMBEDDED[self.source]()
         return workloads.make(
             jax.random.key(seed),
-            lengths=lengths.truncated(max_output=self.longest, max_total=memory),
+            lengths=LengthsConfig(self.source, self.longest, memory).law,
             intervals=read_prediction(self.prediction).source(memory),
             n=n,
             memory=np.full(lanes, memory),

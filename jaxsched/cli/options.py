@@ -13,13 +13,15 @@ import textwrap
 from argparse import ArgumentParser
 from collections.abc import Iterable
 from pathlib import Path
+from typing import Any
 
 import jaxsched as js
 from jaxsched import clocks
 from jaxsched.policies import files, names, own
+from jaxsched.studies import trace
 from jaxsched.workloads import texts, traces
 
-WIDTH = 98
+HELP_WIDTH = 98
 """Columns of the lists of names at the end of the help."""
 
 PAPER = "h_sf,a_max,a_min:on_eviction,a_min:every_round,mc_sf,fcfs"
@@ -37,6 +39,8 @@ def run(parser: ArgumentParser) -> None:
     add = parser.add_argument
     add("--lanes", type=int, metavar="N", help="random instances for each point")
     add("--seed", type=int, metavar="S", help="seed of the random instances")
+    _trace_options(parser, file=True)
+    _printed(parser)
 
 
 def simulate(parser: ArgumentParser) -> None:
@@ -46,39 +50,33 @@ def simulate(parser: ArgumentParser) -> None:
     round every running request generates one token), or with --clock in seconds. By default all
     requests are there at the start.
 
-    The format is recognized by the file's header, or name the columns of any CSV, JSONL or Parquet
-    file with --columns; plain or gzipped.
+    The format is recognized by the names of the file's columns, or name those of any CSV, JSON or
+    Parquet file with --columns; plain or compressed.
     """
     add = parser.add_argument
-    add("trace", type=Path, metavar="TRACE", help="file of requests")
+    add("trace", type=Path, metavar="TRACE", help="file of requests; sample is one that ships")
     add("--memory", type=int, required=True, metavar="M", help="KV cache of the worker, in tokens")
     add("--interval", metavar="KIND", help="prediction, see below; default: the trace's own")
     add("--out", type=Path, metavar="DIR", help="write the table to DIR/results.parquet as well")
+    add("--report", type=Path, metavar="FILE", help="write a page to send: one HTML file")
     add("--per-request", action="store_true", help="and every request to DIR/requests.parquet")
-    add("--format", metavar="NAME", help="format of the trace; default: by its header")
-    add("--columns", type=_pairs, metavar="FIELD=NAME,…", help="columns of the trace, see below")
-    add("--prompt", type=int, metavar="S", help="prompt length, for a trace that has none")
-    add("--limit", type=int, metavar="N", help="take N requests: the first, or with --seed any")
+    _trace_options(parser)
     add("--seed", type=int, metavar="S", help="shuffle the requests, which draws ties at random")
     add("--arrivals", metavar="KIND",
         help="when requests arrive, see below; default: all are there at the start")  # fmt: skip
     add("--max-batch", type=int, metavar="B", help="at most B requests run together")
+    add("--worker", metavar="NAME", help="whose rules hold: paper (the default), or "
+        "vllm:block=16,max_num_seqs=256,budget=2048, its numbers as you set them")  # fmt: skip
     add("--clock", metavar="NAME", help="results in seconds on that hardware, see below")
     add("--ttft-limit", type=float, metavar="S", help="with --clock: count requests that have the "
         "first token in S seconds")  # fmt: skip
     add("--tpot-limit", type=float, metavar="S", help="and take at most S seconds a token after it")
-    add("--skip-too-large", action="store_true", help="leave out requests that can never fit into "
-        "M, instead of refusing the trace")  # fmt: skip
-    add("--skip-zero-output", action="store_true", help="leave out requests without output, such "
-        "as failed ones, instead of refusing them")  # fmt: skip
-    formats = _wrapped("formats (--format): ", ("auto", *traces.FORMATS))
-    fields = _wrapped("fields (--columns output=new_tokens,prompt=input,…): ", traces.FIELDS)
-    _explain(parser, formats + fields)
     _explain(parser, ["predictions (--interval):", *texts.help_lines(texts.PREDICTIONS)])
     _explain(parser, ["arrivals (--arrivals):", *texts.help_lines(texts.ARRIVALS)])
     entries = (_entry([name], preset.about) for name, preset in clocks.PRESETS.items())
     _explain(parser, ["clocks (--clock):", *itertools.chain(*entries)])
     _policies(parser, PAPER)
+    _printed(parser)
 
 
 def sweep(parser: ArgumentParser) -> None:
@@ -90,6 +88,7 @@ def sweep(parser: ArgumentParser) -> None:
     _config(parser, "sweep_small")
     _policies(parser)
     add = parser.add_argument
+    _trace_options(parser)
     add("--dry-run", action="store_true", help="say what it would take, and stop there")
     add("--engine", default="auto", choices=("auto", "jax", "native"),
         help="what simulates; the results are the same")  # fmt: skip
@@ -97,13 +96,18 @@ def sweep(parser: ArgumentParser) -> None:
     add("--distributed", action="store_true", help="one of several processes, which JAX tells "
         "apart: under SLURM, Open MPI, on TPU pods")  # fmt: skip
     add("--coordinator", metavar="HOST:PORT", help="elsewhere: where the first process listens")
-    add("--num-processes", type=int, metavar="N", help="how many processes there are")
+    add("--num-processes", type=_positive, metavar="N", help="how many processes there are")
     add("--process-id", type=int, metavar="I", help="which one this is, from 0")
 
 
 def report(parser: ArgumentParser) -> None:
-    """Draw the results of a sweep."""
-    parser.add_argument("folder", type=Path, metavar="DIR", help="folder of the sweep's results")
+    """Make a page of the results of any command.
+
+    Prints the table of a folder of results and makes a page of it that can be sent: one HTML file
+    with tables, figures, what was assumed and how to reproduce it, which needs nothing else.
+    """
+    parser.add_argument("folder", type=Path, metavar="DIR", help="the folder; --out of its command")
+    _printed(parser)
 
 
 def tune(parser: ArgumentParser) -> None:
@@ -116,9 +120,10 @@ def tune(parser: ArgumentParser) -> None:
     _config(parser, "tune_sharegpt_one", "folder of the results; the rule is DIR/NAME.toml, NAME "
             "being that of DIR without tune_")  # fmt: skip
     add = parser.add_argument
-    add("--trace", metavar="FILE", help="tune for the requests of this trace")
+    _trace_options(parser, file=True)
     add("--steps", type=_positive, metavar="N", help="steps of the descent")
     add("--seed", type=int, metavar="S", help="of everything random")
+    _printed(parser)
 
 
 def predict(parser: ArgumentParser) -> None:
@@ -181,10 +186,37 @@ def _policies(parser: ArgumentParser, default: str | None = None) -> None:
     _explain(parser, _known_policies())
 
 
+def _trace_options(parser: ArgumentParser, file: bool = False) -> None:
+    """Adds the options of the trace section; with `file` the option --trace too."""
+    if file:
+        parser.add_argument("--trace", metavar="FILE", help="take the requests of this trace")
+    kinds: dict[str, Any] = {"prompt": int, "limit": int, "warm_up": float, "columns": _pairs}
+    for name, (metavar, text) in trace.TRACE_OPTIONS.items():
+        option = trace.option_of(name)
+        if metavar is None:
+            parser.add_argument(option, action="store_true", default=None, help=text)
+        else:
+            parser.add_argument(option, type=kinds.get(name, str), metavar=metavar, help=text)
+    formats = _wrapped("formats (--format): ", ("auto", *traces.FORMATS))
+    fields = _wrapped("fields (--columns output=new_tokens,prompt=input,…): ", traces.FIELDS)
+    _explain(parser, formats + fields)
+
+
 def _config(parser: ArgumentParser, example: str, out: str = "folder of the results") -> None:
     add = parser.add_argument
     add("config", type=Path, metavar="CONFIG", help=f"such as configs/{example}.toml")
     add("--out", type=Path, metavar="DIR", help=f"{out}; default: out/NAME of CONFIG")
+
+
+def _printed(parser: ArgumentParser) -> None:
+    """How the table is printed."""
+    forms = parser.add_mutually_exclusive_group()
+    for form in ("json", "csv"):
+        forms.add_argument(
+            f"--{form}", dest="form", action="store_const", const=form,
+            help=f"print the numbers in full as {form.upper()}, and all else to standard error",
+        )  # fmt: skip
+    parser.set_defaults(form="text")
 
 
 def _explain(parser: ArgumentParser, lines: Iterable[str]) -> None:
@@ -212,18 +244,18 @@ def _known_policies() -> list[str]:
     lines = ["policies:"]
     for head, group in groups.items():
         lines += _entry(group, _first_line(makers.get(head) or makers[group[0]]))
-    shipped = textwrap.wrap(f"Shipped tuned rules: {', '.join(files.names())}.", WIDTH)
+    shipped = textwrap.wrap(f"Shipped tuned rules: {', '.join(files.names())}.", HELP_WIDTH)
     return [*lines, *shipped]
 
 
 def _entry(group: Iterable[str], meaning: str) -> list[str]:
     """Names two apart, and what they mean on the lines below."""
-    below = textwrap.wrap(meaning, WIDTH, initial_indent=" " * 6, subsequent_indent=" " * 6)
+    below = textwrap.wrap(meaning, HELP_WIDTH, initial_indent=" " * 6, subsequent_indent=" " * 6)
     return ["  " + "  ".join(group), *below]
 
 
 def _wrapped(title: str, words: Iterable[str]) -> list[str]:
-    return textwrap.wrap(title + ", ".join(words), WIDTH, subsequent_indent="  ")
+    return textwrap.wrap(title + ", ".join(words), HELP_WIDTH, subsequent_indent="  ")
 
 
 def _first_line(function: object) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -13,9 +14,9 @@ from jaxsched.predict import data, pipeline, predictor
 from jaxsched.predict.config import PredictConfig
 from jaxsched.predict.evaluation import SHOWN
 from jaxsched.report import predictor_page
-from jaxsched.report.terminal import console, progress_bar, say, table
+from jaxsched.report.tables import grid, table
+from jaxsched.report.terminal import console, progress_bar, say
 from jaxsched.studies import store
-from jaxsched.workloads import columns, traces
 
 
 def run(args: argparse.Namespace) -> None:
@@ -42,7 +43,7 @@ def _train(args: argparse.Namespace) -> None:
             # It stopped early, or the data have nothing to train it on.
             bar.update(task, total=bar.tasks[task].completed or 1, visible=kind in trained.params)
     heading, *rows = predictor_page.HEADER, *predictor_page.rows_of(report)
-    out.print(table(heading[1:], [(f"{report['rows']:,} test requests", rows)]))
+    out.print(grid(table(heading[1:], [(f"{report['rows']:,} test requests", rows)])))
     held = {row["group"]: f"{row['inside']:.0%}" for row in report["by"]["true class"]}
     say(out, f"coverage at {SHOWN} by true length: "
         + ", ".join(f"{group} tokens {share}" for group, share in held.items()))  # fmt: skip
@@ -54,18 +55,18 @@ def _train(args: argparse.Namespace) -> None:
 
 def _apply(args: argparse.Namespace) -> None:
     loaded, out = predictor.load(args.predictor), console()
-    found = columns.read(args.requests)
+    found = data.frame(args.requests)
     named = dict(pair.partition("=")[::2] for pair in args.columns or ())
     named = {"text": "text", "prompt": "prompt"} | named
     for field in named:
         toml.one_of("columns", field, ("text", "prompt"))
-    prompts = _prompts(loaded, found, named)
+    prompts = _prompts(loaded, args.requests, found, named)
     given = np.asarray(prompts) if isinstance(prompts, np.ndarray) else list(prompts)
     lower, upper = loaded.interval(given, args.coverage)
     if args.level is not None:
         lower = loaded.lower(given, args.level)
         upper = np.maximum(lower, upper)
-    frame = pd.DataFrame(found.rows, columns=list(found.names))
+    frame = found
     # The text is not needed any more, and often should not travel.
     frame = frame.drop(columns=named["text"], errors="ignore")
     frame = frame.assign(lower=lower, upper=upper)
@@ -75,22 +76,21 @@ def _apply(args: argparse.Namespace) -> None:
     if missing := [x for x in ("prompt", "output") if x not in frame.columns]:
         say(out, f"`jaxsched simulate` needs {' and '.join(missing)} as well")
     else:
-        pairs = [f"{field}={field}" for field in traces.LENGTHS]
+        pairs = [f"{field}={field}" for field in ("prompt", "output", "lower", "upper")]
         say(out, f"next: jaxsched simulate {args.out} --memory 16492 --columns {','.join(pairs)}")
 
 
-def _prompts(loaded: predictor.Predictor, found: columns.Table, named: dict[str, str]
-) -> predictor.Prompts:  # fmt: skip
+def _prompts(
+    loaded: predictor.Predictor, path: Path, found: pd.DataFrame, named: dict[str, str]
+) -> predictor.Prompts:
     """The texts if there are such and the predictor reads them, or else the token counts."""
-    if "text" in loaded.params and named["text"] in found.names:
-        return found.column(named["text"], data.text_cell)
-    if "length" in loaded.params and named["prompt"] in found.names:
-        return np.asarray(found.column(named["prompt"], columns.integer(1)), np.int32)
-    wanted = " or ".join(
-        repr(named[field]) for field, kind in (("text", "text"), ("prompt", "length"))
-        if kind in loaded.params
-    )  # fmt: skip
+    if "text" in loaded.params and named["text"] in found:
+        return data.texts_of(path, found, named["text"])
+    if "length" in loaded.params and named["prompt"] in found:
+        return data.tokens_of(path, found, named["prompt"])
+    kinds = (("text", "text"), ("prompt", "length"))
+    wanted = " or ".join(repr(named[field]) for field, kind in kinds if kind in loaded.params)
     raise ValueError(
-        f"{found.path}: has the columns {', '.join(found.names)}; expected {wanted}, or their "
+        f"{path}: has the columns {', '.join(map(str, found))}; expected {wanted}, or their "
         "names in --columns"
     )

@@ -13,22 +13,24 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from jaxsched import _start, faults
 from jaxsched._version import __version__
 from jaxsched.cli import options
+from jaxsched.host import cores
 
 DESCRIPTION = """\
 Exact simulation of schedulers for LLM inference on a worker with a limited KV cache.
 
   jaxsched run configs/paper.toml
       the experiment of arXiv 2508.14544: tables, Parquet and figures
-  jaxsched simulate trace.csv --memory 16492 --interval relative:0.5
+  jaxsched simulate sample --memory 16492 --interval relative:0.5
       what each policy would have done with your own requests
-  jaxsched simulate trace.csv --memory 16492 --interval relative:0.5 \\
+  jaxsched simulate sample --memory 16492 --interval relative:0.5 \\
       --clock llama2_70b_2xa100 --arrivals trace
       the same in seconds: TTFT, TPOT, end-to-end latency
   jaxsched sweep configs/sweep_small.toml --out out/small
       every combination of the values of some axes; jaxsched report out/small draws it
-  jaxsched tune configs/tune_trace.toml --trace trace.csv --out out/mine
+  jaxsched tune configs/tune_trace.toml --trace sample --out out/mine
       a rule for such requests; use it as --policies tuned:out/mine/mine.toml
 
 Compiled programs are kept for the next run in ~/.cache/jaxsched (in $XDG_CACHE_HOME, if that is
@@ -42,19 +44,28 @@ def main(argv: Sequence[str] | None = None) -> int:
     Returns:
       The exit status: 0, 1 for an error that was explained, 130 after Ctrl-C.
     """
-    args = _parser().parse_args(argv)
-    warnings.showwarning = _say
     try:
+        args = _parser().parse_args(argv)
+        warnings.showwarning = _say
         _prepare_jax()
         # Imported late so that --help need not wait for pandas and matplotlib.
-        importlib.import_module(f"jaxsched.cli.{args.command}_command").run(args)
+        command = importlib.import_module(f"jaxsched.cli.{args.command}_command")
+        _start.hand_over()
+        command.run(args)
+        sys.stdout.flush()
         return 0
-    except (ValueError, OSError) as error:
-        print(f"jaxsched: {error}", file=sys.stderr)
+    except BrokenPipeError:  # whoever read the output has seen enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
-    except KeyboardInterrupt:
-        print("jaxsched: stopped", file=sys.stderr)
-        return 130
+    except (ValueError, OSError, RuntimeError, KeyboardInterrupt) as error:
+        if faults.interrupted(error):
+            own = isinstance(error, KeyboardInterrupt) and str(error)
+            print(f"jaxsched: stopped; {own or faults.GO_ON}", file=sys.stderr)
+            return 130
+        if isinstance(error, RuntimeError):
+            raise
+        print(f"jaxsched: {faults.in_one_line(error)}", file=sys.stderr)
+        return 1
 
 
 def _say(message: Warning | str, *_: Any, **__: Any) -> None:
@@ -99,13 +110,15 @@ def _prepare_jax() -> None:
     import jax
 
     logging.getLogger("jax").setLevel(logging.ERROR)
+    for name in ("jax._src.callback", "absl"):  # the latter orbax's; their errors are raised too
+        logging.getLogger(name).setLevel(logging.CRITICAL)
     config: Any = jax.config  # which makes its attributes as it goes
     if config.jax_compilation_cache_dir is None:
         _keep_programs(Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"))
     if config.jax_num_cpu_devices < 0 and "device_count" not in os.environ.get("XLA_FLAGS", ""):
         # Where JAX has started already, someone calls `main` from a program of their own.
         with contextlib.suppress(RuntimeError):
-            jax.config.update("jax_num_cpu_devices", _cores())
+            jax.config.update("jax_num_cpu_devices", cores())
 
 
 def _keep_programs(caches: Path) -> None:
@@ -119,9 +132,3 @@ def _keep_programs(caches: Path) -> None:
     jax.config.update("jax_compilation_cache_dir", str(folder))
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.1)
     jax.config.update("jax_persistent_cache_min_entry_size_bytes", 0)
-
-
-def _cores() -> int:
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1

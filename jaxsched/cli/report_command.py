@@ -1,17 +1,18 @@
-"""`jaxsched report`: the figures and the page of a sweep."""
+"""`jaxsched report`: the page and the figures of a folder of results."""
 
 from __future__ import annotations
 
 import argparse
 
-from jaxsched.report import sweep_page
-from jaxsched.report.terminal import console, say
+from jaxsched.report import reports
+from jaxsched.report.terminal import console, say, show
 
 
 def run(args: argparse.Namespace) -> None:
-    """Writes the page and the figures, and says where."""
-    out = console()
+    """Prints the table, writes the page and the figures, and says where."""
+    out = console(args.form)
     with out.status("drawing"):
-        paths = sweep_page.write(args.folder)
+        answer, paths = reports.write_report(args.folder)
+    show(out, answer, args.form)
     for path in paths:
         say(out, f"{'page:  ' if path.suffix == '.html' else 'figure:'} {path}")

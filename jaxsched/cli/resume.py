@@ -10,7 +10,10 @@ from typing import Any
 
 from rich.console import Console
 
+from jaxsched.faults import GO_ON, in_one_line, interrupted
 from jaxsched.report.terminal import say
+from jaxsched.studies.trace import TRACE_OPTIONS
+from jaxsched.workloads import Trace
 
 
 def folder_of(args: argparse.Namespace) -> Path:
@@ -19,27 +22,38 @@ def folder_of(args: argparse.Namespace) -> Path:
 
 
 def replaced(args: argparse.Namespace, **keys: str) -> dict[str, Any]:
-    """Configuration key -> value, of the options (option=key) that are given."""
-    given = {key: getattr(args, option) for option, key in keys.items()}
+    """Configuration key -> value, of the options (option=key) that are given.
+
+    Those of the trace section are there without being named.
+    """
+    keys |= {name: f"trace.{name}" for name in TRACE_OPTIONS} | {"trace": "trace.path"}
+    given = {key: getattr(args, option, None) for option, key in keys.items()}
     return {key: value for key, value in given.items() if value is not None}
+
+
+def say_notes(console: Console, trace: Trace) -> None:
+    """Says which trace was read, and how."""
+    for note in trace.notes():
+        say(console, note)
 
 
 @contextmanager
 def kept_in(
-    folder: Path, console: Console, config: Path | None = None, what: str = "what is finished is"
+    folder: Path, config: Path | None = None, what: str = "what is finished is"
 ) -> Iterator[None]:
     """Says how to go on after an interruption, and of errors in which folder or file they are."""
-    kept = f"kept in {folder}; run the same command again to go on"
+    kept = f"kept in {folder}; {GO_ON}"
     try:
         yield
     except OSError as error:
-        where = "" if str(folder) in str(error) else f"{folder}: "
-        raise OSError(f"{where}{error}; {what.rpartition(', ')[2]} {kept}") from None
+        text = in_one_line(error)
+        where = "" if str(folder) in text else f"{folder}: "
+        raise OSError(f"{where}{text}; {what.rpartition(', ')[2]} {kept}") from None
     except (KeyboardInterrupt, RuntimeError, ValueError) as error:
-        # Where Ctrl-C falls into a callback, XLA makes an error of its own of it.
-        if isinstance(error, KeyboardInterrupt) or "KeyboardInterrupt" in str(error):
-            say(console, f"{what} {kept}")
-            raise KeyboardInterrupt from None
-        if isinstance(error, ValueError) and config is not None:
+        if interrupted(error):
+            raise KeyboardInterrupt(f"{what} {kept}") from None
+        # What is wrong in the folder is not wrong in the configuration.
+        own = config is not None and str(folder) not in str(error)
+        if isinstance(error, ValueError) and own:
             raise ValueError(f"{config}: {error}") from None
         raise

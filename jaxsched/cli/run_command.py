@@ -6,46 +6,44 @@ import argparse
 from pathlib import Path
 from typing import Any
 
-import pandas as pd
 from rich.console import Console
 
 from jaxsched import toml
-from jaxsched.cli.resume import folder_of, kept_in, replaced
-from jaxsched.report import figures, plots, study_tables
-from jaxsched.report.terminal import console, progress_bar, say
+from jaxsched.cli.resume import folder_of, kept_in, replaced, say_notes
+from jaxsched.report import plots, reports
+from jaxsched.report.terminal import console, progress_bar, say, show
 from jaxsched.studies import serving
 from jaxsched.studies.backlog import BacklogConfig
 from jaxsched.studies.run import Point
 
-KINDS = {
-    "backlog": (BacklogConfig, study_tables.backlog, figures.of_backlog),
-    serving.JOB: (serving.ServingConfig, study_tables.serving_job, figures.of_serving),
-}
-"""Kinds of studies: configuration, what is printed of its table, and what is drawn.
-
-A file without the key `job` describes a backlog.
-"""
+JOBS = {"backlog": BacklogConfig, serving.JOB: serving.ServingConfig}
+"""Kinds of studies and their configurations; a file without the key `job` describes a backlog."""
 
 
 def run(args: argparse.Namespace) -> None:
     """Runs what is left of the study, prints its table and draws its figures."""
-    config, printed, drawings = KINDS[toml.job_of(args.config, KINDS)]
+    config = JOBS[toml.job_of(args.config, JOBS)]
     keys = replaced(args, lanes="lanes", seed="seed", policies="policies")
     settings: Any = toml.load(args.config, config, keys)
-    folder, out = folder_of(args), console()
-    with kept_in(folder, out, args.config):
-        frame = _run_with_progress(settings, folder, out)
-    out.print(*printed(frame), sep="\n")
-    say(out, f"results: {folder / 'results.parquet'} ({len(frame):,} rows)")
-    drawn = list(drawings(frame))
-    for path in plots.save_all(drawn, folder / "figures"):
-        say(out, f"figure:  {path} (and .pdf)")
-    for one in drawn:
+    folder, out = folder_of(args), console(args.form)
+    if getattr(settings, "trace", None) is not None:
+        with toml.naming(args.config):
+            say_notes(out, settings.requests())
+    with kept_in(folder, args.config):
+        rows = _run_with_progress(settings, folder, out)
+        report = reports.of_folder(folder)
+    show(out, report.answer, args.form)
+    say(out, f"results: {folder / 'results.parquet'} ({rows:,} rows)")
+    with kept_in(folder):
+        for path in plots.save_all(report.drawings, folder / "figures"):
+            say(out, f"figure:  {path} (and .pdf)")
+    for one in report.drawings:
         if one.figure is None:
             say(out, f"figure:  no {one.name}, since {one.caption}")
+    say(out, f"page:    jaxsched report {folder} makes one to send")
 
 
-def _run_with_progress(settings: Any, folder: Path, out: Console) -> pd.DataFrame:
+def _run_with_progress(settings: Any, folder: Path, out: Console) -> int:
     with progress_bar(out) as bar:
         work = settings.work()
         task = bar.add_task("", total=sum(point.requests for point in work.points))
@@ -54,4 +52,4 @@ def _run_with_progress(settings: Any, folder: Path, out: Console) -> pd.DataFram
             bar.update(task, description=point.label)
             bar.advance(task, point.requests if finished else 0)
 
-        return work.run(folder, on_point)
+        return len(work.run(folder, on_point))

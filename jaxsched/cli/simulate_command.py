@@ -3,39 +3,58 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import dataclasses
-from collections.abc import Iterator
+import json
+from collections.abc import Iterable
 
 import pandas as pd
+from rich.console import Console
 
 from jaxsched import toml
-from jaxsched.policies.files import digest
-from jaxsched.report import study_tables
-from jaxsched.report.terminal import console, say
-from jaxsched.studies import frames, replay, store
+from jaxsched.cli.resume import kept_in
+from jaxsched.instance import Instance
+from jaxsched.report import page, reports
+from jaxsched.report.terminal import console, say, show
+from jaxsched.result import Result
+from jaxsched.studies import curves, frames, replay, store
 
 
 def run(args: argparse.Namespace) -> None:
-    """Simulates one policy after another, prints a table and writes what --out asks for."""
+    """Simulates one policy after another, prints a table and writes what options ask for."""
     if args.per_request and args.out is None:
         raise ValueError("--per-request writes a file; give a folder for it with --out")
-    settings = _settings(args)
-    out = console()
-    with out.status("reading the trace") as status:
-        loaded = replay.load(settings)
+    settings, out = _settings(args), console(args.form)
+    with out.status("reading the trace"):
+        loaded = replay.load_requests(settings)
+    if args.out or args.report:  # not for nothing: it reads the whole file
+        settings = dataclasses.replace(settings, sha256=settings.section.with_digest().sha256)
+    notes, kept, about = list(loaded.trace.notes()), None, store.about(settings.text())
+    if settings.worker and args.report:
+        notes.append(reports.NO_TIMELINE)
+    with contextlib.ExitStack() as stack:
         # Not earlier: a trace that is refused should leave no folder behind.
-        kept = store.open_store(args.out, settings.text()) if args.out else None
-        done = list(replay.run(settings, loaded, lambda name: status.update(f"simulating {name}")))
-    rows, requests = (pd.concat(parts, ignore_index=True) for parts in zip(*done, strict=True))
-    if settings.clock is None:
-        rows = frames.with_ratios(rows, ["lane"])
-    out.print(*study_tables.replay(rows), sep="\n")
-    for note in _notes(loaded):
-        say(out, note)
+        if args.out:
+            stack.enter_context(kept_in(args.out, what="what is written is"))
+            kept, about = store.open_store(args.out, about["config"]), store.manifest(args.out)
+            stack.enter_context(store.alone(args.out))
+        found = _simulate(settings, loaded, out, watch=bool(kept or args.report))
+        report = reports.replay_report(args.trace.name, about, *found[:3], notes)
+        if kept is not None:
+            for name, table in zip(("results", *reports.CURVES), found, strict=False):
+                kept.finish(table, name, notes=json.dumps(notes))
+            if args.per_request:
+                kept.finish(found[3], "requests")
+        if args.report:
+            drawings = page.laid_out(report.drawings)
+            page.write_page(args.report, dataclasses.replace(report, drawings=drawings))
+    show(out, report.answer, args.form, notes)
     if kept is not None:
-        say(out, f"results:  {kept.finish(rows)}")
-    if kept is not None and args.per_request:
-        say(out, f"requests: {kept.finish(requests, 'requests')}")
+        say(out, f"results:  {args.out / 'results.parquet'}")
+        if args.per_request:
+            say(out, f"requests: {args.out / 'requests.parquet'}")
+    if args.report:
+        say(out, f"page:     {args.report}")
 
 
 def _settings(args: argparse.Namespace) -> replay.ReplayConfig:
@@ -43,17 +62,32 @@ def _settings(args: argparse.Namespace) -> replay.ReplayConfig:
     given = {key: value for key, value in vars(args).items() if value is not None}
     names = [field.name for field in dataclasses.fields(replay.ReplayConfig)]
     options = {name: given[name] for name in names if name in given}
-    options |= {"trace": str(args.trace), "sha256": digest(args.trace)}
+    options["trace"] = str(args.trace)
     return toml.from_table(replay.ReplayConfig, options)
 
 
-def _notes(loaded: replay.Loaded) -> Iterator[str]:
-    """What a reader of the table should know about the trace."""
-    trace = loaded.trace
-    if trace.unterminated:
-        yield f"the last line of {trace.source} does not end in a newline; was it cut off?"
-    if trace.moved:
-        yield f"{trace.moved:,} rows were out of order, sorted by arrival"
-    for count, why in ((loaded.too_large, "can never fit"), (trace.skipped, "no output")):
-        if count:
-            yield f"left out: {count:,} requests of the trace ({why})"
+def _simulate(
+    settings: replay.ReplayConfig, loaded: replay.Loaded, out: Console, *, watch: bool
+) -> tuple[pd.DataFrame, pd.DataFrame, pd.DataFrame, pd.DataFrame]:
+    """The tables of all policies: results, distributions and timelines if watched, requests."""
+    distributions, timelines = [pd.DataFrame()], [pd.DataFrame()]
+
+    def on_result(policy: str, batch: Instance, result: Result) -> None:
+        distributions.append(curves.distributions(batch, result, policy=policy))
+        if settings.worker is None:  # elsewhere the history does not say what a round held
+            timelines.append(curves.held_over_time(batch, result, policy=policy))
+
+    with out.status("simulating") as status:
+        found = replay.run_policies(
+            settings, loaded,
+            on_policy=lambda name: status.update(f"simulating {name}"),
+            on_result=on_result if watch else None,
+        )  # fmt: skip
+        rows, requests = (_joined(parts) for parts in zip(*found, strict=True))
+    if settings.clock is None:
+        rows = frames.with_ratios(rows, ["lane"])
+    return rows, _joined(distributions), _joined(timelines), requests
+
+
+def _joined(tables: Iterable[pd.DataFrame]) -> pd.DataFrame:
+    return pd.concat(tables, ignore_index=True)

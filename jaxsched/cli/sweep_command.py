@@ -3,41 +3,45 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import dataclasses
 import time
 
 from rich.console import Console
 
 from jaxsched import toml
-from jaxsched.cli.resume import folder_of, kept_in, replaced
+from jaxsched.cli.resume import folder_of, kept_in, replaced, say_notes
 from jaxsched.report.formats import duration, size
 from jaxsched.report.terminal import console, progress_bar, say
 from jaxsched.studies import run as runs
 from jaxsched.studies import store
-from jaxsched.studies.estimate import estimate
-from jaxsched.studies.plan import Plan, Range
+from jaxsched.studies.estimate import estimate_costs
+from jaxsched.studies.plan import Plan, RowRange
 from jaxsched.studies.rows import Simulator
 from jaxsched.studies.run import Parts, Processes, join_processes
-from jaxsched.studies.sweep import SweepConfig, open_parts, plan_of
+from jaxsched.studies.sweep import SweepConfig
 
 
 def run(args: argparse.Namespace) -> None:
     """Announces what there is to do, does it, and makes the table."""
-    processes = Processes()
-    if args.distributed or args.coordinator or args.num_processes:
-        processes = join_processes(args.coordinator, args.num_processes, args.process_id)
+    processes, told = Processes(), (args.coordinator, args.num_processes, args.process_id)
+    if args.distributed or told != (None, None, None):
+        processes = join_processes(*told)
     out = console()
     out.quiet = not processes.first
     settings = toml.load(args.config, SweepConfig, replaced(args, policies="policies"))
-    plan = plan_of(settings)
+    plan = Plan(settings.study())
     work = _Work(out, Simulator(plan, args.engine, args.chunk), processes, args.chunk)
     folder, share = folder_of(args), plan.share(processes.index, processes.count)
+    for path in settings.files():
+        say_notes(out, settings.requests(path))
     if args.dry_run:
         work.announce(share, share)
         return
-    parts = open_parts(settings, plan, folder)
+    parts = Parts(store.open_store(folder, settings.text()), plan)
     what = "the current chunk is dropped, finished chunks are"
-    with runs.alone(folder, processes), kept_in(folder, out, what=what):
+    lock = store.alone(folder) if processes.first else contextlib.nullcontext()
+    with lock, kept_in(folder, what=what):
         ranges = parts.missing(share)
         if ranges:
             work.announce(share, ranges)
@@ -54,7 +58,7 @@ class _Work:
     processes: Processes
     chunk: int | None
 
-    def announce(self, share: list[Range], ranges: list[Range]) -> None:
+    def announce(self, share: list[RowRange], ranges: list[RowRange]) -> None:
         """Says what there is to do and what it is expected to take."""
         plan = self.simulator.plan
         self._say("", f"{plan.total:,} simulations: {_axes(plan)}")
@@ -62,7 +66,7 @@ class _Work:
             self._say(" ", f"{self.simulator.different:,} different ones, as some policies read no "
                 "prediction")  # fmt: skip
         with self.out.status("estimating, with a few small runs"):
-            guess = estimate(self.simulator, ranges, self.chunk)
+            guess = estimate_costs(self.simulator, ranges, self.chunk)
         rows, mine = (sum(stop - start for start, stop in some) for some in (ranges, share))
         whose = f" of process 1 of {self.processes.count}" if self.processes.count > 1 else ""
         there = f"; {mine - rows:,} are there" if mine > rows else ""
@@ -78,7 +82,7 @@ class _Work:
         for text in sorted(set(guess.programs)):
             self._say(" ", text)
 
-    def simulate(self, parts: Parts, ranges: list[Range]) -> None:
+    def simulate(self, parts: Parts, ranges: list[RowRange]) -> None:
         """Simulates with a progress bar."""
         rows = sum(stop - start for start, stop in ranges)
         began = time.perf_counter()

@@ -10,58 +10,50 @@ from pathlib import Path
 from rich.console import Console
 
 from jaxsched import toml
-from jaxsched.cli.resume import folder_of, kept_in, replaced
-from jaxsched.policies.files import digest
-from jaxsched.report import figures, plots, study_tables
+from jaxsched.cli.resume import folder_of, kept_in, replaced, say_notes
+from jaxsched.report import plots, reports
 from jaxsched.report.formats import count
-from jaxsched.report.terminal import console, progress_bar, say
+from jaxsched.report.terminal import console, progress_bar, say, show
 from jaxsched.tuning import search
 from jaxsched.tuning.config import TuneConfig
 from jaxsched.tuning.loop import Progress
 from jaxsched.tuning.methods import Method
 from jaxsched.tuning.problem import Problem
-from jaxsched.tuning.rules import lengths_text
 
 
 def run(args: argparse.Namespace) -> None:
     """Runs what is left of the tuning, prints its table and draws its figure."""
     settings = _settings(args)
-    folder, out = folder_of(args), console()
-    with kept_in(folder, out, args.config, "what is done is"):
+    folder, out = folder_of(args), console(args.form)
+    with kept_in(folder, args.config, "what is done is"):
         with out.status("drawing the instances"):
             problem = Problem(settings)
+        if problem.trace is not None:
+            say_notes(out, problem.trace)
         outcome = _run_with_progress(settings, problem, folder, out)
-    requests = lengths_text(settings)
-    title = (
-        f"{requests}, n = {settings.num_requests:,} requests, M = {settings.memory:,} tokens, "
-        f"{settings.test_lanes} test instances"
-    )
-    out.print(*study_tables.tuning(title, outcome.methods, outcome.tests), sep="\n")
+        report = reports.of_folder(folder)
+    show(out, report.answer, args.form)
     say(out, f"rule:    {outcome.rule}; use it as --policies tuned:{outcome.rule}")
-    figure = figures.score_against_work(outcome.curves, requests)
-    path = plots.save(figure, folder / "figures" / "score_against_work")
-    say(out, f"figure:  {path} (and .pdf)")
+    with kept_in(folder):
+        for path in plots.save_all(report.drawings, folder / "figures"):
+            say(out, f"figure:  {path} (and .pdf)")
     say(out, f"results: {folder / 'results.parquet'}, methods.parquet, curves.parquet")
+    say(out, f"page:    jaxsched report {folder} makes one to send")
 
 
 def _settings(args: argparse.Namespace) -> TuneConfig:
     """The file's configuration with what the command line replaces."""
-    keys = replaced(args, seed="seed", steps="descent.steps", trace="trace.path")
+    keys = replaced(args, seed="seed", steps="descent.steps")
     settings = toml.load(args.config, TuneConfig, keys)
     if settings.trace is None:
         return settings
-    found = digest(settings.trace.path)
-    if settings.trace.sha256 not in ("", found):
-        raise ValueError(
-            f"{args.config}: trace.sha256: got {settings.trace.sha256!r}; expected {found!r}, "
-            f"that of {settings.trace.path}"
-        )
-    return dataclasses.replace(settings, trace=dataclasses.replace(settings.trace, sha256=found))
+    with toml.naming(args.config):
+        return dataclasses.replace(settings, trace=settings.trace.with_digest())
 
 
 def _run_with_progress(
     settings: TuneConfig, problem: Problem, folder: Path, out: Console
-) -> search.Outcome:
+) -> search.Found:
     chosen = search.methods(settings, problem, search.space_of(settings))
     with progress_bar(out, "score") as bar:
         tasks = {
@@ -74,7 +66,7 @@ def _run_with_progress(
             bar.start_task(task)
             bar.update(task, completed=int(done.steps), score=_live(done))
 
-        return search.run(settings, problem, chosen, folder, on_step)
+        return search.run_search(settings, problem, chosen, folder, on_step)
 
 
 def _live(done: Progress) -> str:

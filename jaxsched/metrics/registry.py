@@ -54,6 +54,7 @@ class Lanes:
     ttft_limit: float | None = None
     tpot_limit: float | None = None
     pooled: bool = False
+    counted: NDArray[np.bool_] | None = None
 
     def over_requests(self, values: Floats, mask: NDArray[np.bool_]) -> Distribution:
         """Of numbers of requests, of shape [..., n], where the mask says so."""
@@ -73,9 +74,22 @@ class Lanes:
         return Value(np.where(valid, value / np.where(valid, over, 1), 0.0), valid)
 
     @functools.cached_property
-    def seen(self) -> samples.Requests:
+    def every(self) -> samples.Requests:
         """What each request saw."""
         return samples.requests(self.instance, self.result)
+
+    @functools.cached_property
+    def seen(self) -> samples.Requests:
+        """The same of the requests that count."""
+        return self.every if self.counted is None else self.every.only(self.counted)
+
+    @property
+    def left(self) -> Any:
+        """Requests that count and did not complete."""
+        n = np.shape(self.instance.prompt)[-1]
+        asked = np.arange(n) < np.asarray(self.result.num_requests)[..., None]
+        asked = asked if self.counted is None else asked & self.counted
+        return self.total(np.sum(asked & ~self.seen.finished, axis=-1))
 
     @functools.cached_property
     def whole(self) -> NDArray[np.bool_]:
@@ -90,7 +104,7 @@ class Lanes:
     @functools.cached_property
     def tokens(self) -> Any:
         """Output tokens of the requests that completed."""
-        return self.total(self._sum(self.instance.output))
+        return self.total(self._sum(self.instance.output, self.seen.finished))
 
     @functools.cached_property
     def makespan(self) -> Any:
@@ -118,9 +132,10 @@ class Lanes:
         """
         if self.energy is None:
             return None
-        result = self.result
-        prompts = self._sum(self.instance.prompt, 1 + np.asarray(result.preemptions, np.int64))
-        generated = self._sum(self.instance.output) + np.asarray(result.wasted_tokens)
+        result, done = self.result, self.every.finished
+        again = 1 + np.asarray(result.preemptions, np.int64)
+        prompts = np.sum(np.asarray(self.instance.prompt, np.int64) * again * done, axis=-1)
+        generated = self._sum(self.instance.output, done) + np.asarray(result.wasted_tokens)
         rounds, used = np.asarray(result.rounds, np.int64), np.asarray(result.memory_time)
         return self.total(np.asarray(self.energy.joules(rounds, prompts, generated, used), float))
 
@@ -153,9 +168,9 @@ class Lanes:
         columns = zip(*(dataclasses.astuple(one) for one in each), strict=True)
         return Distribution(*(np.stack(column).reshape(shape) for column in columns))
 
-    def _sum(self, tokens: Any, times: Any = 1) -> NDArray[np.int64]:
-        """Sum over the requests that completed, of shape [...]."""
-        return np.sum(np.asarray(tokens, np.int64) * times * self.seen.finished, axis=-1)
+    def _sum(self, tokens: Any, mask: NDArray[np.bool_]) -> NDArray[np.int64]:
+        """Sum over the requests of the mask, of shape [...]."""
+        return np.sum(np.asarray(tokens, np.int64) * mask, axis=-1)
 
 
 UNITS = ("s", "whole s", "1/s", "tokens", "tokens/s", "share", "J", "J/token", "")
@@ -221,7 +236,7 @@ METRICS: dict[str, Metric] = {
     ),
     "unfinished": Metric(
         "unfinished", "requests that did not complete", "",
-        of=lambda lanes: lanes.total(lanes.result.num_requests) - lanes.completed,
+        of=lambda lanes: lanes.left,
     ),
     "makespan": Metric(
         "makespan", "last `C` − first `a`", "whole s", heading="makespan",
@@ -265,7 +280,9 @@ METRICS: dict[str, Metric] = {
     ),
     "energy_per_token": Metric(
         "energy per token", "energy / Σ `o`", "J/token", heading="J/tok",
-        of=lambda lanes: lanes.rate(lanes.joules, lanes.tokens), means=("",), swept=("",),
+        of=lambda lanes: lanes.rate(
+            lanes.joules, lanes.total(lanes._sum(lanes.instance.output, lanes.every.finished))
+        ), means=("",), swept=("",),
     ),
 }  # fmt: skip
 """Metrics by name, in the order of the columns of tables."""
@@ -316,6 +333,7 @@ def serving(
     tpot_limit: float | None = None,
     pooled: bool = False,
     names: Iterable[str] | None = None,
+    counted: NDArray[np.bool_] | None = None,
 ) -> Serving:
     """Metrics of simulations under a clock, under the names and definitions of vLLM's benchmark.
 
@@ -329,6 +347,9 @@ def serving(
       pooled: One distribution over the requests of all lanes, and sums over lanes; lanes that did
         not finish make the sums invalid.
       names: Which of `METRICS` to compute; None for all.
+      counted: Mask of the requests that count, of shape [..., n], such as all but those of a
+        warm-up; None for all. What is of the worker rather than of requests (ITL, preemptions,
+        wasted tokens, KV use, energy) is over all of them.
 
     Raises:
       TypeError: If an argument is traced.
@@ -340,7 +361,7 @@ def serving(
     for name, limit in (("ttft_limit", ttft_limit), ("tpot_limit", tpot_limit)):
         if limit is not None and not limit > 0:
             raise ValueError(f"{name} is {limit}; expected more than 0 seconds")
-    lanes = Lanes(instance, result, clock, energy, ttft_limit, tpot_limit, pooled)
+    lanes = Lanes(instance, result, clock, energy, ttft_limit, tpot_limit, pooled, counted)
     chosen = METRICS if names is None else names
     return Serving(**{name: METRICS[name].of(lanes) for name in chosen})
 

@@ -105,6 +105,11 @@ class Requests:
     finished: NDArray[np.bool_]
     several: NDArray[np.bool_]
 
+    def only(self, counted: NDArray[np.bool_]) -> Requests:
+        """Without the requests that the mask, of shape [..., n], leaves out."""
+        finished, several = self.finished & counted, self.several & counted
+        return dataclasses.replace(self, finished=finished, several=several)
+
 
 def requests(instance: Instance, result: Result) -> Requests:
     """The times of every request, from exact picoseconds.

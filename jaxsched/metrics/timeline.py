@@ -45,11 +45,6 @@ class Timeline:
     cache_tokens: Integers
 
     @property
-    def start_seconds(self) -> Floats:
-        """Starts in seconds."""
-        return self.start / TICKS_PER_SECOND
-
-    @property
     def seconds(self) -> Floats:
         """How long each round lasts."""
         return (self.end - self.start) / TICKS_PER_SECOND

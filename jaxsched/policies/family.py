@@ -88,11 +88,11 @@ NUMBERS = {
 }
 """Of every field of `FamilyParams` its range, scale and unit."""
 
-FIELDS = tuple(NUMBERS)
+FAMILY_FIELDS = tuple(NUMBERS)
 
 
 def quantize(params: FamilyParams) -> Any:
-    """The ten numbers in fixed point, int32 of shape [10] in the order of `FIELDS`.
+    """The ten numbers in fixed point, int32 of shape [10] in the order of `FAMILY_FIELDS`.
 
     From numpy's float32 if they are concrete, so that traced and concrete numbers agree.
 

@@ -28,7 +28,7 @@ _Fields: Any = dataclasses.make_dataclass("_Fields", [(x, float) for x in NUMBER
 
 
 @dataclasses.dataclass(frozen=True)
-class Numbers(_Fields):
+class RuleNumbers(_Fields):
     """The table [params] of a file: the fields of `FamilyParams`, all of them."""
 
     def __post_init__(self) -> None:
@@ -111,7 +111,7 @@ class RuleFile:
       scores: How good it is.
     """
 
-    params: Numbers | None = None
+    params: RuleNumbers | None = None
     network: Weights | None = None
     origin: Origin | None = None
     scores: tuple[Score, ...] = ()
@@ -153,11 +153,11 @@ def load_policy(source: str | os.PathLike[str]) -> Policy:
       ValueError: If the file is not a rule, or there is no shipped rule of that name.
       OSError: If the file cannot be read.
     """
-    path = path_of(source)
+    path = rule_path(source)
     return dataclasses.replace(read_rule(path).policy, name=f"tuned:{path.stem}")
 
 
-def path_of(source: str | os.PathLike[str]) -> Path:
+def rule_path(source: str | os.PathLike[str]) -> Path:
     """The file of a rule, by its path or by the name of a shipped one; errors as `load_policy`."""
     path = Path(source)
     if path.suffix != ".toml":

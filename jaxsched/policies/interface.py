@@ -28,7 +28,7 @@ def by_estimate(r: View) -> Any:
     return r.estimate
 
 
-def larger(r: View) -> Any:
+def larger_length(r: View) -> Any:
     """The larger of the estimate and what has been generated."""
     return most(r.estimate, r.generated)
 
@@ -90,7 +90,7 @@ class Policy:
     admission_key: ViewFunction = by_estimate
     reserve: ViewFunction = by_estimate
     eviction_key: ViewFunction = by_estimate
-    refine: ViewFunction = larger
+    refine: ViewFunction = larger_length
     headroom: ViewFunction | None = None
     rank: Rank | None = None
     quantum: ViewFunction | None = None

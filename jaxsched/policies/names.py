@@ -9,9 +9,28 @@ from pathlib import Path
 
 from jaxsched import toml
 from jaxsched.policies import files, own
-from jaxsched.policies.family import FIELDS, FamilyParams, a_min_family
+from jaxsched.policies.family import FAMILY_FIELDS, FamilyParams, a_min_family
 from jaxsched.policies.interface import Policy
-from jaxsched.policies.paper import ESTIMATES, a_max, a_min, fcfs, h_sf, mc_sf, svf
+from jaxsched.policies.live import (
+    lcf,
+    past_future,
+    random_ties,
+    random_victim,
+    remaining_volume,
+    tie,
+    trail,
+)
+from jaxsched.policies.paper import (
+    ESTIMATES,
+    a_max,
+    a_min,
+    fcfs,
+    h_sf,
+    mc_sf,
+    no_evict,
+    priority,
+    svf,
+)
 from jaxsched.policies.published import gsa_spec, sorted_f
 
 SHIPPED: dict[str, Callable[[], Policy]] = {
@@ -22,15 +41,29 @@ SHIPPED: dict[str, Callable[[], Policy]] = {
     "a_min:every_round": functools.partial(a_min, "every_round"),
     "mc_sf": mc_sf,
     "fcfs": fcfs,
+    "priority": priority,
+    "no_evict": no_evict,
     **{f"svf:{by}": functools.partial(svf, by) for by in ESTIMATES},
     **{f"sorted_f:{by}": functools.partial(sorted_f, by) for by in ESTIMATES},
     "gsa_spec": gsa_spec,
+    "lcf": lcf,
+    "random_victim": random_victim,
+    "remaining_volume": remaining_volume,
+    **{f"remaining_volume:{by}": functools.partial(remaining_volume, by) for by in ESTIMATES},
+    "past_future": past_future,
+    "tie": tie,
+    "trail": trail,
+    "a_min:random_ties": random_ties,
 }
 """Name -> the policy. What is added here is known to every command, table, test and page."""
 
 NUMBERED: dict[str, Callable[[float], Policy]] = {
     "fcfs:watermark": fcfs,
     "gsa_spec:patience": gsa_spec,
+    "remaining_volume:age": functools.partial(remaining_volume, None),
+    "remaining_volume:lower:age": functools.partial(remaining_volume, "lower"),
+    "tie:beta": tie,
+    "trail:limit": trail,
 }
 """The same with a number after an equals sign."""
 
@@ -57,7 +90,7 @@ def policy(text: str) -> Policy:
         if kind == "tuned":
             return files.load_policy(rest)
         if own.is_own(text):
-            return own.load(text)
+            return own.load_own(text)
         if equals and plain in NUMBERED:
             return NUMBERED[plain](_number(text, number))
         if kind == FAMILY and (rest or text == FAMILY):
@@ -76,9 +109,9 @@ def usage() -> list[str]:
 def policy_files(text: str) -> dict[Path, str]:
     """The file that a text names, if it does, and the SHA-256 of what stands in it."""
     if text.startswith("tuned:"):
-        path = files.path_of(text.removeprefix("tuned:"))
+        path = files.rule_path(text.removeprefix("tuned:"))
     elif own.is_own(text):
-        path = own.path_of(text)
+        path = own.own_path(text)
     else:
         return {}
     return {path: files.digest(path)}
@@ -89,8 +122,8 @@ def _member(text: str, rest: str) -> Policy:
     numbers = {}
     for part in filter(None, rest.split(",")):
         name, _, number = part.partition("=")
-        if name not in FIELDS:
-            wrong = toml.unknown(repr(name), name, FIELDS, "number of the family")
+        if name not in FAMILY_FIELDS:
+            wrong = toml.unknown(repr(name), name, FAMILY_FIELDS, "number of the family")
             raise ValueError(f"policy {text!r}: {wrong}")
         numbers[name] = _number(text, number)
     return a_min_family(FamilyParams(**numbers), name=text)

@@ -48,7 +48,7 @@ from jaxsched.policies.view import View
 
 HEADS = ("admit", "reserve", "evict", "grow")
 FEATURES = ("prompt", "estimate", "share", "evictions", "progress", "one")
-UNITS = 12
+HIDDEN_UNITS = 12
 """Hidden units of a head."""
 
 ADMIT, RESERVE, EVICT, GROW = range(4)
@@ -61,12 +61,12 @@ UNIT = 1024
 
 SHAPES = {
     "linear": (len(HEADS), len(FEATURES)),
-    "hidden": (len(HEADS), UNITS, len(FEATURES)),
-    "output": (len(HEADS), UNITS),
+    "hidden": (len(HEADS), HIDDEN_UNITS, len(FEATURES)),
+    "output": (len(HEADS), HIDDEN_UNITS),
 }
 """Field of `NetworkParams` -> its shape."""
 
-HEAD = len(FEATURES) + UNITS * (len(FEATURES) + 1)
+HEAD = len(FEATURES) + HIDDEN_UNITS * (len(FEATURES) + 1)
 WEIGHTS = len(HEADS) * HEAD
 """Weights of a head, and of all."""
 

@@ -16,22 +16,22 @@ USAGE = "FILE.py:NAME"
 
 def is_own(text: str) -> bool:
     """Whether a text names something in a file of Python."""
-    return path_of(text).suffix == ".py"
+    return own_path(text).suffix == ".py"
 
 
-def path_of(text: str) -> Path:
+def own_path(text: str) -> Path:
     """The file that it names."""
     return Path(text.rpartition(":")[0])
 
 
-def load(text: str) -> Policy:
+def load_own(text: str) -> Policy:
     """The policy of that name, or one around the function of that name, as its estimate.
 
     Raises:
       ValueError: If the file has nothing of that name, or no policy or function.
       OSError: If the file cannot be read.
     """
-    path, name = path_of(text), text.rpartition(":")[2]
+    path, name = own_path(text), text.rpartition(":")[2]
     if not path.exists():
         raise FileNotFoundError(f"policy {text!r}: there is no file {path}")
     found = getattr(_module(path.resolve(), digest(path)), name, None)

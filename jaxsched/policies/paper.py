@@ -12,7 +12,7 @@ import jax
 
 from jaxsched.policies.arithmetic import least, memory_time, shift
 from jaxsched.policies.fixed_point import fixed_point, module_of
-from jaxsched.policies.interface import Policy, ViewFunction, by_estimate, larger
+from jaxsched.policies.interface import Policy, ViewFunction, by_estimate, larger_length
 from jaxsched.policies.view import View
 
 
@@ -90,7 +90,9 @@ def a_min(refine: str = "on_eviction") -> Policy:
     literal = Policy("a_min:on_eviction", estimate=lower)
     readings = {
         "on_eviction": literal,
-        "every_round": dataclasses.replace(literal, name="a_min:every_round", eviction_key=larger),
+        "every_round": dataclasses.replace(
+            literal, name="a_min:every_round", eviction_key=larger_length
+        ),
     }
     if not isinstance(refine, str) or refine not in readings:
         raise ValueError(f"a_min: refine is {refine!r}; expected one of {sorted(readings)}")
@@ -124,6 +126,35 @@ def fcfs(watermark: Any = 0.0) -> Policy:
         name = f"{name}={watermark:g}"
     share = fixed_point("watermark", watermark, (), (0, 1), 1024, module_of(watermark))
     return dataclasses.replace(plain, name=name, headroom=share_of_memory, limit=1024, params=share)
+
+
+def priority() -> Policy:
+    """The least point prediction first, the largest evicted first: vLLM's priority policy.
+
+    `point` holds the priority, from 1 on. No look-ahead beyond the next round.
+    """
+    return Policy(
+        "priority",
+        estimate=one,
+        admission_key=point,
+        eviction_key=point,
+        refine=by_estimate,
+        evict_largest=True,
+    )
+
+
+def no_evict() -> Policy:
+    """First come first served under A_max's reservation, the predicted upper bound.
+
+    TensorRT-LLM's GUARANTEED_NO_EVICT, with `upper` as the most tokens a request may generate.
+    """
+    return Policy(
+        "no_evict",
+        estimate=upper,
+        admission_key=by_arrival,
+        eviction_key=by_admission,
+        evict_largest=True,
+    )
 
 
 def estimate_by(who: str, by: str) -> ViewFunction:

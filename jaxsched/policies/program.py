@@ -19,7 +19,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxsched.policies.arithmetic import whole_log2
-from jaxsched.policies.view import FIELDS, KNOWN
+from jaxsched.policies.view import KNOWN, VIEW_FIELDS
 
 Places = np.ndarray
 """Places of operations in a program, in the shape of the array that they stand for."""
@@ -209,7 +209,7 @@ def _look_at(
         whole = jax.ShapeDtypeStruct((), np.int64)
         leaves = [jax.ShapeDtypeStruct(shape, _wide(dtype)) for shape, dtype in shapes]
         try:
-            jaxpr = jax.make_jaxpr(on_leaves)(dict.fromkeys(sorted(FIELDS), whole), leaves)
+            jaxpr = jax.make_jaxpr(on_leaves)(dict.fromkeys(sorted(VIEW_FIELDS), whole), leaves)
         except jax.errors.TracerBoolConversionError as error:
             raise TypeError(
                 f"{who} branches on what it reads; expected `where` of "
@@ -238,7 +238,7 @@ def _rank_reads(policy: Any, structure: Any, shapes: tuple[Any, ...]) -> frozens
         return places
 
     with jax.enable_x64(True):
-        values = {name: jax.ShapeDtypeStruct((3,), np.int64) for name in FIELDS}
+        values = {name: jax.ShapeDtypeStruct((3,), np.int64) for name in VIEW_FIELDS}
         values["memory"] = jax.ShapeDtypeStruct((), np.int64)
         leaves = [jax.ShapeDtypeStruct(shape, _wide(dtype)) for shape, dtype in shapes]
         places = jax.eval_shape(on_leaves, values, leaves)
@@ -299,7 +299,7 @@ class _Builder:
 def _translate(closed: Any, shapes: Sequence[tuple[int, ...]]) -> Program:
     build = _Builder()
     inputs: list[Places] = [
-        np.array(build.add("field", data=name), object) for name in sorted(FIELDS)
+        np.array(build.add("field", data=name), object) for name in sorted(VIEW_FIELDS)
     ]
     first = 0
     for shape in shapes:

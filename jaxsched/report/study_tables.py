@@ -7,38 +7,54 @@ from collections.abc import Iterable, Iterator
 from typing import Any
 
 import pandas as pd
-from rich.table import Table
+from rich.text import Text
 
-from jaxsched.metrics import METRICS, STATISTICS
-from jaxsched.report.formats import UNITS, count, percent, rounds, seconds, shown
-from jaxsched.report.terminal import alarm, bold, name_of, table
+from jaxsched.metrics import METRICS, STATISTICS, Metric
+from jaxsched.report.formats import (
+    UNIT_FORMS,
+    NumberForm,
+    count,
+    percent,
+    rounds,
+    seconds,
+    shown,
+    with_half,
+)
+from jaxsched.report.sweep_view import SweepView
+from jaxsched.report.tables import Answer, PrintedTable, TableCell, alarm, table
 from jaxsched.studies import frames
-from jaxsched.studies.frames import half_width, summarize
+from jaxsched.studies.frames import summarize
 from jaxsched.studies.serving import ANY
 from jaxsched.workloads.texts import read_prediction
 
-Printed = tuple[str | Table, ...]
-"""A title, one or two tables, and a note."""
+BACKLOG_NOTE = (
+    "means over the finished instances, ± half a 95 % confidence interval (paired for / h_sf)",
+    "latency in rounds; bound: proved lower bound; KV, peak: mean and peak use of M",
+)
 
-BACKLOG_NOTE = """\
-means over the finished instances, ± half a 95 % confidence interval (paired for / h_sf)
-latency in rounds; bound: proved lower bound; KV, peak: mean and peak use of M"""
+ROUNDS_NOTE = ("latency in rounds; bound: proved lower bound on the mean latency",)
 
-SERVED_NOTE = """\
-TTFT and end to end count from arrival; a token that is generated again is not seen again; KV, peak:
-mean and peak use of M; wasted: tokens lost to preemptions"""
+SERVED_NOTE = (
+    "TTFT and E2EL count from arrival; a token that is generated again is not seen again; names "
+    "are those of `vllm bench serve`, P50 being its median",
+    "KV, peak: mean and peak use of M; wasted: tokens lost to preemptions",
+)
 
-SERVING_NOTE = """\
-means over the streams; TTFT and end to end in seconds; gain: mean end to end of fcfs over the
-policy's, ± half a paired 95 % confidence interval; KV, peak: use of M; preempted: per request;
-sustains: largest rate of the job kept up with (proved: {bound}/s is the most, for long)"""
+SERVING_NOTE = (
+    "means over the streams; TTFT and end to end in seconds; gain: mean end to end of fcfs over "
+    "the policy's, ± half a paired 95 % confidence interval",
+    "KV, peak: use of M; preempted: per request; sustains: largest rate of the job kept up with "
+    "(proved: {bound}/s is the most, for long)",
+)
 
-TUNING_NOTE = """\
-mean ratios of mean latencies on test instances, ± half a paired 95 % confidence interval
-work: requests simulated for candidates; as written: the best by validation, made readable"""
+TUNING_NOTE = (
+    "mean ratios of mean latencies on test instances, ± half a paired 95 % confidence interval",
+    "work: requests simulated for candidates; as written: the best by validation, made readable",
+)
+"""How to read the tables, a remark each."""
 
 
-def backlog(frame: pd.DataFrame) -> Printed:
+def backlog_job(frame: pd.DataFrame) -> Answer:
     """Every policy under every prediction at the largest number of requests.
 
     Policies whose results are the same under every prediction stand once, at the top.
@@ -56,7 +72,8 @@ def backlog(frame: pd.DataFrame) -> Printed:
         ((title, (_backlog_row(row, memory) for _, row in rows.iterrows()))
          for title, rows in sections),
     )  # fmt: skip
-    return bold(f"n = {n:,} requests, M = {memory:,} tokens, {lanes} instances"), made, BACKLOG_NOTE
+    title = f"n = {n:,} requests, M = {memory:,} tokens, {lanes} instances"
+    return Answer(title, (made,), BACKLOG_NOTE, summary)
 
 
 def _by(summary: pd.DataFrame) -> Iterator[tuple[str, pd.DataFrame]]:
@@ -66,32 +83,30 @@ def _by(summary: pd.DataFrame) -> Iterator[tuple[str, pd.DataFrame]]:
         yield label, summary[summary["prediction"] == prediction]
 
 
-def _backlog_row(row: pd.Series, memory: int) -> tuple[str, ...]:
-    half = shown(row["ratio_to_h_sf_ci"], ".3f").lstrip("0")
+def _backlog_row(row: pd.Series, memory: int) -> tuple[TableCell, ...]:
     return (
-        name_of(row),
-        f"{shown(row['mean_latency'], rounds)} ±{shown(row['mean_latency_ci'], rounds):>4}",
-        f"{shown(row['ratio_to_h_sf'], '.3f')} ±{half}",
+        _name_of(row),
+        with_half(row["mean_latency"], row["mean_latency_ci"], rounds),
+        with_half(row["ratio_to_h_sf"], row["ratio_to_h_sf_ci"], ".3f"),
         shown(row["ratio_to_bound"], ".3f"),
         *(count(row["evictions"]), count(row["wasted_tokens"])),
-        *(percent(row["mean_memory"] / memory), percent(row["peak_memory"] / memory)),
+        *(shown(row[f"{name}_memory"] / memory, percent) for name in ("mean", "peak")),
     )
 
 
-def replay(frame: pd.DataFrame) -> Printed:
+def replay(frame: pd.DataFrame) -> Answer:
     """What each policy made of a trace, in rounds or, under a clock, in seconds."""
     first = frame.iloc[0]
     title = f"{int(first['n']):,} requests, M = {int(first['memory']):,} tokens"
     if "clock" not in frame:
-        note = "latency in rounds; bound: proved lower bound on the mean latency"
-        return bold(title), _in_rounds(frame), note
+        return Answer(title, (_in_rounds(frame),), ROUNDS_NOTE, frame)
     rate = first["offered_rate"]
     offered = "" if math.isnan(rate) else f", {rate:.3g} req/s arrive"
     title = f"{title}, {first['clock']}{offered}"
-    return bold(title), _latencies(frame), _figures(frame), SERVED_NOTE
+    return Answer(title, (_latencies(frame), _figures(frame)), SERVED_NOTE, frame)
 
 
-def _in_rounds(frame: pd.DataFrame) -> Table:
+def _in_rounds(frame: pd.DataFrame) -> PrintedTable:
     """One column per policy, with percentiles of the latency.
 
     Requests that did not finish are counted in a row of their own, and are in no percentile.
@@ -109,21 +124,26 @@ def _in_rounds(frame: pd.DataFrame) -> Table:
         "KV use, peak": (frame["peak_memory"] / frame["memory"], percent),
     }
     if frame["unfinished"].any():
-        columns = {alarm("unfinished"): (frame["unfinished"], _alarming), **columns}
+        columns = {"unfinished": (frame["unfinished"], _alarming), **columns}
     rows = ((name, *(shown(x, form) for x in xs)) for name, (xs, form) in columns.items())
-    # A policy's name breaks at its colon, so that six of them fit into 80 columns.
-    return table([policy.replace(":", ":\n") for policy in frame["policy"]], [("", rows)])
+    return table(frame["policy"], [("", rows)])
 
 
-def _alarming(value: float) -> str:
+def _name_of(row: pd.Series) -> Text:
+    """The policy of a row of means, and how many of its simulations did not finish."""
+    left = row["unfinished"]
+    return Text.assemble(row["policy"], alarm(f" ({count(left)} unfinished)") if left else "")
+
+
+def _alarming(value: float) -> Text:
     return alarm(count(value))
 
 
-def _latencies(frame: pd.DataFrame) -> Table:
+def _latencies(frame: pd.DataFrame) -> PrintedTable:
     """Mean and percentiles of every distribution, a row per policy."""
     sections = (
-        (f"{one.heading}, {one.unit}", (
-            (row["policy"], *(shown(row[f"{which}_{name}"], UNITS[one.unit])
+        (f"{_short(one)}, {one.unit}", (
+            (row["policy"], *(shown(row[f"{which}_{name}"], UNIT_FORMS[one.unit])
                               for which in STATISTICS))
             for _, row in frame.iterrows()
         ))
@@ -132,13 +152,19 @@ def _latencies(frame: pd.DataFrame) -> Table:
     return table([which.replace("p", "P") for which in STATISTICS], sections)
 
 
-def _figures(frame: pd.DataFrame) -> Table:
+def _short(metric: Metric) -> str:
+    """The abbreviation of a metric, if it has one, or its heading."""
+    _, has, short = metric.title.rpartition(", ")
+    return short if has else metric.heading
+
+
+def _figures(frame: pd.DataFrame) -> PrintedTable:
     """Every other metric that the table has, a row per policy."""
     told = [(name, one) for name, one in METRICS.items() if name in frame and one.heading]
     told.sort(key=lambda item: not item[1].unit.endswith("/s"))  # rates in front
-    columns = {one.heading: (name, UNITS[one.unit]) for name, one in told}
+    columns = {one.heading: (name, UNIT_FORMS[one.unit]) for name, one in told}
     if frame["unfinished"].any():
-        columns = {alarm("unfinished"): ("unfinished", _alarming), **columns}
+        columns = {"unfinished": ("unfinished", _alarming), **columns}
     rows = (
         (row["policy"], *(shown(row[name], form) for name, form in columns.values()))
         for _, row in frame.iterrows()
@@ -146,7 +172,7 @@ def _figures(frame: pd.DataFrame) -> Table:
     return table(columns, [("", rows)])
 
 
-def serving_job(frame: pd.DataFrame) -> Printed:
+def serving_job(frame: pd.DataFrame) -> Answer:
     """Does length prediction help? Gains over fcfs beside the memory pressure, at one rate.
 
     The rate is the largest that fcfs sustains (the smallest of all if it sustains none, or was not
@@ -166,7 +192,9 @@ def serving_job(frame: pd.DataFrame) -> Printed:
         f"{rate:g} requests/s, {first['clock']}, M = {int(first['memory']):,} tokens, "
         f"{frame['lane'].nunique()} streams of {int(first['n']):,} requests"
     )
-    return bold(title), made, SERVING_NOTE.format(bound=f"{chosen['rate_bound'].mean():.3g}")
+    bound = f"{chosen['rate_bound'].mean():.3g}"
+    note = tuple(line.format(bound=bound) for line in SERVING_NOTE)
+    return Answer(title, (made,), note, summary)
 
 
 def told_rate(summary: pd.DataFrame) -> float:
@@ -175,12 +203,12 @@ def told_rate(summary: pd.DataFrame) -> float:
     return float(fcfs["rate"].max() if len(fcfs) else summary["rate"].min())
 
 
-def _serving_row(row: pd.Series, largest: pd.Series) -> tuple[str, ...]:
+def _serving_row(row: pd.Series, largest: pd.Series) -> tuple[TableCell, ...]:
     times = ("mean_ttft", "p99_ttft", "mean_e2el", "p99_e2el")
     return (
-        name_of(row),
+        _name_of(row),
         *(shown(row[name], seconds) for name in times),
-        shown(row["gain"], lambda gain: f"{gain:.2f} ±{row['gain_ci']:.2f}"),
+        with_half(row["gain"], row["gain_ci"], ".2f"),
         *(shown(row[name], percent) for name in ("kv_mean", "kv_peak")),
         f"{row['preemptions'] / row['n']:.1%}",
         count(row["wasted_tokens"]),
@@ -188,19 +216,52 @@ def _serving_row(row: pd.Series, largest: pd.Series) -> tuple[str, ...]:
     )
 
 
-def tuning(title: str, methods: pd.DataFrame, tests: pd.DataFrame) -> Printed:
-    """One row per method and prediction, and the rule as written, from an `Outcome`'s tables."""
+def tuning(title: str, methods: pd.DataFrame, tests: pd.DataFrame) -> Answer:
+    """One row per method and prediction, and the rule as written, from a `Found`'s tables."""
     against = [name for name in tests if name.startswith("ratio_to_")]
+    groups = tests.groupby(["prediction", "method"], sort=False)[against]
+    halves = groups.agg(frames.half_width).add_suffix("_ci")
+    summary = groups.mean().join(halves).reset_index().merge(methods, "left", "method")
     sections = (
-        (label, (_tuning_row(row, rows, against) for _, row in methods.iterrows()))
-        for label, rows in _by(tests)
+        (label, (_tuning_row(row, against) for _, row in rows.iterrows()))
+        for label, rows in _by(summary)
     )
     headings = [name.replace("ratio_to_", "/ ").removesuffix(":on_eviction") for name in against]
-    return bold(title), table([*headings, "work", "time"], sections), TUNING_NOTE
+    made = table([*headings, "work", "time"], sections)
+    return Answer(title, (made,), TUNING_NOTE, summary)
 
 
-def _tuning_row(row: pd.Series, tests: pd.DataFrame, against: Iterable[str]) -> tuple[str, ...]:
-    own = tests[tests["method"] == row["method"]]
-    ratios = (f"{own[name].mean():.4f} ±{half_width(own[name]):.4f}" for name in against)
+def _tuning_row(row: pd.Series, against: Iterable[str]) -> tuple[str, ...]:
+    ratios = (with_half(row[name], row[f"{name}_ci"], ".4f") for name in against)
     cost = () if row.isna()["work"] else (count(row["work"]), f"{row['seconds']:.0f} s")
     return row["label"], *ratios, *cost
+
+
+_MOST_ROWS = 40
+"""Policies in the table of a sweep; of more, the best."""
+
+
+def sweep_policies(view: SweepView) -> Answer:
+    """A row per policy where all other axes are held at typical values."""
+    seen = view.slice([])
+    summary = summarize(seen.rows, ["policy"])
+    best = view.best(seen.rows, "mean_latency", _MOST_ROWS)
+    shown_rows = summary.set_index("policy", drop=False).loc[best]
+    form = rounds if view.time() == "rounds" else seconds
+    made = table(
+        (f"mean latency ({view.time()})", "/ h_sf", "/ bound", "evicted", "wasted"),
+        [("", (_sweep_row(row, form) for _, row in shown_rows.iterrows()))],
+    )
+    note = f"{seen.held}; means over {seen.instances:,} instances, ± half a 95 % interval"
+    return Answer(f"{len(view.frame):,} simulations", (made,), (note,), summary)
+
+
+def _sweep_row(row: pd.Series, form: NumberForm) -> tuple[TableCell, ...]:
+    return (
+        _name_of(row),
+        with_half(row["mean_latency"], row["mean_latency_ci"], form),
+        with_half(row["ratio_to_h_sf"], row["ratio_to_h_sf_ci"], ".3f"),
+        shown(row["ratio_to_bound"], ".3f"),
+        shown(row["evictions"], ",.1f"),
+        shown(row["wasted"], ".1%"),
+    )

@@ -129,7 +129,7 @@ def _plain_x(axes: Axes, values: list[float]) -> None:
         axes.set_xscale("log")
         axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
         axes.xaxis.set_minor_locator(NullLocator())
-    plots.ticks(axes.xaxis)
+    plots.write_ticks(axes.xaxis)
 
 
 def _legend(figure: Figure, axes: Axes) -> None:
@@ -137,8 +137,7 @@ def _legend(figure: Figure, axes: Axes) -> None:
     handles, labels = axes.get_legend_handles_labels()
     for handle, label in zip(handles, labels, strict=True):
         handle.set_label(NUMBER.sub(lambda found: f"{float(found[0]):.3g}", label))
-    # Mathematical labels are narrower than their source.
-    longest = max(len(label) for label in labels if "$" not in label) if labels else 0
+    longest = max(map(len, labels), default=0)
     fit = figure.get_figwidth() / (0.55 + 0.065 * max(18, min(longest, 75)))
     columns = max(1, min(4, int(fit)))
     # Two rows have room; more of them should not take it from the panels.
@@ -221,7 +220,7 @@ def _bar(figure: Figure, panels: list[Axes], norm: LogNorm, label: str, narrow: 
     near = (1, 1.1, 1.2, 1.4, 1.7, 2, 2.5, 3, 4, 5, 7)
     bar.locator = LogLocator(subs=near if narrow else (1, 2, 5))
     bar.minorlocator = NullLocator()
-    bar.formatter = FuncFormatter(plain)
+    bar.formatter = FuncFormatter(lambda value, _: plain(value))
     bar.outline.set_visible(False)
 
 
@@ -246,9 +245,9 @@ def _pareto(sweep: SweepView, x: str, label: str, what: str, **fixed: str) -> Dr
         _dots(axes, means[means["prediction"] == prediction], x, named)
     plots.plain_log_axis(grid[0])
     if x == "wasted":
-        plots.ticks(grid[0].xaxis, lambda value: f"{100 * value:g}%")
+        plots.write_ticks(grid[0].xaxis, lambda value: f"{100 * value:g}%")
     else:
-        plots.ticks(grid[0].xaxis)
+        plots.write_ticks(grid[0].xaxis)
     plots.name_axes(figure, label, f"mean latency ({sweep.time(fixed.get('clock'))})")
     _legend(figure, grid[0])
     caption = (

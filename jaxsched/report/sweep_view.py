@@ -16,7 +16,7 @@ import pandas as pd
 from jaxsched.studies.axes import AXES, INSTANCES, Axis
 from jaxsched.workloads.texts import read_arrivals, read_prediction
 
-Values = list[Any]
+_Values = list[Any]
 
 MOST_LINES = 8
 """Policies drawn as lines; of more, the best."""
@@ -31,9 +31,9 @@ class AxisLook:
     label: str = ""  # what a figure calls its numbers; {time} stands for round or second
     short: str = ""  # what titles call them
     # What it is held at where a figure does not show it.
-    typical: Callable[[Values], Any] = lambda values: values[0]
+    typical: Callable[[_Values], Any] = lambda values: values[0]
     # Those that panels are chosen from, in their order.
-    chosen: Callable[[Values], Values] = lambda values: values
+    chosen: Callable[[_Values], _Values] = lambda values: values
     words: Callable[[Any], str] | None = None  # of a value; None: the column's name and the value
     silent: Any = None  # the value that goes without saying
 
@@ -45,14 +45,14 @@ class AxisLook:
         return f"{self.column.replace('_', ' ')} = {text}"
 
 
-def _nearest_half(values: Values) -> str:
+def _nearest_half(values: _Values) -> str:
     """Of predictions (1 ± x)o that with x nearest to 0.5; without one the first."""
     known = [read_prediction(text) for text in values]
     relative = [one for one in known if one.kind == "relative"]
     return min(relative, key=lambda one: abs((one.parameter or 0) - 0.5), default=known[0]).text
 
 
-def _round_ones(values: Values) -> Values:
+def _round_ones(values: _Values) -> _Values:
     """Rounded predictions, where there are some, make better titles than random ones."""
 
     def order(text: str) -> tuple[str, float]:
@@ -63,7 +63,7 @@ def _round_ones(values: Values) -> Values:
     return sorted(rounded if len(rounded) > 1 else values, key=order)
 
 
-def _heaviest(values: Values) -> str:
+def _heaviest(values: _Values) -> str:
     """The heaviest load: a backlog, or else the highest rate."""
     return max(values, key=lambda text: read_arrivals(text).number)
 
@@ -74,11 +74,12 @@ AXIS_LOOKS = {
         AxisLook("workload", words=str),
         AxisLook("n", typical=max),
         AxisLook("memory", typical=min),
-        AxisLook("arrivals", "rate", typical=_heaviest, words=str),
+        AxisLook("arrivals", typical=_heaviest, words=str),
         AxisLook("clock", silent="rounds"),
         AxisLook("max_batch", silent=0),
+        AxisLook("worker", silent="paper"),
         AxisLook(
-            "prediction", "width", typical=_nearest_half, chosen=_round_ones,
+            "prediction", typical=_nearest_half, chosen=_round_ones,
             words=lambda text: read_prediction(text).label,
         ),
     )
@@ -95,7 +96,7 @@ def axes_of(frame: pd.DataFrame) -> dict[str, AxisLook]:
 def _look(axis: Axis) -> AxisLook:
     column = axis.column
     look = AXIS_LOOKS.get(column, AxisLook(column))
-    number = look.number or (column if axis.whole else "")
+    number = axis.number or (column if axis.whole else "")
     return dataclasses.replace(look, number=number, label=axis.label, short=axis.short)
 
 

@@ -42,11 +42,11 @@ def read_sweep(
 
     Raises:
       FileNotFoundError: If there is no sweep, or it is not finished and `partial` is False.
-      ValueError: If a file is damaged.
+      ValueError: If it has no such column, or a file is damaged.
     """
     from jaxsched.studies import sweep  # here, so that `import jaxsched` need not wait for pandas
 
-    return sweep.read(folder, columns, partial)
+    return sweep.read_folder(folder, columns, partial)
 
 
 __all__ = ["read_sweep"]

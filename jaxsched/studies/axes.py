@@ -5,7 +5,8 @@ does: it says what is drawn, gives fields of the instances, or arguments of `sim
 
 The rows of a study are ordered by its axes in the order of `AXES`, with `instance` at the end:
 
-    workloads, num_requests | seeds | policies, max_batch, clocks | memory, arrivals, predictions
+    workloads, num_requests | seeds | policies, max_batch, clocks, workers | memory, arrivals,
+    predictions
 
 BLOCK axes say which instances are drawn, seeds (with lanes) which of them; values of CALL axes are
 simulated in separate calls, values of ROW axes can share one.
@@ -19,9 +20,9 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from jaxsched import clocks, policies, toml
+from jaxsched import clocks, policies, toml, workers
 from jaxsched.instance import MAX_MEMORY
-from jaxsched.studies.config import policy_file
+from jaxsched.studies.config import LARGEST_SEED, policy_file
 from jaxsched.toml import several, with_key
 from jaxsched.workloads import texts
 
@@ -66,6 +67,9 @@ class Axis:
     # [instances], or None; and other ROW axes that it reads in the cell.
     fields: Callable[[Drawn, Cell], dict[str, Any]] = lambda drawn, cell: {}
     given: tuple[str, ...] = ()
+    # Not told, in tables and stored configurations, where it has its default alone: it came after
+    # folders were stored that do not know of it.
+    later: bool = False
 
     @property
     def whole(self) -> bool:
@@ -89,7 +93,7 @@ AXES: dict[str, Axis] = {
         Axis(
             "num_requests", "n", BLOCK, least=1, label="requests, n", short="requests",
         ),
-        Axis("seeds", "seed", INSTANCES, default=(0,), least=0, most=2**32 - 1),
+        Axis("seeds", "seed", INSTANCES, default=(0,), least=0, most=LARGEST_SEED),
         Axis(
             "policies", "policy", CALL, policies.policy,
             title=lambda text, policy: policy.name if policy.params is None else text,
@@ -103,6 +107,10 @@ AXES: dict[str, Axis] = {
         Axis(
             "clocks", "clock", CALL, _clock, (NO_CLOCK,),
             arguments=lambda name: {"clock": name and clocks.clock(name)},
+        ),
+        Axis(
+            "workers", "worker", CALL, workers.worker_named, ("paper",), later=True,
+            title=lambda text, worker: str(worker), arguments=lambda worker: {"worker": worker},
         ),
         Axis(
             "memory", "memory", ROW, least=2, most=MAX_MEMORY,
@@ -148,8 +156,12 @@ class Values:
     read: dict[str, tuple[Any, ...]]  # what they stand for
 
     @classmethod
-    def of(cls, **given: tuple[Any, ...]) -> Values:
+    def of(
+        cls, readers: Mapping[str, Callable[[Any], Any]] | None = None, /, **given: tuple[Any, ...]
+    ) -> Values:
         """Reads values; axes that are not given have their default.
+
+        `readers` stand in for `Axis.read` of the axes that they name.
 
         ValueError if a value is refused; the text names the axis and the value.
         """
@@ -159,7 +171,8 @@ class Values:
             several(name, values)
             if axis.most is not None and max(values) > axis.most:
                 raise ValueError(f"{name}: got {max(values)}; expected at most {axis.most}")
-            found = tuple(with_key(name, axis.read, value) for value in values)
+            read_value = (readers or {}).get(name, axis.read)
+            found = tuple(with_key(name, read_value, value) for value in values)
             titles[name] = tuple(map(axis.title, values, found))
             several(name, titles[name])
             read[name] = found
@@ -174,6 +187,10 @@ class Values:
             for table in (self.titles, self.read)
         ]
         return Values(*moved)
+
+    def told(self, name: str) -> bool:
+        """Whether an axis is to be mentioned."""
+        return not AXES[name].later or self.titles[name] != AXES[name].default
 
     def size(self, name: str) -> int:
         """Number of values of an axis."""

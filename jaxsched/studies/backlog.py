@@ -15,9 +15,9 @@ from jaxsched.result import Result
 from jaxsched.studies import frames
 from jaxsched.studies.axes import Cell, Values
 from jaxsched.studies.config import (
+    LARGEST_SEED,
     LengthsConfig,
     all_predictions,
-    check_seed,
     different_policies,
     own_digests,
 )
@@ -39,11 +39,10 @@ class BacklogConfig:
     policies: tuple[str, ...]  # names that `jaxsched.policy` understands
     predictions: tuple[str, ...]  # texts such as "relative:0.5" (see `jaxsched.workloads.texts`)
     lengths: LengthsConfig = LengthsConfig()  # where prompt and output lengths come from
-    seed: int = at_least(0, default=0)  # of everything random
+    seed: int = at_least(0, LARGEST_SEED, default=0)  # of everything random
 
     def __post_init__(self) -> None:
         several("num_requests", self.num_requests)
-        check_seed(self.seed)
         different_policies(self.policies)
         all_predictions(self.predictions, self.memory, trace=False)
 

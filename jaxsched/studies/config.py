@@ -12,6 +12,9 @@ from jaxsched.toml import at_least, one_of, several, with_key
 from jaxsched.workloads import Lengths
 from jaxsched.workloads.texts import EMBEDDED, Prediction, read_lengths, read_prediction
 
+LARGEST_SEED = 2**32 - 1
+"""A key would not see the upper bits of a larger one."""
+
 
 @dataclasses.dataclass(frozen=True)
 class LengthsConfig:
@@ -92,12 +95,6 @@ def all_predictions(texts: tuple[str, ...], memory: int, trace: bool) -> None:
     for text in texts:
         if prediction("predictions", text, memory).source is None and not trace:
             raise ValueError('predictions: "columns" needs a trace; random lengths have none')
-
-
-def check_seed(seed: int) -> None:
-    """Refuses a seed whose upper bits a key would not see."""
-    if seed >= 2**32:
-        raise ValueError(f"seed: got {seed}; expected at most {2**32 - 1}")
 
 
 def positive_seconds(**limits: float | None) -> None:

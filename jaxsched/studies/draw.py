@@ -23,7 +23,7 @@ from jaxsched.studies.axes import ROW, Cell, of_level
 from jaxsched.studies.frames import bound_of
 from jaxsched.studies.plan import Plan, Tile
 from jaxsched.workloads import Trace, draws, generate, intervals
-from jaxsched.workloads.lengths import Drawn as Lengths
+from jaxsched.workloads.lengths import DrawnLengths as Lengths
 from jaxsched.workloads.texts import Arrivals, Prediction
 
 CACHE_BYTES = 2**28

@@ -8,7 +8,7 @@ import time
 
 import numpy as np
 
-from jaxsched.studies.plan import Call, Plan, Range, Tile
+from jaxsched.studies.plan import Call, Plan, RowRange, Tile
 from jaxsched.studies.rows import MOST_CHUNK, Simulator
 
 TRIAL_SECONDS = 5.0
@@ -36,7 +36,9 @@ class Estimate:
     compiling: float  # seconds of it
 
 
-def estimate(simulator: Simulator, missing: list[Range], chunk: int | None = None) -> Estimate:
+def estimate_costs(
+    simulator: Simulator, missing: list[RowRange], chunk: int | None = None
+) -> Estimate:
     """Tries out the kinds of simulation of a sweep, the largest first, for some seconds.
 
     At least one on each engine: what compiles costs something else.
@@ -113,7 +115,7 @@ def _filled(costs: np.ndarray, group: np.ndarray) -> np.ndarray:
     return filled
 
 
-def _total(plan: Plan, costs: np.ndarray, ranges: list[Range]) -> float:
+def _total(plan: Plan, costs: np.ndarray, ranges: list[RowRange]) -> float:
     """Time of ranges of rows."""
     total, sizes = 0.0, plan.values.read["num_requests"]
     for tile, low, high in (piece for ends in ranges for piece in plan.tiles(*ends)):

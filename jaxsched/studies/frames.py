@@ -10,9 +10,10 @@ Columns of every table of simulations in rounds:
     rounds, status                     rounds until the last completion; name of a `Status`
 
 and what a study adds, such as seed and prediction. `with_ratios` adds `ratio_to_h_sf`. Where the
-status is not FINISHED, requests without a completion have no latency, so `mean_latency` and the
-ratios are NaN. Under a clock times are in seconds, energy in joules, KV use as a share of the
-memory (docs/metrics.md); what is not valid, such as a percentile of no samples, is NaN or null.
+status is not FINISHED, requests without a completion have no latency and rounds are not all there,
+so `mean_latency`, `mean_memory` and the ratios are NaN. Under a clock times are in seconds, energy
+in joules, KV use as a share of the memory (docs/metrics.md); what is not valid, such as a
+percentile of no samples, is NaN or null.
 """
 
 from __future__ import annotations
@@ -24,7 +25,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 from pandas.core.groupby import DataFrameGroupBy
-from scipy import stats
+from scipy.special import stdtrit
 
 from jaxsched import clocks, metrics
 from jaxsched.bounds import mean_busy_time_bound
@@ -33,11 +34,12 @@ from jaxsched.instance import Instance
 from jaxsched.metrics import samples
 from jaxsched.result import Result, Status
 from jaxsched.studies.axes import YARDSTICK, Cell
+from jaxsched.workers import Worker
 
 CONFIDENCE = 0.95
 
-FIRST = (
-    "seed", "lane", "workload", "n", "memory", "arrivals", "rate", "clock", "max_batch",
+LEFT_COLUMNS = (
+    "seed", "lane", "workload", "n", "memory", "arrivals", "rate", "clock", "max_batch", "worker",
     "prediction", "prediction_kind", "prediction_parameter", "policy",
 )  # fmt: skip
 """Columns that say which simulation a row is about; they stand on the left."""
@@ -55,7 +57,7 @@ SERVING_FIGURES = (*metrics.MEANS, "gain", "load", "rate_bound")
 """Columns that `summarize_serving` takes means of, as far as a table has them."""
 
 
-def bound_of(instance: Instance) -> NDArray[np.float64]:
+def bound_of(instance: Instance, worker: Worker | None = None) -> NDArray[np.float64]:
     """Proved lower bound on the total latency of each lane of a backlog, of shape [lanes].
 
     NaN with arrivals, where the bound of `mean_busy_time_bound` does not hold.
@@ -63,7 +65,7 @@ def bound_of(instance: Instance) -> NDArray[np.float64]:
     if instance.arrival is not None and np.any(np.asarray(instance.arrival)):
         return np.full(instance.lanes, np.nan)
     return mean_busy_time_bound(
-        instance.prompt, instance.output, instance.memory, instance.num_requests
+        instance.prompt, instance.output, instance.memory, instance.num_requests, worker
     )
 
 
@@ -160,9 +162,11 @@ def with_ratios(frame: pd.DataFrame, same: Sequence[str]) -> pd.DataFrame:
 
 
 def in_order(names: Iterable[str]) -> list[str]:
-    """Names of columns with those of `FIRST` on the left, as far as they are there."""
+    """Names of columns with those of `LEFT_COLUMNS` on the left, as far as they are there."""
     names = list(names)
-    return [name for name in FIRST if name in names] + [x for x in names if x not in FIRST]
+    return [name for name in LEFT_COLUMNS if name in names] + [
+        x for x in names if x not in LEFT_COLUMNS
+    ]
 
 
 def half_width(values: pd.Series) -> float:
@@ -170,11 +174,12 @@ def half_width(values: pd.Series) -> float:
 
     NaN among the values is left out.
     """
-    values = values.dropna()
-    if len(values) < 2:
-        return float("nan")
-    quantile = stats.t.ppf((1 + CONFIDENCE) / 2, len(values) - 1)
-    return float(quantile * values.std(ddof=1) / np.sqrt(len(values)))
+    return float(_half_widths(values.std(), values.count()))
+
+
+def _half_widths(spread: Any, count: Any) -> Any:
+    """The same from the standard deviation of so many values, of any shape."""
+    return stdtrit(np.maximum(count - 1, 1), (1 + CONFIDENCE) / 2) * spread / np.sqrt(count)
 
 
 def summarize(frame: pd.DataFrame, by: Sequence[str]) -> pd.DataFrame:
@@ -194,8 +199,9 @@ def summarize(frame: pd.DataFrame, by: Sequence[str]) -> pd.DataFrame:
 
 def _means(groups: DataFrameGroupBy, names: list[str], paired: Sequence[str]) -> pd.DataFrame:
     """Means of some columns, and half widths of those in `paired`."""
-    table = groups[names].mean()
-    return table.assign(**{f"{name}_ci": groups[name].apply(half_width) for name in paired})
+    some = groups[list(paired)]
+    half = _half_widths(some.std(), some.count()).add_suffix("_ci")
+    return groups[names].mean().join(half)
 
 
 def _unfinished(groups: DataFrameGroupBy) -> pd.Series:
@@ -214,10 +220,12 @@ def serving_columns(
     ttft_limit: float | None = None,
     tpot_limit: float | None = None,
     names: Sequence[str] | None = None,
+    warm_up: float = 0.0,
 ) -> dict[str, NDArray[Any]]:
     """The measured columns under a clock of this name, arrays of shape [lanes].
 
-    `names` are the metrics that are computed, all of them by default. Columns: n, memory,
+    `names` are the metrics that are computed, all of them by default; requests that arrive in the
+    first `warm_up` seconds do not count in them. Columns: n, memory,
     offered_rate (requests per second of the time between the first arrival and the last; NaN for a
     backlog), every figure of `Serving` (`mean_ttft` … `p99_queueing`, `completed` …), rounds and
     status, the last as a number.
@@ -230,6 +238,7 @@ def serving_columns(
         ttft_limit=ttft_limit,
         tpot_limit=tpot_limit,
         names=names,
+        counted=after_warm_up(instance, warm_up),
     )
     values = {
         "n": np.asarray(result.num_requests),
@@ -241,6 +250,23 @@ def serving_columns(
     return {
         **values, "rounds": np.asarray(result.rounds), "status": np.asarray(result.status)
     }  # fmt: skip
+
+
+def after_warm_up(instance: Instance, warm_up: float) -> NDArray[np.bool_] | None:
+    """Mask of the requests that arrive later, of shape [..., n]; None if there is no warm-up.
+
+    ValueError if no request of some lane does.
+    """
+    if not warm_up:
+        return None
+    counted = np.asarray(instance.arrival, np.float64) >= warm_up
+    if not counted.any(axis=-1).all():
+        last = np.max(np.asarray(instance.arrival), axis=-1).min()
+        raise ValueError(
+            f"warm_up is {warm_up:g} s, but the last request arrives after {last:.6g} s; expected "
+            "requests that arrive later and count"
+        )
+    return counted
 
 
 def offered_rate(instance: Instance) -> np.ndarray:

@@ -4,7 +4,7 @@ Every simulation has a number, its row in the table. The rows are in the order o
 `jaxsched.studies.axes`), where the instances, seeds × lanes of them, are drawn in tiles of
 consecutive ones:
 
-    workload, n, tile, policy, max_batch, clock, memory, arrivals, prediction, instance
+    workload, n, tile, policy, max_batch, clock, worker, memory, arrivals, prediction, instance
 
 Tiles follow from the configuration alone, and whatever is random is drawn for whole tiles, so that
 results do not depend on where the rows are cut into chunks and batches.
@@ -26,7 +26,7 @@ from jaxsched.workloads import Trace
 TILE_REQUESTS = 2**18
 """Requests in a tile, at most (one instance may have more)."""
 
-Range = tuple[int, int]
+RowRange = tuple[int, int]
 """Rows from the first up to, but not including, the second."""
 
 SLICES = 64
@@ -147,13 +147,13 @@ class Plan:
                 ends = max(low - which * size, 0), min(high - which * size, size)
                 yield Call(tile, dict(zip(self.outer, at, strict=True)), *ends)
 
-    def rows_of(self, policy: int, n: int = 0) -> Range:
+    def rows_of(self, policy: int, n: int = 0) -> RowRange:
         """The rows of a policy and a number of requests (by index), if the tiles are whole."""
         size = self._block // self.sizes["policies"]
         start = n * self._block + policy * size
         return start, start + size
 
-    def share(self, process: int, processes: int) -> list[Range]:
+    def share(self, process: int, processes: int) -> list[RowRange]:
         """The rows of one of several processes, as ranges; they depend on the plan alone."""
         if processes == 1:
             return [(0, self.total)]
@@ -162,7 +162,7 @@ class Plan:
         return [(start, min(start + width, self.total)) for start in starts]
 
 
-def without(ranges: Sequence[Range], done: Sequence[Range]) -> list[Range]:
+def without(ranges: Sequence[RowRange], done: Sequence[RowRange]) -> list[RowRange]:
     """What is left of ascending ranges of rows without the ascending ranges `done`."""
     left = []
     for start, stop in ranges:

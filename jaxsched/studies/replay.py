@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import re
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -11,15 +12,22 @@ import numpy as np
 import pandas as pd
 
 from jaxsched import clocks, policies
-from jaxsched.instance import Instance, check_instance
+from jaxsched.instance import MAX_MEMORY, MAX_ROUND, MAX_SECONDS, Instance, check_instance
+from jaxsched.result import Result
 from jaxsched.simulate import simulate
 from jaxsched.studies import frames
-from jaxsched.studies.config import different_policies, own_digests, positive_seconds, prediction
-from jaxsched.toml import at_least, one_of, several, to_toml, with_key
-from jaxsched.workloads import Trace, draws, generate, intervals, traces
-from jaxsched.workloads.texts import class_edges, read_arrivals, read_prediction
-
-FORMATS = ("auto", *traces.FORMATS)
+from jaxsched.studies.config import (
+    LARGEST_SEED,
+    different_policies,
+    own_digests,
+    positive_seconds,
+    prediction,
+)
+from jaxsched.studies.trace import TraceConfig, read_section
+from jaxsched.toml import at_least, later, to_toml, with_key
+from jaxsched.workers import worker_named
+from jaxsched.workloads import Trace, draws, generate, intervals
+from jaxsched.workloads.texts import Arrivals, read_arrivals, read_prediction
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -27,42 +35,40 @@ class ReplayConfig:
     """What to simulate; the fields are the options of `jaxsched simulate`."""
 
     trace: str  # path of the file
-    memory: int = at_least(2)  # KV cache in tokens
+    memory: int = at_least(2, MAX_MEMORY)  # KV cache in tokens
     policies: tuple[str, ...]  # names that `jaxsched.policy` understands
     # A prediction (see `jaxsched.workloads.texts`); None for the trace's own
     interval: str | None = None
-    format: str = "auto"  # one of `FORMATS`; "auto" goes by the file's header
+    format: str = "auto"  # one of `FORMAT_NAMES`; "auto" goes by the file's header
     # FIELD=COLUMN for a file of no known format (see `traces.read_table`)
     columns: tuple[str, ...] = ()
     # Prompt length of every request, for a trace without prompts
     prompt: int | None = at_least(1, default=None)
     limit: int | None = at_least(1, default=None)  # take this many requests; None for all
     # Shuffle the requests before anything else; None to keep the trace's order
-    seed: int | None = at_least(0, default=None)
+    seed: int | None = at_least(0, LARGEST_SEED, default=None)
     arrivals: str = "backlog"  # when requests arrive (see `jaxsched.workloads.texts`)
     # A preset of `jaxsched.clocks`, for results in seconds; None to count rounds
     clock: str | None = None
     # Most requests that run together; None for no cap
     max_batch: int | None = at_least(1, default=None)
+    worker: str | None = None  # Whose rules hold (see `jaxsched.workers`); None for the papers'
     # Largest time to first token of a request that counts as good, in seconds
     ttft_limit: float | None = None
     tpot_limit: float | None = None  # largest time per output token likewise
     skip_too_large: bool = False  # leave out requests that need more than the memory
     skip_zero_output: bool = False  # leave out requests without output, such as failed ones
     sha256: str = ""  # of the trace's bytes, so that results say which trace they are of
+    skip_zero_prompt: bool = later(default=False)  # leave out requests without prompt
+    window: str | None = later(default=None)  # START:END, see `TraceConfig`
+    # Seconds of arrivals that are simulated and do not count in metrics
+    warm_up: float | None = later(0, default=None)
 
     def __post_init__(self) -> None:
         different_policies(self.policies, arrivals=self.arrivals != "backlog")
         if self.interval is not None:
             prediction("interval", self.interval, self.memory)
-        one_of("format", self.format, FORMATS)
-        if self.columns and self.format != "auto":
-            raise ValueError(f"format is {self.format!r}; expected no format with named columns")
-        for pair in self.columns:
-            if not all(pair.partition("=")):
-                raise ValueError(f"columns: got {pair!r}; expected FIELD=COLUMN")
-        if self.columns:
-            several("columns", tuple(pair.partition("=")[0] for pair in self.columns))
+        self.section  # noqa: B018 (it refuses what is wrong)
         self._check_time()
 
     def _check_time(self) -> None:
@@ -77,10 +83,22 @@ class ReplayConfig:
                 )
         elif arrivals.kind in ("trace", "poisson"):
             raise ValueError(f"arrivals: {self.arrivals!r} is in seconds; expected a --clock")
+        if self.worker is not None:
+            with_key("worker", worker_named, self.worker)
         for name, limit in self.limits.items():
             if limit is not None and self.clock is None:
                 raise ValueError(f"{name}: {limit} is in seconds; expected a --clock")
         positive_seconds(**self.limits)
+        if self.warm_up and (self.clock is None or arrivals.backlog):
+            raise ValueError(f"warm_up: {self.warm_up} counts arrivals in seconds; expected a "
+                             "--clock and --arrivals")  # fmt: skip
+
+    @property
+    def section(self) -> TraceConfig:
+        """What is said of the trace."""
+        names = [field.name for field in dataclasses.fields(TraceConfig)]
+        own = {name: getattr(self, name) for name in names if name != "path"}
+        return TraceConfig(path=self.trace, **own)
 
     def text(self) -> str:
         """The configuration as it is kept with results."""
@@ -99,46 +117,59 @@ class Loaded:
     instance: Instance  # what to simulate, without a lane axis
     trace: Trace  # the same requests as they were read
     rows: np.ndarray  # which request of the trace each one is, counted from 0 in order of arrival
-    too_large: int  # how many were left out because they can never fit
 
 
-def load(config: ReplayConfig) -> Loaded:
+def load_requests(config: ReplayConfig) -> Loaded:
     """Reads the trace and chooses its requests.
 
     ValueError if the file is malformed, or a request can never fit; the text names it.
     """
-    trace = _read(config)
-    _refuse_missing(trace, config)
-    prompt = np.broadcast_to(config.prompt if trace.prompt is None else trace.prompt, len(trace))
-    fits = prompt + trace.output.astype(np.int64) <= config.memory
+    section, arrivals = config.section, read_arrivals(config.arrivals)
+    shuffled = config.seed is not None
+    trace = read_section(
+        section, config.memory, configured=False, interval=config.interval, limited=not shuffled
+    )
+    if trace.arrival_seconds is None and arrivals.in_trace:
+        raise ValueError(
+            f"{trace.source}: has no arrival times; expected --arrivals backlog, or poisson:RATE "
+            "under a clock, or their column in --columns"
+        )
+    fits = trace.prompt + trace.output.astype(np.int64) <= config.memory
     rows = np.arange(len(trace))
-    if config.seed is not None:
+    if shuffled:
         rows = np.asarray(jax.random.permutation(jax.random.key(config.seed), len(trace)))
     too_large = int(np.sum(~fits)) if config.skip_too_large else 0
     rows = _first(rows[fits[rows]] if config.skip_too_large else rows, config)
     if len(never := rows[~fits[rows]]):
         row = never.min()
         raise ValueError(
-            f"{trace.source}: request {row} (counted from 0 in order of arrival): prompt + output "
-            f"is {prompt[row]} + {trace.output[row]}; expected at most memory = {config.memory}; "
-            f"{len(never):,} of the requests can never fit, --skip-too-large leaves them out"
+            f"{trace.place(row)}: request {row} (counted from 0 in order of arrival): prompt + "
+            f"output is {trace.prompt[row]} + {trace.output[row]}; expected at most memory = "
+            f"{config.memory}; {len(never):,} of the requests can never fit, --skip-too-large "
+            "leaves them out"
         )
-    if read_arrivals(config.arrivals).in_trace:
+    if arrivals.in_trace:
         rows = rows[np.argsort(trace.arrival_seconds[rows], kind="stable")]
-    chosen = trace.select(rows)
-    return Loaded(_instance(chosen, config), chosen, rows, too_large)
+    chosen = dataclasses.replace(trace.select(rows), too_large=too_large)
+    _check_span(chosen, arrivals)
+    return Loaded(_instance(chosen, config), chosen, rows)
 
 
-def _refuse_missing(trace: Trace, config: ReplayConfig) -> None:
-    """Refuses a trace that lacks what the options ask for, or has what they give."""
-    if trace.prompt is None and config.prompt is None:
-        raise ValueError(f"{trace.source}: has no prompt lengths; give one for all with --prompt")
-    if trace.prompt is not None and config.prompt is not None:
-        raise ValueError(f"{trace.source}: has prompt lengths of its own; expected no --prompt")
-    if trace.arrival_seconds is None and read_arrivals(config.arrivals).in_trace:
+def _check_span(trace: Trace, arrivals: Arrivals) -> None:
+    """Refuses arrivals of the trace that are later than a clock or the rounds reach."""
+    if not arrivals.in_trace:
+        return
+    since = trace.arrival_seconds - trace.arrival_seconds[0]
+    rounds = arrivals.kind == "rounds"
+    limit = MAX_ROUND * arrivals.number if rounds else MAX_SECONDS * arrivals.number
+    if since[-1] > limit:
+        row = int(np.argmax(since > limit))
+        reached = f"{MAX_ROUND:,} rounds (2^30)" if rounds else f"{MAX_SECONDS:,} s (2^62 ps)"
+        other = "rounds:SECONDS with longer ones" if rounds else "trace:SPEED for a faster one"
         raise ValueError(
-            f"{trace.source}: has no arrival times; expected --arrivals backlog, or poisson:RATE "
-            "under a clock, or their column in --columns"
+            f"{trace.place(row)}: arrives {since[row]:,.0f} s after the first request; a "
+            f"simulation reaches {reached}; take a part with --window START:END, or "
+            f"--arrivals {other}"
         )
 
 
@@ -151,29 +182,6 @@ def _first(rows: np.ndarray, config: ReplayConfig) -> np.ndarray:
             f"{config.trace}{fit}"
         )
     return rows[: config.limit]
-
-
-def _read(config: ReplayConfig) -> Trace:
-    """The trace as the options say; advice of the readers is put into the words of the command."""
-    zeros = "skip" if config.skip_zero_output else "error"
-    try:
-        if config.columns:
-            columns = {field: name for field, _, name in (x.partition("=") for x in config.columns)}
-            edges = _edges(config) if "predicted" in columns else None
-            return traces.read_table(config.trace, columns, edges=edges, zero_output=zeros)
-        read = traces.read_trace if config.format == "auto" else traces.FORMATS[config.format]
-        return read(config.trace, zero_output=zeros)
-    except ValueError as error:
-        text = str(error).replace("use read_table", "name the columns with --columns")
-        raise ValueError(text.replace("zero_output='skip'", "--skip-zero-output")) from None
-
-
-def _edges(config: ReplayConfig) -> tuple[int, ...]:
-    """Class edges for a column of predicted classes, from the interval "edges:…"."""
-    kind, _, rest = (config.interval or "").partition(":")
-    if kind != "edges":
-        raise ValueError("columns: predicted needs --interval edges:… to say what the classes are")
-    return class_edges([int(edge) for edge in rest.split(",")], config.memory)
 
 
 def _instance(trace: Trace, config: ReplayConfig) -> Instance:
@@ -196,12 +204,12 @@ def _instance(trace: Trace, config: ReplayConfig) -> Instance:
     key = jax.random.key(config.seed or 0)
     try:
         times = unit.get(arrivals.kind, {})
-        instance = trace.instance(
-            config.memory, intervals=source, key=key, prompt=config.prompt, **times
-        )
+        instance = trace.instance(config.memory, intervals=source, key=key, **times)
     except ValueError as error:
         text = str(error).replace(intervals.OPEN_ENDED, "edges:… takes them into its last class")
-        raise ValueError(f"{trace.source}: {text}") from None
+        which = re.match(r"request (\d+): ", text)
+        place = trace.place(int(which[1])) if which else trace.source
+        raise ValueError(f"{place}: {text}") from None
     if arrivals.kind == "poisson":
         drawn = arrivals.source(in_seconds=True)
         key = draws.purpose(key, generate.ARRIVALS)
@@ -210,14 +218,20 @@ def _instance(trace: Trace, config: ReplayConfig) -> Instance:
     return instance
 
 
-PERCENTILES = (50, 90, 99)
+LATENCY_PERCENTILES = (50, 90, 99)
 """Of the latency in rounds; under a clock they are those of `jaxsched.metrics`."""
 
 
-def run(
-    config: ReplayConfig, loaded: Loaded, on_policy: Callable[[str], Any] = lambda _: None
+def run_policies(
+    config: ReplayConfig,
+    loaded: Loaded,
+    on_policy: Callable[[str], Any] = lambda _: None,
+    on_result: Callable[[str, Instance, Result], Any] | None = None,
 ) -> Iterator[tuple[pd.DataFrame, pd.DataFrame]]:
     """Simulates one policy after another; `on_policy` is called with the name of each before it.
+
+    `on_result` is called with its name, the instance as a batch of one, and what came of it, with a
+    history of evictions.
 
     It yields a table of one row (see `jaxsched.studies.frames`): without a clock with
     `latency_figures`, under one with the metrics of serving. And one with a row per request, which
@@ -226,12 +240,16 @@ def run(
     """
     batch = jax.tree.map(lambda leaf: np.asarray(leaf)[None], loaded.instance)
     clock = None if config.clock is None else clocks.clock(config.clock)
+    worker = None if config.worker is None else worker_named(config.worker)
     for name in config.policies:
         policy = policies.policy(name)
         on_policy(policy.name)
         result = simulate(
-            batch, policy, clock=clock, max_batch=config.max_batch, history=clock is not None
-        )
+            batch, policy, clock=clock, worker=worker, max_batch=config.max_batch,
+            history=clock is not None or on_result is not None,
+        )  # fmt: skip
+        if on_result is not None:
+            on_result(policy.name, batch, result)
         about = {
             "policy": policy.name,
             "seed": pd.array([config.seed] * len(loaded.rows), "Int64"),
@@ -241,11 +259,13 @@ def run(
         }
         requests = frames.request_frame(batch, result, **about)
         if config.clock is None:
-            found = frames.result_columns(batch, result, frames.bound_of(batch))
+            found = frames.result_columns(batch, result, frames.bound_of(batch, worker))
             row = frames.lane_frame(found, policy=policy.name, lane=0)
             yield row.assign(**latency_figures(requests["latency"])), requests
         else:
-            found = frames.serving_columns(batch, result, config.clock, **config.limits)
+            found = frames.serving_columns(
+                batch, result, config.clock, **config.limits, warm_up=config.warm_up or 0.0
+            )
             row = frames.lane_frame(found, policy=policy.name, lane=0, clock=config.clock)
             yield row, requests
 
@@ -256,6 +276,10 @@ def latency_figures(latency: pd.Series) -> dict[str, float]:
     By linear interpolation; NaN where no request finished.
     """
     known = latency.dropna().to_numpy(np.int64)
-    quantiles = np.percentile(known, PERCENTILES) if len(known) else [np.nan] * len(PERCENTILES)
-    named = {f"latency_p{q}": float(x) for q, x in zip(PERCENTILES, quantiles, strict=True)}
+    quantiles = (
+        np.percentile(known, LATENCY_PERCENTILES)
+        if len(known)
+        else [np.nan] * len(LATENCY_PERCENTILES)
+    )
+    named = {f"latency_p{q}": float(x) for q, x in zip(LATENCY_PERCENTILES, quantiles, strict=True)}
     return {"unfinished": len(latency) - len(known), **named}

@@ -19,7 +19,7 @@ from jaxsched.engines.xla import NO_CAP
 from jaxsched.simulate import engine_for, simulate
 from jaxsched.studies.axes import AXES, CALL, ROW, of_level
 from jaxsched.studies.draw import Drawn, pad, without_padding
-from jaxsched.studies.frames import STATUSES, in_order
+from jaxsched.studies.frames import STATUSES, bound_of, in_order
 from jaxsched.studies.plan import Call, Plan, Tile
 
 AVAILABLE = re.compile(r"MemAvailable:\s+(\d+)")
@@ -185,8 +185,8 @@ class Simulator:
         """Columns that say the values of axes; texts are categories."""
         columns: Columns = {}
         for name, axis in AXES.items():
-            if name not in at:  # the instances, and what is measured
-                continue
+            if name not in at or not self.plan.values.told(name):
+                continue  # the instances, and what is measured; what need not be told
             titles, read = list(self.plan.values.titles[name]), self.plan.values.read[name]
             columns[axis.column] = (
                 np.asarray(titles)[at[name]]
@@ -256,10 +256,17 @@ class Simulator:
         asked = pad(instance, budget.rows(n), budget.width(n)) if budget.pads else instance
         given = dict(self.plan.study.arguments)
         for axis in of_level(CALL):
-            given |= axis.arguments(cell[axis.name])
+            more = axis.arguments(cell[axis.name])
+            if taken := more.keys() & {"instance", "engine", *given}:
+                raise ValueError(
+                    f"axis {axis.name}: gives `simulate` {sorted(taken)}, which is given already"
+                )
+            given |= more
         # A cap that never binds, where another program would be needed.
         if budget.pads and given["max_batch"] is None and any(self.plan.values.read["max_batch"]):
             given["max_batch"] = NO_CAP
+        if given["worker"].blocks:
+            bound = bound_of(instance, given["worker"])
         result = simulate(asked, engine=self.engine, **given)
         result = without_padding(result, rows, n) if budget.pads else result
         return self.plan.study.measure(instance, result, bound, cell)

@@ -20,20 +20,16 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-try:
-    import fcntl
-except ImportError:  # Windows
-    fcntl = None
-
 import jax
 import numpy as np
 import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from jaxsched import faults
 from jaxsched.studies import store
 from jaxsched.studies.axes import YARDSTICK
-from jaxsched.studies.plan import Plan, Range, Tile, without
+from jaxsched.studies.plan import Plan, RowRange, Tile, without
 from jaxsched.studies.rows import MOST_CHUNK, Simulator
 from jaxsched.studies.store import Store
 
@@ -78,15 +74,16 @@ class Work:
         for simulator in self.simulators:
             simulator.check()
         kept = store.open_store(folder, self.text)
-        tables = []
-        for point in self.points:
-            if not kept.has(point.name):
-                on_point(point, False)
-                kept.write(point.name, point.table())
-            tables.append(kept.read(point.name))
-            on_point(point, True)
-        table = self.whole(pd.concat(tables, ignore_index=True))
-        kept.finish(table)
+        with store.alone(folder):
+            tables = []
+            for point in self.points:
+                if not kept.has(point.name):
+                    on_point(point, False)
+                    kept.write(point.name, point.table())
+                tables.append(kept.read(point.name))
+                on_point(point, True)
+            table = self.whole(pd.concat(tables, ignore_index=True))
+            kept.finish(table)
         return table
 
 
@@ -95,7 +92,7 @@ PART = re.compile(r"(\d+)-(\d+)\.parquet")
 GROUP = 2**17
 """Rows in a group of results.parquet."""
 
-AGAIN = "delete it, and the same command simulates it again; nothing else is lost"
+PART_AGAIN = "delete it, and the same command simulates it again; nothing else is lost"
 ALL_AGAIN = "delete it, and the same command makes the whole table again"
 
 
@@ -119,7 +116,7 @@ class Parts:
         """What the part of the rows start … stop - 1 is called."""
         return f"{start:012d}-{stop:012d}"
 
-    def done(self) -> list[Range]:
+    def done(self) -> list[RowRange]:
         """The ranges of rows that are there, ascending.
 
         ValueError if a part is damaged or belongs to another study; the text names it.
@@ -131,10 +128,10 @@ class Parts:
         for path in sorted(self._folder.glob("*.parquet")):
             if match := PART.fullmatch(path.name):
                 found.append((int(match[1]), int(match[2])))
-                self._check(path, *found[-1], AGAIN)
+                self._check(path, *found[-1], PART_AGAIN)
         return found
 
-    def missing(self, ranges: Sequence[Range] | None = None) -> list[Range]:
+    def missing(self, ranges: Sequence[RowRange] | None = None) -> list[RowRange]:
         """What is not there yet, of all rows or of the given ascending ranges."""
         return without([(0, self.plan.total)] if ranges is None else ranges, self.done())
 
@@ -142,7 +139,7 @@ class Parts:
         """Adds a part, whole or not at all."""
         self.store.write(self.name(start, stop), frame)
 
-    def sweep_up(self, ranges: Sequence[Range]) -> None:
+    def sweep_up(self, ranges: Sequence[RowRange]) -> None:
         """Removes what killed processes left half written of these ranges."""
         for path in self._folder.glob(".*.parquet"):
             match = PART.fullmatch(path.name.split(".", 2)[-1])
@@ -156,7 +153,7 @@ class Parts:
         """
         if not self.results.exists():
             store.write_atomically(self.results, self._write_all)
-        if self._folder.exists():
+        with contextlib.suppress(OSError):  # they do no harm
             shutil.rmtree(self._folder)
 
     def tables(self) -> Iterator[pd.DataFrame]:
@@ -164,7 +161,9 @@ class Parts:
         ratios, end = Ratios(self.plan), 0
         for start, stop in self.done():
             if stop > end:
-                frame = self.store.read(self.name(start, stop), AGAIN).iloc[max(0, end - start) :]
+                frame = self.store.read(self.name(start, stop), PART_AGAIN).iloc[
+                    max(0, end - start) :
+                ]
                 yield ratios.added(max(start, end), frame)
                 end = stop
 
@@ -187,10 +186,8 @@ class Parts:
 
     def _check(self, path: Path, start: int, stop: int, again: str) -> None:
         """Refuses a part whose footer does not fit its name and this study."""
-        try:
+        with faults.reading(path, "a Parquet file", again):
             footer = pq.read_metadata(path)
-        except (pa.ArrowInvalid, OSError) as error:
-            raise ValueError(f"{path}: cannot be read ({error}); {again}") from None
         if store.texts_of(footer).get("config") != self.store.metadata["config"]:
             raise ValueError(f"{path}: belongs to another configuration; move it away")
         if footer.num_rows != stop - start or not 0 <= start < stop <= self.plan.total:
@@ -228,7 +225,7 @@ class Ratios:
 def run_rows(
     simulator: Simulator,
     parts: Parts,
-    ranges: list[Range],
+    ranges: list[RowRange],
     *,
     chunk: int | None = None,
     on_rows: Callable[[int], Any] = lambda rows: None,
@@ -314,26 +311,7 @@ def join_processes(
     return Processes(jax.process_index(), jax.process_count())
 
 
-@contextlib.contextmanager
-def alone(folder: Path, processes: Processes) -> Iterator[None]:
-    """Keeps a second run of the same sweep out of the folder while this one is at work.
-
-    ValueError if another one is.
-    """
-    if not processes.first or fcntl is None:
-        yield
-        return
-    with open(folder / ".lock", "w") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise ValueError(f"{folder}: another run of this sweep is at work there") from None
-        except OSError:
-            pass  # A file system without locks: then nobody is kept out.
-        yield
-
-
-def finish(parts: Parts, processes: Processes) -> list[Range]:
+def finish(parts: Parts, processes: Processes) -> list[RowRange]:
     """Waits for all processes; the first then makes the table if no row is missing.
 
     It returns the rows that are missing in this folder, which is for the first process to say.

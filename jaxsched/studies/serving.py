@@ -4,23 +4,22 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import pandas as pd
 
-from jaxsched import clocks, workloads
+from jaxsched import clocks
 from jaxsched.bounds import busy_seconds_bound
 from jaxsched.instance import Instance
 from jaxsched.policies import Policy
-from jaxsched.policies.files import digest
 from jaxsched.result import Result
 from jaxsched.studies import frames
 from jaxsched.studies.axes import Cell, Values
 from jaxsched.studies.config import (
+    LARGEST_SEED,
     LengthsConfig,
     all_predictions,
-    check_seed,
     different_policies,
     own_digests,
     positive_seconds,
@@ -28,7 +27,9 @@ from jaxsched.studies.config import (
 from jaxsched.studies.plan import Plan, Study
 from jaxsched.studies.rows import Simulator
 from jaxsched.studies.run import Point, Work
+from jaxsched.studies.trace import TraceConfig, check_fit, read_requests
 from jaxsched.toml import at_least, one_of, several, to_toml, with_key
+from jaxsched.workers import worker_named
 from jaxsched.workloads import Trace
 
 JOB = "serving"
@@ -53,30 +54,53 @@ class ServingConfig:
     predictions: tuple[str, ...]  # texts such as "real" (see `jaxsched.workloads.texts`)
     # Most requests that run together; None for no cap
     max_batch: int | None = at_least(1, default=None)
+    worker: str | None = None  # Whose rules hold (see `jaxsched.workers`); None for the papers'
     # Largest time to first token of a request that counts as good, in seconds
     ttft_limit: float | None = None
     tpot_limit: float | None = None  # largest time per output token likewise
-    # Path of a trace with arrival times: each stream is so many of its requests in a row from a
-    # random one on, their times scaled to the rate. None: Poisson arrivals of requests with
-    # `lengths`.
-    trace: str | None = None
-    skip_too_large: bool = False  # leave out requests of the trace that need more than the memory
-    sha256: str = ""  # of the trace's bytes; filled in when the file is read
+    # A trace with arrival times, a path or a table: each stream is so many of its requests in a
+    # row from a random one on, their times scaled to the rate. None: Poisson arrivals of requests
+    # with `lengths`.
+    trace: TraceConfig | None = None
     # Where prompt and output lengths come from without a trace
     lengths: LengthsConfig = LengthsConfig("lmsys_tokens")
-    seed: int = at_least(0, default=0)  # of everything random
+    seed: int = at_least(0, LARGEST_SEED, default=0)  # of everything random
+
+    MOVED: ClassVar[dict[str, str]] = {"skip_too_large": "trace", "sha256": "trace"}
 
     def __post_init__(self) -> None:
         one_of("job", self.job, (JOB,))
         with_key("clock", clocks.clock, self.clock)
+        if self.worker is not None:
+            with_key("worker", worker_named, self.worker)
         several("rates", self.rates)
-        check_seed(self.seed)
         positive_seconds(ttft_limit=self.ttft_limit, tpot_limit=self.tpot_limit)
         for rate in self.rates:
             if not 0 < rate < float("inf"):
                 raise ValueError(f"rates: got {rate}; expected more than 0 requests per second")
         different_policies(self.policies, arrivals=True)
+        if self.trace is not None and not self.trace.path:
+            raise ValueError("trace.path: missing; expected the file of requests (--trace FILE)")
         all_predictions(self.predictions, self.memory, trace=self.trace is not None)
+
+    def text(self) -> str:
+        """The configuration as it is kept with results.
+
+        Where the trace section says no more than once it could, it is written as it was then.
+        """
+        section = self.trace or TraceConfig()
+        if section.changed() - {"path", "skip_too_large", "sha256"}:
+            return to_toml(self)
+        own = {"trace": section.path or None, **{key: getattr(section, key) for key in self.MOVED}}
+        pairs: dict[str, Any] = {}
+        for field in dataclasses.fields(self):
+            value = getattr(self, field.name)
+            pairs |= own if field.name == "trace" else {field.name: value}
+        return to_toml(pairs)
+
+    def requests(self) -> Trace | None:
+        """The trace's requests that are taken; None without a trace."""
+        return None if self.trace is None else _usable(self)
 
     def study(self, prediction: str, trace: Trace | None) -> Study:
         """What it asks for under one of its predictions, on requests of the trace if it has one."""
@@ -89,6 +113,7 @@ class ServingConfig:
             arrivals=tuple(f"poisson:{rate!r}" for rate in self.rates),
             clocks=(self.clock,),
             max_batch=(self.max_batch or 0,),
+            workers=() if self.worker is None else (self.worker,),
             seeds=(self.seed,),
         )
         measure = functools.partial(_measure, self)
@@ -98,8 +123,8 @@ class ServingConfig:
         """A point for each policy and prediction; one that reads no predictions has one point."""
         config, trace = self, None
         if self.trace is not None:  # whose digest says what results are of
-            config = dataclasses.replace(self, sha256=digest(self.trace))
-            trace = _usable(config)
+            trace = _usable(self)
+            config = dataclasses.replace(self, trace=self.trace.with_digest())
         studies = {text: config.study(text, trace) for text in self.predictions}
         simulators = {text: Simulator(Plan(study)) for text, study in studies.items()}
         first = simulators[self.predictions[0]]
@@ -110,7 +135,7 @@ class ServingConfig:
                 simulators.items() if policy.reads_predictions else [(ANY, first)]
             )
         ]
-        text = to_toml(config) + own_digests(self.policies)
+        text = config.text() + own_digests(self.policies)
         return Work(text, points, list(simulators.values()), lambda table: table)
 
 
@@ -143,26 +168,25 @@ def _measure(
     """All metrics, the proved bound on the rate, and the time to drain."""
     clock = clocks.clock(config.clock)
     busy = busy_seconds_bound(
-        instance.prompt, instance.output, instance.memory, clock, max_batch=config.max_batch
-    )
+        instance.prompt, instance.output, instance.memory, clock,
+        max_batch=config.max_batch, worker=cell["workers"],
+    )  # fmt: skip
+    warm_up = 0.0 if config.trace is None else config.trace.warm_up or 0.0
     limits: dict[str, Any] = {"ttft_limit": config.ttft_limit, "tpot_limit": config.tpot_limit}
     return {
         "rate_bound": config.num_requests / busy,
         "drain": frames.drain_seconds(instance, clock),
-        **frames.serving_columns(instance, result, config.clock, **limits),
+        **frames.serving_columns(instance, result, config.clock, **limits, warm_up=warm_up),
         "memory": np.asarray(instance.memory, np.int64),
     }
 
 
 def _usable(config: ServingConfig) -> Trace:
     """The requests of the trace that can be served; refuses one that lacks what is needed."""
-    trace = workloads.read_trace(config.trace)
-    for name in ("prompt", "arrival_seconds"):
-        if getattr(trace, name) is None:
-            raise ValueError(f"{trace.source}: has no {name}; expected a trace that has it")
-    if config.skip_too_large:
-        total = trace.prompt.astype(np.int64) + trace.output
-        trace = trace.select(total <= config.memory)
+    trace = read_requests(config.trace, config.memory, interval=config.predictions[0])
+    if trace.arrival_seconds is None:
+        raise ValueError(f"{trace.source}: has no arrival times; expected a trace that has them")
+    check_fit(trace, config.memory)
     if len(trace) < config.num_requests:
         raise ValueError(
             f"num_requests is {config.num_requests}; expected at most {len(trace)}, the requests "

@@ -15,7 +15,6 @@ from __future__ import annotations
 import dataclasses
 import functools
 import itertools
-import json
 import math
 import os
 import re
@@ -30,15 +29,16 @@ import pandas as pd
 
 from jaxsched.studies import store
 from jaxsched.studies.axes import AXES, Axis, Values
-from jaxsched.studies.config import digests
+from jaxsched.studies.config import LARGEST_SEED, digests
 from jaxsched.studies.frames import sweep_columns
 from jaxsched.studies.plan import Plan, Study
 from jaxsched.studies.run import ALL_AGAIN, Parts
+from jaxsched.studies.trace import TraceConfig, read_requests
 from jaxsched.toml import at_least, from_table, one_of, to_toml, with_key
-from jaxsched.workloads import draws
+from jaxsched.workloads import Trace, draws
 from jaxsched.workloads.intervals import OPEN_ENDED
 from jaxsched.workloads.lengths import Lengths, TableLengths
-from jaxsched.workloads.texts import Prediction
+from jaxsched.workloads.texts import Prediction, read_lengths, trace_file
 
 PLACE = re.compile(r"\{([^{}]*)\}")
 LAWS = ("uniform", "log_uniform")
@@ -51,7 +51,7 @@ class RandomConfig:
     axis: str  # name of the axis, such as "predictions"
     value: str  # pattern of the values, such as "relative:{uniform:0:0.99}"
     count: int = at_least(1)  # how many
-    seed: int = at_least(0, default=0)  # of these values
+    seed: int = at_least(0, LARGEST_SEED, default=0)  # of these values
 
     def __post_init__(self) -> None:
         one_of("axis", self.axis, AXES)
@@ -126,16 +126,33 @@ class SweepConfig(_Keys):
     # Rounds after which a simulation is cut off; None for the engine's own limit.
     max_rounds: int | None = at_least(1, default=None)
     random: tuple[RandomConfig, ...] = ()  # random values on some of the axes
+    # How the files of workloads "trace:FILE" are read, and which of their requests are taken
+    trace: TraceConfig | None = None
 
     def __post_init__(self) -> None:
+        if self.trace is not None and self.trace.changed() & {"path", "warm_up", "sha256"}:
+            raise ValueError("trace: files are workloads here (trace:FILE), drawn at random; "
+                             "expected no path, warm_up and sha256")  # fmt: skip
         self.values()
+
+    def requests(self, path: str) -> Trace:
+        """The requests of a file that are taken; too large ones are those of the least memory."""
+        section = dataclasses.replace(self.trace or TraceConfig(), path=path)
+        interval = next(iter(self.predictions), None)
+        return read_requests(section, min(self.memory, default=2), interval=interval)
+
+    def files(self) -> list[str]:
+        """The traces that it draws from."""
+        texts = map(trace_file, _values(self, AXES["workloads"]))
+        return [path for path in texts if path is not None]
 
     def values(self) -> Values:
         """Its axes, read and checked.
 
         ValueError if a value is refused; the text names the axis and the value.
         """
-        values = Values.of(**{name: _values(self, axis) for name, axis in AXES.items()})
+        readers = {"workloads": lambda text: read_lengths(text, self.requests)}
+        values = Values.of(readers, **{name: _values(self, axis) for name, axis in AXES.items()})
         _check_fit(values)
         _check_predictions(values)
         return values
@@ -154,7 +171,7 @@ class SweepConfig(_Keys):
         """The configuration as it is kept with results: complete, with the digests of its files."""
         random = {table.axis for table in self.random}
         left_out: dict[str, Any] = {
-            name: axis.default
+            name: None if axis.later else axis.default
             for name, axis in AXES.items()
             if axis.default and not getattr(self, name) and name not in random
         }
@@ -165,19 +182,9 @@ if taken := AXES.keys() & SweepConfig.__annotations__.keys():
     raise ValueError(f"axes {sorted(taken)}: keys of sweeps have these names; expected others")
 
 
-def plan_of(config: SweepConfig) -> Plan:
-    """All simulations of a sweep."""
-    return Plan(config.study())
-
-
-def open_parts(config: SweepConfig, plan: Plan, folder: Path) -> Parts:
-    """Opens the folder of a sweep; see `store.open_store` for what is refused."""
-    return Parts(store.open_store(folder, config.text()), plan)
-
-
 def _values(config: SweepConfig, axis: Axis) -> tuple[Any, ...]:
     """All values of an axis: those listed, then the random ones."""
-    listed = getattr(config, axis.name)
+    listed = getattr(config, axis.name) or ()
     tables = [table for table in config.random if table.axis == axis.name]
     found: list[Any] = [value for table in tables for value in drawn(table)]
     if axis.least is not None:
@@ -230,39 +237,22 @@ def _check_prediction(prediction: Prediction, law: Lengths, memory: int) -> None
 # The folder of a sweep, read again.
 
 
-def manifest(folder: str | os.PathLike[str]) -> dict[str, Any]:
-    """The manifest of a sweep: configuration, versions, device and when it was begun.
-
-    FileNotFoundError if there is none. ValueError if it is none of a sweep.
-    """
-    path = Path(folder) / "manifest.json"
-    if not path.exists():
-        raise FileNotFoundError(f"{path} does not exist; expected a folder of `jaxsched sweep`")
-    try:
-        found = json.loads(path.read_text())
-        tomllib.loads(found["config"])["lanes"]
-    except (ValueError, KeyError, TypeError):
-        raise ValueError(f"{path} is not the manifest of a sweep") from None
-    return found
-
-
 def kept_parts(folder: str | os.PathLike[str]) -> Parts:
     """The parts of a sweep, to read only."""
-    text = manifest(folder)["config"]
-    plan = plan_of(from_table(SweepConfig, tomllib.loads(text)))
+    text = store.manifest(folder)["config"]
+    if "workloads" not in (table := tomllib.loads(text)):
+        raise ValueError(f"{folder} holds no results of `jaxsched sweep`; expected some")
+    plan = Plan(from_table(SweepConfig, table).study())
     return Parts(store.Store(Path(folder), {"config": text}), plan)
 
 
-def read(
+def read_folder(
     folder: str | os.PathLike[str], columns: Sequence[str] | None, partial: bool
 ) -> pd.DataFrame:
     """See `jaxsched.read_sweep`."""
     path = Path(folder) / "results.parquet"
     if path.exists():
-        try:
-            return store.read_parquet(path, columns)[0]
-        except ValueError as error:
-            raise ValueError(f"{error}; {ALL_AGAIN}") from None
+        return store.read_parquet(path, columns, ALL_AGAIN)[0]
     parts = kept_parts(folder)
     missing = sum(stop - start for start, stop in parts.missing())
     if missing and not (partial and missing < parts.plan.total):
@@ -271,4 +261,5 @@ def read(
             "sweep` again, or read what is there with partial=True"
         )
     frame = pd.concat(list(parts.tables()), ignore_index=True)
+    store.known_columns(columns, frame.columns)
     return frame if columns is None else frame[list(columns)]

@@ -2,8 +2,15 @@
 
 from jaxsched.testing.comparison import check_result, requests_of
 from jaxsched.testing.contract import check_policy
-from jaxsched.testing.instances import KINDS, as_arrays, random_requests
+from jaxsched.testing.instances import (
+    KINDS,
+    as_arrays,
+    in_whole_blocks,
+    random_requests,
+    random_worker,
+)
 
 __all__ = [
-    "KINDS", "as_arrays", "check_policy", "check_result", "random_requests", "requests_of",
+    "KINDS", "as_arrays", "check_policy", "check_result", "in_whole_blocks", "random_requests",
+    "random_worker", "requests_of",
 ]  # fmt: skip

@@ -15,7 +15,7 @@ from jaxsched.instance import MAX_ROUND
 from jaxsched.policies import LARGEST, Policy, View
 from jaxsched.policies.fixed_point import limited
 from jaxsched.policies.program import Choices, PolicyError
-from jaxsched.policies.view import FIELDS, KNOWN
+from jaxsched.policies.view import KNOWN, VIEW_FIELDS
 
 COUNT = 256
 """Random requests that the functions are called on."""
@@ -23,7 +23,7 @@ COUNT = 256
 LEAST = {"quantum": 1, "headroom": 0}
 """Function -> the smallest value that means anything."""
 
-Values = dict[str, np.ndarray]
+_Values = dict[str, np.ndarray]
 
 
 def check_choices(policy: Policy, seed: int = 0) -> None:
@@ -91,7 +91,7 @@ def _wrong_values(policy: Policy, choices: Choices, rng: np.random.Generator) ->
                 )
 
 
-def _exactly(policy: Policy, name: str, fields: Values, i: int) -> int:
+def _exactly(policy: Policy, name: str, fields: _Values, i: int) -> int:
     """What the function says of a request on Python's integers."""
     record = {field: int(value[i] if value.ndim else value) for field, value in fields.items()}
     numbers = limited(policy.params, policy.limit)
@@ -106,7 +106,7 @@ def _exactly(policy: Policy, name: str, fields: Values, i: int) -> int:
             ) from error
 
 
-def _wrong_ranks(policy: Policy, fields: Values) -> Iterator[str]:
+def _wrong_ranks(policy: Policy, fields: _Values) -> Iterator[str]:
     """Of all requests, and of some of them with padding behind."""
     assert policy.rank is not None
     with jax.enable_x64(True):
@@ -123,7 +123,7 @@ def _wrong_ranks(policy: Policy, fields: Values) -> Iterator[str]:
                 )
 
 
-def _random_values(rng: np.random.Generator) -> Values:
+def _random_values(rng: np.random.Generator) -> _Values:
     """Lengths of one to a million tokens, tokens generated, rounds; a few as large as may be."""
     lengths = np.exp(rng.uniform(0, np.log(10**6), (7, COUNT))).astype(np.int32)
     lengths[:, 0] = 1
@@ -138,4 +138,4 @@ def _random_values(rng: np.random.Generator) -> Values:
         "evictions": rng.integers(0, 9, COUNT, dtype=np.int32), "estimate": estimate,
         "generated": tokens, "admitted": admitted,
     }  # fmt: skip
-    return {name: values[name] for name in FIELDS}
+    return {name: values[name] for name in VIEW_FIELDS}

@@ -11,10 +11,11 @@ import numpy as np
 
 from jaxsched.clocks import Clock, ticks
 from jaxsched.engines import reference
-from jaxsched.engines.reference import Outcome, Request
+from jaxsched.engines.reference import Blocks, Outcome, Request
 from jaxsched.instance import MAX_ROUND, REQUEST_FIELDS, Instance, canonical, in_seconds
 from jaxsched.policies import Policy
 from jaxsched.result import Result, Status
+from jaxsched.workers import Worker
 
 PER_REQUEST = ("completion", "first_token", "preemptions")
 PER_LANE_CLOCKED = (
@@ -31,12 +32,13 @@ def check_result(
     max_rounds: int = MAX_ROUND,
     max_batch: int | None = None,
     clock: Clock | None = None,
+    worker: Worker | None = None,
 ) -> None:
     """Compares a simulation with the reference, lane by lane, in everything that `Result` says.
 
     Before that it checks what holds for every scheduler: a request completes once, not before its
     arrival plus its output, and totals are the sums of their parts. Memory is added up again from
-    the reference's runs, and may be above the instance's in no round.
+    the reference's runs on the papers' worker, and may be above the instance's in no round.
 
     Args:
       instance: What was simulated; concrete, of any lane shape.
@@ -45,6 +47,7 @@ def check_result(
       max_rounds: The round limit that `simulate` was given.
       max_batch: The cap on the requests that run together that it was given.
       clock: The clock that it was given; concrete.
+      worker: The worker that it was given; concrete, each number one for all or one for each lane.
 
     Raises:
       AssertionError: If they differ; the text has the field, both values, and a call to repeat it.
@@ -55,7 +58,9 @@ def check_result(
     fields += [] if result.history is None else ["history"]
     for lane in range(flat.prompt.shape[0]):
         requests, memory = requests_of(flat, lane)
-        outcome = reference.simulate(requests, memory, policy, max_rounds, max_batch, exact)
+        own = _worker_of(worker, instance.lanes, lane)
+        blocks = None if own is None else Blocks(*own.numbers)
+        outcome = reference.simulate(requests, memory, policy, max_rounds, max_batch, exact, blocks)
         got = {name: getattr(found, name)[lane].tolist() for name in fields}
         expected = _expected(outcome, requests, flat.n)
         expected |= _expected_history(outcome, got["history"]) if "history" in got else {}
@@ -63,8 +68,16 @@ def check_result(
             *_faults(got, requests, memory, max_rounds, clock is not None),
             *_differences(got, {name: expected[name] for name in fields}, policy.name),
         ):
-            call = reproduction(flat, lane, max_rounds, max_batch, clock)
+            call = reproduction(flat, lane, max_rounds, max_batch, clock, own)
             raise AssertionError(f"lane {lane}: {fault}\n{call}")
+
+
+def _worker_of(worker: Worker | None, lanes: tuple[int, ...], lane: int) -> Worker | None:
+    """The worker of one lane, if it is not the papers'."""
+    if worker is None or not worker.blocks:
+        return None
+    values = [np.broadcast_to(np.asarray(value), lanes).reshape(-1) for value in worker.numbers]
+    return Worker(worker.name, *(int(value[lane]) for value in values))
 
 
 def requests_of(instance: Instance, lane: int | tuple[int, ...] = ()) -> tuple[list[Request], int]:
@@ -99,6 +112,7 @@ def reproduction(
     max_rounds: int,
     max_batch: int | None = None,
     clock: Clock | None = None,
+    worker: Worker | None = None,
 ) -> str:
     """The call that repeats one lane of an instance of lane shape [N], as text to paste."""
     count = int(flat.num_requests[lane])
@@ -110,6 +124,7 @@ def reproduction(
     arguments = "".join(f"    {text},\n" for text in [*fields, f"memory={flat.memory[lane]}"])
     options = f"max_rounds={max_rounds}" + (f", max_batch={max_batch}" if max_batch else "")
     options += "" if clock is None else f", clock={clock}"
+    options += "" if worker is None else f", worker={worker!r}"
     return f"simulate(Instance(\n{arguments}), policy, {options})"
 
 
@@ -161,7 +176,10 @@ def _differences(got: dict[str, Any], expected: dict[str, Any], source: str) -> 
 def _expected(outcome: Outcome, requests: list[Request], width: int) -> dict[str, Any]:
     """The reference's outcome in the fields of a `Result`, padding included."""
     unfinished = outcome.status != reference.FINISHED
-    used = _memory_used(outcome, requests)
+    used = list(_memory_used(outcome, requests).values())
+    memory = {"memory_time": sum(used), "peak_memory": max(used, default=0)}
+    if outcome.computed:  # on the worker of a serving engine, where runs do not tell it
+        memory = {name: getattr(outcome, name) for name in memory}
     per_request: dict[str, tuple[list[Any], Any]] = {
         "completion": (outcome.completion, -1),
         "first_token": (outcome.first_token, -1),
@@ -178,8 +196,7 @@ def _expected(outcome: Outcome, requests: list[Request], width: int) -> dict[str
         "wasted_tokens": outcome.wasted_tokens,
         "evictions": outcome.evictions,
         "rounds": outcome.rounds,
-        "memory_time": sum(used.values()),
-        "peak_memory": max(used.values(), default=0),
+        **memory,
     }
 
 
@@ -190,14 +207,16 @@ def _times(outcome: Outcome) -> list[list[int]]:
 
 def _expected_history(outcome: Outcome, got: list[list[int]]) -> dict[str, Any]:
     """Evicted runs in order of eviction; the order within a round is the engine's to tell."""
-    evicted = sorted(
-        [i, run.admitted, run.ended]
+    runs = [
+        ([i, run.admitted, run.ended, *outcome.kept[i][k : k + 1]] if outcome.kept else
+         [i, run.admitted, run.ended], run.how)
         for i, own in enumerate(outcome.runs)
-        for run in own
-        if run.how == reference.EVICTED
-    )
+        for k, run in enumerate(own)
+    ]  # fmt: skip
+    wanted = [reference.EVICTED] + ([reference.COMPLETED] if outcome.kept else [])
+    evicted = sorted(entry for entry, how in runs if how in wanted)
     told = [entry for entry in got if entry[0] >= 0]
-    rounds = [entry[2] for entry in told]
+    rounds = [entry[2] for entry in told[: sum(how == reference.EVICTED for _, how in runs)]]
     if sorted(told) == evicted and rounds == sorted(rounds):
         return {"history": got}
     return {"history": evicted}

@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from jaxsched.engines.reference import Request
+from jaxsched.workers import Worker, vllm
 
 _INT32_MAX = 2**31 - 2
 
@@ -37,6 +38,22 @@ def random_requests(
     if n is not None and n < 1:
         raise ValueError(f"n is {n}; expected at least 1")
     return KINDS[kind](rng, n)
+
+
+def random_worker(rng: random.Random) -> Worker:
+    """The worker of a serving engine, with settings small enough to matter on these instances.
+
+    Not every instance fits its blocks: `in_whole_blocks` gives one the memory that it needs.
+    """
+    seqs = rng.choice((1, 2, rng.randint(3, 12), 40))
+    more = rng.choice((0, 0, 1, rng.randint(0, 20), 500))
+    watermark = rng.choice((0, 0, 1, rng.randint(0, 9)))
+    return vllm(rng.choice((1, 2, 3, 4, 16)), seqs, seqs + more, watermark)
+
+
+def in_whole_blocks(memory: int, worker: Worker) -> int:
+    """The memory rounded up to whole blocks of a worker, so that every request still fits."""
+    return -(-memory // worker.block) * worker.block
 
 
 def as_arrays(

@@ -7,9 +7,9 @@ from collections.abc import Callable
 
 import optax
 
-from jaxsched.policies.family import FIELDS
-from jaxsched.studies.config import LengthsConfig, all_predictions
-from jaxsched.studies.replay import FORMATS
+from jaxsched.policies.family import FAMILY_FIELDS
+from jaxsched.studies.config import LARGEST_SEED, LengthsConfig, all_predictions
+from jaxsched.studies.trace import TraceConfig
 from jaxsched.toml import at_least, one_of, several
 
 MEMBERS = ("family", "network")
@@ -30,24 +30,6 @@ SCHEDULES: dict[str, Callable[[float, float, int], Schedule]] = {
     "exponential": lambda first, last, steps: optax.exponential_decay(first, steps, last / first),
 }
 """Name -> (first value, last value, steps) -> schedule of optax."""
-
-
-@dataclasses.dataclass(frozen=True)
-class TraceConfig:
-    """The table [trace]: requests to draw from, instead of [lengths]."""
-
-    path: str  # of the file; the option --trace of `jaxsched tune` replaces it
-    format: str = "auto"  # one of `FORMATS`; "auto" goes by the file's header
-    columns: tuple[str, ...] = ()  # FIELD=COLUMN for a file of no known format
-    # Prompt length of every request, for a trace without prompts
-    prompt: int | None = at_least(1, default=None)
-    skip_too_large: bool = False  # leave out requests that need more than the memory
-    skip_zero_output: bool = False  # leave out requests without output
-    # Of the file's bytes, so that results say which trace they are of; `jaxsched tune` fills it in
-    sha256: str = ""
-
-    def __post_init__(self) -> None:
-        one_of("format", self.format, FORMATS)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -119,8 +101,10 @@ class TuneConfig:
     # Numbers of the family that are searched; the others stay as in A_min. By default all but
     # `start`, so that no upper bound is read, and `run_growth`, which `evict_progress` makes up
     # for.
-    free: tuple[str, ...] = tuple(name for name in FIELDS if name not in ("start", "run_growth"))
-    seed: int = at_least(0, default=0)  # of everything random
+    free: tuple[str, ...] = tuple(
+        name for name in FAMILY_FIELDS if name not in ("start", "run_growth")
+    )
+    seed: int = at_least(0, LARGEST_SEED, default=0)  # of everything random
     lengths: LengthsConfig | None = None  # where lengths come from, if there is no trace
     # Requests to draw from instead: half of them for tuning, a quarter each for validation and test
     trace: TraceConfig | None = None
@@ -133,10 +117,14 @@ class TuneConfig:
                 raise ValueError('methods: "grid" is for the family; expected others')
             if self.free != type(self).free:
                 raise ValueError("free: is for the family; of the network all weights are searched")
-        for name, known in (("methods", METHODS), ("free", FIELDS)):
+        for name, known in (("methods", METHODS), ("free", FAMILY_FIELDS)):
             several(name, getattr(self, name))
             for value in getattr(self, name):
                 one_of(name, value, known)
         if (self.lengths is None) == (self.trace is None):
             raise ValueError("lengths, trace: expected one of the tables [lengths] and [trace]")
+        if self.trace is not None and not self.trace.path:
+            raise ValueError("trace.path: missing; expected the file of requests (--trace FILE)")
+        if self.trace is not None and self.trace.warm_up:
+            raise ValueError("trace.warm_up: requests are drawn as a backlog; expected none")
         all_predictions(self.predictions, self.memory, trace=self.trace is not None)

@@ -14,8 +14,10 @@ import numpy as np
 import orbax.checkpoint as ocp
 from numpy.typing import NDArray
 
+from jaxsched import faults
+from jaxsched.studies import store
 from jaxsched.tuning.config import TuneConfig
-from jaxsched.tuning.methods import Method, State
+from jaxsched.tuning.methods import Method, MethodState
 from jaxsched.tuning.problem import Problem
 from jaxsched.tuning.space import Coordinates, Floats
 
@@ -23,7 +25,7 @@ from jaxsched.tuning.space import Coordinates, Floats
 class Progress(NamedTuple):
     """A method on its way, a pytree of numpy arrays."""
 
-    state: State  # the method's own
+    state: MethodState  # the method's own
     steps: NDArray[np.int64]  # steps done, of shape []
     work: NDArray[np.int64]  # requests simulated, of shape []; validation does not count
     seconds: Floats  # time it took, of shape []; validation counts
@@ -34,10 +36,12 @@ class Progress(NamedTuple):
     curve: Floats
 
 
+_AGAIN = "the same command goes on from the one before, or starts that method again"
+
 OnStep = Callable[[Method, Progress], Any]
 
 
-def run(
+def run_method(
     config: TuneConfig,
     problem: Problem,
     space: Coordinates,
@@ -65,9 +69,19 @@ def run(
             spent = progress.seconds + (time.perf_counter() - began)
             progress = progress._replace(seconds=np.asarray(spent))
             if due:
-                kept.save(int(progress.steps), args=ocp.args.StandardSave(progress._asdict()))
+                with faults.writing(folder / str(progress.steps)):
+                    kept.save(int(progress.steps), args=ocp.args.StandardSave(progress._asdict()))
+                    store.write_sums(folder / str(progress.steps))
             on_step(method, progress)
     return progress
+
+
+def check(folder: Path) -> None:
+    """Refuses a damaged latest checkpoint in the folder of a method; ValueError names the file."""
+    steps = [int(path.name) for path in folder.glob("*") if path.name.isdecimal()]
+    if steps:
+        latest = folder / str(max(steps))
+        store.check_sums(latest, "the checkpoint", f"delete {latest}, and {_AGAIN}")
 
 
 def _latest(kept: ocp.CheckpointManager, method: Method, space: Coordinates, room: int) -> Progress:
@@ -75,9 +89,13 @@ def _latest(kept: ocp.CheckpointManager, method: Method, space: Coordinates, roo
     zero, infinite = np.array(0), np.array(np.inf)
     curve = np.full((room, 3), np.nan)
     start = Progress(method.init(), zero, zero, np.array(0.0), space.origin, infinite, curve)
-    if kept.latest_step() is None:
+    latest = kept.latest_step()
+    if latest is None:
         return start
-    tree = kept.restore(kept.latest_step(), args=ocp.args.StandardRestore(start._asdict()))
+    with faults.reading(
+        kept.directory / str(latest), "a checkpoint of this tuning", f"delete it, and {_AGAIN}"
+    ):
+        tree = kept.restore(latest, args=ocp.args.StandardRestore(start._asdict()))
     return Progress(**tree)
 
 

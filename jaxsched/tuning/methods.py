@@ -21,14 +21,14 @@ from jaxsched.tuning.estimators import estimator
 from jaxsched.tuning.problem import Batch, Problem
 from jaxsched.tuning.space import Coordinates, Floats, Space
 
-State = Any
+MethodState = Any
 """A pytree of numpy arrays."""
 
 
 class Step(NamedTuple):
     """What a step gives."""
 
-    state: State  # the next state
+    state: MethodState  # the next state
     incumbent: Floats  # the point that the method would name now, of shape [d]
     work: int  # requests simulated in the step
 
@@ -40,10 +40,10 @@ class Method(Protocol):
     label: str  # what it is called in tables
     steps: int  # how many steps it takes
 
-    def init(self) -> State:
+    def init(self) -> MethodState:
         """The state before the first step."""
 
-    def step(self, state: State, step: int) -> Step:
+    def step(self, state: MethodState, step: int) -> Step:
         """The step of that number, counted from 0."""
 
 
@@ -92,12 +92,12 @@ class Descent(_Search):
         self._gradient = estimator(settings, problem, space)
         self._optimizer = getattr(optax, settings.optimizer)(settings.scheduled("learning_rate"))
 
-    def init(self) -> State:
+    def init(self) -> MethodState:
         """A_min for every chain, and the optimizer's own state."""
         z = np.tile(self._space.origin, (self._settings.chains, 1)).astype(np.float32)
         return jax.tree.map(np.asarray, (z, self._optimizer.init(z)))
 
-    def step(self, state: State, step: int) -> Step:
+    def step(self, state: MethodState, step: int) -> Step:
         """One step of the optimizer for every chain, brought back into the box."""
         rng, batch = self._generator(step), self._problem.fresh(step)
         if step == 0:
@@ -146,11 +146,11 @@ class Screen(_Search):
             self._grid = _grid(space, self._generator(0))
             self.steps = min(self.steps, math.ceil(len(self._grid) / self._count))
 
-    def init(self) -> State:
+    def init(self) -> MethodState:
         """No candidate yet."""
         return self._space.origin, np.array(np.inf)
 
-    def step(self, state: State, step: int) -> Step:
+    def step(self, state: MethodState, step: int) -> Step:
         """A few more candidates."""
         points = self._points(step)
         scores = self._scores(self._batch, points)
@@ -208,12 +208,12 @@ class CmaEs(_Search):
         self._damping = 1 + self._step_path
         self._damping += 2 * max(0.0, math.sqrt((mass - 1) / (d + 1)) - 1)
 
-    def init(self) -> State:
+    def init(self) -> MethodState:
         """Mean, spread, covariance, and the two evolution paths."""
         d, sigma = self._space.size, np.array(self._config.descent.sigma[0])
         return self._space.origin, sigma, np.eye(d), np.zeros(d), np.zeros(d)
 
-    def step(self, state: State, step: int) -> Step:
+    def step(self, state: MethodState, step: int) -> Step:
         """One generation."""
         mean, sigma, covariance, path, step_path = state
         rng, batch = self._generator(step), self._problem.fresh(step)

@@ -6,7 +6,6 @@ simulator. All candidates of a step meet the same instances, so that their diffe
 
 from __future__ import annotations
 
-import dataclasses
 import functools
 from collections.abc import Callable
 from typing import Any, NamedTuple
@@ -21,11 +20,10 @@ from jaxsched.instance import Instance
 from jaxsched.policies.family import a_min_family
 from jaxsched.policies.network import a_min_network
 from jaxsched.simulate import simulate
-from jaxsched.studies import replay
 from jaxsched.studies.draw import concatenate
-from jaxsched.studies.replay import ReplayConfig
+from jaxsched.studies.trace import check_fit, read_requests
 from jaxsched.tuning.config import TuneConfig
-from jaxsched.workloads import Lengths
+from jaxsched.workloads import Lengths, Trace
 from jaxsched.workloads.texts import read_prediction
 
 TUNING, VALIDATION, TEST = range(3)
@@ -50,10 +48,12 @@ class Problem:
     """
 
     policy: Callable[..., policies.Policy]  # from the numbers of a rule
+    trace: Trace | None  # whose requests are drawn
 
     def __init__(self, config: TuneConfig) -> None:
         self.config = config
-        self._lengths = _laws(config)
+        self.trace = None if config.trace is None else _requests(config)
+        self._lengths = _laws(config, self.trace)
         self.validation = self._batch(VALIDATION, config.validation_lanes)
         rounds = simulate(self.validation.instance, policies.h_sf()).rounds
         # A candidate is stopped after twice the rounds of h_sf; of a power of two, so that few
@@ -108,16 +108,21 @@ class Problem:
         return Batch(instance, yardstick)
 
 
-def _laws(config: TuneConfig) -> list[Lengths]:
+def _requests(config: TuneConfig) -> Trace:
+    """The requests of the trace that are taken."""
+    interval = config.predictions[0]
+    trace = check_fit(read_requests(config.trace, config.memory, interval=interval), config.memory)
+    if "columns" in config.predictions and trace.lower is None:
+        raise ValueError(
+            f"{trace.source}: has no predictions of the output lengths; expected other predictions"
+        )
+    return trace
+
+
+def _laws(config: TuneConfig, trace: Trace | None) -> list[Lengths]:
     """Lengths for tuning, validation and test; of a trace each has rows of its own."""
-    if config.trace is None:
+    if trace is None:
         return [config.lengths.law] * 3
-    given = dataclasses.asdict(config.trace)
-    own = "columns" if "columns" in config.predictions else config.predictions[0]
-    options = ReplayConfig(
-        trace=given.pop("path"), memory=config.memory, policies=("a_min",), interval=own, **given
-    )
-    trace = replay.load(options).trace
     if len(trace) < len(SHARES) + 1:
         raise ValueError(
             f"{trace.source}: got {len(trace)} requests; expected at least {len(SHARES) + 1}, for "
@@ -126,7 +131,7 @@ def _laws(config: TuneConfig) -> list[Lengths]:
     rows = np.asarray(jax.random.permutation(jax.random.key(config.seed), len(trace)))
     ends = np.rint(np.cumsum(SHARES) * len(trace)).astype(int)
     parts = np.split(rows, ends[:-1])
-    return [trace.select(np.sort(part)).lengths(config.trace.prompt) for part in parts]
+    return [trace.select(np.sort(part)).lengths() for part in parts]
 
 
 @functools.cache

@@ -11,8 +11,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from jaxsched import toml
-from jaxsched.policies.family import FIELDS, FamilyParams, quantize
-from jaxsched.policies.files import Numbers, Origin, RuleFile, Score, Weights
+from jaxsched.policies.family import FAMILY_FIELDS, FamilyParams, quantize
+from jaxsched.policies.files import Origin, RuleFile, RuleNumbers, Score, Weights
 from jaxsched.policies.fixed_point import fixed_point
 from jaxsched.policies.network import SHAPES, UNIT, WIDEST, NetworkParams
 from jaxsched.studies import store
@@ -41,7 +41,7 @@ def readable(problem: Problem, rule: FamilyParams) -> FamilyParams:
         return problem.scores(problem.validation, lanes_of(rules)).mean(axis=1)
 
     limit = score([rule])[0] + TOLERANCE
-    for name in FIELDS:
+    for name in FAMILY_FIELDS:
         value = float(getattr(rule, name))
         rules = [dataclasses.replace(rule, **{name: v}) for v in _simpler(name, value)]
         rule = rules[int(np.argmax(score(rules) <= limit))]
@@ -54,11 +54,11 @@ def _simpler(name: str, value: float) -> list[float]:
     return [getattr(FamilyParams(), name), 0.0, *rounded, value]
 
 
-def numbers(params: FamilyParams) -> Numbers:
+def numbers(params: FamilyParams) -> RuleNumbers:
     """The ten numbers as short as they can be written without changing the rule."""
     fixed = np.asarray(quantize(params))
-    values = {name: float(getattr(params, name)) for name in FIELDS}
-    for i, name in enumerate(FIELDS):
+    values = {name: float(getattr(params, name)) for name in FAMILY_FIELDS}
+    for i, name in enumerate(FAMILY_FIELDS):
         for digits in range(8):
             # `+ 0.0` turns -0.0 into 0.0.
             short = round(values[name], digits) + 0.0
@@ -66,7 +66,7 @@ def numbers(params: FamilyParams) -> Numbers:
             if np.asarray(quantize(trial))[i] == fixed[i]:
                 values[name] = short
                 break
-    return Numbers(**values)
+    return RuleNumbers(**values)
 
 
 def weights(params: NetworkParams) -> Weights:

@@ -18,6 +18,7 @@ from jaxsched.policies.files import Score
 from jaxsched.simulate import simulate
 from jaxsched.studies import store
 from jaxsched.studies.frames import half_width
+from jaxsched.studies.store import Store
 from jaxsched.tuning import loop, rules
 from jaxsched.tuning.config import TuneConfig
 from jaxsched.tuning.loop import OnStep, Progress
@@ -33,7 +34,7 @@ WRITTEN = "as written"
 
 
 @dataclasses.dataclass(frozen=True)
-class Outcome:
+class Found:
     """What a tuning found."""
 
     rule: Path  # path of the rule's file
@@ -67,24 +68,32 @@ def methods(config: TuneConfig, problem: Problem, space: Coordinates) -> list[Me
     return [make[name]() for name in sorted(config.methods, key=list(make).index)]
 
 
-def run(
+def run_search(
     config: TuneConfig, problem: Problem, chosen: list[Method], folder: Path, on_step: OnStep
-) -> Outcome:
+) -> Found:
     """Runs what is left of a tuning and writes the rule of the best validation.
 
     Everything goes into the folder, where checkpoints of the same configuration are taken up.
     `on_step` is called as (method, progress) after every step.
     """
-    space = space_of(config)
     text = toml.to_toml(config)
     kept = store.open_store(folder, text)
+    with store.alone(folder):
+        return _run(config, problem, chosen, kept, on_step)
+
+
+def _run(
+    config: TuneConfig, problem: Problem, chosen: list[Method], kept: Store, on_step: OnStep
+) -> Found:
+    space, folder, text = space_of(config), kept.folder, kept.metadata["config"]
     # A folder may hold checkpoints of another configuration or version as well.
     stamp = f"{zlib.crc32((__version__ + text).encode()):08x}"
+    folders = {method: folder / "checkpoints" / stamp / method.name for method in chosen}
+    for each in folders.values():  # before hours of work, not after
+        loop.check(each)
     found = {
-        method.name: loop.run(
-            config, problem, space, method, folder / "checkpoints" / stamp / method.name, on_step
-        )
-        for method in chosen
+        method.name: loop.run_method(config, problem, space, method, each, on_step)
+        for method, each in folders.items()
     }
     best = min(chosen, key=lambda method: float(found[method.name].score))
     written = _rule(space, found[best.name])
@@ -99,7 +108,7 @@ def run(
     rules.write_rule(folder / f"{name}.toml", written, origin, tuple(_scores(tests)))
     for table, title in ((rows, "methods"), (tests, "results"), (curves, "curves")):
         kept.finish(table.reset_index(drop=True), title)
-    return Outcome(folder / f"{name}.toml", rows, tests, curves)
+    return Found(folder / f"{name}.toml", rows, tests, curves)
 
 
 def _rule(space: Coordinates, progress: Progress) -> Any:

@@ -13,7 +13,7 @@ from jaxsched.workloads import draws
 from jaxsched.workloads.arrivals import ArrivalSource
 from jaxsched.workloads.checks import integers, whole
 from jaxsched.workloads.intervals import IntervalSource
-from jaxsched.workloads.lengths import Drawn, Lengths
+from jaxsched.workloads.lengths import DrawnLengths, Lengths
 
 PointSource = Callable[[jax.Array, np.ndarray], np.ndarray]
 """(key, output of shape [..., n]) -> point predictions, integers of the same shape."""
@@ -98,7 +98,7 @@ def points(
 
 
 def predict(
-    key: jax.Array, intervals: IntervalSource | None, drawn: Drawn
+    key: jax.Array, intervals: IntervalSource | None, drawn: DrawnLengths
 ) -> tuple[np.ndarray, np.ndarray]:
     """Intervals from a source, or those drawn along with the lengths."""
     if intervals is not None:

@@ -24,7 +24,7 @@ MAX_PASSES = 2000
 """Passes of rejection after which limits are taken to leave (almost) nothing."""
 
 
-class Drawn(NamedTuple):
+class DrawnLengths(NamedTuple):
     """Requests drawn: int32 arrays of shape [..., n]; the interval only if the source has one."""
 
     prompt: np.ndarray
@@ -87,7 +87,7 @@ class Lengths(abc.ABC):
         """Shortest and longest prompt, shortest and longest output, apart from the limits."""
 
     @abc.abstractmethod
-    def _propose(self, first: np.ndarray, second: np.ndarray) -> Drawn:
+    def _propose(self, first: np.ndarray, second: np.ndarray) -> DrawnLengths:
         """Requests of the unconditioned law from two arrays of uniform numbers in (0, 1)."""
 
     @abc.abstractmethod
@@ -128,7 +128,7 @@ class Lengths(abc.ABC):
         drawn = self.draw(key, shape)
         return drawn.prompt, drawn.output
 
-    def draw(self, key: jax.Array, shape: tuple[int, ...]) -> Drawn:
+    def draw(self, key: jax.Array, shape: tuple[int, ...]) -> DrawnLengths:
         """As `sample`, with the interval of each request where the source has one."""
         keys = draws.for_lanes(key, tuple(shape[:-1]))
         todo = np.ones(shape, bool)
@@ -143,7 +143,7 @@ class Lengths(abc.ABC):
                     columns.setdefault(name, np.zeros(shape, np.int32)).flat[where] = values[good]
             todo[todo] = ~good
             if not todo.any():
-                return Drawn(**columns)
+                return DrawnLengths(**columns)
         raise ValueError(
             f"{self.limits}: {int(todo.sum())} of {todo.size} requests were still beyond the "
             f"limits after {MAX_PASSES} draws each; expected limits that leave more of the law"
@@ -173,12 +173,12 @@ class MarginalLengths(Lengths):
     def _ranges(self) -> tuple[tuple[int, int], tuple[int, int]]:
         return (self.prompt.first, self.prompt.last), (self.output.first, self.output.last)
 
-    def _propose(self, first: np.ndarray, second: np.ndarray) -> Drawn:
+    def _propose(self, first: np.ndarray, second: np.ndarray) -> DrawnLengths:
         if self.rank_correlation:
             r = 2.0 * math.sin(math.pi * self.rank_correlation / 6.0)
             normal = r * special.ndtri(first) + math.sqrt(1.0 - r * r) * special.ndtri(second)
             second = special.ndtr(normal)
-        return Drawn(self.prompt.quantile(first), self.output.quantile(second))
+        return DrawnLengths(self.prompt.quantile(first), self.output.quantile(second))
 
     def _within(self, limits: Limits) -> MarginalLengths:
         """In the tables for independent lengths without a limit on the sum."""
@@ -218,12 +218,12 @@ class TableLengths(Lengths):
         prompts = law if isinstance(law, np.ndarray) else np.array([law.first, law.last])
         return (int(prompts.min()), int(prompts.max())), outputs
 
-    def _propose(self, first: np.ndarray, second: np.ndarray) -> Drawn:
+    def _propose(self, first: np.ndarray, second: np.ndarray) -> DrawnLengths:
         row = self.rows.quantile(second)
         law = self.prompt
         prompt = law.quantile(first) if isinstance(law, Marginal) else law[row]
         bounds = (None if b is None else b[row] for b in (self.lower, self.upper))
-        return Drawn(prompt, self.output[row], *bounds)
+        return DrawnLengths(prompt, self.output[row], *bounds)
 
     def _within(self, limits: Limits) -> TableLengths:
         """By leaving out rows, and in the law of prompts."""

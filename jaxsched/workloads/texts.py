@@ -147,7 +147,7 @@ PREDICTIONS = _by_kind(
 
 # Lengths: a law, then options after commas.
 
-OPTIONS = "prompt:LOW:HIGH, max_prompt:N, max_output:N or max_total:N"
+LENGTHS_OPTIONS = "prompt:LOW:HIGH, max_prompt:N, max_output:N or max_total:N"
 
 EMBEDDED: dict[str, Callable[[], lengths.Lengths]] = {
     "lmsys": embedded.lmsys,
@@ -157,11 +157,13 @@ EMBEDDED: dict[str, Callable[[], lengths.Lengths]] = {
 """Embedded length distributions by name."""
 
 
-def read_lengths(text: str) -> lengths.Lengths:
-    """Reads the text of a law of lengths: one of `LENGTHS`, then `OPTIONS` after commas.
+def read_lengths(
+    text: str, read_file: Callable[[str], traces.Trace] = traces.read_trace
+) -> lengths.Lengths:
+    """Reads the text of a law of lengths: one of `LENGTHS`, then `LENGTHS_OPTIONS` after commas.
 
     `prompt:LOW:HIGH` (prompts equally likely, else one token) is for `SYNTHETIC` laws; the other
-    options condition the law on limits in tokens.
+    options condition the law on limits in tokens. `read_file` reads a trace.
 
     Raises:
       ValueError: If it is none; the text says what was expected.
@@ -170,6 +172,8 @@ def read_lengths(text: str) -> lengths.Lengths:
     head, *options = text.split(",")
     kind, law = _read(LENGTHS, head, "law of lengths")
     try:
+        if kind == "trace":
+            law = _of_trace(head.partition(":")[2], read_file)
         limits = dict(_option(option) for option in options)
         prompt = limits.pop("prompt", 1)
         if prompt != 1 and kind not in SYNTHETIC:
@@ -188,8 +192,8 @@ def trace_file(text: str) -> str | None:
 def _option(text: str) -> tuple[str, Any]:
     name, _, rest = text.partition(":")
     if name not in ("prompt", "max_prompt", "max_output", "max_total"):
-        raise ValueError(f"got option {text!r}; expected {OPTIONS}")
-    expected = f"; expected {OPTIONS}, in whole numbers"
+        raise ValueError(f"got option {text!r}; expected {LENGTHS_OPTIONS}")
+    expected = f"; expected {LENGTHS_OPTIONS}, in whole numbers"
     return name, _whole(rest, 2, expected) if name == "prompt" else _whole(rest, 1, expected)[0]
 
 
@@ -221,7 +225,11 @@ def _geometric(rest: str) -> Law:
 def _trace(rest: str) -> Law:
     if not rest:
         raise ValueError("got no file")
-    return lambda prompt: traces.read_trace(rest).lengths()
+    return _of_trace(rest, traces.read_trace)
+
+
+def _of_trace(file: str, read_file: Callable[[str], traces.Trace]) -> Law:
+    return lambda prompt: read_file(file).lengths()
 
 
 SYNTHETIC = ("uniform", "geometric")

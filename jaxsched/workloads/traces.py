@@ -1,6 +1,6 @@
 """Traces of real requests, as arrays, lengths to draw from or one instance, and how to read them.
 
-Files are CSV, JSON lines or Parquet, plain or gzipped, told apart by content. A malformed row is
+Files are CSV, JSON or Parquet, plain or compressed, told apart by content. A malformed row is
 refused with file, line and column. Rows are kept in the order of arrival (a stable sort). An entry
 of `FORMATS` is all that a new format takes.
 """
@@ -8,28 +8,98 @@ of `FORMATS` is all that a new format takes.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterator, Mapping, Sequence
+import math
+import os
+import pathlib
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import jax
 import numpy as np
+from numpy.typing import NDArray
 
 from jaxsched.instance import Instance, check_instance
+from jaxsched.toml import unknown
 from jaxsched.workloads import columns as files
 from jaxsched.workloads import draws, generate, intervals
 from jaxsched.workloads.arrivals import to_rounds, trace_seconds
 from jaxsched.workloads.checks import whole
 from jaxsched.workloads.embedded import CLASS_EDGES
-from jaxsched.workloads.lengths import Drawn, Lengths, empirical
+from jaxsched.workloads.files import Path
+from jaxsched.workloads.lengths import DrawnLengths, Lengths, empirical
 from jaxsched.workloads.marginals import Marginal
 
-LENGTHS = ("prompt", "output", "lower", "upper")
+LENGTH_FIELDS = ("prompt", "output", "lower", "upper")
 
-UNITS = {"arrival_seconds": "s", "arrival_milliseconds": "ms", "arrival_timestamp": "date"}
+TIME_UNITS = {
+    "arrival_seconds": "s",
+    "arrival_milliseconds": "ms",
+    "arrival_microseconds": "us",
+    "arrival_nanoseconds": "ns",
+    "arrival_timestamp": "date",
+}
 """Columns of arrivals; a file has at most one."""
 
-FIELDS = (*LENGTHS, "predicted", *UNITS)
+PER_SECOND = {"s": 1, "ms": 10**3, "us": 10**6, "ns": 10**9, "date": 10**9}
+"""Steps of a second, by unit; dates are read as nanoseconds."""
+
+FIELDS = (*LENGTH_FIELDS, "predicted", *TIME_UNITS)
 """What the columns of a file can be."""
+
+EPOCH = 2**28
+"""Seconds, 8.5 years: times that begin later are dates, and count from the first request."""
+
+MOST_TOKENS, MOST_REQUESTS = 20_000, 1000
+"""What can arrive in a second where the unit of times is a guess."""
+
+SESSIONS = ("session_id", "Session ID", "chat_id", "conversation_id", "parent_chat_id")
+"""Names of columns that say which requests belong together, which is not looked at."""
+
+SAMPLE = "sample"
+"""The name of the trace that ships with the package, where no file has it."""
+
+Naming = Callable[[str, str], str]
+"""(option, value) -> how the caller's words for them are; for `limit`, "100" such as limit=100."""
+
+
+def in_python(option: str, value: str) -> str:
+    """How functions name an option."""
+    return f"{option}={value}"
+
+
+@dataclasses.dataclass(frozen=True)
+class Taken:
+    """Which requests of a file are taken.
+
+    Attributes:
+      zero_output: What to do with requests of 0 output tokens (failed ones, in BurstGPT): "error"
+        refuses the file, "skip" leaves them out and counts them in `Trace.skipped`.
+      zero_prompt: The same for prompts of 0 tokens, and `Trace.skipped_prompt`.
+      most: Requests of more tokens, prompt and output together, are left out and counted in
+        `Trace.too_large`; None for no limit.
+      window: First and last second of arrivals, the last not included, as the file counts them
+        (dates count from its first request); None for all.
+      limit: The first so many requests of those; None for all.
+      option: How errors name these options.
+
+    Where rows are in order of arrival, reading stops after the block of rows that has the last one.
+    """
+
+    zero_output: str = "error"
+    zero_prompt: str = "error"
+    most: int | None = None
+    window: tuple[float, float] | None = None
+    limit: int | None = None
+    option: Naming = in_python
+
+    def __post_init__(self) -> None:
+        for name in ("zero_output", "zero_prompt"):
+            if getattr(self, name) not in ("error", "skip"):
+                raise ValueError(f"{name} is {getattr(self, name)!r}; expected 'error' or 'skip'")
+        if self.limit is not None:
+            whole("limit", self.limit)
+        if self.window is not None and not 0 <= self.window[0] < self.window[1]:
+            raise ValueError(f"window is {self.window}; expected START less than END, in seconds")
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -47,6 +117,13 @@ class Trace:
         [K], or None.
       source: Path of the file.
       skipped: Rows left out because their output was 0 and the caller asked for that.
+      skipped_prompt: Those whose prompt was 0, likewise.
+      too_large: Those of more tokens than the caller asked for.
+      format: Name of its format; "" if the caller named the columns.
+      time: What arrivals were read from, such as "timestamp in ms"; "" if there are none.
+      stopped: Line (row) after which reading stopped, as the rest comes later; 0 if all was read.
+      sessions: A column that says which requests belong together, or "".
+      between: What stands between file and line where a request's place is named.
       moved: Rows that arrived earlier than a row before them in the file, before sorting.
       unterminated: Whether it is CSV whose last line does not end in a newline, as if cut off.
     """
@@ -61,9 +138,80 @@ class Trace:
     skipped: int = 0
     moved: int = 0
     unterminated: bool = False
+    skipped_prompt: int = 0
+    too_large: int = 0
+    format: str = ""
+    time: str = ""
+    stopped: int = 0
+    sessions: str = ""
+    between: str = ":"
 
     def __len__(self) -> int:
         return len(self.output)
+
+    @property
+    def rate(self) -> float:
+        """Requests per second between the first arrival and the last; NaN if there are none."""
+        span = self._span
+        return (len(self) - 1) / span if span > 0 else math.nan
+
+    @property
+    def _span(self) -> float:
+        times = self.arrival_seconds
+        return 0.0 if times is None else float(np.max(times) - np.min(times))
+
+    def place(self, request: int) -> str:
+        """File and line (row) of a request, as errors name them."""
+        if self.line is None:
+            return self.source
+        return f"{self.source}{self.between}{self.line[request]}"
+
+    def taken(self, most: int | None, limit: int | None = None) -> Trace:
+        """Without the requests of more tokens than `most`, and the first `limit` of those.
+
+        Raises:
+          ValueError: If none is left, or fewer than `limit`.
+        """
+        trace = self
+        if most is not None:
+            total = self.output.astype(np.int64) + (0 if self.prompt is None else self.prompt)
+            large = int(np.sum(total > most))
+            if large == len(self):
+                text = f"all {large:,} requests have more than {most:,} tokens, prompt and output"
+                raise ValueError(f"{self.source}: {text}")
+            trace = self.select(total <= most) if large else self
+            trace = dataclasses.replace(trace, too_large=self.too_large + large)
+        if limit is not None and limit > len(trace):
+            fit = " that fit" if most is not None else ""
+            raise ValueError(
+                f"limit: got {limit}; expected at most {len(trace)}, the requests of "
+                f"{self.source}{fit}"
+            )
+        return trace if limit is None else trace.select(slice(limit))
+
+    def notes(self) -> Iterator[str]:
+        """What a reader of results should know about it, in lines; the first says what it is."""
+        rate = "no arrival times"
+        if self.time:
+            rate = f"{self.time}: {self.rate:,.4g} requests/s over {self._span:,.6g} s"
+        if self.time and not self._span:
+            rate = f"{self.time}: all at once"
+        known = self.format or "named columns"
+        yield f"trace: {self.source}, {known}, {len(self):,} requests, {rate}"
+        if self.stopped:
+            yield f"read up to line {self.stopped:,}; rows are in order of arrival up to there"
+        if self.sessions:
+            yield f"{self.sessions!r} is not looked at: every turn arrives at its own time"
+        if self.unterminated:
+            yield f"the last line of {self.source} does not end in a newline; was it cut off?"
+        if self.moved:
+            yield f"{self.moved:,} rows were out of order, sorted by arrival"
+        whys = ("can never fit", "no output", "no prompt")
+        for count, why in zip(
+            (self.too_large, self.skipped, self.skipped_prompt), whys, strict=True
+        ):
+            if count:
+                yield f"left out: {count:,} requests of the trace ({why})"
 
     def select(self, rows: slice | np.ndarray) -> Trace:
         """The trace of some rows: a slice, a mask of shape [K] or increasing row numbers.
@@ -121,7 +269,7 @@ class Trace:
         rows = self.select(slice(limit))
         ways = (generate.INTERVALS, generate.POINT)
         keys = [None if key is None else draws.purpose(key, way) for way in ways]
-        own = Drawn(rows.output, rows.output, rows.lower, rows.upper)
+        own = DrawnLengths(rows.output, rows.output, rows.lower, rows.upper)
         lower, upper = generate.predict(keys[0], intervals, own)
         instance = Instance(
             prompt=np.broadcast_to(np.asarray(rows._prompts(prompt), np.int32), rows.output.shape),
@@ -167,18 +315,34 @@ class Format:
     columns: dict[str, str]  # of the file, for each of the `FIELDS`; an arrival's says its unit
     optional: tuple[str, ...] = ()  # lengths are often published without arrivals
     edges: Sequence[int] | None = None  # of the predicted classes, if it has such
+    known_by: tuple[str, ...] = ()  # further columns that every such file has
+    maybe: tuple[str, ...] = ()  # and that it may have
 
     def fits(self, names: Sequence[str]) -> bool:
         """Whether a file with columns of these names is of it."""
         needed = {column for field, column in self.columns.items() if field not in self.optional}
-        return needed <= set(names)
+        return needed | set(self.known_by) <= set(names)
 
-    def __call__(
-        self, path: files.Path, *, edges: Sequence[int] | None = None, zero_output: str = "error"
-    ) -> Trace:
-        """Reads a file, as `read_table`; `edges` in place of the format's own."""
+    def seen(self, names: Sequence[str]) -> frozenset[str]:
+        """The columns of the file that it accounts for."""
+        return frozenset((*self.columns.values(), *self.known_by, *self.maybe)) & set(names)
+
+    def __call__(self, path: Path, *, edges: Sequence[int] | None = None, **choice: Any) -> Trace:
+        """Reads a file; `edges` in place of the format's own, the rest as in `Taken`.
+
+        Raises:
+          ValueError: If a column is missing, or a row is malformed.
+          OSError: If the file cannot be read.
+        """
         given = self if edges is None else dataclasses.replace(self, edges=edges)
-        return _build(files.read(path), given, zero_output)
+        chosen = Taken(**choice)
+        return read_rows(path, given, chosen).taken(chosen.most, chosen.limit)
+
+
+def _mooncake(unit: str, **known: tuple[str, ...]) -> Format:
+    """Columns that several use, each with a unit of its own."""
+    columns = {"prompt": "input_length", "output": "output_length", unit: "timestamp"}
+    return Format(columns, **known)  # type: ignore[arg-type]
 
 
 FORMATS: dict[str, Format] = {
@@ -189,8 +353,10 @@ FORMATS: dict[str, Format] = {
     "azure": Format(
         dict(prompt="ContextTokens", output="GeneratedTokens", arrival_timestamp="TIMESTAMP")
     ),
-    "mooncake": Format(
-        dict(prompt="input_length", output="output_length", arrival_milliseconds="timestamp")
+    "mooncake": _mooncake("arrival_milliseconds", maybe=("hash_ids",)),
+    "guidellm": _mooncake("arrival_seconds"),
+    "bailian": _mooncake(
+        "arrival_seconds", known_by=("chat_id", "turn", "type"), maybe=("hash_ids",)
     ),
     "burstgpt": Format(
         dict(prompt="Request tokens", output="Response tokens", arrival_seconds="Timestamp")
@@ -199,13 +365,45 @@ FORMATS: dict[str, Format] = {
         dict(prompt="input_tokens", output="output_tokens", arrival_seconds="timestamp"),
         optional=("arrival_seconds",),
     ),
+    # TraceV2 of the BLIS simulator, inference-sim.
+    "blis": Format(
+        dict(prompt="input_tokens", output="output_tokens", arrival_microseconds="arrival_time_us")
+    ),
+    # Mooncake's columns under other names, as NVIDIA Dynamo reads them.
+    "dynamo": Format(
+        dict(prompt="input_tokens", output="output_tokens", arrival_milliseconds="created_time")
+    ),
+    "baseten": Format(
+        dict(
+            prompt="input_tokens",
+            output="output_tokens",
+            arrival_milliseconds="timestamp_start_unix_ms",
+        )
+    ),
+    "llmservingsim": Format(
+        dict(prompt="input_toks", output="output_toks", arrival_nanoseconds="arrival_time_ns")
+    ),
+    # Records of AIPerf's profile export.
+    "aiperf": Format(
+        dict(
+            prompt="metrics.input_sequence_length.value",
+            output="metrics.output_sequence_length.value",
+            arrival_nanoseconds="metadata.request_start_ns",
+        )
+    ),
+    # Results of vLLM's and SGLang's serving benchmarks with details.
+    "vllm": Format(
+        dict(prompt="input_lens", output="output_lens", arrival_seconds="start_times"),
+        optional=("arrival_seconds",),
+    ),
     # Of arXiv 2404.08509 (James-QiuHaoran/LLM-serving-with-proxy-models), without prompts: give
     # them to `Trace.lengths` or `Trace.instance`.
     "lmsys_proxy": Format(
         dict(output="output_token_length", predicted="predicted_length"), edges=CLASS_EDGES
     ),
 }
-"""Known formats; each is also a function `read_NAME`."""
+"""Known formats; each is also a function `read_NAME`. Of those with the same columns the first is
+taken, unless that is not plausible."""
 
 
 def __getattr__(name: str) -> Format:
@@ -216,137 +414,337 @@ def __getattr__(name: str) -> Format:
 
 def format_rows() -> Iterator[tuple[str, str]]:
     """Rows of the documentation's table: reader, columns."""
-    notes = {field: f" ({unit})" for field, unit in UNITS.items()} | {"predicted": " (a class)"}
+    notes = {field: f" ({unit})" for field, unit in TIME_UNITS.items()} | {
+        "predicted": " (a class)"
+    }
     for name, known in FORMATS.items():
         texts = (
             f"{'optionally ' * (field in known.optional)}`{column}`{notes.get(field, '')}"
             for field, column in known.columns.items()
         )
-        yield f"`read_{name}`", ", ".join(texts)
+        by = [f"and `{column}`" for column in known.known_by]
+        yield f"`read_{name}`", ", ".join((*texts, *by))
 
 
-def read_trace(path: files.Path, *, zero_output: str = "error") -> Trace:
-    """Reads a trace of any known format, recognized by the names of its columns.
+def read_trace(path: Path, *, format: str = "auto", **choice: Any) -> Trace:  # noqa: A002
+    """Reads a trace of a known format, recognized by the names of all its columns.
 
     Args:
-      path: The file.
-      zero_output: What to do with requests of 0 output tokens (failed ones, in BurstGPT): "error"
-        refuses the file, "skip" leaves them out and counts them in `Trace.skipped`.
+      path: The file; "sample" is one that ships with the package.
+      format: Name of the format, one of `FORMATS`; "auto" goes by the columns.
+      **choice: As in `Taken`.
 
     Raises:
       ValueError: If no format, or more than one, fits the columns, or the file is malformed.
+      OSError: If the file cannot be read.
     """
-    table = files.read(path)
-    fits = [name for name, known in FORMATS.items() if known.fits(table.names)]
-    if len(fits) != 1:
-        known = "; ".join(f"{name}: {', '.join(f.columns.values())}" for name, f in FORMATS.items())
-        raise ValueError(
-            f"{path}: the columns {', '.join(table.names)} fit {len(fits)} formats "
-            f"({', '.join(fits) or 'none'}); expected one of {known}; or use read_table"
-        )
-    return _build(table, FORMATS[fits[0]], zero_output)
+    chosen = Taken(**choice)
+    return read_rows(path, format, chosen).taken(chosen.most, chosen.limit)
+
+
+def read_rows(path: Path, known: str | Format, choice: Taken) -> Trace:
+    """The requests of a file in order of arrival, up to where reading stopped.
+
+    What `choice` says of too large ones and of a limit is for `Trace.taken`. The rest is as in
+    `read_trace`.
+    """
+    if isinstance(known, Format):
+        name = next((name for name, one in FORMATS.items() if one == known), "")
+        return _build(_open(path), known, choice, name)
+    if known != "auto":
+        if known not in FORMATS:
+            raise ValueError(unknown(repr(known), known, ("auto", *FORMATS), "format"))
+        return _build(_open(path), FORMATS[known], choice, known)
+    source = _open(path)
+    fits = _fitting(source.names)
+    if len({FORMATS[name].seen(source.names) for name in fits}) != 1:
+        raise _no_format(source, fits, choice.option)
+    trace = _build(source, FORMATS[fits[0]], choice, fits[0])
+    if len(fits) > 1:
+        _check_plausible(trace, fits, choice.option)
+    return trace
 
 
 def read_table(
-    path: files.Path,
+    path: Path,
     columns: Mapping[str, str],
     *,
     edges: Sequence[int] | None = None,
-    zero_output: str = "error",
+    **choice: Any,
 ) -> Trace:
-    """Reads any file of requests, CSV, JSON lines or Parquet, whose columns the caller names.
+    """Reads any file of requests, CSV, JSON or Parquet, whose columns the caller names.
 
     Args:
       path: The file.
-      columns: The file's column for each field it has: output; optionally prompt, lower and
-        upper, or predicted (a class, with `edges`); and one of arrival_seconds,
-        arrival_milliseconds, arrival_timestamp.
+      columns: The file's column for each field it has, `a.b` for one in another: output; optionally
+        prompt, lower and upper, or predicted (a class, with `edges`); and one of `TIME_UNITS`.
       edges: Class edges for predicted: class j is the lengths edges[j] … edges[j + 1] - 1.
-      zero_output: As in `read_trace`.
+      **choice: As in `Taken`.
 
     Raises:
       ValueError: If a field is unknown, a column is missing, or a row is malformed.
+      OSError: If the file cannot be read.
     """
-    return Format(dict(columns), edges=edges)(path, zero_output=zero_output)
+    return Format(dict(columns), edges=edges)(path, **choice)
 
 
-def _build(table: files.Table, known: Format, zero_output: str) -> Trace:
+def located(path: Path) -> Path:
+    """The file that a path stands for: itself, or for "sample" the one in the package."""
+    if str(path) == SAMPLE and not os.path.exists(path):
+        return pathlib.Path(__file__).parent / "sample.csv"
+    return path
+
+
+def _open(path: Path) -> files.Source:
+    source = files.open_source(located(path))
+    if str(path) == SAMPLE:
+        source.path = SAMPLE
+    return source
+
+
+def _fitting(names: Sequence[str]) -> list[str]:
+    """The formats that fit, without those that account for less of the file than another."""
+    seen = {name: known.seen(names) for name, known in FORMATS.items() if known.fits(names)}
+    return [name for name, own in seen.items() if not any(own < other for other in seen.values())]
+
+
+def _no_format(source: files.Source, fits: Sequence[str], option: Naming) -> ValueError:
+    """Says what the file is, as far as that can be seen."""
+    waits = next((name for name in files.DELAYS if name in source.names), None)
+    named = f"name the columns with {option('columns', '…')}"
+    if waits is not None and not fits:
+        return ValueError(f"{source.path}: {files.no_sessions(waits)}; for lengths alone {named}")
+    for name, value in source.lists.items():
+        objects = sum(isinstance(item, dict) for item in value)
+        if objects and not fits:
+            return ValueError(
+                f"{source.path}: sub-requests are not supported: {name!r} holds {objects} objects; "
+                "expected one object per request, with its time and numbers of tokens"
+            )
+    known = "; ".join(f"{name}: {', '.join(f.columns.values())}" for name, f in FORMATS.items())
+    text = (
+        f"{source.path}: the columns {files.shortened(source.names)} fit {len(fits)} formats "
+        f"({', '.join(fits) or 'none'}); expected one of {known}; or {named}"
+    )
+    lists = [name for name, value in source.lists.items() if name != "hash_ids"]
+    if lists and not fits:
+        text = f"{text}. {lists[0]!r} holds a list, as of sub-requests, which are not supported"
+    return ValueError(text)
+
+
+def _check_plausible(trace: Trace, fits: Sequence[str], option: Naming) -> None:
+    """Refuses a guess of the unit that has too much arrive, or times between its steps."""
+    span, times = trace._span, trace.arrival_seconds
+    if times is None:
+        return
+    unit = PER_SECOND[_unit(FORMATS[fits[0]])]
+    tokens = np.sum(trace.output, dtype=np.int64) + np.sum(trace.prompt, dtype=np.int64)
+    whole_steps = np.allclose(times * unit, np.rint(times * unit), rtol=0, atol=1e-6)
+    slow = span == 0 or (tokens <= MOST_TOKENS * span and len(times) <= MOST_REQUESTS * span)
+    if whole_steps and slow:
+        return
+    which = " and ".join(f"{name} ({_unit(FORMATS[name])})" for name in fits)
+    formats = " or ".join(option("format", name) for name in fits)
+    why = "times lie between its steps"
+    if not slow:
+        load = f"{trace.rate:,.4g} requests and {tokens / span:,.4g} tokens"
+        why = f"{load} arrive in a second"
+    raise ValueError(
+        f"{trace.source}: {which} have the same columns; as {fits[0]} {why}, which is not "
+        f"plausible; say which it is: {formats}"
+    )
+
+
+def _unit(known: Format) -> str:
+    return next((TIME_UNITS[field] for field in known.columns if field in TIME_UNITS), "")
+
+
+def _build(source: files.Source, known: Format, choice: Taken, name: str) -> Trace:
     edges, columns = known.edges, dict(known.columns)
     for field in known.optional:
-        if columns[field] not in table.names:
+        if columns[field] not in source.names:
             del columns[field]
-    _check_columns(table, columns, zero_output, edges)
-    kept = _without_zeros(table, columns["output"], zero_output)
-    values = {
-        field: np.asarray(kept.column(column, files.integer(1)), np.int32)
-        for field, column in columns.items()
-        if field in LENGTHS
+    _check_columns(source, columns, edges, choice.option)
+    unit = _unit(dataclasses.replace(known, columns=columns))
+    when = columns.get(next((field for field in columns if field in TIME_UNITS), ""), "")
+    if choice.window is not None and not unit:
+        raise ValueError(f"{source.path}: has no arrival times; expected no window")
+    shown = {f"zero_{field}": int(getattr(choice, f"zero_{field}") == "error") for field in _ZERO}
+    kinds = {
+        column: _kind(field, edges, shown.get(f"zero_{field}")) for field, column in columns.items()
     }
-    if "lower" in values and np.any(crossed := values["lower"] > values["upper"]):
+    rows = _Rows(choice, columns, unit)
+    for block in source.blocks(kinds):
+        if rows.add(block):
+            rows.stopped = 0 if source.ended else int(block.lines[-1])
+            break
+    if not rows.lines:
+        raise ValueError(f"{source.path}: has a header but no rows; expected at least one request")
+    return rows.trace(source, name, edges, f"{when} in {unit}" if unit else "")
+
+
+_ZERO = ("output", "prompt")
+
+
+def _kind(field: str, edges: Sequence[int] | None, shown: int | None) -> files.ColumnKind:
+    if field in TIME_UNITS:
+        return files.dates() if TIME_UNITS[field] == "date" else files.times()
+    if field == "predicted":
+        assert edges is not None
+        return files.integer(0, len(edges) - 2)
+    # Zeros pass here, and are then refused with the number of them.
+    return files.integer(1) if shown is None else files.integer(0, shown=shown)
+
+
+class _Rows:
+    """The rows of a file that were read, column by column."""
+
+    def __init__(self, choice: Taken, columns: Mapping[str, str], unit: str) -> None:
+        self.choice, self.columns, self.unit = choice, columns, unit
+        self.lines: list[Any] = []
+        self._parts: dict[str, list[Any]] = {field: [] for field in columns}
+        self._when = next((field for field in columns if field in TIME_UNITS), None)
+        self._last: Any = None  # arrival of the last row, while they are in order
+        self._base: Any = 0
+        self._usable = 0
+        self.stopped = 0
+
+    def add(self, block: files.Block) -> bool:
+        """Takes a block; says whether what comes after it is not asked for."""
+        for field, column in self.columns.items():
+            self._parts[field].append(block.columns[column])
+        self.lines.append(block.lines)
+        asked = self.choice.limit is not None or self.choice.window is not None
+        if not asked or not len(block.lines) or not self._in_order(block):
+            return False
+        inside = np.ones(len(block.lines), bool)
+        late = False
+        if self._when is not None and self.choice.window is not None:
+            seconds = self._seconds(block.columns[self.columns[self._when]], self._base)
+            inside = (seconds >= self.choice.window[0]) & (seconds < self.choice.window[1])
+            late = seconds[-1] >= self.choice.window[1]
+        output = block.columns[self.columns["output"]]
+        prompt = block.columns[self.columns["prompt"]] if "prompt" in self.columns else 1
+        usable = inside & (output > 0) & (prompt > 0)
+        if self.choice.most is not None:
+            usable &= output.astype(np.int64) + prompt <= self.choice.most
+        self._usable += int(np.sum(usable))
+        enough = self.choice.limit is not None and self._usable >= self.choice.limit
+        return bool(late or enough)
+
+    def _in_order(self, block: files.Block) -> bool:
+        """Whether all rows up to here are in order of arrival."""
+        if self._when is None:
+            return True
+        times = block.columns[self.columns[self._when]]
+        if len(self.lines) == 1:
+            self._base, self._last = self._first(times), times[0]
+        if self._last is None or times[0] < self._last or np.any(times[1:] < times[:-1]):
+            self._last = None
+            return False
+        self._last = times[-1]
+        return True
+
+    def _first(self, times: NDArray[Any]) -> Any:
+        """What times count from: 0, of dates the first."""
+        first = np.min(times)
+        late = self.unit == "date" or first / PER_SECOND[self.unit] > EPOCH
+        return first if late else 0
+
+    def _seconds(self, times: NDArray[Any], base: Any) -> NDArray[np.float64]:
+        # Subtracted before they become floats, which would lose the last digits of a date.
+        return (times - base) / float(PER_SECOND[self.unit])
+
+    def _joined(self, field: str) -> NDArray[Any]:
+        return np.concatenate(self._parts.pop(field))
+
+    def trace(
+        self, source: files.Source, name: str, edges: Sequence[int] | None, time: str
+    ) -> Trace:
+        """All rows that were asked for, in order of arrival."""
+        lines, choice = np.concatenate(self.lines), self.choice
+        found = {field: self._joined(field) for field in list(self._parts)}
+        kept = np.ones(len(lines), bool)
+        times = None
+        if self._when is not None:
+            raw = found.pop(self._when)
+            times = self._seconds(raw, self._first(raw))
+        if choice.window is not None:
+            kept &= (times >= choice.window[0]) & (times < choice.window[1])
+            if not np.any(kept):
+                raise ValueError(
+                    f"{source.path}: no request arrives in the window; arrivals are from "
+                    f"{np.min(times):,.6g} to {np.max(times):,.6g} s"
+                )
+        skipped = {}
+        for field in _ZERO:
+            if field in found:
+                skipped[field] = self._zeros(source, field, found[field], kept, lines)
+        if edges is not None:
+            classes = found.pop("predicted")
+            found["lower"], found["upper"] = intervals.from_classes(edges, classes)(None, classes)
+        columns: dict[str, Any] = {**found, "arrival_seconds": times, "line": lines}
+        if not np.all(kept):
+            columns = {k: None if c is None else c[kept] for k, c in columns.items()}
+        _check_intervals(source, columns, self.columns)
+        moved = 0
+        if times is not None:
+            times = columns["arrival_seconds"]
+            moved = int(np.sum(times < np.maximum.accumulate(times)))
+        trace = Trace(
+            **columns, source=source.path, skipped=skipped["output"],
+            skipped_prompt=skipped.get("prompt", 0), moved=moved,
+            unterminated=source.unterminated, format=name, time=time, stopped=self.stopped,
+            sessions=next((column for column in SESSIONS if column in source.names), ""),
+            between=source.place,
+        )  # fmt: skip
+        return trace.select(np.argsort(times, kind="stable")) if moved else trace
+
+    def _zeros(
+        self, source: files.Source, field: str, values: NDArray[Any], kept: NDArray[Any], lines: Any
+    ) -> int:
+        """Leaves rows of 0 tokens out, or refuses them; returns how many there are."""
+        zero = kept & (values == 0)
+        count = int(np.sum(zero))
+        if count and getattr(self.choice, f"zero_{field}") == "error":
+            such = f"{count:,} such row{'s' * (count > 1)}"
+            advice = self.choice.option(f"zero_{field}", "'skip'")
+            text = f"'0' is not an integer of at least 1 ({such}; {advice} leaves them out)"
+            source.refuse(int(lines[np.argmax(zero)]), self.columns[field], text)
+        kept &= ~zero
+        if not np.any(kept):
+            column = self.columns[field]
+            text = f"column {column!r}: all rows are 0; expected a request"
+            raise ValueError(f"{source.path}: {text}")
+        return count
+
+
+def _check_intervals(
+    source: files.Source, values: Mapping[str, Any], columns: Mapping[str, str]
+) -> None:
+    if "lower" in columns and np.any(crossed := values["lower"] > values["upper"]):
         row, beside = int(np.argmax(crossed)), columns["lower"]
         text = f"{values['upper'][row]} is less than {values['lower'][row]} in {beside!r}"
-        kept.refuse(row, columns["upper"], text)
-    if edges is not None:
-        predicted = np.asarray(kept.column(columns["predicted"], files.integer(0, len(edges) - 2)))
-        values["lower"], values["upper"] = intervals.from_classes(edges, predicted)(None, predicted)
-    times = _times(kept, columns)
-    moved = 0 if times is None else int(np.sum(times < np.maximum.accumulate(times)))
-    trace = Trace(
-        **values,
-        arrival_seconds=times,
-        line=np.asarray(kept.lines, np.int64),
-        source=table.path,
-        skipped=len(table.rows) - len(kept.rows),
-        moved=moved,
-        unterminated=table.unterminated,
-    )
-    return trace.select(np.argsort(times, kind="stable")) if moved else trace
+        source.refuse(int(values["line"][row]), columns["upper"], text)
 
 
 def _check_columns(
-    table: files.Table, columns: dict[str, str], zero_output: str, edges: Sequence[int] | None
+    source: files.Source, columns: dict[str, str], edges: Sequence[int] | None, option: Naming
 ) -> None:
-    unknown = [field for field in columns if field not in FIELDS]
-    if unknown:
-        raise ValueError(f"columns: {unknown[0]!r} is no field; expected some of {list(FIELDS)}")
-    missing = [column for column in columns.values() if column not in table.names]
+    unknown_fields = [field for field in columns if field not in FIELDS]
+    if unknown_fields:
+        raise ValueError(
+            f"columns: {unknown(repr(unknown_fields[0]), unknown_fields[0], FIELDS, 'field')}"
+        )
+    missing = [column for column in columns.values() if column not in source.names]
     if missing:
         raise ValueError(
-            f"{table.path}:1: column {missing[0]!r} is missing; expected the columns "
-            f"{', '.join(columns.values())}, found {', '.join(table.names)}"
+            f"{source.path}:1: column {missing[0]!r} is missing; expected the columns "
+            f"{', '.join(columns.values())}, found {files.shortened(source.names)}"
         )
     if "output" not in columns or ("lower" in columns) != ("upper" in columns):
         raise ValueError(f"columns: got {list(columns)}; expected output, and lower with upper")
-    if len(set(UNITS) & set(columns)) > 1:
+    if len(set(TIME_UNITS) & set(columns)) > 1:
         raise ValueError(f"columns: got {list(columns)}; expected at most one arrival")
     if ("predicted" in columns) != (edges is not None) or {"predicted", "lower"} <= set(columns):
         raise ValueError("columns: expected edges with predicted, and no lower and upper then")
-    if zero_output not in ("error", "skip"):
-        raise ValueError(f"zero_output is {zero_output!r}; expected 'error' or 'skip'")
-
-
-def _without_zeros(table: files.Table, column: str, zero_output: str) -> files.Table:
-    # Zeros pass here, and are then refused with the number of them.
-    outputs = table.column(column, files.integer(0, shown=int(zero_output == "error")))
-    if 0 not in outputs:
-        return table
-    if zero_output == "error":
-        row, such = outputs.index(0), f"{outputs.count(0)} such rows"
-        text = f"{table.rows[row][table.names.index(column)]!r} is not an integer of at least 1"
-        table.refuse(row, column, f"{text} ({such}; zero_output='skip' leaves them out)")
-    kept = table.kept([output > 0 for output in outputs])
-    if not kept.rows:
-        raise ValueError(f"{table.path}: column {column!r}: all rows are 0; expected a request")
-    return kept
-
-
-def _times(table: files.Table, columns: dict[str, str]) -> np.ndarray | None:
-    for field, per_second in (("arrival_seconds", 1.0), ("arrival_milliseconds", 1000.0)):
-        if field in columns:
-            return np.asarray(table.column(columns[field], files.seconds)) / per_second
-    if "arrival_timestamp" not in columns:
-        return None
-    # Whole seconds first: seconds since 1970 in float64 would lose the seventh digit.
-    stamps = table.column(columns["arrival_timestamp"], files.timestamp)
-    seconds, nanoseconds = (np.asarray(stamps, np.int64) - min(stamps)).T
-    return seconds + nanoseconds / 1e9

@@ -57,6 +57,25 @@ def fcfs(watermark: int = 0) -> Policy:
     )
 
 
+def priority() -> Policy:
+    return replace(
+        fcfs(),
+        name="priority",
+        admission_key=lambda r: r.point,
+        eviction_key=lambda r: r.point,
+        headroom=None,
+    )
+
+
+def no_evict() -> Policy:
+    return replace(
+        shortest_first("no_evict", attrgetter("upper")),
+        admission_key=lambda r: r.arrival,
+        eviction_key=lambda r: r.admitted,
+        evict_largest=True,
+    )
+
+
 def svf(by: str = "output") -> Policy:
     def volume(r: Any) -> int:
         tokens = min(r.estimate, r.memory)
@@ -117,6 +136,6 @@ RULES: dict[str, Policy] = {
     rule.name: rule
     for rule in (
         h_sf(), a_max(), mc_sf(), a_min("on_eviction"), a_min("every_round"), fcfs(),
-        svf("output"), svf("lower"), svf("upper"), svf("point"),
+        priority(), no_evict(), svf("output"), svf("lower"), svf("upper"), svf("point"),
     )
 }  # fmt: skip

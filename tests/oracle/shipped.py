@@ -6,6 +6,7 @@ import numpy as np
 
 import jaxsched as js
 from jaxsched.policies import Policy
+from tests.oracle.live import LIVE
 from tests.oracle.network import a_min_network
 from tests.oracle.rules import RULES, a_min_family, fcfs
 from tests.oracle.schedulers import EXTENDED, gsa_spec
@@ -22,4 +23,4 @@ def rule_for(policy: Policy) -> Policy:
         return fcfs(numbers)
     if policy.kind == js.gsa_spec().kind:
         return gsa_spec(numbers)
-    return {**RULES, **EXTENDED}[policy.name]
+    return {**RULES, **EXTENDED, **LIVE}[policy.name]

@@ -7,7 +7,6 @@ are compiled by LLVM and called by address (see `kernels`).
 
 from __future__ import annotations
 
-import os
 from concurrent.futures import ThreadPoolExecutor
 
 import jax
@@ -21,12 +20,13 @@ except ImportError as error:
         f"the native engine needs numba, which cannot be imported ({error}); pip install numba"
     ) from error
 
-from jaxsched.arrays import whole
+from jaxsched.arrays import unpaired
 from jaxsched.engines.cpu.batch import CpuBatch, scratch
 from jaxsched.engines.cpu.kernels import compile_policy, narrow_until
-from jaxsched.engines.cpu.lanes import run_lanes
+from jaxsched.engines.cpu.lanes import run_block_lanes, run_lanes
 from jaxsched.engines.cpu.layout import NEVER, STATE, Compiled
 from jaxsched.engines.xla.inputs import Numbers, RunLimits
+from jaxsched.host import cores
 from jaxsched.instance import Instance
 from jaxsched.policies.program import Choices
 from jaxsched.result import Result
@@ -69,11 +69,13 @@ def simulate_lanes(
         key, widest = choices.program("eviction_key"), int(prompt.max(initial=1))
         assert key is not None
         narrow = narrow_until(key, params, memory, longest, widest)
-    ticks = whole(np.asarray(numbers.clock)) if clocked else np.empty((lanes, 0))
+    ticks = unpaired(np.asarray(numbers.clock)) if clocked else np.empty((lanes, 0))
+    worker = np.empty((lanes, 0)) if numbers.worker is None else np.asarray(numbers.worker)
+    runs = (history, 3) if numbers.worker is None else (history + n if history else 0, 4)
     batch = CpuBatch(
         prompt=prompt,
         **arrays,
-        arrival=_fixed(whole(arrival) if clocked else arrival, np.int64),
+        arrival=_fixed(unpaired(arrival) if clocked else arrival, np.int64),
         num_requests=_fixed(instance.num_requests, np.int32),
         memory=memory,
         narrow_until=_fixed(narrow, np.int64),
@@ -81,14 +83,15 @@ def simulate_lanes(
         max_batch=min(int(limits.max_batch), NEVER),
         params=params,
         clock=_fixed(ticks, np.int64),
+        worker=_fixed(worker, np.int32),
         completion=np.empty((lanes, n), np.int32),
         first_admission=np.empty((lanes, n), np.int32),
         preemptions=np.empty((lanes, n), np.int32),
         times=np.full((lanes, n if clocked else 0, 3), -1, np.int64),
-        history=np.full((lanes, history, 3), -1, np.int32),
+        history=np.full((lanes, *runs), -1, np.int32),
         totals=np.zeros(lanes, STATE),
     )
-    _run_all(batch, policy, min(longest, 2**28), _cores())
+    _run_all(batch, policy, min(longest, 2**28), cores())
     totals, first = batch.totals, batch.first_admission
     return Result(
         completion=batch.completion,
@@ -124,11 +127,13 @@ def _run_all(batch: CpuBatch, policy: Compiled, longest: int, threads: int) -> N
     threads = max(1, min(threads, lanes))
     step = lanes if threads == 1 else -(-lanes // (8 * threads))
     starts = iter(range(0, lanes, step))
+    blocks = batch.worker.shape[1] > 0
+    run = run_block_lanes if blocks else run_lanes
 
     def work() -> None:
-        memory = scratch(n, longest)
+        memory = scratch(n, longest, int(batch.worker[:, 0].max(initial=1)) if blocks else 0)
         for first in starts:
-            run_lanes(batch, first, min(first + step, lanes), policy, memory)
+            run(batch, first, min(first + step, lanes), policy, memory)
 
     if threads == 1:
         work()
@@ -136,7 +141,3 @@ def _run_all(batch: CpuBatch, policy: Compiled, longest: int, threads: int) -> N
     with ThreadPoolExecutor(threads) as pool:
         for done in [pool.submit(work) for _ in range(threads)]:
             done.result()
-
-
-def _cores() -> int:
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

@@ -28,11 +28,12 @@ class CpuBatch(NamedTuple):
     max_batch: int
     params: NDArray[np.int64]  # [lanes, k]
     clock: NDArray[np.int64]  # [lanes, 6]; [lanes, 0] if rounds have no lengths
+    worker: Ints  # block, max_num_seqs, budget, watermark, [lanes, 4]; [lanes, 0] on the papers'
     completion: Ints  # [lanes, n], like the next two
     first_admission: Ints
     preemptions: Ints
     times: NDArray[np.int64]  # [lanes, n, 3], all -1; [lanes, 0, 3] without a clock
-    history: Ints  # [lanes, evictions that are kept, 3], all -1
+    history: Ints  # [lanes, evictions that are kept, 3], with blocks [lanes, those + n, 4]; all -1
     totals: NDArray  # STATE [lanes]
 
 
@@ -51,10 +52,16 @@ class Scratch(NamedTuple):
     slots: Ints  # [5, places]
     bucket: Ints
     bits: NDArray[np.uint64]
+    of_blocks: Ints  # [3, n]: generated, due, full, like the next two only for a worker with blocks
+    of_slots: Ints  # [2, places]: admitted, until
+    crossing: Ints
 
 
-def scratch(n: int, longest: int) -> Scratch:
-    """Memory for lanes of up to n requests with outputs of up to `longest` tokens."""
+def scratch(n: int, longest: int, block: int = 0) -> Scratch:
+    """Memory for lanes of up to n requests with outputs of up to `longest` tokens.
+
+    `block` is the size of the largest block, 0 on the papers' worker.
+    """
     ring = min(RING, max(64, 1 << int(longest).bit_length()))
     return Scratch(
         requests=np.zeros(n + 1, REQUEST),
@@ -69,4 +76,7 @@ def scratch(n: int, longest: int) -> Scratch:
         slots=np.zeros((5, n + BLOCK), np.int32),
         bucket=np.zeros(ring, np.int32),
         bits=np.zeros(ring // 64, np.uint64),
+        of_blocks=np.zeros((3, n if block else 0), np.int32),
+        of_slots=np.zeros((2, n + BLOCK if block else 0), np.int32),
+        crossing=np.zeros(block, np.int32),
     )

@@ -19,12 +19,15 @@ FIXED, PER_PROMPT_TOKEN, PER_REQUEST, PER_CACHE_TOKEN, PER_TOKEN_BEYOND, FREE_TO
 
 
 @jit
-def run_rounds(lane: CpuLane, state: Record, event: int, arrival: int) -> None:
-    """Runs the rounds up to `event`, or to the first that starts at or after the next arrival."""
+def run_rounds(lane: CpuLane, state: Record, event: int, arrival: int, cache: int) -> None:
+    """Runs the rounds up to `event`, or to the first that starts at or after the next arrival.
+
+    `cache` is the memory in use in the first of them, in tokens.
+    """
     if state.active == 0:
         state.time = arrival
         return
-    clock, cache = lane.clock, state.level + state.active * (state.now + 1)
+    clock = lane.clock
     steady = clock[FIXED] + clock[PER_REQUEST] * state.active + clock[PER_CACHE_TOKEN] * cache
     first = steady + clock[PER_PROMPT_TOKEN] * state.prompts
     first += _beyond(clock, state.prompts + state.active)

@@ -47,11 +47,11 @@ def compute(
 def saturated(b: Builder, value: ir.Value) -> ir.Value:
     """Within what keys and estimates may be, of 32 bits."""
     low, high = value.type(-LARGEST), value.type(LARGEST)
-    return _fit(b, smaller(b, larger(b, value, low), high), INT32)
+    return _fit(b, smaller(b, larger_of(b, value, low), high), INT32)
 
 
 def at_least_one(b: Builder, value: ir.Value) -> ir.Value:
-    return larger(b, value, value.type(1))
+    return larger_of(b, value, value.type(1))
 
 
 def compare(b: Builder, how: str, x: ir.Value, y: ir.Value) -> ir.Value:
@@ -63,7 +63,7 @@ def smaller(b: Builder, x: ir.Value, y: ir.Value) -> ir.Value:
     return b.select(compare(b, "<", x, y), x, y)
 
 
-def larger(b: Builder, x: ir.Value, y: ir.Value) -> ir.Value:
+def larger_of(b: Builder, x: ir.Value, y: ir.Value) -> ir.Value:
     return b.select(compare(b, ">", x, y), x, y)
 
 
@@ -78,7 +78,7 @@ def _fit(b: Builder, value: ir.Value, kind: ir.IntType) -> ir.Value:
 
 def _within(b: Builder, amount: ir.Value) -> ir.Value:
     """An amount to shift by that LLVM takes."""
-    return larger(b, smaller(b, amount, amount.type(amount.type.width - 1)), amount.type(0))
+    return larger_of(b, smaller(b, amount, amount.type(amount.type.width - 1)), amount.type(0))
 
 
 def _select(b: Builder, condition: ir.Value, no: ir.Value, yes: ir.Value) -> ir.Value:
@@ -111,8 +111,8 @@ def _log2(b: Builder, value: ir.Value, bits: ir.Value) -> ir.Value:
     value = at_least_one(b, value)
     whole = b.sub(kind(kind.width - 1), b.ctlz(value, INT1(1)))
     rest = b.xor(value, b.shl(kind(1), whole))
-    rest = b.shl(rest, larger(b, b.sub(bits, whole), kind(0)))
-    rest = b.ashr(rest, larger(b, b.sub(whole, bits), kind(0)))
+    rest = b.shl(rest, larger_of(b, b.sub(bits, whole), kind(0)))
+    rest = b.ashr(rest, larger_of(b, b.sub(whole, bits), kind(0)))
     return b.add(b.shl(whole, bits), rest)
 
 
@@ -129,7 +129,7 @@ def _sign(b: Builder, value: ir.Value) -> ir.Value:
 
 
 def _absolute(b: Builder, value: ir.Value) -> ir.Value:
-    return larger(b, value, b.neg(value))
+    return larger_of(b, value, b.neg(value))
 
 
 def _whole(b: Builder, value: ir.Value) -> ir.Value:
@@ -149,7 +149,7 @@ _INSTRUCTIONS: dict[str, Callable[..., ir.Value]] = {
     "sub": Builder.sub,
     "mul": Builder.mul,
     "neg": Builder.neg,
-    "max": larger,
+    "max": larger_of,
     "min": smaller,
     "abs": _absolute,
     "sign": _sign,

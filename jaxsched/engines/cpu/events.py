@@ -11,7 +11,7 @@ from jaxsched.engines.cpu.queues import heap_pop, heap_push, ring_add, ring_drop
 from jaxsched.engines.cpu.slots import (
     first_spent,
     first_with,
-    least,
+    least_key,
     slot_add,
     slot_drop,
     smallest_key,
@@ -29,16 +29,17 @@ def run_events(lane: CpuLane, state: Record) -> None:
         late = state.now >= lane.max_rounds or state.time >= LAST_TICK
         if state.finished == count or late:
             break
-        _arrive(lane, state)
+        see_arrivals(lane, state)
         ends_pass(lane.ends, state)
         if state.spent > 0:
             _give_up(lane, state)
         if state.level + state.active * (state.now + 1) > lane.memory:
             _make_fit(lane, state)
         wake = _admit(lane, state)
-        event, arrival = _next_event(lane, state, wake), _next_arrival(lane, state)
+        event, arrival = _next_event(lane, state, wake), next_arrival(lane, state)
         if lane.clocked:
-            run_rounds(lane, state, event, arrival)
+            cache = state.level + state.active * (state.now + 1)
+            run_rounds(lane, state, event, arrival, cache)
         else:
             state.now = state.time = min(event, arrival)
     if state.finished < count:
@@ -93,18 +94,19 @@ def _leave(lane: CpuLane, state: Record, i: int) -> None:
 
 
 @jit
-def _arrive(lane: CpuLane, state: Record) -> None:
+def see_arrivals(lane: CpuLane, state: Record) -> None:
     """Moves requests that are known by now to the heap of those that wait."""
     while state.arrived < lane.coming.shape[0]:
         i = int64(lane.coming[state.arrived])
         if lane.arrival[uint64(i)] > state.time:
             break
-        _wait(lane, state, i)
+        wait_in_line(lane, state, i)
         state.arrived += 1
 
 
 @jit
-def _wait(lane: CpuLane, state: Record, i: int) -> None:
+def wait_in_line(lane: CpuLane, state: Record, i: int) -> None:
+    """Puts request i on the heap of those that wait."""
     heap_push(lane.heap, state.heaped, _place_in_line(lane, i))
     state.heaped += 1
 
@@ -134,7 +136,7 @@ def _make_fit(lane: CpuLane, state: Record) -> None:
         _send_back(lane, state, first_with(lane.slots, state.active, key, lane.policy.largest))
         if state.level + state.active * (state.now + 1) <= lane.memory:
             return
-        key = least(lane.slots, state.active)
+        key = least_key(lane.slots, state.active)
 
 
 @jit
@@ -145,19 +147,22 @@ def _send_back(lane: CpuLane, state: Record, i: int) -> None:
     _leave(lane, state, i)
     estimate = call(lane.policy.refine, lane.context, i, state.now - start, int64(0))
     state.largest = max(state.largest, estimate)
-    _note_eviction(lane, state, i, start)
-    _wait(lane, state, i)
+    note_eviction(lane, state, i, start, state.now - start, int64(0))
+    wait_in_line(lane, state, i)
     if end == state.next_end:
         state.next_end = ring_next(lane.ring, lane.mask, state.now)
 
 
 @jit
-def _note_eviction(lane: CpuLane, state: Record, i: int, start: int) -> None:
+def note_eviction(lane: CpuLane, state: Record, i: int, start: int, lost: int, kept: int) -> None:
+    """Books the end of a run that began in round `start`, the tokens it lost and those it keeps."""
     if state.evictions < lane.history.shape[0]:
         run = lane.history[uint64(state.evictions)]
         run[0], run[1], run[2] = i, start, state.now
+        if lane.history.shape[1] > 3:
+            run[3] = kept
     state.evictions += 1
-    state.wasted_tokens += state.now - start
+    state.wasted_tokens += lost
     lane.preemptions[uint64(i)] += 1
 
 
@@ -165,7 +170,7 @@ def _note_eviction(lane: CpuLane, state: Record, i: int, start: int) -> None:
 def _admit(lane: CpuLane, state: Record) -> int:
     """Admits those that wait, in order, while they fit; returns when the next one may."""
     while state.heaped > 0 or state.head < state.backlog:
-        item, heaped = _next_waiting(lane, state)
+        item, heaped = next_waiting(lane, state)
         i = item & NEVER
         request = lane.requests[uint64(i)]
         prompt, reserve = int64(request.prompt), int64(request.reserve)
@@ -190,7 +195,7 @@ def _admit(lane: CpuLane, state: Record) -> int:
 
 
 @jit
-def _next_waiting(lane: CpuLane, state: Record) -> tuple[int, bool]:
+def next_waiting(lane: CpuLane, state: Record) -> tuple[int, bool]:
     """The waiting request that is first, and whether it is on the heap."""
     if state.head == state.backlog:
         return lane.heap[0], True
@@ -231,7 +236,8 @@ def _next_event(lane: CpuLane, state: Record, wake: int) -> int:
 
 
 @jit
-def _next_arrival(lane: CpuLane, state: Record) -> int:
+def next_arrival(lane: CpuLane, state: Record) -> int:
+    """When the next request arrives; `LAST_TICK` if none will."""
     if state.arrived == lane.coming.shape[0]:
         return int64(LAST_TICK)
     return lane.arrival[uint64(lane.coming[state.arrived])]

@@ -30,7 +30,7 @@ from jaxsched.engines.cpu.code import (
     INT64,
     at_least_one,
     compute,
-    larger,
+    larger_of,
     saturated,
     smaller,
 )
@@ -181,12 +181,14 @@ class _Maker:
         load = lane.loader(loop.body, loop.place, evictions=INT32(0))
         estimate = at_least_one(loop.body, self._value(loop.body, "estimate", load))
         lane.put_field(loop.body, layout.ESTIMATE_OFFSET, loop.place, estimate)
-        load = lane.loader(loop.body, loop.place, evictions=INT32(0), estimate=estimate)
+        load = lane.loader(
+            loop.body, loop.place, evictions=INT32(0), estimate=estimate, generated=INT32(0)
+        )
         self._after(lane, loop.body, loop.place, load, again=False)
         loop.close(INT32(0))
 
     def refine(self) -> None:
-        """refine(context, request, tokens generated) -> the estimate."""
+        """refine(context, request, tokens generated, those it keeps) -> the estimate."""
         lane, args = self._lane("refine")
         b, place = lane.entry, lane.entry.trunc(args[1], INT32)
         old = lane.get_field(b, layout.ESTIMATE_OFFSET, place)
@@ -194,7 +196,8 @@ class _Maker:
         estimate = at_least_one(b, self._value(b, "refine", load))
         lane.put_field(b, layout.ESTIMATE_OFFSET, place, estimate)
         evictions = b.add(lane.get(b, layout.EVICTIONS, place), INT32(1))
-        load = lane.loader(b, place, evictions=evictions, estimate=estimate)
+        kept = b.trunc(args[3], INT32)
+        load = lane.loader(b, place, evictions=evictions, estimate=estimate, generated=kept)
         self._after(lane, b, place, load, again=True)
         b.ret(b.sext(estimate, INT64))
 
@@ -204,14 +207,13 @@ class _Maker:
         first, last, now = (lane.entry.trunc(arg, INT32) for arg in args[1:])
         loop = _Loop(lane, first, last, INT32(layout.NEVER))
         b, j = loop.body, loop.place
-        admitted = lane.get(b, layout.SLOT_START, j)
         load = lane.loader(
             b,
             lambda: lane.get(b, layout.SLOT_REQUEST, j),
             prompt=lane.get(b, layout.SLOT_PROMPT, j),
             estimate=lane.get(b, layout.SLOT_ESTIMATE, j),
-            generated=b.sub(now, admitted),
-            admitted=admitted,
+            generated=b.sub(now, lane.get(b, layout.SLOT_START, j)),
+            admitted=lane.get(b, layout.SLOT_ADMITTED, j),
         )
         key = self._eviction_key(b, load, wide)
         lane.put(b, layout.SLOT_KEY, j, key)
@@ -232,7 +234,7 @@ class _Maker:
             quantum = at_least_one(b, self._value(b, "quantum", load))
             lane.put(b, layout.QUANTUM, place, quantum)
         if self._changes("headroom", again):
-            free = larger(b, self._value(b, "headroom", load), INT32(0))
+            free = larger_of(b, self._value(b, "headroom", load), INT32(0))
             free = smaller(b, free, b.trunc(lane.bases[layout.MEMORY], INT32))
             lane.put(b, layout.HEADROOM, place, free)
         if not self.asks_slots and self._changes("eviction_key", again):
@@ -244,7 +246,8 @@ class _Maker:
         program = self.programs[name]
         if program is None or not again:
             return program is not None
-        return any(op.data in ("estimate", "evictions") for op in program.ops if op.name == "field")
+        moved = ("estimate", "evictions", "generated")
+        return any(op.data in moved for op in program.ops if op.name == "field")
 
     def _eviction_key(self, b: ir.IRBuilder, load: Load, wide: Sequence[int]) -> ir.Value:
         key = saturated(b, compute(b, self.needed("eviction_key"), wide, load))

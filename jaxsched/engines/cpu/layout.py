@@ -51,10 +51,11 @@ REQUEST = np.dtype(
 ESTIMATE_OFFSET, RESERVE_OFFSET = (REQUEST.fields[name][1] for name in ("estimate", "reserve"))
 
 # What the functions of a policy find in the context of a lane: the memory, and addresses.
-CONTEXT = 20
+CONTEXT = 21
 (
     MEMORY, PARAMS, PROMPT, OUTPUT, LOWER, UPPER, POINT, ARRIVAL, RANK, EVICTIONS, REQUESTS, KEY,
     STANDING, HEADROOM, QUANTUM, SLOT_KEY, SLOT_REQUEST, SLOT_ESTIMATE, SLOT_START, SLOT_PROMPT,
+    SLOT_ADMITTED,
 ) = range(CONTEXT)  # fmt: skip
 
 OF_FIELD = {
@@ -91,6 +92,10 @@ STATE = np.dtype(
             "fresh",  # requests whose first run begins in this round
             "evicts",  # whether an eviction is possible
             "largest",  # no estimate so far was larger
+            "used",  # blocks held, on a worker with blocks, like the next three
+            "middle",  # the request in the middle of its prompt, -1 for none
+            "computed",  # its tokens computed
+            "unmet",  # whether somebody was preempted for want of blocks in this round
             "total_latency",  # the result, from here on
             "evictions",
             "wasted_tokens",
@@ -137,8 +142,9 @@ class CpuSlots(NamedTuple):
     key: Ints  # what evictions go by; of no meaning between them if the lane's keys move
     request: Ints
     estimate: Ints  # like the next two, kept only if keys move, or are known at an admission
-    start: Ints
+    start: Ints  # tokens generated are the round less this
     prompt: Ints
+    admitted: Ints  # round of admission; on the papers' worker `start` itself
 
 
 class Ring(NamedTuple):
@@ -178,7 +184,8 @@ class CpuLane(NamedTuple):
     first_admission: Ints
     preemptions: Ints
     times: NDArray[np.int64]  # [n, 3]; of no requests without a clock
-    history: Ints  # [evictions that are kept, 3]
+    history: Ints  # [evictions that are kept, 3], with blocks [those + width, 4]
+    width: int  # requests of a row, with padding
 
 
 # No reference counts: nothing is allocated in compiled code, and counting at every call of a small

@@ -69,12 +69,18 @@ def ends_add(ends: Ends, state: Record, place: int, end: int, level: int) -> Non
     _raise(ends, state.low, place, end, level, int64(1))
     if place > state.low and ends.end[uint64(place - 1)] == end:
         return
-    place -= _make_room(ends, state)
     height, lasting = 2 * end + level, int64(1)
     if place < state.high:
         later, longer = int64(ends.end[uint64(place)]), int64(ends.lasting[uint64(place)])
         height += ends.height[uint64(place)] - later - longer * (later - end)
         lasting += longer
+    ends_insert(ends, state, place, end, height, lasting)
+
+
+@jit
+def ends_insert(ends: Ends, state: Record, place: int, end: int, height: int, lasting: int) -> None:
+    """Puts an end at a place."""
+    place -= _make_room(ends, state)
     for j in range(state.high - place):
         _copy(ends, state.high - j - 1, state.high - j)
     _set(ends, place, end, height, lasting)
@@ -88,8 +94,13 @@ def ends_drop(ends: Ends, state: Record, end: int, level: int) -> None:
     longer = 0
     if place + 1 < state.high:
         longer = ends.lasting[uint64(place + 1)]
-    if ends.lasting[uint64(place)] > longer:
-        return
+    if ends.lasting[uint64(place)] <= longer:
+        ends_remove(ends, state, place)
+
+
+@jit
+def ends_remove(ends: Ends, state: Record, place: int) -> None:
+    """Takes the end at a place out."""
     for j in range(state.high - place):
         _copy(ends, place + j + 1, place + j)
     state.high -= 1

@@ -8,6 +8,7 @@ from numba import int32, int64
 
 from jaxsched.engines.cpu import layout
 from jaxsched.engines.cpu.batch import CpuBatch, Scratch
+from jaxsched.engines.cpu.blocks import BlockLane
 from jaxsched.engines.cpu.layout import (
     NEVER,
     RING,
@@ -51,6 +52,7 @@ def view_lane(
     while ring <= survey.longest and ring < RING:
         ring *= 2
     ends, slots, own = scratch.ends, scratch.slots, scratch.of_requests
+    admitted = scratch.of_slots[0] if batch.worker.shape[1] > 0 else slots[3]
     lane = CpuLane(
         memory=int64(batch.memory[row]),
         max_rounds=batch.max_rounds,
@@ -72,7 +74,7 @@ def view_lane(
         fresh=scratch.spare,
         heap=scratch.heap,
         ends=Ends(ends[0], ends[1], ends[2]),
-        slots=CpuSlots(slots[0], slots[1], slots[2], slots[3], slots[4]),
+        slots=CpuSlots(slots[0], slots[1], slots[2], slots[3], slots[4], admitted),
         ring=Ring(scratch.bucket[:ring], scratch.bits[: ring // 64]),
         clock=batch.clock[row],
         completion=batch.completion[row, :count],
@@ -80,9 +82,32 @@ def view_lane(
         preemptions=batch.preemptions[row],
         times=batch.times[row],
         history=batch.history[row],
+        width=batch.completion.shape[1],
     )
     _fill_context(lane, batch, row, scratch)
     return lane
+
+
+@jit
+def view_blocks(batch: CpuBatch, row: int, scratch: Scratch) -> BlockLane:
+    """What the lane has besides on a worker with blocks."""
+    block, seqs, budget, watermark = batch.worker[row]
+    shift = int64(0)
+    while (int64(1) << shift) < block:
+        shift += 1
+    return BlockLane(
+        block=int64(block),
+        shift=shift if (int64(1) << shift) == block else int64(-1),
+        blocks=int64(batch.memory[row]) // int64(block),
+        cap=min(int64(seqs), int64(batch.max_batch)),
+        budget=int64(budget),
+        watermark=int64(watermark),
+        generated=scratch.of_blocks[0],
+        due=scratch.of_blocks[1],
+        full=scratch.of_blocks[2],
+        crossing=scratch.crossing[:block],
+        until=scratch.of_slots[1],
+    )
 
 
 @jit
@@ -109,6 +134,7 @@ def _fill_context(lane: CpuLane, batch: CpuBatch, row: int, scratch: Scratch) ->
     context[layout.SLOT_ESTIMATE] = address(lane.slots.estimate)
     context[layout.SLOT_START] = address(lane.slots.start)
     context[layout.SLOT_PROMPT] = address(lane.slots.prompt)
+    context[layout.SLOT_ADMITTED] = address(lane.slots.admitted)
 
 
 @jit

@@ -43,13 +43,13 @@ def slot_drop(lane: CpuLane, state: Record, i: int) -> None:
 def smallest_key(lane: CpuLane, state: Record) -> int:
     """The smallest eviction key of this round; keys that move are brought up to it."""
     if not lane.policy.moving:
-        return least(lane.slots, state.active)
+        return least_key(lane.slots, state.active)
     keys = lane.policy.narrow if state.largest <= lane.narrow_until else lane.policy.keys
     return call(keys, lane.context, int64(0), state.active, state.now)
 
 
 @jit
-def least(slots: CpuSlots, count: int) -> int:
+def least_key(slots: CpuSlots, count: int) -> int:
     best = int32(NEVER)
     for j in range(whole_blocks(count)):
         best = min(best, slots.key[j])

@@ -7,6 +7,7 @@ from jaxsched.engines.reference.model import (
     FINISHED,
     LAST_TICK,
     ROUND_LIMIT,
+    Blocks,
     Clock,
     Outcome,
     Request,
@@ -15,6 +16,6 @@ from jaxsched.engines.reference.model import (
 )
 
 __all__ = [
-    "COMPLETED", "CUT", "EVICTED", "FINISHED", "LAST_TICK", "ROUND_LIMIT", "Clock", "Outcome",
-    "Request", "Run", "simulate",
+    "COMPLETED", "CUT", "EVICTED", "FINISHED", "LAST_TICK", "ROUND_LIMIT", "Blocks", "Clock",
+    "Outcome", "Request", "Run", "simulate",
 ]  # fmt: skip

@@ -48,7 +48,7 @@ from jaxsched.policies.fixed_point import limited
 COMPLETED, EVICTED, CUT = "completed", "evicted", "cut"
 FINISHED, ROUND_LIMIT = "finished", "round_limit"
 
-WIDTH = 64
+ORDER_WIDTH = 64
 """An order of all requests is asked for a multiple of so many, padding included."""
 
 LAST_TICK = 2**62
@@ -95,6 +95,16 @@ class Clock:
         )
 
 
+@dataclass(frozen=True)
+class Blocks:
+    """The numbers of a serving engine's worker (see `jaxsched.workers.Worker`)."""
+
+    block: int = 16
+    max_num_seqs: int = 256
+    budget: int = 2048
+    watermark: int = 0
+
+
 class Run(NamedTuple):
     """One stay on the worker: tokens in the rounds `admitted`, ..., `ended - 1`."""
 
@@ -123,6 +133,9 @@ class Outcome:
     admission_time: list[int]  # start of the round of the first admission; -1 if none
     first_token_time: list[int]  # end of the round of the first token in the first run; -1 if none
     completion_time: list[int]  # end of the round of the last token; -1 if it did not complete
+    # On the worker of a serving engine; empty on the papers'.
+    computed: list[int]  # tokens computed in every round that ran
+    kept: list[list[int]]  # tokens that each request had at the end of each of its runs
 
 
 class _NoPointError(Exception):
@@ -138,7 +151,7 @@ class _Pointless(View):
         return super().__getattribute__(name)
 
 
-class _Worker:
+class _PaperWorker:
     """The worker between two steps of a round; requests are known by their index."""
 
     def __init__(
@@ -172,7 +185,11 @@ class _Worker:
         self.waiting: set[int] = set()
         self.active: dict[int, int] = {}  # index -> round of admission
         self.runs: list[list[Run]] = [[] for _ in requests]
+        self.first_token = [-1] * len(requests)
         self.used: list[int] = []  # memory in use, one entry per round that ran
+        self.computed: list[int] = []
+        self.kept: list[list[int]] = []
+        self.wasted = 0
 
     def ask(self, choice: Callable[[View], Any], i: int, tokens: int = 0, admitted: int = 0) -> int:
         """What a function of the policy says of request i, within what engines compare."""
@@ -215,7 +232,7 @@ class _Worker:
         columns["estimate"] = self.estimate
         n = len(self.requests)
         try:  # of one width, so that little is compiled
-            width = -(-n // WIDTH) * WIDTH
+            width = -(-n // ORDER_WIDTH) * ORDER_WIDTH
             places = _compiled_rank(self.policy.rank)(*self.lane(columns, width))
         except jax.errors.JAXTypeError:  # an order in plain Python
             places = self.policy.rank(*self.lane(columns, n))
@@ -259,18 +276,29 @@ class _Worker:
 
     def run(self, t: int) -> None:
         self.used.append(self.needed(t))
+        for i in self.active:
+            if self.first_token[i] < 0:
+                self.first_token[i] = t + 1
 
     def end(self, i: int, t: int, how: str) -> None:
         self.runs[i].append(Run(self.active.pop(i), t, how))
 
     def send_back(self, i: int, t: int) -> None:
-        tokens = t - self.active[i]
-        self.estimate[i] = max(1, self.ask(self.policy.refine, i, tokens))
+        self.estimate[i] = max(1, self.ask(self.policy.refine, i, self.tokens(i, t)))
         self.evictions[i] += 1
+        self.wasted += self.lost(i, t)
         self.keys.pop(i, None)
         self.reserved.pop(i, None)
         self.end(i, t, EVICTED)
         self.waiting.add(i)
+
+    def tokens(self, i: int, t: int) -> int:
+        """Tokens that request i has generated, and still has."""
+        return t - self.active[i] if i in self.active else 0
+
+    def lost(self, i: int, t: int) -> int:
+        """Tokens that an eviction throws away."""
+        return t - self.active[i]
 
     def needed(self, t: int) -> int:
         """Memory that round t takes if everything now active runs in it."""
@@ -294,23 +322,159 @@ class _Worker:
         if i not in self.reserved:
             # No request can use more; one that reserved more would wait for ever.
             most = self.memory - self.requests[i].prompt
-            self.reserved[i] = max(1, min(self.ask(self.policy.reserve, i), most))
+            reserve = self.ask(self.policy.reserve, i, self.tokens(i, 0))
+            self.reserved[i] = max(1, min(reserve, most))
         return self.reserved[i]
 
     def admission_key(self, i: int) -> tuple[int, int]:
         if i not in self.keys:
-            self.keys[i] = self.ask(self.policy.admission_key, i)
+            self.keys[i] = self.ask(self.policy.admission_key, i, self.tokens(i, 0))
         return self.keys[i], i
 
     def eviction_key(self, i: int, t: int) -> tuple[int, int]:
         admitted = self.active[i]
-        return self.ask(self.policy.eviction_key, i, t - admitted, admitted), i
+        return self.ask(self.policy.eviction_key, i, self.tokens(i, t), admitted), i
 
     def lasts(self, t: int, clock: Clock) -> int:
         """Ticks of round t, which has just run."""
         admitted = [i for i, p in self.active.items() if p == t]
         prompt_tokens = sum(self.requests[i].prompt for i in admitted)
         return clock.lasts(prompt_tokens, len(self.active), self.used[-1])
+
+
+class _BlockWorker(_PaperWorker):
+    """The worker of a serving engine, docs/model.md: the scheduler of vLLM V1 in plain Python.
+
+    A preempted request keeps its tokens and computes its cache again; memory is in blocks; a round
+    computes at most `budget` tokens, prompts in chunks.
+    """
+
+    def __init__(
+        self,
+        requests: Sequence[Request],
+        memory: int,
+        policy: Policy,
+        max_batch: int | None,
+        clocked: bool,
+        numbers: Blocks,
+    ) -> None:
+        self.numbers, self.blocks = numbers, memory // numbers.block
+        super().__init__(requests, self.blocks * numbers.block, policy, max_batch, clocked)
+        self.cap = min(numbers.max_num_seqs, max_batch or numbers.max_num_seqs)
+        self.kept = [[] for _ in requests]
+        self.generated = [0] * len(requests)  # kept through preemptions
+        self.cached = [0] * len(requests)  # tokens that have been computed
+        self.entered_with = [0] * len(requests)  # generated at the last admission
+        self.grants: dict[int, int] = {}  # tokens to compute in this round
+        self.preempted = False  # whether anybody was in this round, for want of memory
+        self.prompt_tokens = 0  # computed in the last round
+
+    def end(self, i: int, t: int, how: str) -> None:
+        super().end(i, t, how)
+        self.kept[i].append(self.generated[i])
+
+    def held(self, i: int) -> int:
+        """Blocks of request i, with what it has been granted in this round."""
+        return -(-(self.cached[i] + self.grants.get(i, 0)) // self.numbers.block)
+
+    def free(self) -> int:
+        return self.blocks - sum(self.held(i) for i in self.active)
+
+    def left(self) -> int:
+        """What is left of the round's budget."""
+        return self.numbers.budget - sum(self.grants.values())
+
+    def lacks(self, i: int) -> int:
+        return self.requests[i].prompt + self.generated[i] - self.cached[i]
+
+    def tokens(self, i: int, t: int) -> int:
+        return self.generated[i]
+
+    def lost(self, i: int, t: int) -> int:
+        return self.cached[i]
+
+    def complete(self, t: int) -> None:
+        for i in list(self.active):
+            if self.generated[i] == self.requests[i].output:
+                self.end(i, t, COMPLETED)
+
+    def evict(self, t: int) -> None:
+        """Those that run go on, in the order in which they were admitted."""
+        self.grants = {}
+        for i in list(self.active):
+            quantum, own = self.policy.quantum, self.generated[i] - self.entered_with[i]
+            if quantum is not None and own >= max(1, self.ask(quantum, i)):
+                self.send_back(i, t)
+        self.preempted = False  # for want of memory, that is
+        for i in list(self.active):
+            if i in self.active:
+                self.go_on(i, t)
+
+    def go_on(self, i: int, t: int) -> None:
+        grant, first = min(self.lacks(i), self.left()), max if self.policy.evict_largest else min
+        needed = -(-(self.cached[i] + grant) // self.numbers.block) - self.held(i)
+        while needed > self.free():
+            victim = first(self.active, key=lambda j: self.eviction_key(j, t))
+            self.send_back(victim, t)
+            if victim == i:
+                return
+        self.grants[i] = grant
+
+    def send_back(self, i: int, t: int) -> None:
+        super().send_back(i, t)
+        self.grants.pop(i, None)
+        self.cached[i], self.preempted = 0, True
+
+    def admit(self, t: int) -> None:
+        if self.preempted:
+            return
+        for i in sorted(self.waiting, key=self.admission_key):
+            if self.left() == 0 or len(self.active) >= self.cap or not self.fits(i, t):
+                break
+            self.waiting.remove(i)
+            self.active[i], self.entered_with[i] = t, self.generated[i]
+            self.grants[i] = min(self.lacks(i), self.left())
+
+    def fits(self, candidate: int, t: int) -> bool:
+        """Whether all its tokens fit now, and the look-ahead test passes, both in blocks.
+
+        As though every prompt were computed in the round of its admission.
+        """
+        block, headroom = self.numbers.block, self.policy.headroom if self.active else None
+        aside = self.numbers.watermark if self.active else 0
+        if -(-self.lacks(candidate) // block) > self.free() - aside:
+            return False
+        free = 0
+        if headroom is not None:
+            free = max(0, self.ask(headroom, candidate, self.generated[candidate]))
+        admitted = [*self.active, candidate]
+        ends = {j: t + max(self.reserve(j) - self.generated[j], 1) for j in admitted}
+
+        def expected(then: int) -> int:
+            """Blocks in the round before `then`."""
+            running = [j for j in admitted if ends[j] >= then]
+            tokens = (self.requests[j].prompt + self.generated[j] + then - 1 - t for j in running)
+            return sum(-(-held // block) for held in tokens)
+
+        most = self.blocks - -(-free // block)
+        return all(expected(end) <= most for end in set(ends.values()))
+
+    def run(self, t: int) -> None:
+        self.used.append(sum(self.held(i) for i in self.active) * self.numbers.block)
+        self.computed.append(sum(self.grants.values()))
+        self.prompt_tokens = 0
+        for i, grant in self.grants.items():
+            if self.cached[i] < self.requests[i].prompt + self.entered_with[i]:
+                self.prompt_tokens += grant
+            self.cached[i] += grant
+            if self.lacks(i) == 0:
+                self.generated[i] += 1
+                if self.generated[i] == 1:
+                    self.first_token[i] = t + 1
+
+    def lasts(self, t: int, clock: Clock) -> int:
+        cache = sum(self.cached[i] for i in self.active)
+        return clock.lasts(self.prompt_tokens, len(self.active), cache)
 
 
 @functools.lru_cache(maxsize=64)
@@ -331,32 +495,29 @@ def simulate(
     max_rounds: int = 2**30,
     max_batch: int | None = None,
     clock: Clock | None = None,
+    worker: Blocks | None = None,
 ) -> Outcome:
     """Serve the requests round by round.
 
     Rounds t >= max_rounds are not run: what completes by then counts, the rest is cut short, and
     cut tokens are not wasted ones. `max_batch` caps the requests that run together. Without a
-    clock arrivals are rounds, and rounds pass while nobody is there.
+    clock arrivals are rounds, and rounds pass while nobody is there. `worker` has the numbers of a
+    serving engine's worker (see `_BlockWorker`); None is the papers'.
 
     Raises TypeError or ValueError, naming request, field and value, for what the model refuses:
     lengths below 1, lower > upper, arrivals below 0, anything but a plain int, a request that
     needs more than the memory, a missing point prediction where the policy reads it, a clock that
     does not advance.
     """
-    _check(requests, memory, policy, max_rounds, max_batch, clock)
+    _check(requests, memory, policy, max_rounds, max_batch, clock, worker)
     with jax.enable_x64(True):  # for policies written in `jax.numpy`
-        return _simulate(requests, memory, policy, max_rounds, max_batch, clock)
+        args = (requests, memory, policy, max_batch, clock is not None)
+        serving = _PaperWorker(*args) if worker is None else _BlockWorker(*args, worker)
+        return _simulate(serving, max_rounds, clock)
 
 
-def _simulate(
-    requests: Sequence[Request],
-    memory: int,
-    policy: Policy,
-    max_rounds: int,
-    max_batch: int | None,
-    clock: Clock | None,
-) -> Outcome:
-    worker = _Worker(requests, memory, policy, max_batch, clock is not None)
+def _simulate(worker: _PaperWorker, max_rounds: int, clock: Clock | None) -> Outcome:
+    requests = worker.requests
     rounds: list[tuple[int, int]] = []  # start and end of every round that ran
     t = now = 0
     while True:
@@ -377,22 +538,22 @@ def _simulate(
             t = t if clock else min(max_rounds, now)
     for i in list(worker.active):
         worker.end(i, t, CUT)
-    outcome = _outcome(requests, worker.runs, worker.used)
+    outcome = _outcome(worker)
     return _with_times(outcome, requests, rounds) if clock else outcome
 
 
-def _outcome(requests: Sequence[Request], runs: list[list[Run]], used: list[int]) -> Outcome:
+def _outcome(worker: _PaperWorker) -> Outcome:
+    requests, runs, used = worker.requests, worker.runs, worker.used
     completion = [own[-1].ended if own and own[-1].how == COMPLETED else -1 for own in runs]
     latency = [c - r.arrival for c, r in zip(completion, requests, strict=True) if c >= 0]
-    evicted = [run for own in runs for run in own if run.how == EVICTED]
     return Outcome(
         completion=completion,
         admissions=[[run.admitted for run in own] for own in runs],
-        first_token=[own[0].admitted + 1 if own else -1 for own in runs],
+        first_token=worker.first_token,
         runs=runs,
         total_latency=sum(latency),
-        evictions=len(evicted),
-        wasted_tokens=sum(run.ended - run.admitted for run in evicted),
+        evictions=sum(run.how == EVICTED for own in runs for run in own),
+        wasted_tokens=worker.wasted,
         peak_memory=max(used, default=0),
         memory_time=sum(used),
         rounds=max([0, *completion]),
@@ -401,6 +562,8 @@ def _outcome(requests: Sequence[Request], runs: list[list[Run]], used: list[int]
         admission_time=[],
         first_token_time=[],
         completion_time=[],
+        computed=worker.computed,
+        kept=worker.kept,
     )
 
 
@@ -414,7 +577,7 @@ def _with_times(
         total_latency=sum(latency),
         starts=[start for start, _ in rounds],
         admission_time=[rounds[own[0]][0] if own else -1 for own in outcome.admissions],
-        first_token_time=[rounds[own[0]][1] if own else -1 for own in outcome.admissions],
+        first_token_time=[rounds[f - 1][1] if f >= 0 else -1 for f in outcome.first_token],
         completion_time=completed,
     )
 
@@ -426,6 +589,7 @@ def _check(
     max_rounds: int,
     max_batch: int | None,
     clock: Clock | None,
+    worker: Blocks | None,
 ) -> None:
     _check_int("memory", memory, least=1)
     _check_int("max_rounds", max_rounds, least=0)
@@ -433,6 +597,15 @@ def _check(
         _check_int("max_batch", max_batch, least=1)
     if clock is not None:
         _check_clock(clock)
+    if worker is not None:
+        for name, value in vars(worker).items():
+            _check_int(f"worker: {name}", value, least=int(name != "watermark"))
+        if worker.budget < worker.max_num_seqs:
+            raise ValueError(
+                f"worker: budget is {worker.budget}; expected at least max_num_seqs = "
+                f"{worker.max_num_seqs}"
+            )
+        memory = memory // worker.block * worker.block
     for i, request in enumerate(requests):
         _check_request(f"request {i}: ", request, memory, policy)
 

@@ -110,13 +110,13 @@ def exact_timeline(instance: Instance, result: Result) -> Timeline:
     return Timeline(start=whole.start, length=whole.length, admitted=admitted, evicted=evicted)
 
 
-Places = tuple[NDArray[np.int64], NDArray[np.int64]]
+_Places = tuple[NDArray[np.int64], NDArray[np.int64]]
 """Steps and requests."""
 
 
 def _events(
     output: NDArray[Any], completion: NDArray[Any], history: NDArray[Any]
-) -> tuple[NDArray[np.int64], Places, Places]:
+) -> tuple[NDArray[np.int64], _Places, _Places]:
     """The rounds with an event, and at which of them who is admitted and who is evicted."""
     done = np.flatnonzero(completion >= 0)
     who, begun, ended = history[history[:, 0] >= 0].astype(np.int64).T

@@ -21,6 +21,7 @@ from jaxsched.engines.xla.inputs import (
     valid_numbers,
 )
 from jaxsched.engines.xla.plan import make_plan
+from jaxsched.engines.xla.serving import simulate_serving
 from jaxsched.engines.xla.step import step
 from jaxsched.instance import Instance, valid_lanes
 from jaxsched.policies.program import Choices
@@ -91,11 +92,14 @@ def _simulate_group(
 ) -> Result:
     valid = valid_lanes(instance) & valid_numbers(numbers)
     arrivals, clocked = instance.arrival is not None, numbers.clock is not None
+    if numbers.worker is not None:
+        table = make_table(instance, limits, choices, numbers)
+        return simulate_serving(table, numbers.worker, choices, arrivals, ~valid, history)
     counts_evictions = "evictions" in choices.reads
     plan = make_plan(instance.n, instance.lanes[0], arrivals, clocked, history, counts_evictions)
     in_order = choices.shortest_first and not (arrivals or clocked or capped)
     table = make_table(instance, limits, choices, numbers)
-    records = loop.run(table, choices, plan, ~valid, hindsight.step if in_order else step)
+    records = loop.run_pool(table, choices, plan, ~valid, hindsight.step if in_order else step)
     return _summary(table, records, valid)
 
 

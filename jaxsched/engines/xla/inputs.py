@@ -16,6 +16,7 @@ from jaxsched.engines.xla.fold import settle
 from jaxsched.instance import Instance
 from jaxsched.policies.program import Choices
 from jaxsched.policies.view import View
+from jaxsched.workers.settings import LARGEST_BLOCK, MOST
 
 NO_CAP = 2**31 - 1
 """A cap on running requests that never binds."""
@@ -29,12 +30,15 @@ class RunLimits(NamedTuple):
 
 
 class Numbers(NamedTuple):
-    """Numbers of a policy and a clock that may differ from lane to lane."""
+    """Numbers of a policy, a clock and a worker that may differ from lane to lane."""
 
     # `Policy.params`, each leaf with an axis of lanes before its own, [N, ...]
     params: chex.ArrayTree = None
     # the six of `jaxsched.clocks.Ticks` in pairs, [N, 6, 2] uint32; `None` for rounds
     clock: jax.Array | None = None
+    # block, max_num_seqs, budget and watermark of a worker with blocks, [N, 4] int32; `None` for
+    # the papers'
+    worker: jax.Array | None = None
 
 
 class LaneTable(Pytree):
@@ -106,7 +110,9 @@ def make_table(
         read, shape = reader(fields, memory=memory), fields["prompt"].shape
         estimate = ask(choices, "estimate", read, params, shape)
         nothing = jnp.zeros(shape, jnp.int32)
-        read = reader(fields, memory=memory, estimate=estimate, evictions=nothing)
+        read = reader(
+            fields, memory=memory, estimate=estimate, evictions=nothing, generated=nothing
+        )
         return ask(choices, "admission_key", read, params, shape)
 
     key = jax.vmap(first_keys)(fields, instance.memory, numbers.params)
@@ -156,10 +162,15 @@ def ranks(choices: Choices, instance: Instance, params: Any) -> jax.Array:
 
 
 def valid_numbers(numbers: Numbers) -> jax.Array | np.bool_:
-    """Whether a lane's clock is one, [N]; those that are not hold -1, see `simulate`."""
-    if numbers.clock is None:
-        return np.bool_(True)
-    return numbers.clock[:, 0, 0] >> np.uint32(31) == 0
+    """Whether clock and worker of a lane can be, [N]; clocks that cannot hold -1."""
+    good: jax.Array | np.bool_ = np.bool_(True)
+    if numbers.clock is not None:
+        good &= numbers.clock[:, 0, 0] >> np.uint32(31) == 0
+    if numbers.worker is not None:
+        block, seqs, budget, watermark = (numbers.worker[:, k] for k in range(4))
+        good &= (block >= 1) & (block <= LARGEST_BLOCK) & (seqs >= 1) & (watermark >= 0)
+        good &= (budget >= seqs) & (budget <= MOST) & (watermark <= MOST)
+    return good
 
 
 def _turns(due: jax.Array, count: jax.Array) -> jax.Array:
@@ -209,9 +220,11 @@ def gather(array: jax.Array, table: LaneTable, row: jax.Array, column: jax.Array
 
 
 def fields_of(inputs: Inputs, index: jax.Array) -> Read:
-    """What is known of a request; what the policy does not read is not fetched."""
+    """What is known of a waiting request; what the policy does not read is not fetched."""
 
     def read(name: str) -> jax.Array:
+        if name == "generated":
+            return jnp.zeros_like(index)  # this worker keeps no tokens
         return inputs.memory if name == "memory" else lookup(inputs, name, index)
 
     return read

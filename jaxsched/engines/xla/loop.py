@@ -33,10 +33,10 @@ from jaxsched.engines.xla.state import (
 )
 from jaxsched.policies.program import Choices
 
-Step = Callable[[Lane, Queue, Inputs, Choices, LoopPlan], tuple[Lane, Event]]
-Run = tuple[jax.Array, jax.Array]
-Runs = tuple[Run, ...]
-Merged = tuple[Runs, jax.Array]
+_Step = Callable[[Lane, Queue, Inputs, Choices, LoopPlan], tuple[Lane, Event]]
+_Run = tuple[jax.Array, jax.Array]
+_Runs = tuple[_Run, ...]
+Merged = tuple[_Runs, jax.Array]
 
 
 class Records(Pytree):
@@ -64,8 +64,8 @@ class Pool(Pytree):
     records: Records  # results so far
 
 
-def run(
-    table: LaneTable, choices: Choices, plan: LoopPlan, skip: jax.Array, advance: Step
+def run_pool(
+    table: LaneTable, choices: Choices, plan: LoopPlan, skip: jax.Array, advance: _Step
 ) -> Records:
     """Simulates every instance of a table.
 
@@ -143,7 +143,7 @@ def _empty_queues(plan: LoopPlan, lanes: int) -> Queue:
 
 
 def _chunk(
-    table: LaneTable, choices: Choices, plan: LoopPlan, advance: Step, level: int, pool: Pool
+    table: LaneTable, choices: Choices, plan: LoopPlan, advance: _Step, level: int, pool: Pool
 ) -> tuple[Pool, Event]:
     """Steps all lanes until each stands still, `plan.chunk` times at most."""
     count, widest = plan.slots[level], plan.slots[-1]
@@ -251,7 +251,7 @@ def _flush(plan: LoopPlan, lanes: Lane, queues: Queue) -> tuple[Lane, Queue]:
     return lanes, Queue(runs=runs, estimate=estimate, evictions=evictions)
 
 
-def _insert_from(i: int, plan: LoopPlan, runs: Runs, heads: jax.Array, incoming: Run) -> Merged:
+def _insert_from(i: int, plan: LoopPlan, runs: _Runs, heads: jax.Array, incoming: _Run) -> Merged:
     """Merges pairs into run i, or with all of run i into the next if they might not fit."""
     position = lax.broadcasted_iota(np.int32, runs[i][0].shape, 1)
     taken = position < heads[:, i + 1, None]

@@ -78,7 +78,7 @@ class Ahead(NamedTuple):
     load: jax.Array  # memory reserved at the request's own end, its own included
 
 
-def usage(slots: Slots, time: jax.Array, inputs: Inputs, choices: Choices) -> Usage:
+def slots_usage(slots: Slots, time: jax.Array, inputs: Inputs, choices: Choices) -> Usage:
     """Counts what is running; completing costs no write, since a slot knows when it is free."""
     running = slots.finish > time
     late = ~running & (slots.end > time)

@@ -50,7 +50,7 @@ def step(
     with jax.named_scope("arrive"):
         arrivals = waiting.arrive(lane, inputs, time, stepping, choices, plan)
     with jax.named_scope("evict"):
-        usage = running.usage(lane.slots, time, inputs, choices)
+        usage = running.slots_usage(lane.slots, time, inputs, choices)
         leaver = running.leaver(lane.slots, usage, time, stepping, inputs, choices)
         room = usage.room + jnp.where(leaver.evicted, leaver.prompt + leaver.generated + 1, 0)
         count = usage.active - leaver.evicted.astype(np.int32)

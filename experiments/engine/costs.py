@@ -1,0 +1,118 @@
+"""What do blocks, the token budget and the cap on running requests cost on vLLM's worker?
+
+A backlog and a stream of ShareGPT lengths at 0.9 of what `fcfs` sustains; one number of the worker
+varies, the others are vLLM's defaults. In seconds.
+
+Usage:
+
+    python -m experiments.engine.costs out/engine
+"""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+import pandas as pd
+from matplotlib.figure import Figure
+from rich.progress import track
+
+import jaxsched as js
+from experiments.engine import common
+from experiments.engine.common import SHAREGPT, VLLM, WORKERS, Source
+from jaxsched import clocks, workloads
+from jaxsched.report import looks, plots
+from jaxsched.report.terminal import markdown
+
+NUMBERS = {
+    "block": (1, 4, 16, 64, 128, 256),
+    "budget": (256, 512, 1024, 2048, 4096, 8192),
+    "max_num_seqs": (8, 16, 32, 64, 128, 256),
+}
+TITLES = {
+    "block": "tokens in a block",
+    "budget": "token budget of a round",
+    "max_num_seqs": "most running requests",
+}
+FIGURES = {
+    "block": "engine_blocks",
+    "budget": "engine_budget",
+    "max_num_seqs": "engine_seats",
+}
+POLICIES = ("fcfs", "a_min:every_round", "remaining_volume", "remaining_volume:lower")
+MEASURES = {
+    "mean": "mean latency (s)",
+    "p99": "P99 of latency (s)",
+    "ttft": "mean time to first token (s)",
+}
+LOADS = {"backlog": 0.0, "load 0.9": 0.9}
+
+
+def study(lanes: int) -> pd.DataFrame:
+    """A row for every number of the worker, load, policy and stream."""
+    source, parts = Source("ShareGPT", SHAREGPT, clock=clocks.llama2_70b_2xa100()), []
+    rate, half = common.sustained(source, WORKERS[VLLM]), workloads.intervals.relative(0.5)
+    instances = {
+        "backlog": source.backlog(600, lanes, half),
+        "load 0.9": source.stream(0.9 * rate, 1000, lanes, half),
+    }
+    settings = [(name, value) for name, values in NUMBERS.items() for value in values]
+    for name, value in track(settings, "simulating"):
+        numbers = {"budget": 2048, "max_num_seqs": 256} | {name: value}
+        worker = js.workers.vllm(**numbers)
+        for load, instance in instances.items():
+            for policy in POLICIES:
+                found = common.measure(source, instance, js.policy(policy), worker)
+                setting = dict(number=name, value=value, load=load, policy=policy)
+                parts.append(common.rows(found, **setting))
+    return pd.concat(parts, ignore_index=True)
+
+
+def means(frame: pd.DataFrame) -> pd.DataFrame:
+    """Means over streams, with half-widths."""
+    groups = frame.groupby(["number", "value", "load", "policy"], sort=False)
+    columns = [*MEASURES, "kv", "waste", "preemptions"]
+    parts = {name: groups[name].mean() for name in columns}
+    parts |= {f"{name}_ci": groups[name].agg(common.half_width) for name in columns}
+    return pd.DataFrame(parts).reset_index()
+
+
+@looks.in_house_style
+def draw(table: pd.DataFrame, number: str) -> Figure:
+    """Latencies against one number of the worker, of the backlog and of the stream."""
+    figure = Figure(figsize=(7.2, 4.6), layout="constrained")
+    grid = figure.subplots(2, 3, sharex=True)
+    for row, load in enumerate(LOADS):
+        own = table[(table["number"] == number) & (table["load"] == load)]
+        for column, name in enumerate(MEASURES):
+            axes = grid[row, column]
+            plots.draw_policies(axes, own, "value", name)
+            axes.set_xscale("log", base=2)
+            axes.set_xticks(NUMBERS[number])
+            plots.write_ticks(axes.xaxis)
+            axes.set_ylim(bottom=0)
+            axes.set_title(f"{load}: {MEASURES[name]}")
+    figure.supxlabel(TITLES[number], fontsize=9)
+    plots.legend_above(figure, grid[0, 0], 4)
+    return figure
+
+
+def main(folder: Path, lanes: int) -> None:
+    """Writes the figures and the rows behind them into a folder, and prints the tables."""
+    folder.mkdir(parents=True, exist_ok=True)
+    frame = study(lanes)
+    frame.to_parquet(folder / "costs.parquet")
+    table = means(frame)
+    for number, name in FIGURES.items():
+        print(plots.save(draw(table, number), folder / name))
+        own = table[(table["number"] == number) & table["policy"].isin(("fcfs", POLICIES[-1]))]
+        columns = ["load", "policy", "value", "mean", "mean_ci", "p99", "ttft", "kv", "waste"]
+        print("", markdown(own.sort_values(["load", "policy", "value"])[columns], 2), sep="\n")
+
+
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument("folder", type=Path, help="where to write")
+    parser.add_argument("--lanes", type=int, default=16, help="backlogs and streams")
+    given = parser.parse_args()
+    main(given.folder, given.lanes)

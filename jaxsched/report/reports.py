@@ -1,0 +1,395 @@
+"""What the page of each kind of study shows; `STUDIES` has an entry for each."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import shlex
+import tomllib
+from collections.abc import Callable, Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from jaxsched import clocks, faults
+from jaxsched.report import advice, figures, page, plots, replay_figures, study_tables
+from jaxsched.report.formats import said_rounds, said_seconds
+from jaxsched.report.page import Report
+from jaxsched.report.sweep_figures import drawings
+from jaxsched.report.sweep_view import SweepView
+from jaxsched.report.tables import Answer
+from jaxsched.studies import frames, read_sweep, store
+from jaxsched.studies.serving import ANY
+from jaxsched.workloads.texts import read_prediction
+
+Config = dict[str, Any]
+"""The keys of a stored configuration."""
+
+NOT_MODELLED = (
+    "prefix caching, several workers, speculative decoding, the time of scheduling itself"
+)
+
+NOT_ON_PAPER = "; chunked prefill, blocks of cache; a preempted request generates its tokens again"
+"""What the papers' worker leaves out besides."""
+
+IN_PYTHON = 'In Python: jaxsched.studies.store.read_results("DIR").'
+
+
+@dataclasses.dataclass(frozen=True)
+class StudyKind:
+    """A kind of study."""
+
+    of: Callable[[Config], bool]  # whether a configuration is one of it
+    # Folder, manifest and configuration -> the page; its figures are not laid out
+    report: Callable[[Path, dict[str, Any], Config], Report]
+
+
+def write_report(folder: Path) -> tuple[Answer, list[Path]]:
+    """Writes report.html and figures/ into a folder of results; returns its table and the paths.
+
+    Raises:
+      FileNotFoundError: If there are no results, or nothing of them is finished.
+      ValueError: If a file is damaged, or figures/ is a link to somewhere else.
+    """
+    report = of_folder(folder)
+    paths = plots.save_all(report.drawings, folder / "figures")
+    path = folder / "report.html"
+    page.write_page(path, report)
+    return report.answer, [*paths, path]
+
+
+def of_folder(folder: Path) -> Report:
+    """The report of a folder of results of any command."""
+    manifest = store.manifest(folder)
+    path = folder / "manifest.json"
+    with faults.reading(path, "a manifest of jaxsched", "give another folder"):
+        config = tomllib.loads(manifest["config"])
+    kind = next((kind for kind in STUDIES.values() if kind.of(config)), None)
+    if kind is None:
+        raise ValueError(
+            f"{path}: its configuration is of no known study; expected one of {', '.join(STUDIES)}"
+        )
+    report = kind.report(folder, manifest, config)
+    return dataclasses.replace(report, drawings=page.laid_out(report.drawings))
+
+
+def _name(folder: Path) -> str:
+    return folder.resolve().name
+
+
+def backlog_report(folder: Path, manifest: dict[str, Any], config: Config) -> Report:
+    """The paper's experiment."""
+    frame = store.read_results(folder)
+    n = frame["n"].max()
+    largest = frame[frame["n"] == n]
+    told = []
+    for prediction in largest["prediction"].unique():
+        rows = largest[largest["prediction"] == prediction]
+        text = advice.recommended(rows, "mean_latency", "mean latency", said_rounds, same=["lane"])
+        told += [f"{read_prediction(prediction).label}: {text}"] if text else []
+    return Report(
+        title=f"Backlogs: {_name(folder)}",
+        lead=f"{len(frame):,} simulations of a backlog, under each policy and prediction.",
+        answer=study_tables.backlog_job(frame),
+        manifest=manifest,
+        commands="jaxsched run config.toml --out DIR\njaxsched report DIR",
+        advice=(*told, advice.left_out(frame)),
+        assumed=assumed(config),
+        drawings=tuple(figures.of_backlog(frame)),
+        remark=f"config.toml is the configuration below. {IN_PYTHON}",
+    )
+
+
+def serving_report(folder: Path, manifest: dict[str, Any], config: Config) -> Report:
+    """Latency against the rate of arrivals."""
+    frame = store.read_results(folder)
+    rate = study_tables.told_rate(frames.summarize_serving(frame))
+    chosen = frame[frame["rate"] == rate]
+    blind = chosen[chosen["prediction"] == ANY]
+    told = [f"At {rate:g} requests/s, the most that fcfs sustains here:"]
+    for prediction in [x for x in chosen["prediction"].unique() if x != ANY] or [ANY]:
+        rows = chosen[chosen["prediction"] == prediction]
+        rows = pd.concat([blind, rows]) if prediction != ANY else rows
+        text = advice.recommended(
+            rows, "mean_e2el", "mean end-to-end latency", said_seconds, "p99_e2el", ["lane"]
+        )
+        label = "" if prediction == ANY else f"{read_prediction(prediction).label}: "
+        level = advice.service_level(rows)
+        told += [" ".join(filter(None, (f"{label}{text}", level)))] if text else []
+    return Report(
+        title=f"Serving: {_name(folder)}",
+        lead=f"{len(frame):,} simulated streams at {frame['rate'].nunique()} rates of arrivals.",
+        answer=study_tables.serving_job(frame),
+        manifest=manifest,
+        commands="jaxsched run config.toml --out DIR\njaxsched report DIR",
+        advice=(*told, advice.left_out(frame)),
+        assumed=assumed(config),
+        drawings=tuple(figures.of_serving(frame)),
+        remark=f"config.toml is the configuration below. {IN_PYTHON}",
+    )
+
+
+def sweep_report(folder: Path, manifest: dict[str, Any], config: Config) -> Report:
+    """Every combination of the values of some axes; what there is of one that is not finished."""
+    sweep = SweepView(read_sweep(folder, partial=True))
+    finished = (folder / "results.parquet").exists()
+    unfinished = "" if finished else ", not finished yet"
+    seen = sweep.slice([])
+    form, tail = (said_rounds, "") if sweep.time() == "rounds" else (said_seconds, "p99_e2el")
+    told = advice.recommended(
+        seen.rows, "mean_latency", "mean latency", form, tail, ["seed", "lane"]
+    )
+    return Report(
+        title=f"Sweep {_name(folder)}",
+        lead=f"{len(sweep.frame):,} simulations{unfinished}.",
+        answer=study_tables.sweep_policies(sweep),
+        manifest=manifest,
+        commands="jaxsched sweep config.toml --out DIR\njaxsched report DIR",
+        advice=(f"{seen.held}:", told, advice.left_out(seen.rows)) if told else (),
+        assumed=assumed(config),
+        drawings=tuple(drawings(sweep)),
+        axes=tuple(_axes(sweep)),
+        remark="config.toml is the configuration below; the same table comes out, row by row, on "
+        'any number of devices and processes. In Python: jaxsched.read_sweep("DIR").',
+    )
+
+
+def _axes(sweep: SweepView) -> Iterable[tuple[str, ...]]:
+    for name, axis in sweep.axes.items():
+        values = [axis.said(value) for value in sweep.values[name]]
+        few = values if len(values) <= 12 else [*values[:10], "…", values[-1]]
+        yield name.replace("_", " "), f"{len(values):,}", "; ".join(few)
+    instances = len(sweep.frame[["seed", "lane"]].drop_duplicates())
+    yield "instances", f"{instances:,}", "seeds × lanes at each point"
+
+
+def tuning_report(folder: Path, manifest: dict[str, Any], config: Config) -> Report:
+    """A tuned rule."""
+    tests = store.read_results(folder)
+    methods, curves = (
+        store.read_parquet(folder / f"{x}.parquet")[0] for x in ("methods", "curves")
+    )
+    subject = _subject(config)
+    title = (
+        f"{subject}, n = {config['num_requests']:,} requests, M = {config['memory']:,} tokens, "
+        f"{tests['lane'].nunique()} test instances"
+    )
+    answer = study_tables.tuning(title, methods, tests)
+    written = answer.data[answer.data["method"] == methods["method"].iloc[-1]]
+    told = [
+        f"{read_prediction(row['prediction']).label}: the rule takes "
+        f"{row[name]:.1%} ± {row[f'{name}_ci']:.1%} of the mean latency of {name[9:]}."
+        for _, row in written.iterrows()
+        for name in tests
+        if name.startswith("ratio_to_")
+    ]
+    drawn = figures.score_against_work(curves, subject)
+    about = "Best validation score so far against the work done."
+    rule = f"{_name(folder).removeprefix('tune_') or 'rule'}.toml"
+    return Report(
+        title=f"Tuning: {_name(folder)}",
+        lead="A rule of scheduling, searched on simulated backlogs.",
+        answer=answer,
+        manifest=manifest,
+        commands="jaxsched tune config.toml --out DIR\njaxsched report DIR",
+        advice=tuple(told),
+        assumed=assumed(config),
+        drawings=(plots.Drawing("score_against_work", drawn, "The search", about),),
+        remark=f"config.toml is the configuration below. The rule is DIR/{rule}: --policies "
+        f"tuned:DIR/{rule}.",
+    )
+
+
+def trace_report(folder: Path, manifest: dict[str, Any], config: Config) -> Report:
+    """A trace under each policy."""
+    path = folder / "results.parquet"
+    if not path.exists():
+        raise FileNotFoundError(f"{path} does not exist; has `jaxsched simulate` finished there?")
+    rows, texts = store.read_parquet(path)
+    distributions, timeline = (_if_there(folder / f"{x}.parquet") for x in CURVES)
+    notes = json.loads(texts.get("notes", "[]"))
+    if distributions.empty and timeline.empty:
+        notes.append("There are no curves in this folder to draw; simulate the trace again.")
+    elif timeline.empty and NO_TIMELINE not in notes:
+        notes.append(NO_TIMELINE)
+    return replay_report(_name(folder), manifest, rows, distributions, timeline, notes)
+
+
+NO_TIMELINE = "There is no timeline of a run that was cut off, or of the worker of an engine."
+
+CURVES = ("distributions", "timeline")
+"""Tables beside the results of a trace, which figures are made of."""
+
+
+def _if_there(path: Path) -> pd.DataFrame:
+    return store.read_parquet(path)[0] if path.exists() else pd.DataFrame()
+
+
+def replay_report(
+    name: str,
+    manifest: Mapping[str, Any],
+    rows: pd.DataFrame,
+    distributions: pd.DataFrame,
+    timeline: pd.DataFrame,
+    notes: Iterable[str],
+) -> Report:
+    """The report of a trace, from the tables of `jaxsched simulate`."""
+    config = tomllib.loads(manifest["config"])
+    if "clock" in rows:
+        compared = "mean_e2el", "mean end-to-end latency", said_seconds, "p99_e2el"
+    else:
+        compared = "mean_latency", "mean latency", said_rounds, "latency_p99"
+    told = advice.recommended(rows, *compared)
+    one = "It is one trace: how much of this would hold for another one, it cannot say."
+    return Report(
+        title=f"Replay: {name}",
+        lead=f"{int(rows['n'].iloc[0]):,} requests of a trace under {len(rows)} policies.",
+        answer=study_tables.replay(rows),
+        manifest=dict(manifest),
+        commands=replay_command(config),
+        advice=(told, advice.service_level(rows), one, advice.left_out(rows)) if told else (),
+        assumed=assumed(config),
+        notes=tuple(notes),
+        drawings=tuple(replay_figures.of_replay(rows, distributions, timeline)),
+    )
+
+
+def replay_command(config: Config) -> str:
+    """The command that makes these results again."""
+    trace, options = config["trace"], dict(config)
+    if isinstance(trace, dict):
+        trace, options = trace["path"], {**config, **trace}
+    words = []
+    for key, value in options.items():
+        if key in ("trace", "path", "sha256") or value in (False, []) or (key, value) in DEFAULTS:
+            continue
+        option = f"--{key.replace('_', '-')}"
+        text = ",".join(map(str, value)) if isinstance(value, list) else str(value)
+        words.append(option if value is True else f"{option} {shlex.quote(text)}")
+    lines = [f"jaxsched simulate {shlex.quote(str(trace))}", *words, "--report report.html"]
+    return " \\\n    ".join(lines)
+
+
+DEFAULTS = (("format", "auto"), ("arrivals", "backlog"))
+"""Options of `simulate` that need not be said."""
+
+
+def _subject(config: Config) -> str:
+    """What a rule is tuned for, in a few words."""
+    trace = config.get("trace")
+    if trace:
+        return Path(trace["path"]).name
+    return ", ".join([config["lengths"]["source"], *_limited(config["lengths"])])
+
+
+def assumed(config: Config) -> tuple[tuple[str, str], ...]:
+    """What a configuration takes for granted, in words."""
+    workers = config.get("workers") or [config.get("worker") or "paper"]
+    paper = any(name == "paper" for name in workers)
+    most = _joined(config.get("max_batch") or 0, "{}")
+    rules = "the papers'" if workers == ["paper"] else ", ".join(workers)
+    worker = f"one, with {_joined(config['memory'], '{:,}')} tokens of KV cache; its rules: {rules}"
+    rows = [
+        ("requests", _requests(config)),
+        ("worker", worker + (f"; at most {most} requests run together" if most != "0" else "")),
+        ("predictions", _predictions(config)),
+        ("arrivals", _arrivals(config)),
+        ("time", _time(config)),
+        ("service level", _limits(config)),
+        ("random", _random(config)),
+        ("not modelled", NOT_MODELLED + (NOT_ON_PAPER if paper else "")),
+    ]
+    return tuple((name, text) for name, text in rows if text)
+
+
+def _joined(value: Any, form: str) -> str:
+    values = value if isinstance(value, list) else [value]
+    few = values if len(values) <= 12 else [*values[:10], "…", values[-1]]
+    return ", ".join(form.format(x) if not isinstance(x, str) else x for x in few)
+
+
+def _requests(config: Config) -> str:
+    trace = config.get("trace")
+    if isinstance(trace, dict):
+        trace, digest = trace.get("path"), trace.get("sha256", "")
+    else:
+        digest = config.get("sha256", "")
+    if trace:
+        text = f"those of {trace}" + (f", SHA-256 {digest}" if digest else "")
+        return f"the first {config['limit']:,} of {text[9:]}" if config.get("limit") else text
+    if "workloads" in config:
+        return (
+            f"{'; '.join(config['workloads'])}; {_joined(config['num_requests'], '{:,}')} of them"
+        )
+    lengths, n = config.get("lengths", {}), _joined(config["num_requests"], "{:,}")
+    kind = f"drawn, lengths like {lengths.get('source', 'lmsys')}"
+    return ", ".join([kind, *_limited(lengths), f"{n} in an instance"])
+
+
+def _limited(lengths: Config) -> list[str]:
+    limits = ((lengths.get(key), words) for key, words in LIMITS.items())
+    return [f"{what} up to {limit:,}" for limit, what in limits if limit]
+
+
+LIMITS = {"max_output": "outputs", "max_total": "prompt + output"}
+"""Keys of [lengths], and what they limit."""
+
+
+def _predictions(config: Config) -> str:
+    told = config.get("predictions", [config["interval"]] if config.get("interval") else [])
+    few = told if len(told) <= 12 else [*told[:10], "…"]
+    labels = (x if x == "…" else f"{read_prediction(x).label} ({x})" for x in few)
+    return "; ".join(labels) or "those of the trace, or none"
+
+
+def _arrivals(config: Config) -> str:
+    if "rates" in config:
+        kind = "those of the trace, scaled to" if config.get("trace") else "Poisson,"
+        return f"{kind} {_joined(config['rates'], '{:g}')} requests per second"
+    texts = config.get("arrivals", "backlog")
+    words = {"backlog": "backlog: all requests are there at the start", "trace": "as in the trace"}
+    return "; ".join(words.get(x, x) for x in ([texts] if isinstance(texts, str) else texts))
+
+
+def _time(config: Config) -> str:
+    names = config.get("clocks") or [config.get("clock") or "rounds"]
+    return "; ".join(map(_clock, names))
+
+
+def _clock(name: str) -> str:
+    if name == "rounds":
+        return "rounds: in one round every running request generates one token"
+    preset = clocks.PRESETS.get(name)
+    if preset is None:
+        return f"clock {name}"
+    return f"clock {name}: {preset.about} {preset.source}; {preset.fit}; nothing was measured here"
+
+
+def _limits(config: Config) -> str:
+    limits = {"TTFT": config.get("ttft_limit"), "TPOT": config.get("tpot_limit")}
+    given = [f"{name} ≤ {limit:g} s" for name, limit in limits.items() if limit is not None]
+    return ", ".join([*given, *([f"{config['slo']} (seconds)"] if config.get("slo") else [])])
+
+
+def _random(config: Config) -> str:
+    if "lanes" not in config:
+        return f"seed {config['seed']}" if "seed" in config else ""
+    seeds = _joined(config.get("seeds", config.get("seed", 0)), "{}")
+    if "validation_lanes" in config:
+        kept, last = config["validation_lanes"], config["test_lanes"]
+        return (
+            f"{config['lanes']:,} fresh instances in a step of the search, {kept:,} others to "
+            f"choose on and {last:,} to test on, seed {seeds}"
+        )
+    return f"{config['lanes']:,} instances, seed {seeds}; the same ones for every policy"
+
+
+STUDIES: dict[str, StudyKind] = {
+    "tune": StudyKind(lambda config: "descent" in config, tuning_report),
+    "serving": StudyKind(lambda config: config.get("job") == "serving", serving_report),
+    "sweep": StudyKind(lambda config: "lanes" in config and "workloads" in config, sweep_report),
+    "simulate": StudyKind(lambda config: "trace" in config and "lanes" not in config, trace_report),
+    "run": StudyKind(lambda config: {"lanes", "num_requests"} <= {*config}, backlog_report),
+}
+"""Kinds of studies by name; the first that takes a configuration is the one."""

@@ -1,0 +1,42 @@
+"""Rules of the house that no linter knows."""
+
+from __future__ import annotations
+
+import ast
+from collections import Counter
+from collections.abc import Iterator
+from pathlib import Path
+
+PACKAGE = Path(__file__).parent.parent / "jaxsched"
+
+SAME = {
+    "the choices of a policy, or what is done with its numbers, for the family and the network": {
+        "admission_key", "estimate", "eviction_key", "quantize", "refine", "reserve", "unrounded",
+        "UNIT",
+    },
+    "one function, that each engine or loop has its own of": {"compute", "simulate_lanes", "step"},
+    "one number, in the types of each engine": {"LAST_TICK", "NEVER"},
+    "one type of arrays": {"Array", "Floats"},
+    "the command, and its options": {"run", "simulate"},
+    "of `jaxsched`, and the reference's own, which takes nothing from it": {"Clock"},
+    "public in both places: of `jaxsched.metrics` and of `jaxsched.relaxation`": {"Timeline"},
+}  # fmt: skip
+"""Why -> names that several modules define on purpose."""
+
+
+def names(path: Path) -> Iterator[str]:
+    """What the module defines at its top, but for names with an underscore."""
+    for node in ast.parse(path.read_text()).body:
+        found: list[str] = []
+        if isinstance(node, ast.FunctionDef | ast.ClassDef):
+            found = [node.name]
+        elif isinstance(node, ast.Assign | ast.AnnAssign):
+            targets = node.targets if isinstance(node, ast.Assign) else [node.target]
+            found = [target.id for target in targets if isinstance(target, ast.Name)]
+        yield from (name for name in dict.fromkeys(found) if not name.startswith("_"))
+
+
+def test_no_two_things_have_one_name() -> None:
+    count = Counter(name for path in PACKAGE.rglob("*.py") for name in set(names(path)))
+    several = {name for name, modules in count.items() if modules > 1}
+    assert several == set().union(*SAME.values())
