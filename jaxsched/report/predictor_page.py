@@ -9,8 +9,8 @@ from typing import Any
 from jaxsched.predict.evaluation import LABELS, NONE, SHOWN
 from jaxsched.report import plots
 from jaxsched.report.looks import DASHES, DOTS, Line, in_house_style
-from jaxsched.report.plots import Drawing
 from jaxsched.report.page import PAGE_STYLE, _code, _figure, _note, laid_out, table_html, texts_html
+from jaxsched.report.plots import Drawing
 from jaxsched.report.tables import table
 from jaxsched.studies import store
 
@@ -89,7 +89,7 @@ def summary(report: dict[str, Any]) -> str:
         f"Pinball loss in tokens, mean over 11 levels; width in tokens. Who sees nothing calls the "
         f"same class for all, the most frequent one: {majority:.1%}."
     )
-    return f"{table_html(table(HEADER[1:], [("", rows_of(report))]))}\n{_note(note)}"
+    return f"{table_html(table(HEADER[1:], [('', rows_of(report))]))}\n{_note(note)}"
 
 
 def _by(rows: list[dict[str, Any]]) -> str:
