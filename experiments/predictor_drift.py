@@ -5,11 +5,12 @@ Usage:
     pip install '.[sharegpt,native]'
     python -m experiments.predictor_drift OUT
 
-Two experiments with held-out requests of ShareGPT. Feedback: a backlog of 1,000 requests is
-seen when 10 % of them are complete, and the upper bound at 0.9 of the rest is calibrated by what
-has been seen; completed ones alone, or with the running ones as at least what they have generated. Drift:
-a predictor of the shorter half of the answers meets the longer half under live arrivals; the
-coverage of requests against the number of arrivals since then. Writes parquet files and a figure.
+Two experiments with held-out requests of ShareGPT. Feedback: a backlog of 1,000 requests is seen
+when 10 % of them are complete, and the upper bound at 0.9 of the rest is calibrated by what has
+been seen; completed ones alone, or with the running ones as at least what they have generated.
+Drift: a predictor of the shorter half of the answers meets the longer half under live arrivals;
+the coverage of requests against the number of arrivals since then. Writes parquet files and a
+figure.
 """
 
 from __future__ import annotations

@@ -6,9 +6,9 @@ Usage:
     python -m experiments.predictor_helps OUT
 
 Held-out requests of ShareGPT, M = 16,492, 1,000 of them in an instance: a backlog, and a stream
-that asks for 90 % of the memory-time. For each of five splits the shipped rule, and the level
-of the lower bound, are chosen on the rows that calibrate the predictor; the figures are those of the test
-rows. Writes results.parquet and a figure.
+that asks for 90 % of the memory-time. For each of five splits the shipped rule, and the level of
+the lower bound, are chosen on the rows that calibrate the predictor; the figures are those of the
+test rows. Writes results.parquet and a figure.
 """
 
 from __future__ import annotations

@@ -7,8 +7,8 @@ Usage:
 
 A_min refines its estimate to the larger of the lower bound and the k tokens that are out. The rule
 here asks the predictor's law instead: a request carries three of its quantiles (lower: 0.1, point:
-0.5, upper: 0.9), between which the law is taken as linear, and the estimate is the quantile at
-1 - level of what is left of it given k. Both are evicted by the estimate of every round. Backlogs of
+0.5, upper: 0.9), between which the law is taken as linear, and the estimate is the quantile at 1 -
+level of what is left of it given k. Both are evicted by the estimate of every round. Backlogs of
 1,000 held-out requests of ShareGPT, M = 16,492; levels are chosen on the calibration rows. Writes
 results.parquet and a figure.
 """

