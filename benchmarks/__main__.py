@@ -75,7 +75,7 @@ def measure(sections: tuple[Section, ...], scale: Scale, command: str) -> Report
 def _sections() -> dict[str, Section]:
     _prepare_jax()
     if importlib.util.find_spec("numba") is None:
-        raise SystemExit("the benchmarks need numba: pip install -e '.[native]'")
+        raise SystemExit("the benchmarks need numba: pip install numba")
     from benchmarks import accelerator, engines, growth, loop, peer, processes, steps, tricks, vllm
 
     found = (

@@ -8,7 +8,12 @@ from jaxsched import _start as _start  # isort: skip  # before what takes second
 
 from jaxsched import clocks, metrics, workers, workloads
 from jaxsched._version import __version__
-from jaxsched.bounds import busy_seconds_bound, mean_busy_time_bound, rounds_bound
+from jaxsched.bounds import (
+    busy_seconds_bound,
+    lower_bound,
+    mean_busy_time_bound,
+    rounds_bound,
+)
 from jaxsched.clocks import Clock, Energy
 from jaxsched.engines import reference
 from jaxsched.engines import soft as relaxation
@@ -73,6 +78,7 @@ __all__ = [
     "a_min",
     "a_min_family",
     "a_min_network",
+    "best_schedule",
     "busy_seconds_bound",
     "check_instance",
     "clocks",
@@ -81,11 +87,13 @@ __all__ = [
     "h_sf",
     "lcf",
     "load_policy",
+    "lower_bound",
     "mc_sf",
     "mcf",
     "mean_busy_time_bound",
     "metrics",
     "no_evict",
+    "optimal",
     "past_future",
     "policy",
     "predict",
@@ -106,3 +114,12 @@ __all__ = [
     "workers",
     "workloads",
 ]
+
+
+def __getattr__(name: str) -> Any:
+    """What needs numba is imported when it is first asked for."""
+    if name in ("best_schedule", "optimal"):
+        from jaxsched import optimum  # noqa: PLC0415
+
+        return getattr(optimum, name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -12,12 +12,17 @@ blocks, chunks and preemptions only add to what is held. All functions work on t
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from jaxsched.clocks import Clock
 from jaxsched.instance import Instance, check_instance
 from jaxsched.workers.settings import Worker
+
+MOST_ROUNDS = 2**27
+"""Rounds of a schedule that `lower_bound` looks at one by one, at most."""
 
 
 def volume(prompt: ArrayLike, output: ArrayLike) -> NDArray[np.int64]:
@@ -73,11 +78,101 @@ def mean_busy_time_bound(
     v.sort(axis=-1)
     ascending = v.astype(np.float64)
     mean_times = (ascending.cumsum(axis=-1) - ascending / 2) / m[..., None]
-    # D: from the mean time of a run to its end, with the sum over k in closed form.
+    return np.asarray(mean_times.sum(axis=-1) + _tails(s, o, real).sum(axis=-1))
+
+
+def _tails(
+    s: NDArray[np.int64], o: NDArray[np.int64], real: NDArray[np.bool_]
+) -> NDArray[np.float64]:
+    """D: from the mean time of a run to its end, with the sum over k in closed form."""
     whole, s, o = volume(s, o), s.astype(np.float64), o.astype(np.float64)
     moment = s * o**2 / 2 + o * (o + 1) * (2 * o + 1) / 6 - o * (o + 1) / 4
-    tails = np.where(real, o - moment / whole, 0.0)
-    return np.asarray(mean_times.sum(axis=-1) + tails.sum(axis=-1))
+    return np.where(real, o - moment / np.maximum(whole, 1), 0.0)
+
+
+def latency_bound(
+    prompt: ArrayLike,
+    output: ArrayLike,
+    memory: ArrayLike,
+    num_requests: ArrayLike | None = None,
+    worker: Worker | None = None,
+) -> NDArray[np.float64]:
+    """The best of these lower bounds on the total latency of a backlog, under every policy.
+
+    `mean_busy_time_bound`, which is the best for many requests, and two for few of them:
+
+    1. The k-th completion is no earlier than the k-th shortest output, nor than the round in which
+       the worker can have given out the k smallest volumes: sum_k max(o_(k), ceil(V_k / M)).
+    2. For any weights w_j in [0, 1], sum c_j = sum w_j c_j + sum (1 - w_j) c_j, where c_j >= o_j in
+       the second sum. The first is at least sum w_j (V_j - v_j / 2) / M + sum w_j D_j, with volumes
+       poured in ascending v_j / w_j, by the argument of `mean_busy_time_bound` and Smith's rule.
+       Requests that would be poured long before their own length lets them end get weights that
+       put them where they do no harm to the others.
+
+    All that is proved is a bound for every choice of weights; they are chosen by one sort.
+    Arguments, errors and result as of `mean_busy_time_bound`.
+    """
+    s, o, m, real = _checked(prompt, output, memory, num_requests)
+    v = np.where(real, volume(_held(s, worker), o), 0)
+    o = np.where(real, o, 0)
+    per_round = m[..., None]
+    ranked = np.maximum(np.sort(o, axis=-1), -(-np.sort(v, axis=-1).cumsum(axis=-1) // per_round))
+    weighted = _weighted_bound(
+        v.astype(np.float64), o, _tails(_held(s, worker), o, real), per_round
+    )
+    several = mean_busy_time_bound(prompt, output, memory, num_requests, worker)
+    return np.maximum(np.maximum(ranked.sum(axis=-1), weighted), several)
+
+
+def _weighted_bound(v: Any, o: Any, tails: Any, m: NDArray[np.int64]) -> NDArray[np.float64]:
+    """The second bound of `latency_bound`, of shape [...]; volume and output are 0 for padding."""
+    order = np.argsort(v, axis=-1)
+    v, o, tails = (np.take_along_axis(x, order, axis=-1) for x in (v, o, tails))
+    own = o - tails  # the mean time of a run that starts at once
+    poured = (v.cumsum(axis=-1) - v / 2) / m
+    order = np.argsort(np.maximum(poured, own), axis=-1, kind="stable")
+    v, o, tails, own = (np.take_along_axis(x, order, axis=-1) for x in (v, o, tails, own))
+    best = o.sum(axis=-1, dtype=np.float64)
+    held = np.ones(v.shape, bool)
+    for _ in range(2):
+        # Weights that make this very order ascending in v / w; those no longer held have 0.
+        highest = np.maximum.accumulate(np.where(held, v, 0), axis=-1)
+        w = np.where(held & (highest > 0), v / np.maximum(highest, 1), 0.0)
+        counted = np.where(w > 0, v, 0)
+        poured = (counted.cumsum(axis=-1) - counted / 2) / m
+        found = w * (poured + tails) + (1 - w) * o
+        best = np.maximum(best, found.sum(axis=-1))
+        held &= poured >= own
+    return best
+
+
+def lower_bound(instance: Instance) -> NDArray[np.int64]:
+    """The strongest lower bound that we have on the total latency of each lane, any arrivals.
+
+    The larger of the mean busy time bound (with arrivals: memory is poured over the requests that
+    are there, smallest volume first) and of one from prices: everybody pays lambda_t for a token
+    of memory in round t, and mu_t for being one of those of whom no two can run side by side,
+
+        sum of latencies >= sum_i min_p cost_i(p) - sum a - M sum lambda - sum mu,
+
+    for whatever prices, which are searched for by subgradients and then rounded to integers: the
+    bound is exact. docs/optimum.md has the proofs and how strong it is. Up to half a second a lane
+    where requests need a good part of the memory, else milliseconds.
+
+    Args:
+      instance: Instances in rounds, with request arrays of shape [..., n].
+
+    Returns:
+      Of shape [...], in request-rounds: no schedule has a smaller total latency.
+
+    Raises:
+      TypeError, ValueError: As `check_instance`; for arrivals in seconds, and for a lane whose
+        last arrival and outputs together are beyond round `MOST_ROUNDS`.
+      ImportError: If numba cannot be imported.
+    """
+    from jaxsched.optimum import bounds_of  # noqa: PLC0415 - numba is optional and slow to import
+
+    return bounds_of(instance)
 
 
 def rounds_bound(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import functools
 import math
 import os
@@ -85,8 +86,8 @@ def simulate(
       history: Whether the result lists every evicted run; not inside `jit` or `vmap`. Simulates
         twice, as the list's length has to be known first.
       engine: "jax" runs on the default JAX backend, with the lanes spread over all its local
-        devices; "native" is a compiled event loop for the CPU, and needs numba (the extra
-        `native`); "auto" takes "native" on a CPU if it can, and says why if it cannot.
+        devices; "native" is a compiled event loop for the CPU, and needs numba;
+        "auto" takes "native" on a CPU if it can, and says why if it cannot.
 
     Returns:
       A `Result` of lane shape [...]. Arrays are numpy from "native" and JAX from "jax".
@@ -107,6 +108,9 @@ def simulate(
     if worker is not None and worker.blocks:
         instance = in_blocks(instance, worker)
     _check_instance(instance, policy, clock)
+    if policy.planned:
+        _check_planned(policy, traced, clock, worker, max_batch)
+        return _planned(instance, policy, max_rounds, history, engine)
     lanes = instance.lanes
     flat = _reshape(canonical(instance), len(lanes), (math.prod(lanes),))
     if traced and flat.arrival is not None and flat.arrival.dtype == np.int64:
@@ -157,6 +161,36 @@ def _check_instance(instance: Instance, policy: Policy, clock: Clock | None) -> 
     if clock is not None and not any_traced(clock):
         most = MAX_MEMORY if any_traced(instance) else int(np.max(np.asarray(instance.memory)))
         check_clock(clock, most)
+
+
+def _check_planned(policy: Policy, traced: bool, clock: Any, worker: Any, max_batch: Any) -> None:
+    """Refuses what no schedule is made for."""
+    given = {"clock": clock, "max_batch": max_batch}
+    given["worker of an engine"] = worker if worker is not None and worker.blocks else None
+    given["jit or vmap"] = True if traced else None
+    for what, wrong in given.items():
+        if wrong is not None:
+            raise ValueError(f"policy {policy.name!r} plans whole rounds; expected no {what}")
+
+
+def _planned(
+    instance: Instance, policy: Policy, max_rounds: int, history: bool, engine: str
+) -> Result:
+    """Makes a schedule and runs it: requests are held back until they are to start.
+
+    As all lengths are known, the look-ahead test lets each one in at once, if all fit to the end.
+    """
+    from jaxsched.optimum import planned  # noqa: PLC0415 - numba is optional and slow to import
+
+    start = planned(instance)
+    held = instance.replace(arrival=start.astype(np.int32))
+    runs = dataclasses.replace(policy, planned=False)
+    result = simulate(held, runs, max_rounds=max_rounds, history=history, engine=engine)
+    waited = start if instance.arrival is None else start - np.asarray(instance.arrival)
+    finished = np.asarray(result.completion) >= 0
+    totals = np.array(result.totals)
+    totals[..., 0] += np.where(finished, waited, 0).sum(axis=-1)
+    return result.replace(totals=totals)
 
 
 def _numbers(policy: Policy, clock: Clock | None, worker: Worker | None, flat: Instance) -> Numbers:
@@ -211,7 +245,13 @@ def engine_for(engine: str, policy: Policy) -> str:
         )
     if engine != "auto":
         return engine
-    if jax.default_backend() != "cpu" or not _native_works():
+    if jax.default_backend() != "cpu":
+        return "jax"
+    if not _native_works():
+        _say_once(
+            "numba cannot be imported, so the JAX engine runs, 10 to 50 times slower on a CPU; "
+            "`pip install numba` or `python -c 'import numba'` tells why"
+        )
         return "jax"
     if unknown is not None:
         _say_once(f"policy {policy.name!r} runs on the JAX engine: {unknown}")

@@ -6,7 +6,7 @@ import random
 import numpy as np
 import pytest
 
-from jaxsched.bounds import mean_busy_time_bound, rounds_bound, volume
+from jaxsched.bounds import latency_bound, mean_busy_time_bound, rounds_bound, volume
 from jaxsched.engines.reference import Request, simulate
 from jaxsched.instance import MAX_MEMORY
 from jaxsched.testing import KINDS, as_arrays, random_requests
@@ -123,7 +123,7 @@ def test_the_largest_memory_stays_exact():
 
 def test_below_every_policy():
     for requests, memory in backlogs(2, 8):
-        bound = mean_busy_time_bound(*lengths(requests), memory)
+        bound = latency_bound(*lengths(requests), memory)
         rounds = rounds_bound(*lengths(requests), memory)
         for rule in RULES.values():
             outcome = simulate(requests, memory, rule)
@@ -142,6 +142,14 @@ def test_completions_are_bounded_with_arrivals_too():
             assert outcome.rounds >= rounds_bound(*lengths(requests), memory)
 
 
+def test_the_best_bound_is_met_where_nobody_waits_and_by_one_request():
+    assert latency_bound([[3]], [[7]], 10) == 7
+    assert latency_bound([5, 1, 2], [4, 60, 9], 1000) == 73
+    assert latency_bound([4] * 10, [1] * 10, 5) == 55
+    padded = latency_bound([[5, 1, 2, 9]], [[4, 60, 9, 9]], [1000], [3])
+    assert padded == 73
+
+
 def test_below_the_optimum_and_the_optimum_below_every_policy():
     rng = random.Random(4)
     ratios = []
@@ -156,6 +164,8 @@ def test_below_the_optimum_and_the_optimum_below_every_policy():
         best = optimum(requests, memory)
         bound = mean_busy_time_bound(*lengths(requests), memory)
         assert bound <= best * (1 + 1e-12)
+        tight = latency_bound(*lengths(requests), memory)
+        assert max(bound, sum(r.output for r in requests)) <= tight <= best * (1 + 1e-12)
         assert all(best <= simulate(requests, memory, r).total_latency for r in RULES.values())
         ratios.append(bound / best)
     assert max(ratios) > 0.95  # a bound that is always far below would prove little

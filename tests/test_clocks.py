@@ -58,9 +58,9 @@ def test_energy_goes_with_the_hardware() -> None:
 
 
 def test_wrong_names_are_answered_with_the_right_ones() -> None:
-    with pytest.raises(ValueError, match="clock 'a100' is unknown; expected one of llama2_70b_2xa"):
+    with pytest.raises(ValueError, match="unknown clock 'a100'.*; expected one of: llama2_70b_2xa"):
         clocks.clock("a100")
-    with pytest.raises(ValueError, match="clock 'a100' is unknown"):
+    with pytest.raises(ValueError, match="unknown clock 'a100'"):
         clocks.energy("a100")
 
 
@@ -161,7 +161,7 @@ def test_a_clock_is_one_entry(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(clocks.PRESETS, "mine", mine)
     assert clocks.clock("mine") is clocks.mine() is mine.clock and "mine" in dir(clocks)
     assert clocks.energy("mine") is None and ("`mine`", "500", "R² 1", "me") in presets.clock_rows()
-    with pytest.raises(ValueError, match="expected one of .*, mine"):
+    with pytest.raises(ValueError, match="expected one of: .*, mine"):
         clocks.clock("other")
     with pytest.raises(AttributeError, match="no attribute 'other'"):
         clocks.other  # noqa: B018

@@ -63,7 +63,7 @@ def test_the_shipped_file_is_the_papers_experiment() -> None:
     kinds = {read_prediction(text).kind for text in paper.predictions}
     assert kinds == {"one", "classes", "relative"}
     untuned = [name for name in paper.policies if not name.startswith("tuned:")]
-    assert len(untuned) == 6 and len(paper.policies) == 9
+    assert len(untuned) == 7 and len(paper.policies) == 10
 
 
 def test_toml_round_trip(file: Path) -> None:

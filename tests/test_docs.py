@@ -36,7 +36,11 @@ TRACE = "arrived_at,num_prefill_tokens,num_decode_tokens\n" + "".join(
     f"{0.25 * i},{10 + 7 * i % 50},{1 + 13 * i % 90}\n" for i in range(60)
 )
 
-FEW = {"run": ["--lanes", "2"], "tune": ["--steps", "1"]}
+FEW = {
+    "run": ["--lanes", "2"],
+    "tune": ["--steps", "1"],
+    "worst-case": ["--generations", "1", "--lanes", "32", "--requests", "64"],
+}
 """Command -> options that make it short."""
 
 
@@ -132,5 +136,5 @@ def test_the_reference_has_every_command(capsys: pytest.CaptureFixture[str]) -> 
     with pytest.raises(SystemExit):
         cli.main(["--help"])
     page = (ROOT / "docs" / "reference" / "commands.md").read_text()
-    commands = re.findall(r"^    (\w+) {2,}\w", capsys.readouterr().out, re.MULTILINE)
-    assert commands == re.findall(r"^```{program-help} (\w+)$", page, re.MULTILINE)
+    commands = re.findall(r"^    ([\w-]+)(?: {2,}\w|$)", capsys.readouterr().out, re.MULTILINE)
+    assert commands == re.findall(r"^```{program-help} ([\w-]+)$", page, re.MULTILINE)

@@ -116,7 +116,12 @@ class Client:
 
 
 def watch(
-    requests: list[Request], outcome: reference.Outcome, clock: js.Clock, ttft: float, tpot: float
+    requests: list[Request],
+    outcome: reference.Outcome,
+    clock: js.Clock,
+    ttft: float,
+    tpot: float,
+    e2el: float,
 ) -> Client:
     """Replays the runs token by token; a client writes a token down when it first sees it."""
     seen = [watch_one(runs, outcome, clock, requests) for runs in outcome.runs]
@@ -124,7 +129,8 @@ def watch(
     each = [
         (tokens[-1] - tokens[0]) / (len(tokens) - 1) if len(tokens) > 1 else 0 for tokens in seen
     ]
-    limits = zip(first, each, strict=True)
+    whole = [tokens[-1] - r.arrival for tokens, r in zip(seen, requests, strict=True)]
+    limits = zip(first, each, whole, strict=True)
     busy = range(len(outcome.starts))
     held = [in_round(t, requests, outcome) for t in busy]
     return Client(
@@ -136,7 +142,7 @@ def watch(
             outcome.starts[runs[0].admitted] - r.arrival
             for runs, r in zip(outcome.runs, requests, strict=True)
         ],
-        good=sum(a <= ttft * 1e12 and b <= tpot * 1e12 for a, b in limits),
+        good=sum(a <= ttft * 1e12 and b <= tpot * 1e12 and c <= e2el * 1e12 for a, b, c in limits),
         makespan=max(tokens[-1] for tokens in seen) - min(r.arrival for r in requests),
         joules=sum(JOULES.joules(1, *held[t]) for t in busy),
         used=[tokens for _, _, tokens in held],
@@ -189,7 +195,7 @@ def assert_distribution(found: Any, samples: list[float], lane: Any = ()) -> Non
 @pytest.mark.parametrize("clock", CLOCKS)
 @pytest.mark.parametrize("policy", POLICIES)
 def test_every_metric_is_what_clients_saw(policy: str, clock: str) -> None:
-    limits = {"ttft_limit": 1.0, "tpot_limit": 0.1}
+    limits = {"ttft_limit": 1.0, "tpot_limit": 0.1, "e2el_limit": 5.0}
     instance, drawn = live(POLICIES.index(policy) * 10 + list(CLOCKS).index(clock))
     clock = CLOCKS[clock]
     outcomes = [outcome_of(*one, clock, policy) for one in drawn]
@@ -207,6 +213,7 @@ def test_every_metric_is_what_clients_saw(policy: str, clock: str) -> None:
             "request_throughput": len(requests) / seconds,
             "output_throughput": tokens / seconds,
             "goodput": client.good / seconds,
+            "attainment": 100 * client.good / len(requests),
             "kv_mean": np.mean(client.used) / memory,
             "kv_peak": np.max(client.used) / memory,
             "energy": client.joules,
@@ -346,15 +353,21 @@ def test_percentiles_are_numpys_to_the_last_bit(size: int) -> None:
         assert [getattr(found, name)[lane] for name in NAMES[1:]] == list(expected)
 
 
-@pytest.mark.parametrize("size", [1, 2, 50])
-def test_weights_are_repetitions(size: int) -> None:
+@pytest.mark.parametrize("size", [1, 2, 50, 3000])
+def test_progressions_are_repetitions(size: int) -> None:
     rng = np.random.default_rng(size)
-    values, weights = rng.random(size).round(1), rng.integers(0 if size > 1 else 1, 9, size)
-    found = samples.of_weighted(values, weights)
-    repeated = np.repeat(values, weights)
+    first = rng.choice([3, 60_000, 61_000, 5_000_000], size) + rng.integers(0, 40, size)
+    step, length, weight = (rng.integers(low, 30, size) for low in (0, 1, 1))
+    step[::3] = 0
+    found = samples.of_progressions(samples.Progressions(first, step, length, weight), 1000)
+    written = [
+        first[i] + j * step[i]
+        for i in range(size) for j in range(length[i]) for _ in range(weight[i])
+    ]  # fmt: skip
+    repeated = np.asarray(written) / 1000
     assert found.count == len(repeated) and found.mean == pytest.approx(repeated.mean())
-    expected = np.percentile(repeated, metrics.PERCENTILES)
-    assert [getattr(found, name) for name in NAMES[1:]] == list(expected)
+    expected = [*np.percentile(repeated, metrics.PERCENTILES), repeated.max()]
+    assert [getattr(found, name) for name in (*NAMES[1:], "max")] == expected
 
 
 @pytest.mark.parametrize("policy", ["a_min", "fcfs"])

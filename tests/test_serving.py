@@ -210,7 +210,7 @@ def test_streams_of_a_trace_are_requests_in_a_row(trace: Path) -> None:
 
 BAD: dict[str, tuple[dict[str, Any], str]] = {
     "job": ({"job": "servng"}, "job: unknown value 'servng' (did you mean serving?)"),
-    "clock": ({"clock": "a100"}, "clock: clock 'a100' is unknown; expected one of"),
+    "clock": ({"clock": "a100"}, "clock: unknown clock 'a100'; expected one of"),
     "rate": ({"rates": (1.0, 0.0)}, "rates: got 0.0; expected more than 0 requests per second"),
     "rates": ({"rates": ()}, "rates: got an empty list"),
     "limit": ({"tpot_limit": 0.0}, "tpot_limit: got 0.0; expected more than 0 seconds"),
@@ -444,7 +444,7 @@ def test_simulate_poisson_arrivals(capsys: Any, trace: Path, tmp_path: Path) -> 
         (["--arrivals", "trace"], "arrivals: 'trace' is in seconds; expected a --clock"),
         (["--arrivals", "poisson:2"], "arrivals: 'poisson:2' is in seconds; expected a --clock"),
         (["--ttft-limit", "2"], "ttft_limit: 2.0 is in seconds; expected a --clock"),
-        (["--clock", "a100"], "clock: clock 'a100' is unknown; expected one of llama2_70b_2xa100"),
+        (["--clock", "a100"], "clock: unknown clock 'a100'; expected one of: llama2_70b_2xa100"),
         (["--clock", CLOCK, "--arrivals", "rounds:1"], "expected trace, poisson:RATE or backlog"),
         (["--clock", CLOCK, "--tpot-limit", "0"], "tpot_limit: got 0.0; expected more than 0"),
         (["--clock", CLOCK, "--arrivals", "trace:fast"], "arrivals: 'trace:fast'; expected one of"),

@@ -161,7 +161,8 @@ def test_compressed_files_are_read(tmp_path: Path) -> None:
     with zipfile.ZipFile(tmp_path / "zip", "w") as archive:
         archive.writestr("trace.csv", content)
     for path in (
-        write(tmp_path, bz2.compress(content), "bz2"), write(tmp_path, lzma.compress(content), "xz"),
+        write(tmp_path, bz2.compress(content), "bz2"),
+        write(tmp_path, lzma.compress(content), "xz"),
         tmp_path / "zst", tmp_path / "zip",
     ):  # fmt: skip
         assert len(read_trace(path, zero_output="skip")) == 8

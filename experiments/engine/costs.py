@@ -22,7 +22,7 @@ from experiments.engine import common
 from experiments.engine.common import SHAREGPT, VLLM, WORKERS, Source
 from jaxsched import clocks, workloads
 from jaxsched.report import looks, plots
-from jaxsched.report.terminal import markdown
+from jaxsched.report.tables import markdown
 
 NUMBERS = {
     "block": (1, 4, 16, 64, 128, 256),
@@ -43,7 +43,7 @@ POLICIES = ("fcfs", "a_min:every_round", "remaining_volume", "remaining_volume:l
 MEASURES = {
     "mean": "mean latency (s)",
     "p99": "P99 of latency (s)",
-    "ttft": "mean time to first token (s)",
+    "ttft": "mean TTFT (s)",
 }
 LOADS = {"backlog": 0.0, "load 0.9": 0.9}
 
@@ -80,7 +80,7 @@ def means(frame: pd.DataFrame) -> pd.DataFrame:
 @looks.in_house_style
 def draw(table: pd.DataFrame, number: str) -> Figure:
     """Latencies against one number of the worker, of the backlog and of the stream."""
-    figure = Figure(figsize=(7.2, 4.6), layout="constrained")
+    figure = Figure(figsize=(8.4, 4.8), layout="constrained")
     grid = figure.subplots(2, 3, sharex=True)
     for row, load in enumerate(LOADS):
         own = table[(table["number"] == number) & (table["load"] == load)]
@@ -91,9 +91,9 @@ def draw(table: pd.DataFrame, number: str) -> Figure:
             axes.set_xticks(NUMBERS[number])
             plots.write_ticks(axes.xaxis)
             axes.set_ylim(bottom=0)
-            axes.set_title(f"{load}: {MEASURES[name]}")
+            axes.set_title(f"{load}: {MEASURES[name]}", fontsize=8)
     figure.supxlabel(TITLES[number], fontsize=9)
-    plots.legend_above(figure, grid[0, 0], 4)
+    plots.legend_above(figure, grid[0, 0], 2)
     return figure
 
 
@@ -113,6 +113,6 @@ def main(folder: Path, lanes: int) -> None:
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("folder", type=Path, help="where to write")
-    parser.add_argument("--lanes", type=int, default=16, help="backlogs and streams")
+    parser.add_argument("--lanes", type=int, default=8, help="backlogs and streams")
     given = parser.parse_args()
     main(given.folder, given.lanes)

@@ -138,6 +138,7 @@ def draw(frame: pd.DataFrame, source: Source) -> Figure:
     for row, name in enumerate(MEASURES):
         grid[row, 0].set_ylabel(f"{MEANS[name]},\nover fcfs")
     grid[3, 0].set_ylabel("under fcfs")
+    grid[3, 0].set_ylim(0, 1.6 * grid[3, 0].get_ylim()[1])  # room for the legend
     grid[3, 0].legend(loc="upper left")
     plots.legend_above(figure, grid[0, 0], 3)
     return figure

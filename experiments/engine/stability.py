@@ -26,7 +26,7 @@ from experiments.engine import common
 from experiments.engine.common import SHAREGPT, WORKERS, Source
 from jaxsched import bounds, clocks, workloads
 from jaxsched.report import looks, plots
-from jaxsched.report.terminal import markdown
+from jaxsched.report.tables import markdown
 
 SHARES = (0.3, 0.5, 0.6, 0.7, 0.75, 0.8, 0.85, 0.9, 0.95, 1.0, 1.1, 1.2)
 """Rates of arrivals, over the bound."""
@@ -149,6 +149,6 @@ def main(folder: Path, lanes: int) -> None:
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("folder", type=Path, help="where to write")
-    parser.add_argument("--lanes", type=int, default=12, help="streams of every kind")
+    parser.add_argument("--lanes", type=int, default=8, help="streams of every kind")
     given = parser.parse_args()
     main(given.folder, given.lanes)

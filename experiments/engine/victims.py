@@ -26,7 +26,7 @@ from experiments.engine import common
 from experiments.engine.common import SHAREGPT, Source
 from jaxsched import clocks, workloads
 from jaxsched.report import looks, plots
-from jaxsched.report.terminal import markdown
+from jaxsched.report.tables import markdown
 
 BLOCKS = (400, 500, 600, 800, 1000, 1200, 1600, 2000, 2400, 2800)
 REQUESTS = 300
@@ -58,10 +58,10 @@ RFC = pd.DataFrame(
 """Of vLLM RFC 54644, offline, 0.5B: its tax under LIFO, and wasted tokens of LCF over LIFO's."""
 
 SHOWN = {
-    "tax": "tokens recomputed over those needed once",
-    "ttft": "mean time to first token, over LIFO's",
-    "mean": "mean latency, over LIFO's",
-    "p99": "P99 of latency, over LIFO's",
+    "tax": "tokens recomputed,\nover those needed once",
+    "ttft": "mean time to first token,\nover LIFO's (FCFS)",
+    "mean": "mean latency,\nover LIFO's",
+    "p99": "P99 of latency,\nover LIFO's",
 }
 
 
@@ -139,13 +139,13 @@ def main(folder: Path, lanes: int) -> None:
         wide = relative.pivot_table(name, ["workload", "policy"], "blocks", sort=False)
         wide.columns = [str(column) for column in wide.columns]
         widest = relative.groupby(["workload", "policy"], sort=False)[f"{name}_ci"].max()
-        print(f"\n{SHOWN[name]}\n")
+        print("\n" + SHOWN[name].replace("\n", " ") + "\n")
         print(markdown(wide.assign(**{"± at most": widest}).reset_index(), 2))
 
 
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("folder", type=Path, help="where to write")
-    parser.add_argument("--lanes", type=int, default=24, help="backlogs of every kind")
+    parser.add_argument("--lanes", type=int, default=8, help="backlogs of every kind")
     given = parser.parse_args()
     main(given.folder, given.lanes)

@@ -17,6 +17,7 @@ from typing import Any
 
 import jaxsched as js
 from jaxsched import clocks
+from jaxsched.clocks import texts as texts_of_clocks
 from jaxsched.policies import files, names, own
 from jaxsched.studies import trace
 from jaxsched.workloads import texts, traces
@@ -53,28 +54,54 @@ def simulate(parser: ArgumentParser) -> None:
     The format is recognized by the names of the file's columns, or name those of any CSV, JSON or
     Parquet file with --columns; plain or compressed.
     """
+    _requests(parser, "all are there at the start")
+    add = parser.add_argument
+    add("--out", type=Path, metavar="DIR", help="write the table to DIR/results.parquet as well")
+    add("--report", type=Path, metavar="FILE", help="write a page to send: one HTML file")
+    add("--per-request", action="store_true", help="and every request to DIR/requests.parquet")
+    add("--ttft-limit", type=float, metavar="S", help="with --clock: count requests that have the "
+        "first token in S seconds")  # fmt: skip
+    add("--tpot-limit", type=float, metavar="S", help="and take at most S seconds a token after it")
+    add("--slo", metavar="NAME=S,…", help="with --clock: how many requests keep these limits in "
+        "seconds, such as ttft=2,tpot=0.2,e2e=30")  # fmt: skip
+
+
+def capacity(parser: ArgumentParser) -> None:
+    """Find the largest rate at which a trace's requests are served in time.
+
+    Stretches or squeezes the arrivals of a trace, and finds by bisection the largest rate at which
+    so many of its requests keep a service level under each policy; beside it stands the rate that
+    no policy serves more than, which is proved. With --out, started again after an interruption,
+    it goes on where it stopped.
+    """
+    _requests(parser, "the trace's")
+    add = parser.add_argument
+    add(
+        "--slo", required=True, metavar="NAME=S,…", help="limits in seconds: ttft=2,tpot=0.2,e2e=30"
+    )
+    add("--at", type=float, metavar="PERCENT", help="of the requests keep them; default: 99")
+    add("--out", type=Path, metavar="DIR", help="keep every rate that was tried in DIR")
+
+
+def _requests(parser: ArgumentParser, arrive: str) -> None:
+    """A trace, and what is simulated of it."""
     add = parser.add_argument
     add("trace", type=Path, metavar="TRACE", help="file of requests; sample is one that ships")
     add("--memory", type=int, required=True, metavar="M", help="KV cache of the worker, in tokens")
     add("--interval", metavar="KIND", help="prediction, see below; default: the trace's own")
-    add("--out", type=Path, metavar="DIR", help="write the table to DIR/results.parquet as well")
-    add("--report", type=Path, metavar="FILE", help="write a page to send: one HTML file")
-    add("--per-request", action="store_true", help="and every request to DIR/requests.parquet")
     _trace_options(parser)
     add("--seed", type=int, metavar="S", help="shuffle the requests, which draws ties at random")
     add("--arrivals", metavar="KIND",
-        help="when requests arrive, see below; default: all are there at the start")  # fmt: skip
+        help=f"when requests arrive, see below; default: {arrive}")  # fmt: skip
     add("--max-batch", type=int, metavar="B", help="at most B requests run together")
     add("--worker", metavar="NAME", help="whose rules hold: paper (the default), or "
         "vllm:block=16,max_num_seqs=256,budget=2048, its numbers as you set them")  # fmt: skip
     add("--clock", metavar="NAME", help="results in seconds on that hardware, see below")
-    add("--ttft-limit", type=float, metavar="S", help="with --clock: count requests that have the "
-        "first token in S seconds")  # fmt: skip
-    add("--tpot-limit", type=float, metavar="S", help="and take at most S seconds a token after it")
     _explain(parser, ["predictions (--interval):", *texts.help_lines(texts.PREDICTIONS)])
     _explain(parser, ["arrivals (--arrivals):", *texts.help_lines(texts.ARRIVALS)])
     entries = (_entry([name], preset.about) for name, preset in clocks.PRESETS.items())
-    _explain(parser, ["clocks (--clock):", *itertools.chain(*entries)])
+    forms = _entry(texts_of_clocks.FORMS, "your own numbers, or a file of `jaxsched clock fit`")
+    _explain(parser, ["clocks (--clock):", *itertools.chain(*entries), *forms])
     _policies(parser, PAPER)
     _printed(parser)
 
@@ -156,7 +183,49 @@ def predict(parser: ArgumentParser) -> None:
     add("--columns", type=_pairs, metavar="FIELD=NAME,…", help="its columns: text or prompt")
 
 
-COMMANDS = {command.__name__: command for command in (run, simulate, sweep, report, tune, predict)}
+def clock(parser: ArgumentParser) -> None:
+    """Fit a clock to measured rounds.
+
+    Reads a CSV file of rounds measured on your own worker, with the columns prompt_tokens
+    (prefilled in the round), active (requests that ran), cache_tokens (KV cache in use) and
+    seconds; fits the coefficients of a clock, says how well, and writes them to a file for
+    --clock FILE.toml.
+    """
+    add = parser.add_argument
+    add("action", choices=("fit",), help="what to do")
+    add("measurements", type=Path, metavar="MEASUREMENTS.csv", help="measured rounds")
+    add("--out", type=Path, metavar="FILE.toml", help="default: MEASUREMENTS.toml, beside them")
+
+
+def worst_case(parser: ArgumentParser) -> None:
+    """Search an input on which a policy does badly.
+
+    Mutates and selects lists of true lengths within one interval [αu, u] for all, u = M − prompt,
+    thousands at a time, from the worst cases that are known. Writes the worst as a file that
+    simulate reads, replayed by the reference, with a picture. docs/optimum.md says more.
+    """
+    add = parser.add_argument
+    add("--policy", default="a_min", metavar="NAME", help="see below; default: %(default)s")
+    add("--against", default="h_sf", metavar="WHAT", choices=("h_sf", "bound", "optimal"),
+        help="what its total latency is divided by: h_sf, bound (proved) or optimal (searched for "
+        "up to 62 requests, else the best found); default: %(default)s")  # fmt: skip
+    add("--alpha", type=float, default=0.5, metavar="A", help="l / u; default: %(default)s")
+    add("--memory", type=_positive, default=256, metavar="M", help="tokens; default: %(default)s")
+    add("--requests", type=_positive, default=256, metavar="N", help="default: %(default)s")
+    add("--prompt", type=_positive, default=1, metavar="S", help="of all; default: %(default)s")
+    add("--lanes", type=_positive, default=1024, metavar="K",
+        help="cases in a generation; default: %(default)s")  # fmt: skip
+    add("--generations", type=int, default=40, metavar="G", help="default: %(default)s")
+    add("--seed", type=int, default=0, metavar="S", help="of the mutations")
+    add("--out", type=Path, default=Path("out/worst_case"), metavar="DIR",
+        help="folder of the file and the picture; default: %(default)s")  # fmt: skip
+    _explain(parser, _known_policies())
+
+
+COMMANDS = {
+    command.__name__: command
+    for command in (run, simulate, capacity, sweep, report, tune, predict, clock, worst_case)
+}
 """Every command by name; the file NAME_command.py carries it out."""
 
 
@@ -166,7 +235,7 @@ def add_to(parser: ArgumentParser) -> None:
     for name, command in COMMANDS.items():
         summary, _, description = (inspect.getdoc(command) or name).partition("\n\n")
         own = commands.add_parser(
-            name, help=summary[0].lower() + summary[1:].rstrip("."),
+            name.replace("_", "-"), help=summary[0].lower() + summary[1:].rstrip("."),
             description=description or summary, formatter_class=parser.formatter_class,
         )  # fmt: skip
         own.set_defaults(command=name)
@@ -237,7 +306,13 @@ def _positive(text: str) -> int:
 def _known_policies() -> list[str]:
     """Every text that names a policy, with the first line of what makes the policy."""
     own_head = own.USAGE.partition(":")[0]
-    makers = {**names.SHIPPED, names.FAMILY: js.a_min_family, "tuned": files, own_head: own}
+    makers = {
+        **names.SHIPPED,
+        **names.PLANNED,
+        names.FAMILY: js.a_min_family,
+        "tuned": files,
+        own_head: own,
+    }
     groups: dict[str, list[str]] = {}
     for text in names.usage():
         groups.setdefault(text.partition(":")[0], []).append(text)

@@ -32,6 +32,8 @@ Exact simulation of schedulers for LLM inference on a worker with a limited KV c
       every combination of the values of some axes; jaxsched report out/small draws it
   jaxsched tune configs/tune_trace.toml --trace sample --out out/mine
       a rule for such requests; use it as --policies tuned:out/mine/mine.toml
+  jaxsched worst-case --policy a_min --against h_sf
+      an input on which a policy does badly
 
 Compiled programs are kept for the next run in ~/.cache/jaxsched (in $XDG_CACHE_HOME, if that is
 set; JAX_COMPILATION_CACHE_DIR names another folder).

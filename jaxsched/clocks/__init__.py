@@ -29,12 +29,13 @@ from jaxsched.clocks.formula import (
     to_ticks,
     valid_clock,
 )
-from jaxsched.clocks.presets import PRESETS, Preset, clock, energy
+from jaxsched.clocks.presets import PRESETS, Preset
+from jaxsched.clocks.texts import clock, clock_file, energy, read_clock
 
 __all__ = [
     "LONGEST_ROUND", "PRESETS", "TICKS_PER_SECOND", "Clock", "Energy", "Preset", "Ticks",
-    "check_clock", "clock", "energy", "is_traced", "round_ticks", "ticks", "to_ticks",
-    "valid_clock",
+    "check_clock", "clock", "clock_file", "energy", "is_traced", "read_clock", "round_ticks",
+    "ticks", "to_ticks", "valid_clock",
 ]  # fmt: skip
 
 

@@ -119,23 +119,6 @@ PRESETS: dict[str, Preset] = {
 """Clocks by name: an entry is all that a new one takes."""
 
 
-def clock(name: str) -> Clock:
-    """The preset of this name; ValueError if there is none."""
-    return _preset(name).clock
-
-
-def energy(name: str) -> Energy | None:
-    """The energy that goes with the clock of this name; None if none was published."""
-    found = _preset(name).energy
-    return None if found is None else found.energy
-
-
-def _preset(name: str) -> Preset:
-    if not isinstance(name, str) or name not in PRESETS:
-        raise ValueError(f"clock {name!r} is unknown; expected one of {', '.join(PRESETS)}")
-    return PRESETS[name]
-
-
 def clock_rows() -> Iterator[tuple[str, ...]]:
     """Rows of the documentation's table: preset, milliseconds of a round, fit, source."""
     for name, preset in PRESETS.items():

@@ -1,6 +1,7 @@
 """Metrics of serving, under the names of vLLM's benchmark; docs/metrics.md defines them."""
 
 from jaxsched.metrics.registry import (
+    LIMITED_COLUMNS,
     MEANS,
     METRICS,
     STATISTICS,
@@ -10,12 +11,14 @@ from jaxsched.metrics.registry import (
     Serving,
     Value,
     figures,
+    read_slo,
     serving,
 )  # fmt: skip
 from jaxsched.metrics.samples import PERCENTILES, Distribution, Requests, requests
 from jaxsched.metrics.timeline import Timeline, timeline
 
 __all__ = [
-    "MEANS", "METRICS", "PERCENTILES", "STATISTICS", "SWEPT", "Distribution", "Lanes", "Metric",
-    "Requests", "Serving", "Timeline", "Value", "figures", "requests", "serving", "timeline",
+    "LIMITED_COLUMNS", "MEANS", "METRICS", "PERCENTILES", "STATISTICS", "SWEPT", "Distribution",
+    "Lanes", "Metric", "Requests", "Serving", "Timeline", "Value", "figures", "read_slo",
+    "requests", "serving", "timeline",
 ]  # fmt: skip

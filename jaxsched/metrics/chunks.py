@@ -12,8 +12,9 @@ import dataclasses
 
 import numpy as np
 
+from jaxsched.clocks import Clock, round_ticks, ticks
 from jaxsched.instance import Instance
-from jaxsched.metrics.samples import Integers
+from jaxsched.metrics.samples import NOTHING, Integers, Progressions, arrival_ticks
 from jaxsched.result import Result
 from jaxsched.workers import Worker
 
@@ -55,8 +56,12 @@ def stays(instance: Instance, result: Result, lane: int | tuple[int, ...]) -> St
     return Stays(request, admitted, full, ended, prompt + came_with, place[order])
 
 
-def round_loads(own: Stays, worker: Worker, memory: int) -> RoundLoads:
-    """What each round of a lane holds."""
+def round_loads(own: Stays, worker: Worker, memory: int, quanta: bool = False) -> RoundLoads:
+    """What each round of a lane holds.
+
+    With `quanta` those preempted while blocks sufficed had generated their quantum; without they
+    went for the prompt in the middle.
+    """
     rounds = int(own.ended.max(initial=0))
 
     def steps(first: Integers, last: Integers, height: Integers | int = 1) -> Integers:
@@ -81,7 +86,11 @@ def round_loads(own: Stays, worker: Worker, memory: int) -> RoundLoads:
         for t in range(own.admitted[i], last + 1):
             left = int(worker.budget) - decodes[t] - prompts[t]
             if t > own.admitted[i]:  # before whole prompts, and before others had to go for it
-                left = int(worker.budget) - decodes[t] - _gone_for(own, worker, memory, i, t, done)
+                left = (
+                    int(worker.budget)
+                    - decodes[t]
+                    - _gone_for(own, worker, memory, i, t, done, quanta)
+                )
             grant = min(own.holds[i] - done, left)
             done += grant
             prompts[t] += grant
@@ -89,7 +98,9 @@ def round_loads(own: Stays, worker: Worker, memory: int) -> RoundLoads:
     return RoundLoads(prompts, steps(own.admitted, own.ended), cache, decodes)
 
 
-def _gone_for(own: Stays, worker: Worker, memory: int, middle: int, t: int, done: int) -> int:
+def _gone_for(
+    own: Stays, worker: Worker, memory: int, middle: int, t: int, done: int, quanta: bool
+) -> int:
     """Decoding requests that were preempted in round t after their blocks had been found.
 
     They left for the blocks of the prompt in the middle, whose grant had been fixed with them.
@@ -105,6 +116,90 @@ def _gone_for(own: Stays, worker: Worker, memory: int, middle: int, t: int, done
     used = int(need.sum()) - (-done // block)
     for k, i in enumerate(gone):
         if used <= memory // block:
-            return len(gone) - k
+            return 0 if quanta and k == 0 else len(gone) - k
         used -= int(need[i])
     return 0
+
+
+@dataclasses.dataclass(frozen=True)
+class BlockRounds:
+    """The rounds of a lane under a clock."""
+
+    runs: Stays
+    load: RoundLoads
+    start: Integers  # picoseconds, [R]
+    end: Integers
+
+
+def block_rounds(
+    instance: Instance,
+    result: Result,
+    clock: Clock,
+    worker: Worker,
+    lane: int | tuple[int, ...],
+    quanta: bool = False,
+) -> BlockRounds:
+    """Rebuilds the rounds of a lane that finished and has a history.
+
+    Raises:
+      ValueError: If they do not end where the result says: clock, arrivals or worker are others.
+    """
+    own = _of_lane(worker, instance.lanes, lane)
+    memory = int(np.broadcast_to(np.asarray(instance.memory), instance.lanes)[lane])
+    runs = stays(instance, result, lane)
+    held = round_loads(runs, own, memory, quanta)
+    lasts = round_ticks(ticks(clock), held.prompt_tokens, held.requests, held.cache_tokens)
+    # A round starts when the one before ends and somebody it admits is known.
+    arrival = arrival_ticks(instance)[lane][runs.request]
+    never = np.iinfo(np.int64).max
+    known = np.full(len(lasts), never)
+    np.minimum.at(known, runs.admitted, arrival)
+    known = np.where(known < never, known, 0)
+    before = np.cumsum(lasts) - lasts
+    start = before + np.maximum.accumulate(known - before)
+    end = start + lasts
+    count = int(np.asarray(result.num_requests)[lane])
+    completion = np.asarray(result.completion, np.int64)[lane][:count]
+    if np.any(end[completion - 1] != result.ticks[lane][:count, 2]):
+        raise ValueError(
+            "clock: the rounds it gives do not end where the result says; expected the clock, the "
+            "arrivals and the worker that were simulated"
+        )
+    return BlockRounds(runs, held, start, end)
+
+
+def _of_lane(worker: Worker, lanes: tuple[int, ...], lane: int | tuple[int, ...]) -> Worker:
+    numbers = (np.broadcast_to(np.asarray(value), lanes)[lane] for value in worker.numbers)
+    return Worker(worker.name, *map(int, numbers))
+
+
+def block_gaps(
+    instance: Instance, result: Result, clock: Clock, worker: Worker, lane: tuple[int, ...]
+) -> Progressions:
+    """Times between consecutive tokens of a lane as clients see them, in picoseconds.
+
+    None where a policy with quanta preempted for both reasons: its runs do not say which was which.
+    """
+    given = (instance, result, clock, worker, lane)
+    try:
+        found = block_rounds(*given)
+    except ValueError:
+        if not np.asarray(result.evictions)[lane]:
+            raise
+        try:
+            found = block_rounds(*given, quanta=True)
+        except ValueError:
+            return NOTHING
+    weight = found.load.decodes
+    within = (found.end - found.start)[weight > 0]
+    # From the last token before a preemption to the next one after it.
+    tokens = found.runs.full < found.runs.ended
+    request, full, ended = (
+        x[tokens] for x in (found.runs.request, found.runs.full, found.runs.ended)
+    )
+    again = np.flatnonzero(np.diff(request, prepend=-1) == 0)
+    across = found.end[full[again]] - found.end[ended[again - 1] - 1]
+    first = np.concatenate([within, across])
+    ones = np.ones(len(first), np.int64)
+    weights = np.concatenate([weight[weight > 0], np.ones(len(across), np.int64)])
+    return Progressions(first, np.zeros_like(ones), ones, weights)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import math
 import types
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any
@@ -19,11 +20,13 @@ from numpy.typing import NDArray
 from jaxsched.clocks import TICKS_PER_SECOND, Clock, Energy
 from jaxsched.instance import Instance
 from jaxsched.metrics import samples
+from jaxsched.metrics.chunks import block_gaps
 from jaxsched.metrics.samples import PERCENTILES, Distribution, Floats
 from jaxsched.metrics.timeline import gaps
 from jaxsched.result import Result, Status
+from jaxsched.workers import Worker
 
-STATISTICS = ("mean", *(f"p{q}" for q in PERCENTILES))
+STATISTICS = ("mean", *(f"p{q}" for q in PERCENTILES), "max")
 """What is said of a distribution."""
 
 
@@ -53,8 +56,10 @@ class Lanes:
     energy: Energy | None = None
     ttft_limit: float | None = None
     tpot_limit: float | None = None
+    e2el_limit: float | None = None
     pooled: bool = False
     counted: NDArray[np.bool_] | None = None
+    worker: Worker | None = None
 
     def over_requests(self, values: Floats, mask: NDArray[np.bool_]) -> Distribution:
         """Of numbers of requests, of shape [..., n], where the mask says so."""
@@ -118,19 +123,27 @@ class Lanes:
     @property
     def good(self) -> Any:
         """Requests that keep the limits; None without any. TPOT is 0 for one token, as in vLLM."""
-        limits = (self.seen.ttft, self.ttft_limit), (self.seen.tpot, self.tpot_limit)
-        kept = [times <= limit for times, limit in limits if limit is not None]
+        limits = {name: getattr(self, f"{name}_limit") for name in LIMITED.values()}
+        kept = [
+            getattr(self.seen, name) <= limit for name, limit in limits.items() if limit is not None
+        ]
         if not kept:
             return None
         return self.total(np.sum(np.all([self.seen.finished, *kept], axis=0), axis=-1))
 
+    @property
+    def attainment(self) -> Value | None:
+        """Percent of the requests that keep the limits; None without any."""
+        good = self.good
+        return None if good is None else self.rate(100.0 * good, self.completed + self.left)
+
     @functools.cached_property
     def joules(self) -> Any:
-        """Energy of lanes that finished; None without coefficients.
+        """Energy of lanes that finished; None without coefficients, and on a worker with blocks.
 
         Every admission is the final run's or was ended by an eviction.
         """
-        if self.energy is None:
+        if self.energy is None or (self.worker is not None and self.worker.blocks):
             return None
         result, done = self.result, self.every.finished
         again = 1 + np.asarray(result.preemptions, np.int64)
@@ -155,25 +168,53 @@ class Lanes:
         """Lane by lane; lanes that did not finish have no samples. None without a history."""
         if self.result.history is None:
             return None
-        found: list[Any] = [
-            gaps(self.instance, self.result, self.clock, lane)
-            if self.whole[lane]
-            else (np.zeros(0, np.int64), np.zeros(0, np.int64))
+        found = [
+            self._gaps(lane) if self.whole[lane] else samples.NOTHING
             for lane in np.ndindex(self.whole.shape)
         ]
         if self.pooled:
-            found = [map(np.concatenate, zip(*found, strict=True))]
-        each = [samples.of_weighted(v / TICKS_PER_SECOND, weights) for v, weights in found]
+            columns = zip(*(one.columns for one in found), strict=True)
+            found = [samples.Progressions(*map(np.concatenate, columns))]
+        each = [samples.of_progressions(one, TICKS_PER_SECOND) for one in found]
         shape = () if self.pooled else self.whole.shape
-        columns = zip(*(dataclasses.astuple(one) for one in each), strict=True)
-        return Distribution(*(np.stack(column).reshape(shape) for column in columns))
+        told = zip(*(dataclasses.astuple(one) for one in each), strict=True)
+        return Distribution(*(np.stack(column).reshape(shape) for column in told))
+
+    def _gaps(self, lane: tuple[int, ...]) -> samples.Progressions:
+        given = (self.instance, self.result, self.clock)
+        if self.worker is not None and self.worker.blocks:
+            return block_gaps(*given, self.worker, lane)
+        return gaps(*given, lane)
 
     def _sum(self, tokens: Any, mask: NDArray[np.bool_]) -> NDArray[np.int64]:
         """Sum over the requests of the mask, of shape [...]."""
         return np.sum(np.asarray(tokens, np.int64) * mask, axis=-1)
 
 
-UNITS = ("s", "whole s", "1/s", "tokens", "tokens/s", "share", "J", "J/token", "")
+LIMITED = {"ttft": "ttft", "tpot": "tpot", "e2e": "e2el"}
+"""What a service level can limit, and the metric that it is a limit of."""
+
+
+def read_slo(text: str) -> dict[str, float]:
+    """Limits of a service level such as "ttft=2,tpot=0.2,e2e=30", in seconds.
+
+    By the names of the arguments of `serving`, such as `ttft_limit`. ValueError if it is none.
+    """
+    limits: dict[str, float] = {}
+    for part in text.split(","):
+        name, _, number = (piece.strip() for piece in part.partition("="))
+        try:
+            seconds = float(number)
+        except ValueError:
+            seconds = math.nan
+        if name not in LIMITED or f"{LIMITED[name]}_limit" in limits or not seconds > 0:
+            expected = "limits of more than 0 seconds, each once, such as ttft=2,tpot=0.2,e2e=30"
+            raise ValueError(f"got {part!r} in {text!r}; expected {expected}")
+        limits[f"{LIMITED[name]}_limit"] = seconds
+    return limits
+
+
+UNITS = ("s", "whole s", "1/s", "tokens", "tokens/s", "share", "percent", "J", "J/token", "")
 """Units of metrics; of "whole s" no fraction matters, and "" is a number of things."""
 
 
@@ -191,6 +232,7 @@ class Metric:
       means: Which of its columns tables of several streams take means of: statistics of a
         distribution such as "p99", or "" for the number itself.
       swept: Which of its columns sweeps have.
+      with_limits: Which of them they have if there is a service level.
     """
 
     title: str
@@ -200,6 +242,7 @@ class Metric:
     heading: str = ""
     means: tuple[str, ...] = ()
     swept: tuple[str, ...] = ()
+    with_limits: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         if self.unit not in UNITS:
@@ -210,7 +253,7 @@ METRICS: dict[str, Metric] = {
     "ttft": Metric(
         "time to first token, TTFT", "`F − a`", "s", heading="TTFT",
         of=lambda lanes: lanes.over_requests(lanes.seen.ttft, lanes.seen.finished),
-        means=("mean", "p50", "p99"), swept=("mean", "p99"),
+        means=("mean", "p50", "p99", "max"), swept=("mean", "p99"),
     ),
     "tpot": Metric(
         "time per output token, TPOT", "`(C − F) / (o − 1)`, for `o > 1`", "s", heading="TPOT",
@@ -224,12 +267,12 @@ METRICS: dict[str, Metric] = {
     "e2el": Metric(
         "end-to-end latency, E2EL", "`C − a`", "s", heading="end to end",
         of=lambda lanes: lanes.over_requests(lanes.seen.e2el, lanes.seen.finished),
-        means=("mean", "p50", "p99"), swept=("p99",),
+        means=("mean", "p50", "p99", "max"), swept=("p99",),
     ),
     "queueing": Metric(
         "queueing delay", "`A − a`", "s", heading="queueing",
         of=lambda lanes: lanes.over_requests(lanes.seen.queueing, lanes.seen.finished),
-        means=("mean",),
+        means=("mean", "max"),
     ),
     "completed": Metric(
         "completed", "requests that did", "", of=lambda lanes: lanes.completed,
@@ -250,10 +293,15 @@ METRICS: dict[str, Metric] = {
         "output throughput", "Σ `o` / makespan", "tokens/s", heading="tok/s",
         of=lambda lanes: lanes.rate(lanes.tokens, lanes.makespan), means=("",),
     ),
+    "attainment": Metric(
+        "attainment", "requests that keep every limit given / all requests · 100", "percent",
+        heading="kept",
+        of=lambda lanes: lanes.attainment, means=("",), with_limits=("",),
+    ),
     "goodput": Metric(
         "goodput",
-        "requests with TTFT ≤ `ttft_limit` and TPOT ≤ `tpot_limit` / makespan; TPOT is 0 for "
-        "`o = 1`", "1/s", heading="good/s",
+        "requests with TTFT ≤ `ttft_limit`, TPOT ≤ `tpot_limit` and E2EL ≤ `e2el_limit` / "
+        "makespan; TPOT is 0 for `o = 1`", "1/s", heading="good/s", with_limits=("",),
         of=lambda lanes: lanes.rate(lanes.good, lanes.makespan), means=("",),
     ),
     "preemptions": Metric(
@@ -305,6 +353,12 @@ SWEPT = tuple(
 """Columns of a sweep that only simulations under a clock have."""
 
 
+LIMITED_COLUMNS = tuple(
+    column(name, part) for name, one in METRICS.items() for part in one.with_limits
+)
+"""Columns of a sweep that only those with a service level have."""
+
+
 def rows() -> Iterator[tuple[str, ...]]:
     """Rows of the documentation's table: metric, field, formula, unit."""
     for name, one in METRICS.items():
@@ -331,9 +385,11 @@ def serving(
     energy: Energy | None = None,
     ttft_limit: float | None = None,
     tpot_limit: float | None = None,
+    e2el_limit: float | None = None,
     pooled: bool = False,
     names: Iterable[str] | None = None,
     counted: NDArray[np.bool_] | None = None,
+    worker: Worker | None = None,
 ) -> Serving:
     """Metrics of simulations under a clock, under the names and definitions of vLLM's benchmark.
 
@@ -344,12 +400,14 @@ def serving(
       energy: Joules of a round, such as `clocks.energy("llama2_70b_2xa100")`.
       ttft_limit: A good request's largest TTFT in seconds; None for no such limit.
       tpot_limit: Its largest TPOT in seconds; None for no such limit.
+      e2el_limit: Its largest end-to-end latency in seconds; None for no such limit.
       pooled: One distribution over the requests of all lanes, and sums over lanes; lanes that did
         not finish make the sums invalid.
       names: Which of `METRICS` to compute; None for all.
       counted: Mask of the requests that count, of shape [..., n], such as all but those of a
         warm-up; None for all. What is of the worker rather than of requests (ITL, preemptions,
         wasted tokens, KV use, energy) is over all of them.
+      worker: The worker that was simulated, the papers' by default; there is no energy on others.
 
     Raises:
       TypeError: If an argument is traced.
@@ -358,10 +416,13 @@ def serving(
     """
     if any(isinstance(x, jax.core.Tracer) for x in jax.tree.leaves((instance, result))):
         raise TypeError("metrics: got traced arrays; expected concrete ones, outside jit")
-    for name, limit in (("ttft_limit", ttft_limit), ("tpot_limit", tpot_limit)):
+    limits = {"ttft_limit": ttft_limit, "tpot_limit": tpot_limit, "e2el_limit": e2el_limit}
+    for name, limit in limits.items():
         if limit is not None and not limit > 0:
             raise ValueError(f"{name} is {limit}; expected more than 0 seconds")
-    lanes = Lanes(instance, result, clock, energy, ttft_limit, tpot_limit, pooled, counted)
+    lanes = Lanes(
+        instance, result, clock, energy, pooled=pooled, counted=counted, worker=worker, **limits
+    )
     chosen = METRICS if names is None else names
     return Serving(**{name: METRICS[name].of(lanes) for name in chosen})
 

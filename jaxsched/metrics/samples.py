@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Callable
 
 import numpy as np
@@ -27,6 +28,7 @@ class Distribution:
       mean: Their mean, of shape [...].
       p50, p90, p95, p99: Percentiles by linear interpolation between order statistics (numpy's
         default, and vLLM's), each of shape [...].
+      max: The largest.
     """
 
     count: Integers
@@ -35,6 +37,7 @@ class Distribution:
     p90: Floats
     p95: Floats
     p99: Floats
+    max: Floats
 
     @property
     def valid(self) -> NDArray[np.bool_]:
@@ -54,13 +57,84 @@ def of(values: Floats, mask: NDArray[np.bool_]) -> Distribution:
     return _summary(count, total, order_statistic)
 
 
-def of_weighted(values: Floats, weights: Integers) -> Distribution:
-    """Of values that occur several times: both of shape [K], result of shape []."""
-    order = np.argsort(values, kind="stable")
-    ordered, last = values[order], np.cumsum(weights[order])
-    count = np.asarray(last[-1] if len(last) else 0, np.int64)
-    total = np.asarray(np.sum(values * weights))
-    return _summary(count, total, lambda rank: ordered[np.searchsorted(last, rank, side="right")])
+@dataclasses.dataclass(frozen=True)
+class Progressions:
+    """Many whole numbers, such as gaps in picoseconds; every array has shape [K].
+
+    Each entry stands for `first`, `first + step`, `first + 2 step`, … (`length` numbers), and each
+    of those occurs `weight` times.
+    """
+
+    first: Integers
+    step: Integers  # at least 0
+    length: Integers  # at least 1
+    weight: Integers  # at least 1
+
+    @property
+    def last(self) -> Integers:
+        """The largest number of each entry."""
+        return self.first + (self.length - 1) * self.step
+
+    def between(self, low: int, high: int) -> tuple[Integers, Integers, int]:
+        """The numbers from low to high with their weights, and how many are less than low."""
+        last = self.last
+        whole = np.sum((self.length * self.weight)[last < low])
+        some = (self.first <= high) & (last >= low)
+        first, step, length, weight = (x[some] for x in self.columns)
+        divisor = np.maximum(step, 1)
+        begin = np.where(step > 0, np.maximum(0, -(-(low - first) // divisor)), 0)
+        end = np.where(step > 0, np.minimum(length, (high - first) // divisor + 1), length)
+        inside = np.maximum(0, end - begin)
+        which = np.repeat(np.arange(len(first)), inside)
+        place = np.arange(len(which)) - np.repeat(np.cumsum(inside) - inside, inside)
+        values = first[which] + (begin[which] + place) * step[which]
+        return values, weight[which], int(whole + np.sum(begin * weight))
+
+    @property
+    def columns(self) -> tuple[Integers, ...]:
+        """The arrays."""
+        return self.first, self.step, self.length, self.weight
+
+    def sample(self, size: int) -> Integers:
+        """So many of the numbers, in equal steps through all of them, in ascending order."""
+        upto = np.cumsum(self.length * self.weight)
+        place = np.linspace(0, upto[-1] - 1, size).astype(np.int64)
+        which = np.searchsorted(upto, place, side="right")
+        within = place - (upto - self.length * self.weight)[which]
+        return np.sort(self.first[which] + within // self.weight[which] * self.step[which])
+
+
+NOTHING = Progressions(*[np.zeros(0, np.int64)] * 4)
+
+SAMPLE = 2**14
+"""Numbers that say where a percentile lies; the rest is counted or, near it, sorted."""
+
+
+def of_progressions(numbers: Progressions, unit: int) -> Distribution:
+    """Of all the numbers over `unit`, exactly, though few are ever written out; of shape []."""
+    each = numbers.length * numbers.weight
+    count = np.asarray(np.sum(each))
+    sums = numbers.length * (
+        numbers.first / unit + (numbers.length - 1) * (numbers.step / unit) / 2
+    )
+    total = np.asarray(np.sum(sums * numbers.weight))
+    sample = numbers.sample(SAMPLE) if count > 0 else np.zeros(0, np.int64)
+
+    def order_statistic(rank: Integers) -> Floats:
+        middle, margin = int(rank / count * (SAMPLE - 1)), 4 * math.isqrt(SAMPLE)
+        while True:  # once, unless the sample is far from the truth
+            below, above = middle - margin, middle + margin
+            low = numbers.first.min() if below < 0 else sample[below]
+            high = numbers.last.max() if above >= SAMPLE else sample[above]
+            values, weights, less = numbers.between(low, high)
+            if less <= rank < less + np.sum(weights):
+                break
+            margin *= 4
+        order = np.argsort(values, kind="stable")
+        place = np.searchsorted(np.cumsum(weights[order]), rank - less, side="right")
+        return np.asarray(values[order][place] / unit)
+
+    return _summary(count, total, order_statistic)
 
 
 def _summary(
@@ -68,7 +142,7 @@ def _summary(
 ) -> Distribution:
     valid, last = count > 0, np.maximum(count - 1, 0)
     if not np.any(valid):
-        return Distribution(count, *[np.zeros(np.shape(count))] * (1 + len(PERCENTILES)))
+        return Distribution(count, *[np.zeros(np.shape(count))] * (2 + len(PERCENTILES)))
 
     def quantile(q: float) -> Floats:
         """As numpy computes it, to the last bit."""
@@ -81,7 +155,11 @@ def _summary(
             gap = high - low
             return np.where(share < 0.5, low + gap * share, high - gap * (1 - share))
 
-    values = [total / np.maximum(count, 1), *(quantile(q / 100) for q in PERCENTILES)]
+    values = [
+        total / np.maximum(count, 1),
+        *(quantile(q / 100) for q in PERCENTILES),
+        order_statistic(last),
+    ]
     return Distribution(count, *(np.where(valid, value, 0.0) for value in values))
 
 

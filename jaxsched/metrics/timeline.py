@@ -8,12 +8,13 @@ held, hence how long it lasted.
 from __future__ import annotations
 
 import dataclasses
+from typing import Any
 
 import numpy as np
 
 from jaxsched.clocks import TICKS_PER_SECOND, Clock, round_ticks, ticks
 from jaxsched.instance import Instance
-from jaxsched.metrics.samples import Floats, Integers, arrival_ticks
+from jaxsched.metrics.samples import Floats, Integers, Progressions, arrival_ticks
 from jaxsched.result import Result, Status
 
 
@@ -50,6 +51,36 @@ class Timeline:
         return (self.end - self.start) / TICKS_PER_SECOND
 
 
+@dataclasses.dataclass(frozen=True)
+class Stretches:
+    """A lane's rounds, in stretches in which the same requests run; every array has shape [S].
+
+    In a stretch only the cache grows, by a token a request and round, so that its rounds last
+    `lasts`, `lasts + more`, `lasts + 2 more`, … picoseconds: a few numbers an event, however many
+    rounds lie between.
+    """
+
+    first: Integers  # its first round
+    length: Integers  # how many rounds
+    requests: Integers
+    prompt_tokens: Integers  # of the one round, where requests are admitted
+    cache_tokens: Integers  # in the first round
+    start: Integers  # of the first round, in picoseconds
+    lasts: Integers
+    more: Integers
+
+    def at(self, rounds: Integers) -> Integers:
+        """Which stretch each round is in."""
+        return np.searchsorted(self.first, rounds, side="right") - 1
+
+    def ends(self, rounds: Integers) -> Integers:
+        """When rounds end, in picoseconds."""
+        which = self.at(rounds)
+        steps = rounds - self.first[which]
+        lasts, more = self.lasts[which], self.more[which]
+        return self.start[which] + (steps + 1) * lasts + steps * (steps + 1) // 2 * more
+
+
 def timeline(
     instance: Instance, result: Result, clock: Clock, lane: int | tuple[int, ...] = ()
 ) -> Timeline:
@@ -65,28 +96,22 @@ def timeline(
       ValueError: If the lane did not finish, the history is missing although there were evictions,
         or the clock is another one.
     """
+    found = _stretches(instance, result, clock, lane, _runs(instance, result, lane))
+    which = np.repeat(np.arange(len(found.first)), found.length)
+    steps = np.arange(len(which)) - found.first[which]
+    requests = found.requests[which]
+    end = found.ends(np.arange(len(which)))
+    start = end - found.lasts[which] - steps * found.more[which]
+    cache_tokens = found.cache_tokens[which] + steps * requests
+    return Timeline(start, end, found.prompt_tokens[which], requests, cache_tokens)
+
+
+def _runs(instance: Instance, result: Result, lane: int | tuple[int, ...]) -> Runs:
+    """All runs of a lane; refuses one that did not finish."""
     if np.shape(np.asarray(result.status)[lane]) != ():
         raise ValueError(f"lane is {lane}; expected one of the lanes {list(instance.lanes)}")
     if np.asarray(result.status)[lane] != Status.FINISHED:
         raise ValueError(f"lane {lane}: did not finish; expected a lane whose requests completed")
-    count = int(np.asarray(result.num_requests)[lane])
-    found = _rebuild(
-        _runs(instance, result, lane),
-        np.asarray(instance.prompt, np.int64)[lane][:count],
-        arrival_ticks(instance)[lane][:count],
-        clock,
-    )
-    completion = np.asarray(result.completion)[lane][:count]
-    if np.any(found.end[completion - 1] != result.ticks[lane][:count, 2]):
-        raise ValueError(
-            "clock: the rounds it gives do not end where the result says; expected the clock and "
-            "the arrivals that were simulated (through jit they may have been float32)"
-        )
-    return found
-
-
-def _runs(instance: Instance, result: Result, lane: int | tuple[int, ...]) -> Runs:
-    """All runs of a lane that finished."""
     count = int(np.asarray(result.num_requests)[lane])
     completion = np.asarray(result.completion, np.int64)[lane][:count]
     output = np.asarray(instance.output, np.int64)[lane][:count]
@@ -102,57 +127,87 @@ def _runs(instance: Instance, result: Result, lane: int | tuple[int, ...]) -> Ru
     return Runs(*runs.T)
 
 
-def _rebuild(runs: Runs, prompt: Integers, arrival: Integers, clock: Clock) -> Timeline:
-    """The rounds that hold these runs; `arrival` in picoseconds, of the requests' shape."""
-    rounds = int(runs.ended.max(initial=0))
-    requests = _steps(runs, np.ones_like(runs.request), rounds)
-    # A run holds s + t - p + 1 tokens in round t: a constant, and t for every active request.
-    constant = _steps(runs, prompt[runs.request] - runs.admitted + 1, rounds)
-    cache_tokens = constant + np.arange(rounds) * requests
-    prompt_tokens = np.zeros(rounds, np.int64)
-    np.add.at(prompt_tokens, runs.admitted, prompt[runs.request])
-    lasts = round_ticks(ticks(clock), prompt_tokens, requests, cache_tokens)
-    first_arrival = np.full(rounds, np.iinfo(np.int64).max)
-    np.minimum.at(first_arrival, runs.admitted, arrival[runs.request])
-    known = np.where(first_arrival < np.iinfo(np.int64).max, first_arrival, 0)
-    # A round starts when the one before ends and somebody it admits is known: end(t) =
-    # max(end(t - 1), known(t)) + lasts(t), which is the sum of `lasts` so far plus the largest
-    # idle time that any `known` has forced.
-    total = np.cumsum(lasts)
-    end = total + np.maximum.accumulate(known - (total - lasts))
-    return Timeline(end - lasts, end, prompt_tokens, requests, cache_tokens)
+def _stretches(
+    instance: Instance,
+    result: Result,
+    clock: Clock,
+    lane: int | tuple[int, ...],
+    runs: Runs,
+    *borders: Integers,
+) -> Stretches:
+    """The rounds that hold these runs; a new stretch begins at `borders` too.
 
-
-def _steps(runs: Runs, height: Integers, rounds: int) -> Integers:
-    """Sum over the runs of a height that each has in its rounds."""
-    change = np.zeros(rounds + 1, np.int64)
-    np.add.at(change, runs.admitted, height)
-    np.add.at(change, runs.ended, -height)
-    return np.cumsum(change)[:rounds]
-
-
-def gaps(
-    instance: Instance, result: Result, clock: Clock, lane: tuple[int, ...]
-) -> tuple[Integers, Integers]:
-    """Times between consecutive tokens of a lane as clients see them, and how often each; [K].
-
-    In picoseconds; arguments as of `timeline`. A token that a rerun generates again is not seen
-    again: the gap to the next new token counts once, from the last one that was seen.
+    ValueError if they do not end where the result says.
     """
-    rounds, runs = timeline(instance, result, clock, lane), _runs(instance, result, lane)
+    count = int(np.asarray(result.num_requests)[lane])
+    prompt = np.asarray(instance.prompt, np.int64)[lane][:count][runs.request]
+    arrival = arrival_ticks(instance)[lane][:count][runs.request]
+    rounds = int(runs.ended.max(initial=0))
+    first = np.unique(np.concatenate([runs.admitted, runs.admitted + 1, runs.ended, *borders]))
+    first = first[first < rounds]
+    length = np.diff(first, append=rounds)
+    requests = _steps(runs, np.ones_like(runs.request), first)
+    # A run holds s + t - p + 1 tokens in round t: a constant, and t for every active request.
+    cache_tokens: Any = _steps(runs, prompt - runs.admitted + 1, first) + first * requests
+    admitted = np.searchsorted(first, runs.admitted)
+    prompt_tokens = np.zeros_like(first)
+    np.add.at(prompt_tokens, admitted, prompt)
+    coefficients = ticks(clock)
+    lasts = round_ticks(coefficients, prompt_tokens, requests, cache_tokens)
+    more = coefficients.per_cache_token * requests
+    never = np.iinfo(np.int64).max
+    known = np.full(len(first), never, np.int64)
+    np.minimum.at(known, admitted, arrival)
+    known = np.where(known < never, known, 0)
+    # A round starts when the one before ends and somebody it admits is known: start(t) =
+    # max(end(t - 1), known(t)), which is the sum of what the rounds before last plus the largest
+    # idle time that any `known` has forced.
+    spent = length * lasts + length * (length - 1) // 2 * more
+    before = np.cumsum(spent) - spent
+    start: Integers = before + np.maximum.accumulate(known - before)
+    found = Stretches(first, length, requests, prompt_tokens, cache_tokens, start, lasts, more)
+    completion = np.asarray(result.completion, np.int64)[lane][:count]
+    if np.any(found.ends(completion - 1) != result.ticks[lane][:count, 2]):
+        raise ValueError(
+            "clock: the rounds it gives do not end where the result says; expected the clock and "
+            "the arrivals that were simulated (through jit they may have been float32)"
+        )
+    return found
+
+
+def _steps(runs: Runs, height: Integers, first: Integers) -> Integers:
+    """Sum over the runs of a height that each has in its rounds, in the rounds `first`.
+
+    Those have to be all in which a run begins or ends, but for the end of the lane.
+    """
+    change = np.zeros(len(first) + 1, np.int64)
+    np.add.at(change, np.searchsorted(first, runs.admitted), height)
+    np.add.at(change, np.searchsorted(first, runs.ended), -height)
+    return np.cumsum(change)[:-1]
+
+
+def gaps(instance: Instance, result: Result, clock: Clock, lane: tuple[int, ...]) -> Progressions:
+    """Times between consecutive tokens of a lane as clients see them, in picoseconds.
+
+    Arguments as of `timeline`. A token that a rerun generates again is not seen again: the gap to
+    the next new token counts once, from the last one that was seen.
+    """
+    runs = _runs(instance, result, lane)
     length = runs.ended - runs.admitted
     seen, last = _seen_before(runs, length)
-    # Within a run: the gaps that end with a round, for its new tokens but the first.
+    # Within a run: the gaps that end with a round, for its new tokens but the first. In a round
+    # everybody who sees a token has waited for as long.
     new = length > seen
     inner = Runs(runs.request[new], (runs.admitted + seen + 1)[new], runs.ended[new])
-    weights = _steps(inner, np.ones_like(inner.request), len(rounds.end))
-    within = np.diff(rounds.end, prepend=0)
+    rounds = _stretches(instance, result, clock, lane, runs, inner.admitted)
+    weights = _steps(inner, np.ones_like(inner.request), rounds.first)
+    kept = weights > 0
+    within = (x[kept] for x in (rounds.lasts, rounds.more, rounds.length, weights))
     # From one run to a later one: that to its first new token.
     later = new & (seen > 0)
-    across = rounds.end[(runs.admitted + seen)[later]] - rounds.end[last[later]]
-    kept = weights > 0
-    values = np.concatenate([within[kept], across])
-    return values, np.concatenate([weights[kept], np.ones_like(across)])
+    across = rounds.ends((runs.admitted + seen)[later]) - rounds.ends(last[later])
+    once = np.ones_like(across)
+    return Progressions(*map(np.append, within, (across, once - 1, once, once)))
 
 
 def _seen_before(runs: Runs, length: Integers) -> tuple[Integers, Integers]:

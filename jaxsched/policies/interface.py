@@ -38,7 +38,7 @@ def larger_length(r: View) -> Any:
     data_fields=["params"],
     meta_fields=[
         "name", "estimate", "admission_key", "reserve", "eviction_key", "refine", "headroom",
-        "rank", "quantum", "evict_largest", "limit",
+        "rank", "quantum", "evict_largest", "limit", "planned",
     ],
 )  # fmt: skip
 @dataclasses.dataclass(frozen=True)
@@ -82,6 +82,8 @@ class Policy:
       evict_largest: Evict the largest (key, index) instead of the smallest.
       limit: Largest absolute value of these numbers; what is larger counts as this. It lets
         engines compute in 32 bits where that is enough.
+      planned: Whether requests start in the rounds of a schedule that `simulate` makes in hindsight
+        before anything runs; the other choices then only say that what starts stays.
       params: Numbers that the functions read from `View`, any pytree of integer arrays.
     """
 
@@ -96,6 +98,7 @@ class Policy:
     quantum: ViewFunction | None = None
     evict_largest: bool = False
     limit: int = LARGEST
+    planned: bool = False
     params: Any = None
 
     @property

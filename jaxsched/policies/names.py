@@ -24,6 +24,7 @@ from jaxsched.policies.paper import (
     ESTIMATES,
     a_max,
     a_min,
+    best,
     fcfs,
     h_sf,
     mc_sf,
@@ -67,6 +68,9 @@ NUMBERED: dict[str, Callable[[float], Policy]] = {
 }
 """The same with a number after an equals sign."""
 
+PLANNED: dict[str, Callable[[], Policy]] = {"best:hindsight": best}
+"""Name -> a schedule made in hindsight, which only `jaxsched.simulate` knows how to run."""
+
 FAMILY = "a_min_family"
 
 
@@ -87,6 +91,8 @@ def policy(text: str) -> Policy:
         kind, _, rest = text.partition(":")
         if text in SHIPPED:
             return SHIPPED[text]()
+        if text in PLANNED:
+            return PLANNED[text]()
         if kind == "tuned":
             return files.load_policy(rest)
         if own.is_own(text):
@@ -95,7 +101,12 @@ def policy(text: str) -> Policy:
             return NUMBERED[plain](_number(text, number))
         if kind == FAMILY and (rest or text == FAMILY):
             return _member(text, rest)
-    near = difflib.get_close_matches(str(text), SHIPPED, n=1)
+    tuned = (f"tuned:{name}" for name in files.names())
+    numbered = {f"{plain}=": f"{plain}=NUMBER" for plain in NUMBERED}
+    known = [*SHIPPED, *numbered, FAMILY, *tuned]
+    head, equals, _ = str(text).lower().replace("-", "_").partition("=")
+    near = difflib.get_close_matches(head + equals, known, n=1)
+    near = [numbered.get(name, name) for name in near]
     hint = f" (did you mean {near[0]}?)" if near else ""
     raise ValueError(f"policy {text!r} is unknown{hint}; expected one of {', '.join(usage())}")
 
@@ -103,7 +114,15 @@ def policy(text: str) -> Policy:
 def usage() -> list[str]:
     """Every text that names a policy, as help and errors list them."""
     numbered = (f"{plain}=NUMBER" for plain in NUMBERED)
-    return [*SHIPPED, *numbered, f"{FAMILY}:FIELD=NUMBER,…", "tuned:NAME", "tuned:FILE", own.USAGE]
+    return [
+        *SHIPPED,
+        *PLANNED,
+        *numbered,
+        f"{FAMILY}:FIELD=NUMBER,…",
+        "tuned:NAME",
+        "tuned:FILE",
+        own.USAGE,
+    ]
 
 
 def policy_files(text: str) -> dict[Path, str]:

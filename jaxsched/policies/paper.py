@@ -63,6 +63,11 @@ def h_sf() -> Policy:
     return Policy("h_sf", estimate=output)
 
 
+def best() -> Policy:
+    """The best schedule that `jaxsched.best_schedule` finds in hindsight: what was to be gained."""
+    return Policy("best:hindsight", estimate=output, planned=True)
+
+
 def a_max() -> Policy:
     """Conservative A_max: admits and reserves by the predicted upper bound (2508.14544)."""
     return Policy("a_max", estimate=upper)

@@ -262,6 +262,7 @@ def draw_curves(axes: Axes, curves: pd.DataFrame) -> None:
     for (method, label), line in curves.groupby(["method", "label"], sort=False):
         look = look_of(method)
         axes.step(
-            line["work"], line["best"], where="post", color=look.color, ls=look.line, label=label
-        )
+            line["work"], line["best"], where="post", color=look.color, ls=look.line, label=label,
+            marker="o" if len(line) == 1 else None,  # a grid is a single point
+        )  # fmt: skip
     axes.set_xscale("log")

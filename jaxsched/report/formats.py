@@ -93,6 +93,7 @@ UNIT_FORMS: dict[str, NumberForm] = {
     "tokens": ",.0f",
     "tokens/s": ",.0f",
     "share": percent,
+    "percent": lambda value: f"{math.floor(10 * value) / 10:.1f} %",  # 99.96 does not reach 100
     "J": count,
     "J/token": ".2f",
     "": count,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
+import textwrap
 from collections.abc import Callable, Iterable, Sequence
 from functools import partial
 from pathlib import Path
@@ -58,7 +59,9 @@ def name_axes(figure: Figure, x: str, y: str) -> None:
 
 
 def subtitle(axes: Axes, text: str) -> None:
-    """A faint title on the left."""
+    """A faint title on the left, in as many lines as it takes."""
+    inches = axes.get_position().width * axes.figure.get_figure(root=True).get_figwidth()
+    text = textwrap.fill(text, int(17 * inches), break_on_hyphens=False)
     axes.set_title(text, loc="left", color=FAINT)
 
 

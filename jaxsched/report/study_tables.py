@@ -6,10 +6,11 @@ import math
 from collections.abc import Iterable, Iterator
 from typing import Any
 
+import numpy as np
 import pandas as pd
 from rich.text import Text
 
-from jaxsched.metrics import METRICS, STATISTICS, Metric
+from jaxsched.metrics import LIMITED_COLUMNS, METRICS, STATISTICS, Metric
 from jaxsched.report.formats import (
     UNIT_FORMS,
     NumberForm,
@@ -32,7 +33,15 @@ BACKLOG_NOTE = (
     "latency in rounds; bound: proved lower bound; KV, peak: mean and peak use of M",
 )
 
-ROUNDS_NOTE = ("latency in rounds; bound: proved lower bound on the mean latency",)
+ROUNDS_NOTE = (
+    "latency in rounds; bound: proved lower bound on the mean latency; wait: rounds that gave a "
+    "request no token that it kept",
+)
+
+BEST_NOTE = (
+    "best: best schedule found in hindsight; a policy is above the optimum by / best - 1 at least "
+    "and by / bound - 1 at most",
+)
 
 SERVED_NOTE = (
     "TTFT and E2EL count from arrival; a token that is generated again is not seen again; names "
@@ -50,6 +59,8 @@ SERVING_NOTE = (
 TUNING_NOTE = (
     "mean ratios of mean latencies on test instances, ± half a paired 95 % confidence interval",
     "work: requests simulated for candidates; as written: the best by validation, made readable",
+    "validation, test: geometric means of the ratios to h_sf over all predictions; a word where "
+    "they differ by more than that interval",
 )
 """How to read the tables, a remark each."""
 
@@ -68,12 +79,13 @@ def backlog_job(frame: pd.DataFrame) -> Answer:
     alike = summary["policy"].isin(fixed)
     sections = [("any prediction", summary[alike].drop_duplicates("policy")), *_by(summary[~alike])]
     made = table(
-        ("latency", "/ h_sf", "/ bound", "evicted", "wasted", "KV", "peak"),
+        ("latency", "/ h_sf", *_gap(chosen), "evicted", "wasted", "KV", "peak"),
         ((title, (_backlog_row(row, memory) for _, row in rows.iterrows()))
          for title, rows in sections),
     )  # fmt: skip
     title = f"n = {n:,} requests, M = {memory:,} tokens, {lanes} instances"
-    return Answer(title, (made,), BACKLOG_NOTE, summary)
+    notes = BACKLOG_NOTE + (BEST_NOTE if "ratio_to_best" in chosen else ())
+    return Answer(title, (made,), notes, summary)
 
 
 def _by(summary: pd.DataFrame) -> Iterator[tuple[str, pd.DataFrame]]:
@@ -83,12 +95,21 @@ def _by(summary: pd.DataFrame) -> Iterator[tuple[str, pd.DataFrame]]:
         yield label, summary[summary["prediction"] == prediction]
 
 
+_GAP = {"/ best": "ratio_to_best", "/ bound": "ratio_to_bound"}
+"""Ratios that the optimum lies between."""
+
+
+def _gap(frame: pd.DataFrame | pd.Series) -> list[str]:
+    """Those that there are, as tables head them."""
+    return [heading for heading, column in _GAP.items() if column in frame]
+
+
 def _backlog_row(row: pd.Series, memory: int) -> tuple[TableCell, ...]:
     return (
         _name_of(row),
         with_half(row["mean_latency"], row["mean_latency_ci"], rounds),
         with_half(row["ratio_to_h_sf"], row["ratio_to_h_sf_ci"], ".3f"),
-        shown(row["ratio_to_bound"], ".3f"),
+        *(shown(row[_GAP[heading]], ".3f") for heading in _gap(row)),
         *(count(row["evictions"]), count(row["wasted_tokens"])),
         *(shown(row[f"{name}_memory"] / memory, percent) for name in ("mean", "peak")),
     )
@@ -99,7 +120,8 @@ def replay(frame: pd.DataFrame) -> Answer:
     first = frame.iloc[0]
     title = f"{int(first['n']):,} requests, M = {int(first['memory']):,} tokens"
     if "clock" not in frame:
-        return Answer(title, (_in_rounds(frame),), ROUNDS_NOTE, frame)
+        notes = ROUNDS_NOTE + (BEST_NOTE if "ratio_to_best" in frame else ())
+        return Answer(title, (_in_rounds(frame),), notes, frame)
     rate = first["offered_rate"]
     offered = "" if math.isnan(rate) else f", {rate:.3g} req/s arrive"
     title = f"{title}, {first['clock']}{offered}"
@@ -114,8 +136,13 @@ def _in_rounds(frame: pd.DataFrame) -> PrintedTable:
     columns: dict[str, tuple[pd.Series, Any]] = {
         "mean latency": (frame["mean_latency"], rounds),
         "  / h_sf": (frame["ratio_to_h_sf"], ".3f"),
-        "  / bound": (frame["ratio_to_bound"], ".3f"),
+        **{f"  {heading}": (frame[_GAP[heading]], ".3f") for heading in _gap(frame)},
         **{f"  P{q}": (frame[f"latency_p{q}"], rounds) for q in (50, 90, 99)},
+        **{
+            title: (frame[name], rounds)
+            for title, name in (("  longest", "latency_max"), ("longest wait", "longest_wait"))
+            if name in frame  # not in folders of earlier versions
+        },
         "total latency": (frame["total_latency"], count),
         "rounds": (frame["rounds"], count),
         "evictions": (frame["evictions"], count),
@@ -143,7 +170,7 @@ def _latencies(frame: pd.DataFrame) -> PrintedTable:
     """Mean and percentiles of every distribution, a row per policy."""
     sections = (
         (f"{_short(one)}, {one.unit}", (
-            (row["policy"], *(shown(row[f"{which}_{name}"], UNIT_FORMS[one.unit])
+            (row["policy"], *(shown(row.get(f"{which}_{name}", math.nan), UNIT_FORMS[one.unit])
                               for which in STATISTICS))
             for _, row in frame.iterrows()
         ))
@@ -182,9 +209,13 @@ def serving_job(frame: pd.DataFrame) -> Answer:
     rate = told_rate(summary)
     chosen, largest = summary[summary["rate"] == rate], frames.saturation(summary)
     largest = largest.set_index(["prediction", "policy"])["rate"]
+    limited = {name: METRICS[name].heading for name in LIMITED_COLUMNS if name in chosen}
     made = table(
-        ("TTFT", "P99", "E2E", "P99", "gain", "KV", "peak", "preempted", "wasted", "sustains"),
-        ((title, (_serving_row(row, largest) for _, row in rows.iterrows()))
+        (
+            *("TTFT", "P99", "longest", "E2E", "P99", "longest", "gain", *limited.values()),
+            *("KV", "peak", "preempted", "wasted", "sustains"),
+        ),
+        ((title, (_serving_row(row, largest, limited) for _, row in rows.iterrows()))
          for title, rows in _by(chosen)),
     )  # fmt: skip
     first = frame.iloc[0]
@@ -203,12 +234,15 @@ def told_rate(summary: pd.DataFrame) -> float:
     return float(fcfs["rate"].max() if len(fcfs) else summary["rate"].min())
 
 
-def _serving_row(row: pd.Series, largest: pd.Series) -> tuple[TableCell, ...]:
-    times = ("mean_ttft", "p99_ttft", "mean_e2el", "p99_e2el")
+def _serving_row(
+    row: pd.Series, largest: pd.Series, limited: Iterable[str]
+) -> tuple[TableCell, ...]:
+    times = [f"{part}_{name}" for name in ("ttft", "e2el") for part in ("mean", "p99", "max")]
     return (
         _name_of(row),
-        *(shown(row[name], seconds) for name in times),
+        *(shown(row.get(name, math.nan), seconds) for name in times),
         with_half(row["gain"], row["gain_ci"], ".2f"),
+        *(shown(row[name], UNIT_FORMS[METRICS[name].unit]) for name in limited),
         *(shown(row[name], percent) for name in ("kv_mean", "kv_peak")),
         f"{row['preemptions'] / row['n']:.1%}",
         count(row["wasted_tokens"]),
@@ -228,7 +262,33 @@ def tuning(title: str, methods: pd.DataFrame, tests: pd.DataFrame) -> Answer:
     )
     headings = [name.replace("ratio_to_", "/ ").removesuffix(":on_eviction") for name in against]
     made = table([*headings, "work", "time"], sections)
-    return Answer(title, (made,), TUNING_NOTE, summary)
+    both = _validated(methods, tests)
+    rows = [
+        (row["label"], f"{row['validation']:.4f}", with_half(row["test"], row["half"], ".4f"),
+         row["word"])
+        for _, row in both.iterrows()
+    ]  # fmt: skip
+    beside = table(("validation", "test", ""), [("", rows)])
+    summary = summary.merge(both[["method", "test", "word"]], "left", "method")
+    return Answer(title, (made, beside), TUNING_NOTE, summary)
+
+
+def _validated(methods: pd.DataFrame, tests: pd.DataFrame) -> pd.DataFrame:
+    """For each method its validation score, the same of the test instances, and a word on both.
+
+    The score is the geometric mean of the ratios to h_sf over all predictions; `half` is half its
+    95 % confidence interval on the test instances, each of which counts once.
+    """
+    logs = np.log(tests["ratio_to_h_sf"]).groupby([tests["method"], tests["lane"]]).mean()
+    groups = logs.groupby("method")
+    told = pd.DataFrame({"test": np.exp(groups.mean()), "half": groups.agg(frames.half_width)})
+    both = methods[["method", "label", "validation"]].merge(told, "left", "method")
+    apart = np.log(both["test"] / both["validation"])
+    both["word"] = np.where(
+        apart.abs() <= both["half"], "",
+        np.where(apart > 0, "worse than validation said", "better than validation said"),
+    )  # fmt: skip
+    return both.assign(half=both["half"] * both["test"])
 
 
 def _tuning_row(row: pd.Series, against: Iterable[str]) -> tuple[str, ...]:
@@ -265,3 +325,36 @@ def _sweep_row(row: pd.Series, form: NumberForm) -> tuple[TableCell, ...]:
         shown(row["evictions"], ",.1f"),
         shown(row["wasted"], ".1%"),
     )
+
+
+CAPACITY_NOTE = (
+    "the trace's arrivals are stretched to each rate; the answer is up to 0.5 % more, or what a "
+    "higher rate gives by chance",
+    "ceiling: proved, the rate that no policy serves more than for long, by memory and clock; a "
+    "short trace may be served a little faster, since it ends",
+)
+
+
+def capacity(told: pd.DataFrame, slo: str, at: float) -> Answer:
+    """The largest rate at which each policy keeps a service level, from `capacity.told`."""
+    first = told.iloc[0]
+    figures = {"TTFT": "ttft", "E2EL": "e2el"}
+    parts = ("mean", "p99", "max")
+    rows = [
+        (
+            row["policy"],
+            f"{'over ' if row['more'] else ''}{row['rate']:.3f}" if row["rate"] else "none",
+            f"{row['ceiling']:.3f}",
+            shown(row["rate"] / row["ceiling"], percent),
+            shown(row["attainment"], UNIT_FORMS["percent"]),
+            *(shown(row[f"{part}_{name}"], seconds) for name in figures.values() for part in parts),
+        )
+        for _, row in told.iterrows()
+    ]
+    names = [f"{title} {part.replace('p', 'P')}" for title in figures for part in parts]
+    made = table(("req/s", "ceiling", "of it", "kept", *names), [("", rows)])
+    title = (
+        f"largest rate at which {at:g} % of the requests keep {slo}: {int(first['n']):,} requests, "
+        f"M = {int(first['memory']):,} tokens, {first['clock']}"
+    )
+    return Answer(title, (made,), CAPACITY_NOTE, told)

@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from jaxsched import clocks, policies, toml, workers
+from jaxsched import clocks, policies, workers
 from jaxsched.instance import MAX_MEMORY
 from jaxsched.studies.config import LARGEST_SEED, policy_file
 from jaxsched.toml import several, with_key
@@ -77,11 +77,14 @@ class Axis:
         return self.least is not None
 
 
-def _clock(name: str) -> str | None:
-    known = (NO_CLOCK, *clocks.PRESETS)
-    if name not in known:
-        raise ValueError(toml.unknown(repr(name), name, known, "value"))
-    return None if name == NO_CLOCK else name
+def _clock(text: str) -> str | None:
+    if text == NO_CLOCK:
+        return None
+    try:
+        clocks.clock(text)
+    except ValueError as error:
+        raise ValueError(str(error).replace("one of: ", f"one of: {NO_CLOCK}, ")) from None
+    return text
 
 
 AXES: dict[str, Axis] = {
@@ -105,7 +108,7 @@ AXES: dict[str, Axis] = {
             arguments=lambda cap: {"max_batch": cap or None},
         ),
         Axis(
-            "clocks", "clock", CALL, _clock, (NO_CLOCK,),
+            "clocks", "clock", CALL, _clock, (NO_CLOCK,), file=clocks.clock_file,
             arguments=lambda name: {"clock": name and clocks.clock(name)},
         ),
         Axis(

@@ -56,7 +56,7 @@ class BacklogConfig:
             workloads=(self.lengths.text,),
             seeds=(self.seed,),
         )
-        return Study(values, self.lanes, _measure, whole=True)
+        return Study(values, self.lanes, _measure, whole=True, bound=frames.strong_bound_of)
 
     def work(self) -> Work:
         """A point for each number of requests and policy, those with fewer requests first."""

@@ -5,8 +5,10 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Iterable
 from pathlib import Path
+from typing import Any
 
-from jaxsched import policies
+from jaxsched import metrics, policies
+from jaxsched.clocks import clock_file
 from jaxsched.policies.files import digest
 from jaxsched.toml import at_least, one_of, several, with_key
 from jaxsched.workloads import Lengths
@@ -55,9 +57,13 @@ def digests(files: Iterable[str | None]) -> str:
     return "".join(f"# {name}: sha256 {digest(name)}\n" for name in names)
 
 
-def own_digests(names: Iterable[str]) -> str:
-    """The same of policies in files of Python; the names of parts tell tuned rules apart."""
-    return digests(policy_file(name) for name in names if not name.startswith("tuned:"))
+def own_digests(names: Iterable[str], clock: str | None = None) -> str:
+    """The same of policies in files of Python, and of a clock's file.
+
+    The names of parts tell tuned rules apart.
+    """
+    own = [policy_file(name) for name in names if not name.startswith("tuned:")]
+    return digests([*own, clock_file(clock)])
 
 
 def different_policies(names: tuple[str, ...], arrivals: bool = False) -> None:
@@ -95,6 +101,19 @@ def all_predictions(texts: tuple[str, ...], memory: int, trace: bool) -> None:
     for text in texts:
         if prediction("predictions", text, memory).source is None and not trace:
             raise ValueError('predictions: "columns" needs a trace; random lengths have none')
+
+
+def service_level(slo: str | None, **limits: float | None) -> dict[str, Any]:
+    """The limits that are given, as arguments of `metrics.serving`; `slo` is such as "ttft=2".
+
+    ValueError if one is none, or is given twice.
+    """
+    positive_seconds(**limits)
+    found = {} if slo is None else with_key("slo", metrics.read_slo, slo)
+    given = {name: limit for name, limit in limits.items() if limit is not None}
+    if twice := found.keys() & given.keys():
+        raise ValueError(f"slo: got {slo!r} and {min(twice)}; expected one of both")
+    return given | found
 
 
 def positive_seconds(**limits: float | None) -> None:

@@ -86,7 +86,7 @@ class Drawn:
         """Proved lower bound on the total latency of each instance as a backlog."""
         prompt, output = self.lengths.prompt, self.lengths.output
         instance = Instance(prompt=prompt, output=output, lower=output, upper=output, memory=memory)
-        return self._part(("bound", memory), lambda: bound_of(instance))
+        return self._part(("bound", memory), lambda: (self.plan.study.bound or bound_of)(instance))
 
     def gather(
         self, cell: Cell, places: np.ndarray, point: bool

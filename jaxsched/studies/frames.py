@@ -9,7 +9,9 @@ Columns of every table of simulations in rounds:
     mean_memory, peak_memory           KV cache in use, in tokens: over the rounds, and at most
     rounds, status                     rounds until the last completion; name of a `Status`
 
-and what a study adds, such as seed and prediction. `with_ratios` adds `ratio_to_h_sf`. Where the
+and what a study adds, such as seed and prediction. `with_ratios` adds `ratio_to_h_sf`, and
+`ratio_to_best` if the best schedule in hindsight is among the policies: with `ratio_to_bound` that
+says from both sides how far a policy is above the optimum. Where the
 status is not FINISHED, requests without a completion have no latency and rounds are not all there,
 so `mean_latency`, `mean_memory` and the ratios are NaN. Under a clock times are in seconds, energy
 in joules, KV use as a share of the memory (docs/metrics.md); what is not valid, such as a
@@ -28,7 +30,7 @@ from pandas.core.groupby import DataFrameGroupBy
 from scipy.special import stdtrit
 
 from jaxsched import clocks, metrics
-from jaxsched.bounds import mean_busy_time_bound
+from jaxsched.bounds import MOST_ROUNDS, latency_bound, lower_bound
 from jaxsched.clocks import TICKS_PER_SECOND, Clock
 from jaxsched.instance import Instance
 from jaxsched.metrics import samples
@@ -43,6 +45,9 @@ LEFT_COLUMNS = (
     "prediction", "prediction_kind", "prediction_parameter", "policy",
 )  # fmt: skip
 """Columns that say which simulation a row is about; they stand on the left."""
+
+BEST = "best:hindsight"
+"""The policy that is no policy: the best schedule found in hindsight."""
 
 STATUSES = [status.name for status in Status]
 
@@ -60,13 +65,29 @@ SERVING_FIGURES = (*metrics.MEANS, "gain", "load", "rate_bound")
 def bound_of(instance: Instance, worker: Worker | None = None) -> NDArray[np.float64]:
     """Proved lower bound on the total latency of each lane of a backlog, of shape [lanes].
 
-    NaN with arrivals, where the bound of `mean_busy_time_bound` does not hold.
+    NaN with arrivals, where the bound of `latency_bound` does not hold.
     """
     if instance.arrival is not None and np.any(np.asarray(instance.arrival)):
         return np.full(instance.lanes, np.nan)
-    return mean_busy_time_bound(
+    return latency_bound(
         instance.prompt, instance.output, instance.memory, instance.num_requests, worker
     )
+
+
+def strong_bound_of(instance: Instance, worker: Worker | None = None) -> NDArray[np.float64]:
+    """The strongest bound, with arrivals in rounds too: up to half a second a lane.
+
+    That of `bound_of` where numba is missing, where there are too many rounds, and on the worker of
+    an engine.
+    """
+    arrival = 0 if instance.arrival is None else np.asarray(instance.arrival, np.int64)
+    last = np.max(arrival + np.asarray(instance.output).sum(axis=-1, keepdims=True, dtype=np.int64))
+    if (worker is not None and worker.blocks) or last > MOST_ROUNDS:
+        return bound_of(instance, worker)
+    try:
+        return np.fmax(np.asarray(lower_bound(instance), np.float64), bound_of(instance))
+    except ImportError:
+        return bound_of(instance)
 
 
 def lane_frame(measured: Mapping[str, Any], **columns: Any) -> pd.DataFrame:
@@ -101,6 +122,19 @@ def result_columns(
         "rounds": rounds,
         "status": status,
     }
+
+
+def latencies_and_waits(
+    instance: Instance, result: Result
+) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Latency of every request in rounds, and how many of them gave it no token that it kept.
+
+    Of shape [lanes, n]; NaN where a request did not finish.
+    """
+    completion = np.asarray(result.completion)
+    arrival = 0 if instance.arrival is None else np.asarray(instance.arrival)
+    latency = np.where(completion >= 0, completion - arrival, np.nan)
+    return latency, latency - np.asarray(instance.output)
 
 
 def request_frame(instance: Instance, result: Result, **columns: Any) -> pd.DataFrame:
@@ -148,17 +182,20 @@ def with_ratios(frame: pd.DataFrame, same: Sequence[str]) -> pd.DataFrame:
 
     The columns `same` together name an instance, such as ["n", "lane", "prediction"]. The ratio
     stands after `mean_latency`; NaN where h_sf was not run, or where it or the
-    policy itself did not finish.
+    policy itself did not finish. `ratio_to_best` is the same for `BEST`, if that is there.
     """
     total = frame["total_latency"].where(frame["status"] == Status.FINISHED.name)
     instances = pd.MultiIndex.from_frame(frame[list(same)])
-    is_yardstick = (frame["policy"] == YARDSTICK).to_numpy()
-    yardstick = pd.Series(total.to_numpy()[is_yardstick], instances[is_yardstick])
-    matched = yardstick.reindex(instances).to_numpy()
     after = frame.columns.get_loc("mean_latency") + 1
-    frame = frame.copy()
-    frame.insert(after, "ratio_to_h_sf", total.to_numpy() / matched)
-    return frame
+    made = frame.copy()
+    for policy, column in ((BEST, "ratio_to_best"), (YARDSTICK, "ratio_to_h_sf")):
+        is_yardstick = (frame["policy"] == policy).to_numpy()
+        if policy == BEST and not is_yardstick.any():
+            continue
+        yardstick = pd.Series(total.to_numpy()[is_yardstick], instances[is_yardstick])
+        matched = yardstick.reindex(instances).to_numpy()
+        made.insert(after, column, total.to_numpy() / matched)
+    return made
 
 
 def in_order(names: Iterable[str]) -> list[str]:
@@ -217,15 +254,16 @@ def serving_columns(
     result: Result,
     clock: str,
     *,
-    ttft_limit: float | None = None,
-    tpot_limit: float | None = None,
     names: Sequence[str] | None = None,
     warm_up: float = 0.0,
+    worker: Worker | None = None,
+    **limits: Any,
 ) -> dict[str, NDArray[Any]]:
     """The measured columns under a clock of this name, arrays of shape [lanes].
 
-    `names` are the metrics that are computed, all of them by default; requests that arrive in the
-    first `warm_up` seconds do not count in them. Columns: n, memory,
+    `names` are the metrics that are computed, all of them by default, `limits` those of a service
+    level, such as `ttft_limit`; requests that arrive in the first `warm_up` seconds do not count in
+    them. Columns: n, memory,
     offered_rate (requests per second of the time between the first arrival and the last; NaN for a
     backlog), every figure of `Serving` (`mean_ttft` … `p99_queueing`, `completed` …), rounds and
     status, the last as a number.
@@ -235,10 +273,10 @@ def serving_columns(
         result,
         clocks.clock(clock),
         energy=clocks.energy(clock),
-        ttft_limit=ttft_limit,
-        tpot_limit=tpot_limit,
         names=names,
         counted=after_warm_up(instance, warm_up),
+        worker=worker,
+        **limits,
     )
     values = {
         "n": np.asarray(result.num_requests),
@@ -331,26 +369,40 @@ def saturation(table: pd.DataFrame) -> pd.DataFrame:
 
 
 def sweep_columns(
-    instance: Instance, result: Result, bound: NDArray[np.float64], cell: Cell, *, few: bool
+    instance: Instance,
+    result: Result,
+    bound: NDArray[np.float64],
+    cell: Cell,
+    *,
+    few: bool,
+    limits: Mapping[str, float] | None = None,
 ) -> dict[str, Any]:
     """The measured columns, arrays of shape [lanes]; `status` as a number.
 
-    With `few` the table has the columns `metrics.SWEPT`. Under a clock `mean_latency` is in
+    With `few` the table has the columns `metrics.SWEPT`, with limits of a service level also
+    `metrics.LIMITED_COLUMNS`. Under a clock `mean_latency` is in
     seconds, there is no total (-1) and no bound (NaN).
     """
     output = np.asarray(instance.output).sum(axis=-1, dtype=np.int64)
     nothing = np.full(len(output), np.nan)
+    columns = (*metrics.SWEPT, *(metrics.LIMITED_COLUMNS if limits else ()))
     if cell["clocks"] is None:
         found = result_columns(instance, result, bound)
-        more = dict.fromkeys(metrics.SWEPT, nothing) if few else {}
+        more = dict.fromkeys(columns, nothing) if few else {}
     else:
         # Rounds are counted under a clock too; only what compares them with arrivals is replaced.
         found = result_columns(instance, result.replace(times=None), bound)
         found |= dict.fromkeys(("bound", "ratio_to_bound"), nothing)
         found["total_latency"] = np.full(len(output), -1, np.int64)
-        names = [name for name, one in metrics.METRICS.items() if one.swept or name == "e2el"]
-        more = serving_columns(instance, result, cell["clocks"], names=names)
+        names = [
+            name
+            for name, one in metrics.METRICS.items()
+            if one.swept or one.with_limits or name == "e2el"
+        ]
+        more = serving_columns(
+            instance, result, cell["clocks"], names=names, worker=cell["workers"], **(limits or {})
+        )
         finished = more["status"] == Status.FINISHED
         found["mean_latency"] = np.where(finished, more["mean_e2el"], np.nan)
-        more = {name: np.where(finished, more.get(name, np.nan), np.nan) for name in metrics.SWEPT}
+        more = {name: np.where(finished, more.get(name, np.nan), np.nan) for name in columns}
     return {**found, "output_tokens": output, **more}

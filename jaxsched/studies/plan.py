@@ -20,6 +20,7 @@ from typing import Any
 
 import numpy as np
 
+from jaxsched.instance import Instance
 from jaxsched.studies.axes import BLOCK, CALL, ROW, Cell, Values, of_level
 from jaxsched.workloads import Trace
 
@@ -47,6 +48,8 @@ class Study:
     # None to draw them from the workloads
     stretches: Trace | None = None
     key_of_n: bool = True  # whether instances of every number of requests have keys of their own
+    # The proved lower bound on the total latency of each lane of a backlog; None for a quick one
+    bound: Callable[[Instance], np.ndarray] | None = None
     whole: bool = False  # whether all instances of a number of requests are one tile
     # Further arguments of `simulate`
     arguments: Mapping[str, Any] = dataclasses.field(default_factory=dict)

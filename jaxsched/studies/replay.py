@@ -20,8 +20,8 @@ from jaxsched.studies.config import (
     LARGEST_SEED,
     different_policies,
     own_digests,
-    positive_seconds,
     prediction,
+    service_level,
 )
 from jaxsched.studies.trace import TraceConfig, read_section
 from jaxsched.toml import at_least, later, to_toml, with_key
@@ -48,7 +48,7 @@ class ReplayConfig:
     # Shuffle the requests before anything else; None to keep the trace's order
     seed: int | None = at_least(0, LARGEST_SEED, default=None)
     arrivals: str = "backlog"  # when requests arrive (see `jaxsched.workloads.texts`)
-    # A preset of `jaxsched.clocks`, for results in seconds; None to count rounds
+    # A text as of `jaxsched.clocks.clock`, for results in seconds; None to count rounds
     clock: str | None = None
     # Most requests that run together; None for no cap
     max_batch: int | None = at_least(1, default=None)
@@ -56,6 +56,7 @@ class ReplayConfig:
     # Largest time to first token of a request that counts as good, in seconds
     ttft_limit: float | None = None
     tpot_limit: float | None = None  # largest time per output token likewise
+    slo: str | None = None  # the same and more as a text (see `jaxsched.metrics.read_slo`)
     skip_too_large: bool = False  # leave out requests that need more than the memory
     skip_zero_output: bool = False  # leave out requests without output, such as failed ones
     sha256: str = ""  # of the trace's bytes, so that results say which trace they are of
@@ -86,9 +87,8 @@ class ReplayConfig:
         if self.worker is not None:
             with_key("worker", worker_named, self.worker)
         for name, limit in self.limits.items():
-            if limit is not None and self.clock is None:
+            if self.clock is None:
                 raise ValueError(f"{name}: {limit} is in seconds; expected a --clock")
-        positive_seconds(**self.limits)
         if self.warm_up and (self.clock is None or arrivals.backlog):
             raise ValueError(f"warm_up: {self.warm_up} counts arrivals in seconds; expected a "
                              "--clock and --arrivals")  # fmt: skip
@@ -102,12 +102,12 @@ class ReplayConfig:
 
     def text(self) -> str:
         """The configuration as it is kept with results."""
-        return to_toml(self) + own_digests(self.policies)
+        return to_toml(self) + own_digests(self.policies, self.clock)
 
     @property
     def limits(self) -> dict[str, Any]:
         """Limits of a request that counts as good, by name."""
-        return {"ttft_limit": self.ttft_limit, "tpot_limit": self.tpot_limit}
+        return service_level(self.slo, ttft_limit=self.ttft_limit, tpot_limit=self.tpot_limit)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -117,6 +117,13 @@ class Loaded:
     instance: Instance  # what to simulate, without a lane axis
     trace: Trace  # the same requests as they were read
     rows: np.ndarray  # which request of the trace each one is, counted from 0 in order of arrival
+
+    @property
+    def missed(self) -> float:
+        """Share of the requests whose true length is not in the interval predicted."""
+        output = np.asarray(self.instance.output)
+        outside = (output < self.instance.lower) | (output > self.instance.upper)
+        return float(np.mean(outside))
 
 
 def load_requests(config: ReplayConfig) -> Loaded:
@@ -227,7 +234,8 @@ def run_policies(
     loaded: Loaded,
     on_policy: Callable[[str], Any] = lambda _: None,
     on_result: Callable[[str, Instance, Result], Any] | None = None,
-) -> Iterator[tuple[pd.DataFrame, pd.DataFrame]]:
+    per_request: bool = True,
+) -> Iterator[tuple[pd.DataFrame, pd.DataFrame | None]]:
     """Simulates one policy after another; `on_policy` is called with the name of each before it.
 
     `on_result` is called with its name, the instance as a batch of one, and what came of it, with a
@@ -236,7 +244,7 @@ def run_policies(
     It yields a table of one row (see `jaxsched.studies.frames`): without a clock with
     `latency_figures`, under one with the metrics of serving. And one with a row per request, which
     has the options --seed and --memory as columns, the request's number in order of arrival as
-    `request` and its line in the file (of Parquet its row) as `line`.
+    `request` and its line in the file (of Parquet its row) as `line`; None unless `per_request`.
     """
     batch = jax.tree.map(lambda leaf: np.asarray(leaf)[None], loaded.instance)
     clock = None if config.clock is None else clocks.clock(config.clock)
@@ -257,29 +265,38 @@ def run_policies(
             "request": loaded.rows,
             "line": loaded.trace.line,
         }
-        requests = frames.request_frame(batch, result, **about)
+        requests = frames.request_frame(batch, result, **about) if per_request else None
         if config.clock is None:
-            found = frames.result_columns(batch, result, frames.bound_of(batch, worker))
+            bound = frames.strong_bound_of(batch, worker)
+            found = frames.result_columns(batch, result, bound)
             row = frames.lane_frame(found, policy=policy.name, lane=0)
-            yield row.assign(**latency_figures(requests["latency"])), requests
+            yield row.assign(**latency_figures(batch, result)), requests
         else:
             found = frames.serving_columns(
-                batch, result, config.clock, **config.limits, warm_up=config.warm_up or 0.0
-            )
+                batch, result, config.clock, **config.limits, warm_up=config.warm_up or 0.0,
+                worker=worker,
+            )  # fmt: skip
             row = frames.lane_frame(found, policy=policy.name, lane=0, clock=config.clock)
             yield row, requests
 
 
-def latency_figures(latency: pd.Series) -> dict[str, float]:
-    """`unfinished` requests, and P50, P90 and P99 of the others as `latency_p50` and so on.
+def latency_figures(instance: Instance, result: Result) -> dict[str, float]:
+    """Of a single lane `unfinished` requests, and P50, P90 and P99 of the others' latency.
 
-    By linear interpolation; NaN where no request finished.
+    In rounds, as `latency_p50` and so on, by linear interpolation; and the longest latency and wait
+    as `latency_max` and `longest_wait`. NaN where no request finished.
     """
-    known = latency.dropna().to_numpy(np.int64)
+    latency, wait = frames.latencies_and_waits(instance, result)
+    latency, wait = (x[np.isfinite(x)] for x in (latency, wait))
+    known = len(latency) > 0
     quantiles = (
-        np.percentile(known, LATENCY_PERCENTILES)
-        if len(known)
+        np.percentile(latency, LATENCY_PERCENTILES)
+        if known
         else [np.nan] * len(LATENCY_PERCENTILES)
     )
     named = {f"latency_p{q}": float(x) for q, x in zip(LATENCY_PERCENTILES, quantiles, strict=True)}
-    return {"unfinished": len(latency) - len(known), **named}
+    longest = {
+        "latency_max": float(latency.max()) if known else np.nan,
+        "longest_wait": float(wait.max()) if known else np.nan,
+    }
+    return {"unfinished": int(result.num_requests[0]) - len(latency), **named, **longest}

@@ -22,7 +22,7 @@ from jaxsched.studies.config import (
     all_predictions,
     different_policies,
     own_digests,
-    positive_seconds,
+    service_level,
 )
 from jaxsched.studies.plan import Plan, Study
 from jaxsched.studies.rows import Simulator
@@ -48,7 +48,7 @@ class ServingConfig:
     lanes: int = at_least(2)
     num_requests: int = at_least(2)  # requests of a stream
     memory: int = at_least(2)  # KV cache of the worker, M, in tokens
-    clock: str  # A preset of `jaxsched.clocks`
+    clock: str  # A text as of `jaxsched.clocks.clock`
     rates: tuple[float, ...]  # requests per second that arrive
     policies: tuple[str, ...]  # names that `jaxsched.policy` understands
     predictions: tuple[str, ...]  # texts such as "real" (see `jaxsched.workloads.texts`)
@@ -58,6 +58,7 @@ class ServingConfig:
     # Largest time to first token of a request that counts as good, in seconds
     ttft_limit: float | None = None
     tpot_limit: float | None = None  # largest time per output token likewise
+    slo: str | None = None  # the same and more as a text (see `jaxsched.metrics.read_slo`)
     # A trace with arrival times, a path or a table: each stream is so many of its requests in a
     # row from a random one on, their times scaled to the rate. None: Poisson arrivals of requests
     # with `lengths`.
@@ -74,7 +75,7 @@ class ServingConfig:
         if self.worker is not None:
             with_key("worker", worker_named, self.worker)
         several("rates", self.rates)
-        positive_seconds(ttft_limit=self.ttft_limit, tpot_limit=self.tpot_limit)
+        self.limits  # noqa: B018 - refuses wrong ones
         for rate in self.rates:
             if not 0 < rate < float("inf"):
                 raise ValueError(f"rates: got {rate}; expected more than 0 requests per second")
@@ -82,6 +83,11 @@ class ServingConfig:
         if self.trace is not None and not self.trace.path:
             raise ValueError("trace.path: missing; expected the file of requests (--trace FILE)")
         all_predictions(self.predictions, self.memory, trace=self.trace is not None)
+
+    @property
+    def limits(self) -> dict[str, Any]:
+        """Limits of a request that counts as good, by name."""
+        return service_level(self.slo, ttft_limit=self.ttft_limit, tpot_limit=self.tpot_limit)
 
     def text(self) -> str:
         """The configuration as it is kept with results.
@@ -135,7 +141,7 @@ class ServingConfig:
                 simulators.items() if policy.reads_predictions else [(ANY, first)]
             )
         ]
-        text = config.text() + own_digests(self.policies)
+        text = config.text() + own_digests(self.policies, self.clock)
         return Work(text, points, list(simulators.values()), lambda table: table)
 
 
@@ -172,11 +178,12 @@ def _measure(
         max_batch=config.max_batch, worker=cell["workers"],
     )  # fmt: skip
     warm_up = 0.0 if config.trace is None else config.trace.warm_up or 0.0
-    limits: dict[str, Any] = {"ttft_limit": config.ttft_limit, "tpot_limit": config.tpot_limit}
     return {
         "rate_bound": config.num_requests / busy,
         "drain": frames.drain_seconds(instance, clock),
-        **frames.serving_columns(instance, result, config.clock, **limits, warm_up=warm_up),
+        **frames.serving_columns(
+            instance, result, config.clock, **config.limits, warm_up=warm_up, worker=cell["workers"]
+        ),
         "memory": np.asarray(instance.memory, np.int64),
     }
 

@@ -29,7 +29,7 @@ import pandas as pd
 
 from jaxsched.studies import store
 from jaxsched.studies.axes import AXES, Axis, Values
-from jaxsched.studies.config import LARGEST_SEED, digests
+from jaxsched.studies.config import LARGEST_SEED, digests, service_level
 from jaxsched.studies.frames import sweep_columns
 from jaxsched.studies.plan import Plan, Study
 from jaxsched.studies.run import ALL_AGAIN, Parts
@@ -128,12 +128,16 @@ class SweepConfig(_Keys):
     random: tuple[RandomConfig, ...] = ()  # random values on some of the axes
     # How the files of workloads "trace:FILE" are read, and which of their requests are taken
     trace: TraceConfig | None = None
+    # A service level under clocks, as a text (see `jaxsched.metrics.read_slo`)
+    slo: str | None = None
 
     def __post_init__(self) -> None:
         if self.trace is not None and self.trace.changed() & {"path", "warm_up", "sha256"}:
             raise ValueError("trace: files are workloads here (trace:FILE), drawn at random; "
                              "expected no path, warm_up and sha256")  # fmt: skip
-        self.values()
+        values = self.values()
+        if service_level(self.slo) and not any(values.read["clocks"]):
+            raise ValueError(f"slo: {self.slo!r} is in seconds; expected clocks")
 
     def requests(self, path: str) -> Trace:
         """The requests of a file that are taken; too large ones are those of the least memory."""
@@ -163,7 +167,9 @@ class SweepConfig(_Keys):
         return Study(
             values,
             self.lanes,
-            functools.partial(sweep_columns, few=any(values.read["clocks"])),
+            functools.partial(
+                sweep_columns, few=any(values.read["clocks"]), limits=service_level(self.slo)
+            ),
             arguments={} if self.max_rounds is None else {"max_rounds": self.max_rounds},
         )
 

@@ -528,7 +528,8 @@ def _no_format(source: files.Source, fits: Sequence[str], option: Naming) -> Val
     )
     lists = [name for name, value in source.lists.items() if name != "hash_ids"]
     if lists and not fits:
-        text = f"{text}. {lists[0]!r} holds a list, as of sub-requests, which are not supported"
+        held = f"{lists[0]!r} holds a list, as of sub-requests, which are not supported"
+        text = text.replace(": ", f": {held}; ", 1)
     return ValueError(text)
 
 

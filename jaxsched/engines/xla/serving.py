@@ -35,7 +35,7 @@ NOBODY = np.int32(-1)
 """A place in the arrays that does not exist."""
 
 
-class Requests(Pytree):
+class Crowd(Pytree):
     """The requests of a lane, [n] each."""
 
     running: chex.Array
@@ -61,7 +61,7 @@ class Requests(Pytree):
 class LaneState(Pytree):
     """A lane; scalars but for the requests and the evicted runs."""
 
-    requests: Requests
+    requests: Crowd
     time: chex.Array  # round
     clock: chex.Array | None  # picoseconds at its start, int64
     granted: chex.Array  # whether those that run have got their grants of this round
@@ -77,7 +77,7 @@ class LaneState(Pytree):
     halted: chex.Array
 
 
-class Lane(NamedTuple):
+class LaneInputs(NamedTuple):
     """What does not change in a lane."""
 
     fields: dict[str, jax.Array]  # of `View`, [n]
@@ -113,7 +113,7 @@ def simulate_serving(
     lanes = _lanes(table, worker, arrivals)
     limit = table.limits.max_rounds
 
-    def begin(lane: Lane, skip: jax.Array) -> LaneState:
+    def begin(lane: LaneInputs, skip: jax.Array) -> LaneState:
         return _begin(lane, choices, skip, history)
 
     def body(states: LaneState) -> LaneState:
@@ -124,7 +124,7 @@ def simulate_serving(
     return _result(lanes, states, table.count, skip)
 
 
-def _lanes(table: LaneTable, worker: jax.Array, arrivals: bool) -> Lane:
+def _lanes(table: LaneTable, worker: jax.Array, arrivals: bool) -> LaneInputs:
     total = table.memory.shape[0]
     fields = {name: array.reshape(total, -1) for name, array in table.fields.items()}
     position = lax.broadcasted_iota(np.int32, fields["prompt"].shape, 1)
@@ -132,7 +132,7 @@ def _lanes(table: LaneTable, worker: jax.Array, arrivals: bool) -> Lane:
     if arrivals:
         arrival = fields["arrival"] if table.due is None else table.due.reshape(total, -1)
     block, seqs, budget, watermark = (worker[:, k] for k in range(4))
-    return Lane(
+    return LaneInputs(
         fields=fields,
         real=position < table.count[:, None],
         arrival=arrival,
@@ -146,7 +146,7 @@ def _lanes(table: LaneTable, worker: jax.Array, arrivals: bool) -> Lane:
     )
 
 
-def _begin(lane: Lane, choices: Choices, skip: jax.Array, history: int) -> LaneState:
+def _begin(lane: LaneInputs, choices: Choices, skip: jax.Array, history: int) -> LaneState:
     """Nobody runs, and everybody waits or is still to come."""
     shape = lane.real.shape
     zeros, zero = jnp.zeros(shape, jnp.int32), jnp.int32(0)
@@ -159,7 +159,7 @@ def _begin(lane: Lane, choices: Choices, skip: jax.Array, history: int) -> LaneS
     with jax.enable_x64(True):
         nothing = tuple(jnp.full(shape, -1, jnp.int64) for _ in range(3))
     return LaneState(
-        requests=Requests(
+        requests=Crowd(
             running=zeros > 0, generated=zeros, computed=zeros, blocks=zeros, admitted=zeros,
             entered=zeros, end=zeros, height=zeros, estimate=estimate, evictions=zeros, key=key,
             reserve=reserve, quantum=quantum, first=never, completion=never,
@@ -182,7 +182,7 @@ def _begin(lane: Lane, choices: Choices, skip: jax.Array, history: int) -> LaneS
 
 
 def _standing(
-    choices: Choices, read: Read, lane: Lane, prompt: jax.Array
+    choices: Choices, read: Read, lane: LaneInputs, prompt: jax.Array
 ) -> tuple[jax.Array, jax.Array, jax.Array | None]:
     """Admission key, reserve and quantum of requests: they stand from one eviction to the next."""
     shape = prompt.shape
@@ -209,12 +209,14 @@ class Opening(NamedTuple):
     held: jax.Array  # blocks for it then
     fixed: jax.Array  # whether the grant is to stay
     finishes: jax.Array  # whether that is all it lacks, and it gets it
-    count: jax.Array  # running requests
+    active: jax.Array  # running requests
     used: jax.Array  # blocks, with the grants if they are made
     left: jax.Array  # of the budget after them
 
 
-def _open(lane: Lane, state: LaneState, choices: Choices, limit: jax.Array) -> Opening:
+def _open(
+    lane: LaneInputs, state: LaneState, choices: Choices, limit: jax.Array | np.int32
+) -> Opening:
     r, time = state.requests, state.time
     position = lax.iota(np.int32, r.running.shape[0])
     stepping = ~state.halted & (time < limit)
@@ -260,13 +262,13 @@ def _open(lane: Lane, state: LaneState, choices: Choices, limit: jax.Array) -> O
         held=held,
         fixed=takes & short & (needed <= blocks),
         finishes=grants & there & (grant == lacks),
-        count=count,
+        active=count,
         used=jnp.where(grants, full, used),
         left=jnp.where(grants, lane.budget - count + there.astype(np.int32) - grant, state.left),
     )
 
 
-class Ahead(NamedTuple):
+class Reservation(NamedTuple):
     """The look-ahead test of one request, which may enter or be counted at the expected ends."""
 
     end: jax.Array  # its own
@@ -277,8 +279,8 @@ class Ahead(NamedTuple):
 
 
 def _look_ahead(
-    lane: Lane, state: LaneState, who: jax.Array, end: jax.Array, most: jax.Array
-) -> Ahead:
+    lane: LaneInputs, state: LaneState, who: jax.Array, end: jax.Array, most: jax.Array
+) -> Reservation:
     """Tests request `who`, expected to last to the round `end`, against `most` blocks."""
     r, time, block = state.requests, state.time, lane.block
     tokens = lane.fields["prompt"] + r.generated
@@ -299,7 +301,7 @@ def _look_ahead(
     nearest = jnp.min(jnp.where(beyond, r.end, NEVER))
     nearest = jnp.where(nearest == NEVER, NEVER, nearest - end + 1)
     wait = jnp.where(load > most, jnp.maximum(wait, nearest), wait)
-    return Ahead(end, share, load, wait <= 0, wait)
+    return Reservation(end, share, load, wait <= 0, wait)
 
 
 class Entry(NamedTuple):
@@ -310,12 +312,12 @@ class Entry(NamedTuple):
     admitted: jax.Array
     grant: jax.Array
     counts: jax.Array  # whether `who` is counted at the expected ends from now on
-    ahead: Ahead
+    ahead: Reservation
     wait: jax.Array  # rounds until somebody may enter
 
 
-def _enter(lane: Lane, state: LaneState, opening: Opening, choices: Choices) -> Entry:
-    """Tests the first that waits; if another request leaves or decodes now, only counts that one."""
+def _enter(lane: LaneInputs, state: LaneState, opening: Opening, choices: Choices) -> Entry:
+    """Tests the first that waits; if another leaves or decodes from now on, counts only that."""
     r, time, block = state.requests, state.time, lane.block
     waiting = lane.real & ~r.running & (r.completion < 0)
     if lane.arrival is not None:
@@ -324,7 +326,7 @@ def _enter(lane: Lane, state: LaneState, opening: Opening, choices: Choices) -> 
     who = jnp.where(opening.finishes, jnp.maximum(state.middle, 0), next_one)
     who = jnp.where(opening.takes, opening.who, who)
     generated, prompt = r.generated[who], lane.fields["prompt"][who]
-    blocks, alone = lane.memory // block, opening.count == 0
+    blocks, alone = lane.memory // block, opening.active == 0
     most = blocks
     if choices.headroom is not None:
         known = {name: array[who] for name, array in lane.fields.items()}
@@ -339,7 +341,7 @@ def _enter(lane: Lane, state: LaneState, opening: Opening, choices: Choices) -> 
     least = jnp.minimum(blocks - jnp.where(alone, 0, lane.watermark), most)
     room = opening.used + _ceil(prompt + generated, block) <= least
     shut = state.unmet | (opening.left <= 0)
-    full = opening.count >= lane.cap
+    full = opening.active >= lane.cap
     open_ = opening.stepping & ~opening.takes & ~opening.finishes
     admitted = open_ & exists & ~full & ~shut & room & ahead.passes
     grant = jnp.minimum(prompt + generated, opening.left)
@@ -355,7 +357,9 @@ def _enter(lane: Lane, state: LaneState, opening: Opening, choices: Choices) -> 
     )
 
 
-def _step(lane: Lane, state: LaneState, choices: Choices, limit: jax.Array) -> LaneState:
+def _step(
+    lane: LaneInputs, state: LaneState, choices: Choices, limit: jax.Array | np.int32
+) -> LaneState:
     """One step of a lane; one that has halted stays as it is."""
     opening = _open(lane, state, choices, limit)
     entry = _enter(lane, state, opening, choices)
@@ -371,7 +375,7 @@ def _step(lane: Lane, state: LaneState, choices: Choices, limit: jax.Array) -> L
     return state.replace(halted=state.halted | ~jnp.any(left))
 
 
-def _moved(lane: Lane, state: LaneState, opening: Opening, entry: Entry) -> Requests:
+def _moved(lane: LaneInputs, state: LaneState, opening: Opening, entry: Entry) -> Crowd:
     """After the grants, or one who left, or one who entered."""
     r, ahead = state.requests, entry.ahead
     position = lax.iota(np.int32, r.running.shape[0])
@@ -403,8 +407,8 @@ def _moved(lane: Lane, state: LaneState, opening: Opening, entry: Entry) -> Requ
 
 
 def _refined(
-    lane: Lane, state: LaneState, opening: Opening, choices: Choices, moved: Requests
-) -> Requests:
+    lane: LaneInputs, state: LaneState, opening: Opening, choices: Choices, moved: Crowd
+) -> Crowd:
     """What the policy thinks of a request that was preempted."""
     r, who = state.requests, opening.who
     known = {name: array[who] for name, array in lane.fields.items()}
@@ -437,7 +441,7 @@ def _round_so_far(state: LaneState, opening: Opening, entry: Entry) -> dict[str,
     }
 
 
-def _booked(lane: Lane, state: LaneState, opening: Opening) -> dict[str, jax.Array | None]:
+def _booked(lane: LaneInputs, state: LaneState, opening: Opening) -> dict[str, jax.Array | None]:
     """The totals with the run that a preemption ended."""
     r, who, runs = state.requests, opening.who, state.runs
     lost, since = r.computed[who], lane.fields["prompt"][who] + r.entered[who]
@@ -453,16 +457,16 @@ def _booked(lane: Lane, state: LaneState, opening: Opening) -> dict[str, jax.Arr
 
 
 def _run(
-    lane: Lane,
+    lane: LaneInputs,
     state: LaneState,
     choices: Choices,
     runs: jax.Array,
     opening: Opening,
     entry: Entry,
-    limit: jax.Array,
+    limit: jax.Array | np.int32,
 ) -> LaneState:
     """Stage 4 if it `runs`, and as many rounds after it as change nothing; or silence passes."""
-    r, time, block, count = state.requests, state.time, lane.block, opening.count
+    r, time, block, count = state.requests, state.time, lane.block, opening.active
     chunked = state.middle >= 0
     full = r.running & (r.computed == lane.fields["prompt"] + r.generated)
     change = jnp.min(jnp.where(r.running, lane.fields["output"] - r.generated, NEVER))
@@ -511,9 +515,9 @@ def _run(
     )
 
 
-def _rounds_that_fit(lane: Lane, r: Requests, opening: Opening) -> jax.Array:
+def _rounds_that_fit(lane: LaneInputs, r: Crowd, opening: Opening) -> jax.Array:
     """Rounds, this one counted, for which the blocks suffice if everybody who runs decodes."""
-    block, some = lane.block, jnp.maximum(opening.count, 1)
+    block, some = lane.block, jnp.maximum(opening.active, 1)
     free = lane.memory // block - opening.used
     laps = free // some  # in `block` rounds everybody needs a block more
     spare = free - laps * some
@@ -526,7 +530,7 @@ def _rounds_that_fit(lane: Lane, r: Requests, opening: Opening) -> jax.Array:
         return jnp.where(fits, between, low), jnp.where(fits, high, between)
 
     low, _ = lax.while_loop(lambda b: b[1] - b[0] > 1, halve, (jnp.int32(0), block))
-    return jnp.where(opening.count > 0, laps * block + low + 1, NEVER)
+    return jnp.where(opening.active > 0, laps * block + low + 1, NEVER)
 
 
 class _Passed(NamedTuple):
@@ -535,7 +539,7 @@ class _Passed(NamedTuple):
 
 
 def _pass(
-    lane: Lane, state: LaneState, change: jax.Array, runs: jax.Array, count: jax.Array
+    lane: LaneInputs, state: LaneState, change: jax.Array, runs: jax.Array, count: jax.Array
 ) -> _Passed:
     """Rounds until something changes or somebody arrives, `change` at most; their time passes."""
     if state.clock is None:
@@ -560,16 +564,16 @@ def _pass(
         return _Passed(rounds, jnp.where(runs, state.clock + lasted, state.clock))
 
 
-def _arrived(lane: Lane, state: LaneState) -> jax.Array:
+def _arrived(lane: LaneInputs, state: LaneState) -> jax.Array:
     with jax.enable_x64(True):
         return lane.arrival <= (state.time if state.clock is None else state.clock)
 
 
-def _coming(lane: Lane, state: LaneState) -> jax.Array:
+def _coming(lane: LaneInputs, state: LaneState) -> jax.Array:
     return lane.real & ~_arrived(lane, state)
 
 
-def _result(lanes: Lane, states: LaneState, count: jax.Array, skip: jax.Array) -> Result:
+def _result(lanes: LaneInputs, states: LaneState, count: jax.Array, skip: jax.Array) -> Result:
     r = states.requests
     block = lanes.block[:, None]
     since = lanes.fields["prompt"] + r.entered
@@ -600,7 +604,7 @@ def _result(lanes: Lane, states: LaneState, count: jax.Array, skip: jax.Array) -
     )
 
 
-def _all_runs(lanes: Lane, states: LaneState) -> jax.Array | None:
+def _all_runs(lanes: LaneInputs, states: LaneState) -> jax.Array | None:
     """The evicted runs, then those in which requests completed, [N, E + n, 4]."""
     if states.runs is None:
         return None

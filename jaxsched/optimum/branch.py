@@ -1,0 +1,221 @@
+"""Branch and bound over schedules, round by round, with prices in exact integers.
+
+A node is a round t, the requests started so far, and an index: in a round requests start in the
+order of their indices, so that every set of starts is tried once. What is left out:
+
+1. a start or a round whose bound is above the best total less 1. A node's bound is that of the
+   relaxation (`prices`) in which started requests stay where they are, and prices of rounds that
+   are over are dropped: what those rounds had to spare is added as they pass.
+2. a request that could have started a round earlier when all rounds until its end are known: the
+   schedule is not the best. So is one with a request left for later that fits into rounds that are
+   over.
+3. a state that was seen before at no higher cost: the same requests left and the same memory in
+   use from here on. While requests are still to arrive, at the same round; after that at any, as
+   what follows can be shifted. The table compares whole states, not fingerprints.
+
+2 leaves out no best schedule, and so nothing that 3 relies on: if the later state leads to a best
+schedule, so does the earlier one, by the same starts, which no rule then has left out.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+from jaxsched.optimum.compiled import jit
+from jaxsched.optimum.profile import add, drop
+
+FAR = np.int64(2**60)
+"""The cost of what is not allowed."""
+
+# Slots of the numbers that live from one call of `search` to the next.
+DEPTH, ROUND, NEXT, BOUND, LEFT, BEST, NODES, SPENT, IMPROVED, DONE = range(10)
+NUMBERS = 10
+
+ENDS = 12
+"""A state whose active requests end in more different rounds is not remembered."""
+
+WORDS = ENDS + 3
+"""Of a remembered state: requests left, round, cost, and what ends when."""
+
+
+@jit()
+def search(
+    numbers, prompt, output, arrival, memory, alpha, beta, unit, table, least, lam, mu,
+    used, cover, start, best_start, frames, memo, twin, nodes,
+):  # fmt: skip
+    """Goes on with a search for at most so many nodes; whether it is at its end stands in DONE.
+
+    `table[i, t]` is the cost of starting i in round t, FAR if that is ruled out, and `least[i, t]`
+    the least of it from t on, in units of 1 / `unit`. `frames[d]` is (i, or -1 for a round that
+    passed; index to go on from; bound). `twin[i]` is a request that has to start no later, or -1.
+    """
+    n = len(prompt)
+    rounds = table.shape[1]
+    depth, t, following = numbers[DEPTH], numbers[ROUND], numbers[NEXT]
+    bound, left, best = numbers[BOUND], numbers[LEFT], numbers[BEST]
+    spent, last = numbers[SPENT], arrival.max()
+    one = np.int64(1)
+    limit = unit * (best - 1)
+    tried = 0
+    while tried < nodes:
+        tried += 1
+        # The next request that may start in this round.
+        i = following
+        while i < n:
+            if left >> i & 1 and table[i, t] < FAR:
+                more = table[i, t] - least[i, t]
+                late = twin[i] >= 0 and left >> twin[i] & 1
+                if (
+                    bound + more <= limit
+                    and not late
+                    and _fits(used, memory, prompt[i], output[i], t)
+                ):
+                    break
+            i += 1
+        if i < n:
+            frames[depth, 0], frames[depth, 1], frames[depth, 2] = i, i + 1, bound
+            depth += 1
+            bound += table[i, t] - least[i, t]
+            left ^= one << i
+            start[i] = t
+            spent += t
+            add(used, prompt[i], output[i], t)
+            for r in range(t + alpha[i], t + beta[i]):
+                cover[r] += 1
+            following = i + 1
+            if left != 0:
+                continue
+            total = spent
+            for j in range(n):
+                total += output[j] - arrival[j]
+            if total < best:
+                best = total
+                limit = unit * (best - 1)
+                best_start[:] = start
+                numbers[IMPROVED] += 1
+        else:
+            later = _passed(
+                numbers, n, t, bound, left, limit, prompt, output, arrival, memory, least, lam, mu,
+                used, cover, start, rounds,
+            )  # fmt: skip
+            if later < FAR and _is_new(
+                memo, n, t + 1, left, spent, prompt, output, arrival, start, last
+            ):
+                frames[depth, 0], frames[depth, 1], frames[depth, 2] = -1, 0, bound
+                depth += 1
+                bound, t, following = later, t + 1, 0
+                continue
+        # Back to the last start, and on from there without it.
+        while depth > 0:
+            depth -= 1
+            i = frames[depth, 0]
+            bound = frames[depth, 2]
+            if i >= 0:
+                left |= one << i
+                spent -= t
+                drop(used, prompt[i], output[i], t)
+                for r in range(t + alpha[i], t + beta[i]):
+                    cover[r] -= 1
+                following = frames[depth, 1]
+                break
+            t -= 1
+        else:
+            numbers[DONE] = 1
+            break
+    numbers[DEPTH], numbers[ROUND], numbers[NEXT] = depth, t, following
+    numbers[BOUND], numbers[LEFT], numbers[BEST] = bound, left, best
+    numbers[SPENT] = spent
+    numbers[NODES] += tried
+
+
+@jit()
+def _fits(used, memory, prompt, output, start):
+    k = output - 1
+    while k >= 0:
+        if used[start + k] + prompt + 1 + k > memory:
+            return False
+        k -= 1
+    return True
+
+
+@jit()
+def _passed(
+    numbers, n, t, bound, left, limit, prompt, output, arrival, memory, least, lam, mu, used, cover,
+    start, rounds,
+):  # fmt: skip
+    """The bound once round t is over; FAR if nothing good can follow."""
+    if t + 1 >= rounds:
+        return FAR
+    if t < len(lam):
+        bound += lam[t] * (memory - used[t]) + mu[t] * (1 - cover[t])
+    for i in range(n):
+        if left >> i & 1:
+            if least[i, t + 1] >= FAR:
+                return FAR
+            bound += least[i, t + 1] - least[i, t]
+    if bound > limit:
+        return FAR
+    for i in range(n):
+        if left >> i & 1:
+            # Could it have run in the rounds that end with this one?
+            p = t + 1 - output[i]
+            if p >= arrival[i] and _fits(used, memory, prompt[i], output[i], p):
+                return FAR
+        elif start[i] + output[i] == t + 1 and start[i] > arrival[i]:
+            if memory - used[start[i] - 1] > prompt[i]:
+                k = start[i]
+                while k < t and used[k] < memory:
+                    k += 1
+                if k == t:
+                    return FAR
+    return bound
+
+
+@jit()
+def _is_new(memo, n, t, left, spent, prompt, output, arrival, start, last):
+    """Whether the state before round t is seen for the first time, or at a lower cost than ever."""
+    state = np.empty(ENDS, np.int64)
+    count = 0
+    for i in range(n):
+        if left >> i & 1 or start[i] + output[i] <= t:
+            continue
+        # Memory: that of the first round of what is left; what ends together grows together.
+        item = (
+            ((start[i] + output[i] - t) << 40)
+            | (np.int64(1) << 32)
+            | (prompt[i] + 1 + t - start[i])
+        )
+        k = count
+        while k > 0 and state[k - 1] >> 40 > item >> 40:
+            k -= 1
+        if k > 0 and state[k - 1] >> 40 == item >> 40:
+            state[k - 1] += item & ((np.int64(1) << 40) - 1)
+            continue
+        if count == ENDS:
+            return True
+        for m in range(count, k, -1):
+            state[m] = state[m - 1]
+        state[k] = item
+        count += 1
+    # The cost: starts so far, and t for each request that is left, which then starts from 0.
+    when, cost = np.int64(t), spent
+    if t >= last:
+        when = np.int64(-1)
+        for i in range(n):
+            cost += t * (left >> i & 1)
+    for k in range(count, ENDS):
+        state[k] = 0
+    key = np.uint64(left) * np.uint64(0x9E3779B97F4A7C15) + np.uint64(when + 1)
+    for k in range(count):
+        key = (key ^ (key >> np.uint64(29)) ^ np.uint64(state[k])) * np.uint64(0xBF58476D1CE4E5B9)
+    key ^= key >> np.uint64(32)
+    row = memo[np.int64(key & np.uint64(len(memo) - 1))]
+    same = row[0] == left and row[1] == when
+    for k in range(ENDS):
+        same = same and row[3 + k] == state[k]
+    if same and row[2] <= cost:
+        return False
+    row[0], row[1], row[2] = left, when, cost
+    for k in range(ENDS):
+        row[3 + k] = state[k]
+    return True

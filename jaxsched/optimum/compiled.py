@@ -1,0 +1,15 @@
+"""How the functions of this room are compiled: once per machine, and free of Python's lock."""
+
+from __future__ import annotations
+
+import functools
+
+try:
+    from numba import njit
+except ImportError as error:
+    raise ImportError(
+        f"bounds by prices and searches need numba, which cannot be imported ({error}); "
+        "pip install numba"
+    ) from error
+
+jit = functools.partial(njit, cache=True, nogil=True, error_model="numpy")

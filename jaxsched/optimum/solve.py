@@ -1,0 +1,218 @@
+"""`optimal`: a schedule of least total latency in hindsight, and a proof that it is one."""
+
+from __future__ import annotations
+
+import dataclasses
+import time
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from jaxsched.instance import Instance
+from jaxsched.optimum import branch, prices
+from jaxsched.optimum.lane import Ints, Lane, Prices, climb, lanes_of
+
+MOST_REQUESTS = 62
+"""Requests that a branch and bound takes; with more of them only bounds are found."""
+
+CHUNK = 2**20
+"""Nodes between two looks at the time."""
+
+MEMO = 2**20
+"""States that are remembered, at most; a power of two."""
+
+STEPS = 1500
+"""Steps of prices before a search."""
+
+OnProgress = Callable[[int, int, int, int], Any]
+"""Called as (lane, nodes, best total, lower bound) a few times a second."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Optimum:
+    """What `optimal` found, of lane shape [...]."""
+
+    completion: Ints  # rounds of a feasible schedule, of shape [..., n]; -1 for padding
+    total_latency: Ints  # its total latency, of shape [...]
+    lower_bound: Ints  # proved: no schedule has less, of shape [...]
+    nodes: Ints  # of the branch and bound, of shape [...]
+
+    @property
+    def proved(self) -> NDArray[np.bool_]:
+        """Whether the schedule is proved to be the best, of shape [...]."""
+        return np.asarray(self.lower_bound == self.total_latency)
+
+    @property
+    def gap(self) -> NDArray[np.float64]:
+        """By how much the schedule may exceed the optimum, as a part of it, of shape [...]."""
+        return np.asarray(self.total_latency / np.maximum(self.lower_bound, 1) - 1.0)
+
+
+def optimal(
+    instance: Instance, time_limit: float = 60.0, on_progress: OnProgress = lambda *_: None
+) -> Optimum:
+    """The least total latency that any scheduler could have had, who knew everything.
+
+    Minimises the sum of completion minus arrival over all schedules that keep to the memory
+    (the integer program of arXiv 2502.07115, section 3, with arrivals). Evictions are no use in
+    hindsight: a run that is lost only takes memory. See docs/optimum.md for the method, the proof
+    of each step, and what sizes can be solved.
+
+    `proved` rests on whole numbers alone: the prices behind the bounds are integers, and what the
+    search leaves out is compared as integers. The schedule is replayed by `jaxsched.reference`.
+
+    Args:
+      instance: Instances in rounds, with request arrays of shape [..., n]; predictions are not
+        looked at. Beyond 62 requests nothing is searched, only bounded.
+      time_limit: Seconds for the search of one lane, above 0. What is found then depends on the
+        machine, but what is proved does not. Ctrl-C stops as ever.
+      on_progress: Called as (lane, nodes, best total, lower bound) a few times a second.
+
+    Raises:
+      TypeError, ValueError: As `check_instance`; for arrivals in seconds, and for a time limit that
+        is not above 0.
+      ImportError: If numba cannot be imported.
+
+    >>> import jaxsched as js
+    >>> found = js.optimal(js.Instance(
+    ...     prompt=[2, 1, 3, 1], output=[4, 6, 2, 3], lower=[1] * 4, upper=[9] * 4, memory=9))
+    >>> int(found.total_latency), bool(found.proved)
+    (21, True)
+    """
+    if not time_limit > 0:
+        raise ValueError(f"time_limit is {time_limit}; expected more than 0 seconds")
+    shape, n = instance.lanes, instance.n
+    found = [
+        _solve(lane, time_limit, lambda *state, i=i: on_progress(i, *state))
+        for i, lane in enumerate(lanes_of(instance))
+    ]
+    completion = np.full((len(found), n), -1, np.int64)
+    for row, one in zip(completion, found, strict=True):
+        row[: len(one.completion)] = one.completion
+    numbers = (
+        np.asarray([getattr(one, name) for one in found], np.int64).reshape(shape)
+        for name in ("total_latency", "lower_bound", "nodes")
+    )
+    return Optimum(completion.reshape(*shape, n), *numbers)
+
+
+def _solve(lane: Lane, time_limit: float, on_progress: Callable[[int, int, int], Any]) -> Optimum:
+    """One lane."""
+    began = time.perf_counter()
+    if lane.n == 0:
+        nothing = np.zeros(0, np.int64)
+        return _one(nothing, 0, 0, 0)
+    start = lane.first_schedule()
+    for seed in range(4):
+        start = lane.improved(start, 2_000 * lane.n, seed)
+    found = climb(lane, start, STEPS)
+    total = lane.latency(start.sum())
+    lower, nodes = min(found.bound(lane), total), 0
+    if lower < total and lane.n <= MOST_REQUESTS:
+        search = Search(lane, found, start)
+        while True:
+            search.go_on(CHUNK)
+            on_progress(search.nodes, search.total, lower)
+            if search.done or time.perf_counter() - began > time_limit:
+                break
+        start, total, nodes = search.start, search.total, search.nodes
+        lower = total if search.done else lower
+    return _one(lane.checked(start), total, lower, nodes)
+
+
+def _one(completion: Ints, *numbers: int) -> Optimum:
+    total, lower, nodes = (np.asarray(number, np.int64) for number in numbers)
+    return Optimum(completion, total, lower, nodes)
+
+
+class Search:
+    """The state of a branch and bound (see `branch`)."""
+
+    def __init__(self, lane: Lane, found: Prices, start: Ints) -> None:
+        self.lane, self.prices = lane, found
+        # In the order of volumes, so that small requests are tried first.
+        self._order = np.lexsort((lane.prompt, lane.volume))
+        self._fields = [
+            np.ascontiguousarray(x[self._order])
+            for x in (lane.prompt, lane.output, lane.arrival, found.alpha, found.beta)
+        ]
+        self._best = start[self._order]
+        best = lane.latency(start.sum())
+        bound = found.value(lane)
+        self._table, self._least = self._costs(found.unit * (best - 1) - bound)
+        self._numbers = np.zeros(branch.NUMBERS, np.int64)
+        self._numbers[branch.BOUND] = bound
+        self._numbers[branch.LEFT] = (1 << lane.n) - 1
+        self._numbers[branch.BEST] = best
+        rounds = self._table.shape[1]
+        self._use = [np.zeros(rounds + int(lane.output.max()) + 1, np.int64) for _ in range(2)]
+        self._start = np.zeros(lane.n, np.int64)
+        self._frames = np.zeros((rounds + lane.n + 1, 3), np.int64)
+        self._memo = np.zeros((min(4**lane.n, MEMO), branch.WORDS), np.int64)
+        self._twin = _twins(*self._fields[:3])
+
+    @property
+    def done(self) -> bool:
+        """Whether nothing is left to be tried."""
+        return bool(self._numbers[branch.DONE])
+
+    @property
+    def nodes(self) -> int:
+        """How many there were."""
+        return int(self._numbers[branch.NODES])
+
+    @property
+    def total(self) -> int:
+        """Total latency of the best schedule so far."""
+        return int(self._numbers[branch.BEST])
+
+    @property
+    def start(self) -> Ints:
+        """Its starts."""
+        found = np.empty_like(self._best)
+        found[self._order] = self._best
+        return found
+
+    def go_on(self, nodes: int) -> None:
+        """Tries so many nodes more."""
+        prompt, output, arrival, alpha, beta = self._fields
+        branch.search(
+            self._numbers, prompt, output, arrival, self.lane.memory, alpha, beta,
+            self.prices.unit, self._table, self._least, self.prices.memory, self.prices.row,
+            *self._use, self._start, self._best, self._frames, self._memo, self._twin, nodes,
+        )  # fmt: skip
+
+    def _costs(self, slack: int) -> tuple[Ints, Ints]:
+        """Of every request the cost of its starts, and the least from there on.
+
+        A start that costs more than the least and `slack` is in no better schedule. That ends the
+        table: from the last price on, every round costs more than the one before.
+        """
+        unit, rounds = self.prices.unit, len(self.prices.memory)
+        beyond = slack // unit + 1
+        width = max(rounds, int(self.lane.arrival.max())) + beyond + int(self.lane.output.max()) + 2
+        L, W = prices.sums(self.prices.memory, width)  # noqa: N806 - as in `prices.costs`
+        U, _ = prices.sums(self.prices.row, width)  # noqa: N806
+        rows = []
+        for s, o, a, alpha, beta in zip(*self._fields, strict=True):
+            cost = np.full(width, branch.FAR)
+            last = max(rounds, a) + beyond
+            prices.costs(a, last, unit, s, o, alpha, beta, L, W, U, cost[a:])
+            cost[cost > cost.min() + slack] = branch.FAR
+            rows.append(cost)
+        table = np.stack(rows)
+        table = table[:, : int(np.flatnonzero((table < branch.FAR).any(axis=0))[-1]) + 2]
+        least = np.minimum.accumulate(table[:, ::-1], axis=1)[:, ::-1]
+        return np.ascontiguousarray(table), np.ascontiguousarray(least)
+
+
+def _twins(prompt: Ints, output: Ints, arrival: Ints) -> Ints:
+    """Of each request the last one before it that is the same in everything; -1 if none is."""
+    seen: dict[tuple[int, int, int], int] = {}
+    twins = []
+    for i, same in enumerate(zip(prompt.tolist(), output.tolist(), arrival.tolist(), strict=True)):
+        twins.append(seen.get(same, -1))
+        seen[same] = i
+    return np.asarray(twins, np.int64)

@@ -1,0 +1,162 @@
+"""Optima, bounds and schedules in hindsight, against brute force, HiGHS and the policies."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+
+import jaxsched as js
+from tests.optimum_oracle import Shape, brute_force, highs
+
+
+def instance(requests: list[Shape], memory: int) -> js.Instance:
+    s, o, a = (np.asarray(column) for column in zip(*requests, strict=True))
+    return js.Instance(prompt=s, output=o, lower=o, upper=o, memory=memory, arrival=a)
+
+
+def draw(rng: np.random.Generator, n: int, memory: int, longest: int, last: int) -> list[Shape]:
+    s = rng.integers(1, min(6, memory), size=n)
+    o = [int(rng.integers(1, min(longest, memory - x) + 1)) for x in s]
+    return list(zip(s.tolist(), o, rng.integers(0, last + 1, size=n).tolist(), strict=True))
+
+
+def replayed(requests: list[Shape], memory: int, completion: np.ndarray) -> int:
+    """The total latency of a schedule, after counting its memory token by token."""
+    use: dict[int, int] = {}
+    for (s, o, a), c in zip(requests, completion.tolist(), strict=True):
+        assert c - o >= a
+        for k in range(1, o + 1):
+            use[c - o + k] = use.get(c - o + k, 0) + s + k
+    assert max(use.values()) <= memory
+    return sum(c - a for (_, _, a), c in zip(requests, completion.tolist(), strict=True))
+
+
+@pytest.mark.parametrize("seed", range(2))
+def test_against_brute_force(seed: int) -> None:
+    rng = np.random.default_rng(seed)
+    delayed = 0
+    for case in range(30):
+        memory, n = int(rng.integers(3, 13)), int(rng.integers(1, 7))
+        requests = draw(rng, n, memory, 5, int(rng.integers(0, 7)) * (case % 2))
+        if case % 5 == 0:  # twins
+            requests = [requests[0]] * n
+        given, best = instance(requests, memory), brute_force(requests, memory)
+        found, plan = js.optimal(given), js.best_schedule(given, moves=50)
+        assert found.proved and found.total_latency == best
+        assert found.gap == 0
+        assert replayed(requests, memory, found.completion) == best
+        assert js.lower_bound(given) <= best <= plan.total_latency
+        assert replayed(requests, memory, plan.completion) == plan.total_latency
+        delayed += int(js.simulate(given, js.h_sf()).total_latency) > best
+    assert delayed > 1  # shortest first is not always best, so that there was something to find
+
+
+@pytest.mark.parametrize("last", [0, 10])
+def test_against_an_integer_program(last: int) -> None:
+    rng = np.random.default_rng(7)
+    for n in (7, 10):
+        requests = draw(rng, n, 20, 9, last)
+        found = js.optimal(instance(requests, 20))
+        assert found.proved and found.nodes > 0
+        assert found.total_latency == highs(requests, 20, int(found.completion.max()) + 8)
+
+
+def test_bounds_get_near_proved_optima_and_stay_below() -> None:
+    rng = np.random.default_rng(3)
+    ratios, plain = [], []
+    for last in (0, 0, 0, 15, 15, 15):
+        requests = draw(rng, 11, 30, 28, last)
+        given = instance(requests, 30)
+        best = int(js.optimal(given).total_latency)
+        ratios.append(js.lower_bound(given) / best)
+        s, o, a = map(np.asarray, zip(*requests, strict=True))
+        plain.append((js.mean_busy_time_bound(s, o, 30) - a.sum()) / best)
+    assert max(ratios) <= 1
+    assert min(ratios) > 0.8
+    assert np.mean(ratios) > np.mean(plain) + 0.1
+
+
+def test_rows_never_meet_in_a_feasible_pair() -> None:
+    from jaxsched.optimum import prices
+
+    rng = np.random.default_rng(5)
+    bound = 0
+    for _ in range(60):
+        memory = int(rng.integers(8, 40))
+        s = rng.integers(1, 6, size=2)
+        o = rng.integers(1, memory - s + 1)
+        for level in range(7):
+            alpha, beta = prices.unary_row(s, o, memory, level)
+            assert np.all((alpha >= 0) & (beta <= o))
+            for d in range(int(o[0])):  # request 1 starts d rounds after request 0
+                use = np.zeros(2 * memory, int)
+                use[: o[0]] += np.arange(s[0] + 1, s[0] + o[0] + 1)
+                use[d : d + o[1]] += np.arange(s[1] + 1, s[1] + o[1] + 1)
+                meet = max(alpha[0], d + alpha[1]) < min(beta[0], d + beta[1])
+                assert not (meet and use.max() <= memory)
+                bound += meet
+    assert bound > 100
+
+
+def test_a_time_limit_leaves_a_gap_that_holds() -> None:
+    rng = np.random.default_rng(11)
+    given = instance(draw(rng, 40, 40, 38, 0), 40)
+    seen: list[tuple[int, ...]] = []
+    found = js.optimal(given, 1e-3, lambda *state: seen.append(state))
+    assert not found.proved
+    assert 0 < found.gap < 0.5
+    assert found.lower_bound < found.total_latency <= js.best_schedule(given, 0).total_latency
+    assert seen == [(0, int(found.nodes), int(found.total_latency), int(found.lower_bound))]
+
+
+def test_lanes_and_padding() -> None:
+    rng = np.random.default_rng(2)
+    several = [instance(draw(rng, n, 15, 9, 4), 15) for n in (3, 6, 1)]
+    batch = js.stack(several)
+    found, plan, bound = js.optimal(batch), js.best_schedule(batch), js.lower_bound(batch)
+    for i, one in enumerate(several):
+        alone = js.optimal(one)
+        assert found.total_latency[i] == alone.total_latency
+        np.testing.assert_array_equal(found.completion[i, : one.n], alone.completion)
+        assert np.all(found.completion[i, one.n :] == -1)
+        assert plan.total_latency[i] == js.best_schedule(one).total_latency
+        assert bound[i] == js.lower_bound(one)
+    none = js.Instance(prompt=[1], output=[1], lower=[1], upper=[1], memory=9, num_requests=0)
+    assert js.optimal(none).proved and js.lower_bound(none) == 0
+    assert js.best_schedule(none).total_latency == 0
+
+
+def test_bad_arguments_are_named() -> None:
+    good = js.Instance(prompt=[1], output=[1], lower=[1], upper=[1], memory=9)
+    with pytest.raises(ValueError, match="time_limit is 0; expected more than 0 seconds"):
+        js.optimal(good, 0)
+    with pytest.raises(ValueError, match="moves is -1; expected a whole number, at least 0"):
+        js.best_schedule(good, -1)
+    with pytest.raises(TypeError, match="arrival: got seconds; expected rounds"):
+        js.lower_bound(good.replace(arrival=[0.5]))
+    with pytest.raises(ValueError, match="prompt \\+ output is 10"):
+        js.optimal(good.replace(output=[9], upper=[9]))
+    long = js.Instance(prompt=[1], output=[1], lower=[1], upper=[1], memory=9, arrival=[2**29])
+    with pytest.raises(ValueError, match="lane 0: may take .* rounds"):
+        js.lower_bound(long)
+
+
+def test_proved_optima_that_are_kept() -> None:
+    """Rows of `python -m experiments.optimum`, proved once: bounds and schedules enclose them."""
+    enclosed = []
+    for row in pd.read_csv(Path(__file__).parent / "optima.csv").itertuples():
+        columns = ([int(x) for x in text.split()] for text in (row.prompt, row.output, row.arrival))
+        requests = list(zip(*columns, strict=True))
+        given = instance(requests, row.memory)
+        low, high = int(js.lower_bound(given)), int(js.best_schedule(given, 20_000).total_latency)
+        assert low <= row.total <= high
+        assert js.simulate(given, js.h_sf()).total_latency == row.mc_sf >= row.total
+        enclosed.append((low / row.total, high / row.total, row.mc_sf / row.total))
+        if row.draw == "poisson" and len(requests) == 12:
+            assert js.optimal(given).total_latency == row.total
+    low, high, mc_sf = np.mean(enclosed, axis=0)
+    assert len(enclosed) == 20
+    assert low > 0.85 and high < 1.02 < mc_sf
