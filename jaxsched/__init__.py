@@ -1,5 +1,6 @@
 """jaxsched: exact, batched simulation of LLM inference scheduling under a KV-cache limit."""
 
+import importlib
 import sys
 from typing import Any
 
@@ -52,6 +53,14 @@ from jaxsched.workers import Worker
 # Two engines are public by themselves, under names of their own.
 sys.modules |= {"jaxsched.reference": reference, "jaxsched.relaxation": relaxation}
 
+
+def __getattr__(name: str) -> Any:
+    # Training needs optax and orbax, for which a simulation should not wait.
+    if name == "predict":
+        return importlib.import_module("jaxsched.predict")
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
 __all__ = [
     "Clock",
     "Energy",
@@ -87,6 +96,7 @@ __all__ = [
     "optimal",
     "past_future",
     "policy",
+    "predict",
     "priority",
     "random_ties",
     "random_victim",

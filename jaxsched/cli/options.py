@@ -153,6 +153,36 @@ def tune(parser: ArgumentParser) -> None:
     _printed(parser)
 
 
+def predict(parser: ArgumentParser) -> None:
+    """Learn output lengths from prompts.
+
+    Trains a predictor of output lengths, and adds its intervals to requests. docs/predict.md says
+    more.
+    """
+    actions = parser.add_subparsers(metavar="ACTION", required=True, dest="action")
+    train = actions.add_parser("train", help="train, calibrate and evaluate a predictor",
+        description="Trains a predictor. Started again after an interruption, it goes on where it "
+        "stopped.")  # fmt: skip
+    _config(train, "predictor_sharegpt", "folder of the predictor and its report")
+    add = train.add_argument
+    add("--data", metavar="FILE", help="CSV, JSONL or Parquet, instead of that of CONFIG")
+    add("--columns", type=_pairs, metavar="FIELD=NAME,…",
+        help="its columns: text or prompt (tokens) or both, and output (tokens)")  # fmt: skip
+    add("--seed", type=int, metavar="S", help="of the split and the weights")
+    apply = actions.add_parser("apply", help="add lower and upper to requests",
+        description="Writes requests with the columns lower and upper, for jaxsched simulate; the "
+        "text is left out.")  # fmt: skip
+    add = apply.add_argument
+    add("predictor", type=Path, metavar="DIR", help="folder of the predictor")
+    add("requests", type=Path, metavar="REQUESTS", help="CSV, JSONL or Parquet")
+    add("--out", type=Path, required=True, metavar="FILE", help="Parquet file to write")
+    add("--coverage", type=float, default=0.8, metavar="C",
+        help="probability of lying in [lower, upper]; default: 0.8")  # fmt: skip
+    add("--level", type=float, metavar="L", help="make lower a bound of its own, which the output "
+        "reaches with this probability; 0.3 schedules well")  # fmt: skip
+    add("--columns", type=_pairs, metavar="FIELD=NAME,…", help="its columns: text or prompt")
+
+
 def clock(parser: ArgumentParser) -> None:
     """Fit a clock to measured rounds.
 
@@ -194,7 +224,7 @@ def worst_case(parser: ArgumentParser) -> None:
 
 COMMANDS = {
     command.__name__: command
-    for command in (run, simulate, capacity, sweep, report, tune, clock, worst_case)
+    for command in (run, simulate, capacity, sweep, report, tune, predict, clock, worst_case)
 }
 """Every command by name; the file NAME_command.py carries it out."""
 

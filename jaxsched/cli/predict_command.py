@@ -1,0 +1,97 @@
+"""`jaxsched predict`: trains a predictor of output lengths, and adds its intervals to requests."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+
+from jaxsched import toml
+from jaxsched.cli.resume import folder_of, kept_in
+from jaxsched.predict import data, pipeline, predictor
+from jaxsched.predict.config import PredictConfig
+from jaxsched.predict.evaluation import SHOWN
+from jaxsched.report import predictor_page
+from jaxsched.report.tables import grid, table
+from jaxsched.report.terminal import console, progress_bar, say
+from jaxsched.studies import store
+
+
+def run(args: argparse.Namespace) -> None:
+    """Trains or applies."""
+    {"train": _train, "apply": _apply}[args.action](args)
+
+
+def _train(args: argparse.Namespace) -> None:
+    names = ("data", "columns", "seed")
+    keys = {name: value for name in names if (value := getattr(args, name)) is not None}
+    settings = toml.load(args.config, PredictConfig, keys)
+    folder, out = folder_of(args), console()
+    with kept_in(folder, args.config, "finished epochs are"), progress_bar(out, "loss") as bar:
+        tasks = {
+            kind: bar.add_task(f"the {kind}", total=settings.training.epochs, loss="", start=False)
+            for kind in predictor.KINDS
+        }
+
+        def on_epoch(kind: str, epoch: int, loss: float) -> None:
+            bar.start_task(tasks[kind])
+            bar.update(tasks[kind], completed=epoch, loss=f"loss {loss:.4f}")
+
+        trained, report = pipeline.run(settings, folder, on_epoch)
+        for kind, task in tasks.items():
+            # It stopped early, or the data have nothing to train it on.
+            bar.update(task, total=bar.tasks[task].completed or 1, visible=kind in trained.params)
+    heading, *rows = predictor_page.HEADER, *predictor_page.rows_of(report)
+    out.print(grid(table(heading[1:], [(f"{report['rows']:,} test requests", rows)])))
+    held = {row["group"]: f"{row['inside']:.0%}" for row in report["by"]["true class"]}
+    say(out, f"coverage at {SHOWN} by true length: "
+        + ", ".join(f"{group} tokens {share}" for group, share in held.items()))  # fmt: skip
+    for path in predictor_page.write(folder, report):
+        say(out, f"{'page:     ' if path.suffix == '.html' else 'figure:   '} {path}")
+    say(out, f"report:    {folder / 'report.json'}")
+    say(out, f"predictor: {folder}; use it with jaxsched predict apply {folder} REQUESTS")
+
+
+def _apply(args: argparse.Namespace) -> None:
+    loaded, out = predictor.load(args.predictor), console()
+    found = data.frame(args.requests)
+    named = dict(pair.partition("=")[::2] for pair in args.columns or ())
+    named = {"text": "text", "prompt": "prompt"} | named
+    for field in named:
+        toml.one_of("columns", field, ("text", "prompt"))
+    prompts = _prompts(loaded, args.requests, found, named)
+    given = np.asarray(prompts) if isinstance(prompts, np.ndarray) else list(prompts)
+    lower, upper = loaded.interval(given, args.coverage)
+    if args.level is not None:
+        lower = loaded.lower(given, args.level)
+        upper = np.maximum(lower, upper)
+    frame = found
+    # The text is not needed any more, and often should not travel.
+    frame = frame.drop(columns=named["text"], errors="ignore")
+    frame = frame.assign(lower=lower, upper=upper)
+    about = {"predictor": loaded.digest, "coverage": str(args.coverage), "level": str(args.level)}
+    store.write_parquet(args.out, frame, about)
+    say(out, f"requests: {args.out} ({len(frame):,} rows, with columns lower and upper)")
+    if missing := [x for x in ("prompt", "output") if x not in frame.columns]:
+        say(out, f"`jaxsched simulate` needs {' and '.join(missing)} as well")
+    else:
+        pairs = [f"{field}={field}" for field in ("prompt", "output", "lower", "upper")]
+        say(out, f"next: jaxsched simulate {args.out} --memory 16492 --columns {','.join(pairs)}")
+
+
+def _prompts(
+    loaded: predictor.Predictor, path: Path, found: pd.DataFrame, named: dict[str, str]
+) -> predictor.Prompts:
+    """The texts if there are such and the predictor reads them, or else the token counts."""
+    if "text" in loaded.params and named["text"] in found:
+        return data.texts_of(path, found, named["text"])
+    if "length" in loaded.params and named["prompt"] in found:
+        return data.tokens_of(path, found, named["prompt"])
+    kinds = (("text", "text"), ("prompt", "length"))
+    wanted = " or ".join(repr(named[field]) for field, kind in kinds if kind in loaded.params)
+    raise ValueError(
+        f"{path}: has the columns {', '.join(map(str, found))}; expected {wanted}, or their "
+        "names in --columns"
+    )

@@ -1,0 +1,137 @@
+"""The report of a predictor: one HTML page that needs nothing else."""
+
+from __future__ import annotations
+
+from html import escape
+from pathlib import Path
+from typing import Any
+
+from jaxsched.predict.evaluation import LABELS, NONE, SHOWN
+from jaxsched.report import plots
+from jaxsched.report.looks import DASHES, DOTS, Line, in_house_style
+from jaxsched.report.page import PAGE_STYLE, _code, _figure, _note, laid_out, table_html, texts_html
+from jaxsched.report.plots import Drawing
+from jaxsched.report.tables import table
+from jaxsched.studies import store
+
+COLORS: dict[str, tuple[str, Line]] = {
+    "text": ("#0072B2", "-"), "length": ("#D55E00", DASHES), NONE: ("#777777", DOTS),
+}  # fmt: skip
+
+
+def write(folder: Path, report: dict[str, Any]) -> list[Path]:
+    """Writes report.html and figures/ into the folder of a predictor; returns the paths."""
+    drawn = list(laid_out([_reliability(report), _groups(report)]))
+    paths = plots.save_all(drawn, folder / "figures")
+    path = folder / "report.html"
+    text = page(folder.resolve().name, report, drawn)
+    store.write_atomically(path, lambda temporary: temporary.write_text(text, encoding="utf-8"))
+    return [*paths, path]
+
+
+def page(name: str, report: dict[str, Any], drawn: list[Drawing]) -> str:
+    """The page as HTML."""
+    left_out = "; ".join(f"{why}: {count:,}" for why, count in report["data"]["left_out"].items())
+    split = ", ".join(f"{count:,} {part}" for part, count in report["split"].items())
+    versions = ", ".join(f"{name} {version}" for name, version in report["versions"].items())
+    about = [
+        ("data", report["data"]["source"]), ("SHA-256 of it", report["data"]["sha256"]),
+        ("left out", left_out or "nothing"), ("tokens counted by", report["tokenizer"]),
+        ("requests", split), ("bytes of weights", _bytes(report)),
+        ("digest", report["digest"]), ("versions", versions),
+    ]  # fmt: skip
+    sections = [
+        ("How good it is", summary(report)),
+        *((one.title, _figure(one)) for one in drawn),
+        *((f"By {name}", _by(rows)) for name, rows in report["by"].items()),
+        ("Where it comes from", texts_html(about)),
+        ("Configuration", _code(report["config"])),
+    ]
+    parts = "\n".join(f"<h2>{escape(title)}</h2>\n{section}" for title, section in sections)
+    title = escape(name)
+    return (
+        '<!doctype html>\n<html lang="en"><head><meta charset="utf-8">'
+        f"<title>{title}</title>\n"
+        '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
+        f"<style>{PAGE_STYLE}</style></head><body>\n"
+        f"<h1>Predictor {title}</h1>\n<p>On {report['rows']:,} requests that neither training nor "
+        f"calibration has seen.</p>\n{parts}\n</body></html>\n"
+    )
+
+
+def _bytes(report: dict[str, Any]) -> str:
+    return ", ".join(f"{count:,} ({LABELS[kind]})" for kind, count in report["bytes"].items())
+
+
+HEADER = ("it sees", "pinball", "/ nothing", "Spearman", f"coverage at {SHOWN}", "width",
+          "class right", "µs a request")  # fmt: skip
+
+
+def rows_of(report: dict[str, Any]) -> list[tuple[str, ...]]:
+    """Rows of the table, a predictor each."""
+    rows: list[tuple[str, ...]] = []
+    for kind, found in report["kinds"].items():
+        accuracy, time = found.get("class_accuracy"), found.get("us_per_request")
+        rows.append((
+            LABELS[kind], f"{found['pinball']:.2f}",
+            f"{found['pinball'] / report['pinball_marginal']:.3f}", f"{found['spearman']:.2f}",
+            f"{found['coverage'][str(SHOWN)]:.3f}", f"{found['width'][str(SHOWN)]:.0f}",
+            f"{found['class_majority'] if accuracy is None else accuracy:.1%}",
+            "–" if time is None else f"{time:.0f}",
+        ))  # fmt: skip
+    return rows
+
+
+def summary(report: dict[str, Any]) -> str:
+    """The table of the predictor and of what it is compared with."""
+    majority = report["class_majority"]
+    note = (
+        f"Pinball loss in tokens, mean over 11 levels; width in tokens. Who sees nothing calls the "
+        f"same class for all, the most frequent one: {majority:.1%}."
+    )
+    return f"{table_html(table(HEADER[1:], [('', rows_of(report))]))}\n{_note(note)}"
+
+
+def _by(rows: list[dict[str, Any]]) -> str:
+    header = ("tokens", "requests", "inside", "below", "above", "width")
+    cells = [
+        (row["group"], f"{row['rows']:,}", f"{row['inside']:.1%}", f"{row['below']:.1%}",
+         f"{row['above']:.1%}", f"{row['width']:.0f}")
+        for row in rows
+    ]  # fmt: skip
+    return table_html(table(header[1:], [("", cells)]))
+
+
+@in_house_style
+def _reliability(report: dict[str, Any]) -> Drawing:
+    figure, (left, right) = plots.panels(2, 2, (3.0, 2.7))
+    for axes, key, title in ((left, "coverage", "two-sided intervals"),
+                             (right, "lower_coverage", "lower bounds alone")):  # fmt: skip
+        axes.plot([0, 1], [0, 1], color="#bbbbbb", lw=1)
+        for kind, found in report["kinds"].items():
+            if key in found:
+                color, line = COLORS[kind]
+                asked = [float(level) for level in found[key]]
+                axes.plot(asked, list(found[key].values()), color=color, ls=line, marker="o",
+                          label=f"sees {LABELS[kind]}")  # fmt: skip
+        plots.subtitle(axes, title)
+    plots.name_axes(figure, "coverage asked for", "coverage found")
+    plots.legend_above(figure, left)
+    return Drawing("reliability", figure, "Reliability",
+                   "On the diagonal bounds hold as often as they say.")  # fmt: skip
+
+
+@in_house_style
+def _groups(report: dict[str, Any]) -> Drawing:
+    figure, grid = plots.panels(len(report["by"]), 3, (2.6, 2.6), sharey=True)
+    for axes, (name, rows) in zip(grid, report["by"].items(), strict=True):
+        places = range(len(rows))
+        axes.bar(places, [row["inside"] for row in rows], color="#0072B2", width=0.7)
+        axes.axhline(SHOWN, color="#000000", lw=1)
+        axes.set_xticks(places, [row["group"] for row in rows], rotation=35, ha="right")
+        axes.grid(axis="x", visible=False)
+        plots.subtitle(axes, f"by {name}")
+    plots.name_axes(figure, "tokens", f"coverage of the {SHOWN} intervals")
+    return Drawing("coverage_by_group", figure, "Who is covered",
+                   f"A coverage of {SHOWN} overall hides that the shortest and the longest answers "
+                   "are missed far more often: the line is what was asked for.")  # fmt: skip
