@@ -54,13 +54,6 @@ from jaxsched.workers import Worker
 sys.modules |= {"jaxsched.reference": reference, "jaxsched.relaxation": relaxation}
 
 
-def __getattr__(name: str) -> Any:
-    # Training needs optax and orbax, for which a simulation should not wait.
-    if name == "predict":
-        return importlib.import_module("jaxsched.predict")
-    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-
-
 __all__ = [
     "Clock",
     "Energy",
@@ -117,7 +110,9 @@ __all__ = [
 
 
 def __getattr__(name: str) -> Any:
-    """What needs numba is imported when it is first asked for."""
+    """What needs numba, or optax and orbax, is imported when it is first asked for."""
+    if name == "predict":
+        return importlib.import_module("jaxsched.predict")
     if name in ("best_schedule", "optimal"):
         from jaxsched import optimum  # noqa: PLC0415
 
