@@ -90,7 +90,7 @@ def sides(split: Split) -> Iterator[dict[str, Any]]:
 def scales(split: Split) -> Iterator[dict[str, Any]]:
     """Coverage and its unevenness at 0.8, by the scale on which bounds are moved."""
     parts = split.parts
-    for scale in conformal.SCALES:
+    for scale in conformal.SCALE_NAMES:
         about = {**split.predictor.about, "scale": scale}
         own = dataclasses.replace(split.predictor, about=about).calibrated(
             "text", parts.calibration.texts, parts.calibration.output

@@ -25,7 +25,7 @@ from scipy import stats
 
 import jaxsched as js
 from experiments.predictor_rows import (
-    KINDS,
+    HEAD_KINDS,
     Split,
     draws,
     figures_of,
@@ -35,13 +35,13 @@ from experiments.predictor_rows import (
     upper,
 )
 from jaxsched.policies import files
-from jaxsched.predict.data import Requests
+from jaxsched.predict.data import Examples
 from jaxsched.report import plots
 from jaxsched.report.looks import DASHES, DOTS, in_house_style
 from jaxsched.report.tables import markdown
 from jaxsched.studies import store
 
-LEVELS = (0.1, 0.2, 0.3, 0.5, 0.7, 0.9, 0.95)
+QUANTILE_LEVELS = (0.1, 0.2, 0.3, 0.5, 0.7, 0.9, 0.95)
 CORRELATIONS = (0.3, 0.5, 0.7, 0.9)
 LOADS = {"backlog": None, "stream": 0.9}
 RULES = [f"tuned:{name}" for name in files.names()]
@@ -72,7 +72,7 @@ def of_split(split: Split) -> pd.DataFrame:
     """One row for each place, predictor, level and policy; of calibration rows and of test rows."""
     rows = []
     for part in ("calibration", "test"):
-        some: Requests = getattr(split.parts, part)
+        some: Examples = getattr(split.parts, part)
         chosen = draws(len(some), LANES, N, split.seed)
         for where, load in LOADS.items():
             yard = figures_of(instance(some, chosen, some.output, load=load), js.h_sf())
@@ -84,7 +84,7 @@ def of_split(split: Split) -> pd.DataFrame:
 
 
 def simulated(
-    split: Split, rows: Requests, chosen: np.ndarray, load: float | None
+    split: Split, rows: Examples, chosen: np.ndarray, load: float | None
 ) -> Iterator[tuple[dict[str, object], dict[str, float]]]:
     """Every policy under every prediction: what it is, and its figures."""
     exact = instance(rows, chosen, rows.output, rows.output, load)
@@ -92,19 +92,19 @@ def simulated(
         yield {"kind": "-", "level": np.nan, "policy": policy}, figures_of(exact, js.policy(policy))
     bounds = {
         (kind, level): lower(split, rows, kind, level)
-        for kind in KINDS
-        for level in (LEVELS if kind != "perfect" else (1.0,))
+        for kind in HEAD_KINDS
+        for level in (QUANTILE_LEVELS if kind != "perfect" else (1.0,))
     }
     for correlation in CORRELATIONS:
-        for level in LEVELS:
+        for level in QUANTILE_LEVELS:
             bounds[f"ρ = {correlation}", level] = correlated(split, rows, correlation, level)
     for (kind, level), bound in bounds.items():
         case = instance(rows, chosen, bound, load=load)
         for policy in LOWER:
             yield ({"kind": kind, "level": level, "policy": policy},
                    figures_of(case, js.policy(policy)))  # fmt: skip
-    for kind in KINDS:
-        for level in LEVELS if kind != "perfect" else (1.0,):
+    for kind in HEAD_KINDS:
+        for level in QUANTILE_LEVELS if kind != "perfect" else (1.0,):
             if level > 0.5:
                 high = upper(split, rows, kind, level)
                 case = instance(rows, chosen, np.minimum(bounds[kind, level], high), high, load)
@@ -114,7 +114,7 @@ def simulated(
                 )
 
 
-def correlated(split: Split, rows: Requests, spearman: float, level: float) -> np.ndarray:
+def correlated(split: Split, rows: Examples, spearman: float, level: float) -> np.ndarray:
     """Honest lower bounds of a predictor whose median has this rank correlation with the output.
 
     Normal scores of output and prediction are jointly normal, and the bound is the conditional
@@ -154,7 +154,7 @@ def table(frame: pd.DataFrame, where: str, figure: str) -> pd.DataFrame:
     cells = here.groupby(["kind", "policy"])[figure].agg(
         lambda values: f"{values.mean():.3f} ± {values.std():.3f}"
     )
-    kinds = [*KINDS[:3], *(f"ρ = {x}" for x in CORRELATIONS), KINDS[3]]
+    kinds = [*HEAD_KINDS[:3], *(f"ρ = {x}" for x in CORRELATIONS), HEAD_KINDS[3]]
     made = cells.unstack("policy").reindex(index=kinds, columns=SHOWN).fillna("–")
     made.insert(0, "prediction", kinds)
     alone = frame[(frame["where"] == where) & (frame["part"] == "test") & (frame["kind"] == "-")]
@@ -167,7 +167,7 @@ def table(frame: pd.DataFrame, where: str, figure: str) -> pd.DataFrame:
 def levels(frame: pd.DataFrame) -> pd.DataFrame:
     """The level of the lower bound that schedules best, a row per predictor."""
     here = at_best_level(frame)
-    here = here[here["kind"].isin(KINDS[:3]) & here["policy"].isin(SHOWN)]
+    here = here[here["kind"].isin(HEAD_KINDS[:3]) & here["policy"].isin(SHOWN)]
     cells = here.groupby(["where", "kind", "policy"])["level"].agg(
         lambda values: ", ".join(f"{x:g}" for x in sorted(values.unique()))
     )

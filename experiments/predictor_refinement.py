@@ -34,7 +34,7 @@ from jaxsched.report.looks import DASHES, in_house_style
 from jaxsched.report.tables import markdown
 from jaxsched.studies import store
 
-LEVELS = (0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9)
+QUANTILE_LEVELS = (0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9)
 N, LANES = 1000, 6
 NAMES = {"larger": "max(l, k)", "conditional": "conditional quantile"}
 
@@ -91,7 +91,7 @@ RULES = {
         refine=conditional(round(1000 * (1 - level))),
         limit=2**20,
     )
-    for level in LEVELS
+    for level in QUANTILE_LEVELS
 }
 
 
@@ -132,7 +132,7 @@ def of_split(split: Split) -> list[dict[str, Any]]:
             law = np.round(split.predictor.quantile(prompts, (0.1, 0.5, 0.9))).astype(np.int32)
             low, middle, high = (np.minimum(law[:, i], MEMORY - some.prompt) for i in range(3))
             three = instance(some, chosen, low, high).replace(point=middle[chosen])
-            for level in LEVELS:
+            for level in QUANTILE_LEVELS:
                 bound = instance(some, chosen, lower(split, some, sees, level))
                 both = {
                     "larger": figures_of(bound, js.a_min(refine="every_round")),

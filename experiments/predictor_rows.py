@@ -14,7 +14,7 @@ from jaxsched.predict.config import PredictConfig
 
 CONFIG = Path(__file__).parent.parent / "configs" / "predictor_sharegpt.toml"
 MEMORY = 16_492
-KINDS = ("none", "length", "text", "perfect")
+HEAD_KINDS = ("none", "length", "text", "perfect")
 """What a predictor sees of a request."""
 
 
@@ -24,7 +24,7 @@ class Split:
 
     seed: int
     predictor: js.predict.Predictor
-    parts: pipeline.Parts
+    parts: pipeline.ExampleParts
 
 
 def splits(seeds: list[int]) -> list[Split]:
@@ -39,7 +39,7 @@ def splits(seeds: list[int]) -> list[Split]:
     return found
 
 
-def lower(split: Split, rows: data.Requests, kind: str, level: float) -> np.ndarray:
+def lower(split: Split, rows: data.Examples, kind: str, level: float) -> np.ndarray:
     """Lower bounds that the output reaches with a probability of `level`, [R]."""
     if kind == "perfect":
         return rows.output
@@ -49,7 +49,7 @@ def lower(split: Split, rows: data.Requests, kind: str, level: float) -> np.ndar
     return split.predictor.lower(rows.texts if kind == "text" else rows.prompt, level)
 
 
-def upper(split: Split, rows: data.Requests, kind: str, level: float) -> np.ndarray:
+def upper(split: Split, rows: data.Examples, kind: str, level: float) -> np.ndarray:
     """Upper bounds that hold with a probability of `level`, [R]; of two-sided intervals."""
     if kind == "perfect":
         return rows.output
@@ -67,7 +67,7 @@ def draws(count: int, lanes: int, n: int, seed: int) -> np.ndarray:
 
 
 def instance(
-    rows: data.Requests, drawn: np.ndarray, low: np.ndarray, high: np.ndarray | None = None,
+    rows: data.Examples, drawn: np.ndarray, low: np.ndarray, high: np.ndarray | None = None,
     load: float | None = None,
 ) -> js.Instance:  # fmt: skip
     """Backlogs of some rows, or with `load` a stream that asks for that share of the memory-time.

@@ -110,7 +110,7 @@ __all__ = [
 
 
 def __getattr__(name: str) -> Any:
-    """What is slow to import is imported when it is first asked for: training, what needs numba."""
+    """What needs numba, or optax and orbax, is imported when it is first asked for."""
     if name == "predict":
         return importlib.import_module("jaxsched.predict")
     if name in ("best_schedule", "optimal"):

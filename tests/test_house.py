@@ -16,8 +16,9 @@ SAME = {
     },
     "one function, that each engine or loop has its own of": {"compute", "simulate_lanes", "step"},
     "one number, in the types of each engine": {"LAST_TICK", "NEVER"},
+    "of configurations, and `jaxsched.predict.load`": {"load"},
     "one type of arrays": {"Array", "Floats"},
-    "the command, and its options": {"clock", "run", "simulate"},
+    "the command, and its options": {"clock", "predict", "run", "simulate"},
     "of `jaxsched`, and the reference's own, which takes nothing from it": {"Clock"},
     "public in both places: of `jaxsched.metrics` and of `jaxsched.relaxation`": {"Timeline"},
 }  # fmt: skip

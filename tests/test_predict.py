@@ -28,7 +28,7 @@ SMALL = PredictConfig(
 )
 
 
-def drawn(rows: int, seed: int, factor: float = 1.0) -> data.Requests:
+def drawn(rows: int, seed: int, factor: float = 1.0) -> data.Examples:
     """Prompts with one word that matters: the output is exponential with the mean of that word."""
     rng = np.random.default_rng(seed)
     words = rng.choice(list(MEANS), rows)
@@ -39,7 +39,7 @@ def drawn(rows: int, seed: int, factor: float = 1.0) -> data.Requests:
     mean = factor * np.array([MEANS[word] for word in words])
     output = np.ceil(rng.exponential(mean)).astype(np.int32)
     prompt = rng.integers(5, 50, rows).astype(np.int32)
-    return data.Requests(output, prompt, texts, "made up", "made up", "0" * 64)
+    return data.Examples(output, prompt, texts, "made up", "made up", "0" * 64)
 
 
 @pytest.fixture(scope="module")
@@ -124,7 +124,7 @@ def test_bounds_are_those_of_mapie() -> None:
         [Column(0), Column(2), Column(1)], confidence_level=0.8, prefit=True
     ).conformalize(bounds, truth)
     _, found = model.predict_interval(bounds, symmetric_correction=False)
-    lower, upper = (np.repeat(bounds[:, [i]], len(conformal.GRID), axis=1) for i in (0, 2))
+    lower, upper = (np.repeat(bounds[:, [i]], len(conformal.SCALE_GRID), axis=1) for i in (0, 2))
     down, up = conformal.offsets(lower, upper, truth)
     place = conformal.index(0.9)
     np.testing.assert_allclose(found[:, 0, 0], bounds[:, 0] - down[place])
@@ -149,10 +149,14 @@ def test_the_law_of_censored_values_is_that_of_scipy() -> None:
 
 def test_finished_rows_alone_are_split_conformal() -> None:
     rng = np.random.default_rng(2)
-    truth, lower = rng.normal(size=99), rng.normal(size=(99, len(conformal.GRID)))
+    truth, lower = rng.normal(size=99), rng.normal(size=(99, len(conformal.SCALE_GRID)))
     expected = conformal.offsets(lower, lower + 1, truth)
     found = conformal.censored_offsets(
-        lower, lower + 1, truth, np.ones(99, bool), (0 * conformal.GRID, 0 * conformal.GRID)
+        lower,
+        lower + 1,
+        truth,
+        np.ones(99, bool),
+        (0 * conformal.SCALE_GRID, 0 * conformal.SCALE_GRID),
     )
     np.testing.assert_allclose(found, expected)
 
@@ -185,12 +189,12 @@ def test_near_duplicates_are_on_one_side() -> None:
     texts = tuple(f"group {i // 4} of some prompts that begin with equal words, {i}" for i in
                   range(400))  # fmt: skip
     output = np.ones(400, np.int32)
-    rows = data.Requests(output, output, texts, "", "", "")
-    parts = data.split(rows, (0.5, 0.1, 0.1, 0.3), seed=0)
+    rows = data.Examples(output, output, texts, "", "", "")
+    parts = data.split_rows(rows, (0.5, 0.1, 0.1, 0.3), seed=0)
     assert sorted(np.concatenate(parts)) == list(range(400))
     sides = [{i // 4 for i in part} for part in parts]
     assert sum(map(len, sides)) == 100 and all(len(part) + 160 > 100 for part in parts)
-    assert not np.array_equal(parts[0], data.split(rows, (0.5, 0.1, 0.1, 0.3), seed=1)[0])
+    assert not np.array_equal(parts[0], data.split_rows(rows, (0.5, 0.1, 0.1, 0.3), seed=1)[0])
 
 
 def test_a_cut_file_is_read_up_to_the_cut() -> None:

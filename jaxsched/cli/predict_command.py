@@ -32,18 +32,18 @@ def _train(args: argparse.Namespace) -> None:
     with kept_in(folder, args.config, "finished epochs are"), progress_bar(out, "loss") as bar:
         tasks = {
             kind: bar.add_task(f"the {kind}", total=settings.training.epochs, loss="", start=False)
-            for kind in predictor.KINDS
+            for kind in predictor.HEAD_KINDS
         }
 
         def on_epoch(kind: str, epoch: int, loss: float) -> None:
             bar.start_task(tasks[kind])
             bar.update(tasks[kind], completed=epoch, loss=f"loss {loss:.4f}")
 
-        trained, report = pipeline.run(settings, folder, on_epoch)
+        trained, report = pipeline.fit_and_report(settings, folder, on_epoch)
         for kind, task in tasks.items():
             # It stopped early, or the data have nothing to train it on.
             bar.update(task, total=bar.tasks[task].completed or 1, visible=kind in trained.params)
-    heading, *rows = predictor_page.HEADER, *predictor_page.rows_of(report)
+    heading, *rows = predictor_page.PAGE_HEADER, *predictor_page.rows_of(report)
     out.print(grid(table(heading[1:], [(f"{report['rows']:,} test requests", rows)])))
     held = {row["group"]: f"{row['inside']:.0%}" for row in report["by"]["true class"]}
     say(out, f"coverage at {SHOWN} by true length: "
@@ -86,7 +86,7 @@ def _prompts(
 ) -> predictor.Prompts:
     """The texts if there are such and the predictor reads them, or else the token counts."""
     if "text" in loaded.params and named["text"] in found:
-        return data.texts_of(path, found, named["text"])
+        return data.texts_in(path, found, named["text"])
     if "length" in loaded.params and named["prompt"] in found:
         return data.tokens_of(path, found, named["prompt"])
     kinds = (("text", "text"), ("prompt", "length"))

@@ -12,8 +12,8 @@ pipeline.py    all of it
 """
 
 from jaxsched.predict.config import PredictConfig
-from jaxsched.predict.data import Requests
+from jaxsched.predict.data import Examples
 from jaxsched.predict.pipeline import train
 from jaxsched.predict.predictor import Predictor, load
 
-__all__ = ["PredictConfig", "Predictor", "Requests", "load", "train"]
+__all__ = ["Examples", "PredictConfig", "Predictor", "load", "train"]

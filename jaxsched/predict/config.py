@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import dataclasses
 
-from jaxsched.predict.conformal import SCALES
-from jaxsched.predict.data import FIELDS, SHAREGPT
+from jaxsched.predict.conformal import SCALE_NAMES
+from jaxsched.predict.data import EXAMPLE_FIELDS, SHAREGPT
 from jaxsched.toml import at_least, one_of, several
 
 
@@ -56,18 +56,18 @@ class PredictConfig:
     test: float = at_least(0.01, default=0.3)  # share of the rows that nothing is chosen on
     calibration: float = at_least(0.01, default=0.15)  # share that the intervals are widened by
     validation: float = at_least(0.01, default=0.06)  # share that says when to stop
-    scale: str = "sqrt"  # on which intervals are widened, one of `SCALES`
+    scale: str = "sqrt"  # on which intervals are widened, one of `SCALE_NAMES`
     network: NetworkConfig = NetworkConfig()
     training: TrainingConfig = TrainingConfig()
     classes: ClassesConfig = ClassesConfig()
 
     def __post_init__(self) -> None:
-        one_of("scale", self.scale, SCALES)
+        one_of("scale", self.scale, SCALE_NAMES)
         if self.columns:
             fields = tuple(pair.partition("=")[0] for pair in self.columns)
             several("columns", fields)
             for field in fields:
-                one_of("columns", field, FIELDS)
+                one_of("columns", field, EXAMPLE_FIELDS)
         if (rest := self.test + self.calibration + self.validation) > 0.9:
             raise ValueError(f"test + calibration + validation: got {rest}; expected at most 0.9")
 

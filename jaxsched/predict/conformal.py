@@ -25,15 +25,15 @@ class Scale(NamedTuple):
     back: Callable[[Floats], Floats]
 
 
-SCALES: dict[str, Scale] = {
+SCALE_NAMES: dict[str, Scale] = {
     "tokens": Scale(lambda x: x, lambda x: x),
     "sqrt": Scale(np.sqrt, lambda x: np.maximum(x, 0) ** 2),
     "log": Scale(lambda x: np.log(np.maximum(x, 1.0)), lambda x: np.exp(np.minimum(x, 21))),
 }
 """Scales on which bounds are moved."""
 
-STEPS = 200
-GRID = np.arange(1, STEPS) / STEPS
+KAPLAN_STEPS = 200
+SCALE_GRID = np.arange(1, KAPLAN_STEPS) / KAPLAN_STEPS
 """Coverages of one bound that are calibrated: 0.005 … 0.995; others take the next one up."""
 
 
@@ -43,9 +43,11 @@ def index(coverage: float) -> int:
     Raises:
       ValueError: If it is not above 0 and at most 0.995.
     """
-    if not 0 < coverage <= GRID[-1] + 1e-9:
-        raise ValueError(f"level of a bound: got {coverage}; expected above 0, at most {GRID[-1]}")
-    return max(0, math.ceil(coverage * STEPS - 1e-6) - 1)
+    if not 0 < coverage <= SCALE_GRID[-1] + 1e-9:
+        raise ValueError(
+            f"level of a bound: got {coverage}; expected above 0, at most {SCALE_GRID[-1]}"
+        )
+    return max(0, math.ceil(coverage * KAPLAN_STEPS - 1e-6) - 1)
 
 
 def offset(errors: Floats, coverage: float) -> float:
@@ -59,7 +61,7 @@ def offset(errors: Floats, coverage: float) -> float:
 
 
 def offsets(lower: Floats, upper: Floats, truth: Floats) -> tuple[Floats, Floats]:
-    """Moves of lower and of upper bounds for each coverage of `GRID`.
+    """Moves of lower and of upper bounds for each coverage of `SCALE_GRID`.
 
     Args:
       lower: Lower bounds on the scale, before calibration, [R, 199].
@@ -68,7 +70,8 @@ def offsets(lower: Floats, upper: Floats, truth: Floats) -> tuple[Floats, Floats
     """
     pairs = ((lower - truth[:, None]).T, (truth[:, None] - upper).T)
     down, up = (
-        np.array([offset(e, c) for e, c in zip(errors, GRID, strict=True)]) for errors in pairs
+        np.array([offset(e, c) for e, c in zip(errors, SCALE_GRID, strict=True)])
+        for errors in pairs
     )
     return down, up
 
@@ -85,7 +88,7 @@ def censored_offsets(
     more.
     """
     down, up = before[0].copy(), before[1].copy()
-    for j, coverage in enumerate(GRID):
+    for j, coverage in enumerate(SCALE_GRID):
         # P(error of the lower bound > x) is asked of the small lengths, which are known.
         down[j] = -censored_quantile(truth - lower[:, j], finished, 1 - coverage, below=True)
         errors = truth - upper[:, j]

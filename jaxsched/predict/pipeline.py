@@ -17,40 +17,40 @@ from jaxsched import toml
 from jaxsched._version import __version__
 from jaxsched.predict import conformal, data, evaluation, features, predictor, training
 from jaxsched.predict.config import PredictConfig
-from jaxsched.predict.data import Requests
+from jaxsched.predict.data import Examples
 from jaxsched.predict.predictor import Predictor
 from jaxsched.predict.training import OnEpoch
 from jaxsched.studies import store
 
-LEAST = 10
+LEAST_EXAMPLES = 10
 """Rows that each part of a split needs."""
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
-class Parts:
+class ExampleParts:
     """The rows of a data set by what they are for."""
 
-    train: Requests
-    validation: Requests
-    calibration: Requests
-    test: Requests
+    train: Examples
+    validation: Examples
+    calibration: Examples
+    test: Examples
 
 
-def parts_of(config: PredictConfig, rows: Requests | None = None) -> Parts:
+def parts_of(config: PredictConfig, rows: Examples | None = None) -> ExampleParts:
     """Reads the data of a configuration, unless it is given, and splits it."""
     if rows is None:
         rows = data.read(config.data, config.columns, config.max_total)
-    chosen = data.split(rows, config.shares, config.seed)
-    if min(map(len, chosen)) < LEAST:
+    chosen = data.split_rows(rows, config.shares, config.seed)
+    if min(map(len, chosen)) < LEAST_EXAMPLES:
         raise ValueError(f"{rows.source}: has {len(rows):,} requests; expected more, such that "
-            f"every part of the split has {LEAST}")  # fmt: skip
-    return Parts(*map(rows.select, chosen))
+            f"every part of the split has {LEAST_EXAMPLES}")  # fmt: skip
+    return ExampleParts(*map(rows.select, chosen))
 
 
 def train(
     config: PredictConfig | str | os.PathLike[str],
     out: str | os.PathLike[str] | None = None,
-    rows: Requests | None = None,
+    rows: Examples | None = None,
     on_epoch: OnEpoch = lambda *_: None,
 ) -> Predictor:
     """Trains a predictor and calibrates it.
@@ -59,7 +59,7 @@ def train(
       config: A configuration, or the path of its TOML file (see docs/predict.md).
       out: A folder for the predictor, and for checkpoints from which an interrupted training goes
         on; `None` to write nothing.
-      rows: Requests to learn from, in place of those that the configuration names.
+      rows: Examples to learn from, in place of those that the configuration names.
       on_epoch: Called as (kind, epochs done, best validation loss) after every epoch.
 
     Raises:
@@ -71,7 +71,7 @@ def train(
     return _train(config, parts_of(config, rows), None if out is None else Path(out), on_epoch)
 
 
-def run(
+def fit_and_report(
     config: PredictConfig, folder: Path, on_epoch: OnEpoch = lambda *_: None
 ) -> tuple[Predictor, dict[str, Any]]:
     """Trains into a folder and evaluates on the test rows: the predictor and its report.
@@ -89,7 +89,7 @@ def run(
     return trained, report
 
 
-def _train(config: PredictConfig, parts: Parts, folder: Path | None, on_epoch: OnEpoch
+def _train(config: PredictConfig, parts: ExampleParts, folder: Path | None, on_epoch: OnEpoch
 ) -> Predictor:  # fmt: skip
     output = parts.train.output
     edges = _edges(config, output)
@@ -103,7 +103,7 @@ def _train(config: PredictConfig, parts: Parts, folder: Path | None, on_epoch: O
     made = Predictor(
         params=params,
         moves={},
-        marginal=np.quantile(output, conformal.GRID),
+        marginal=np.quantile(output, conformal.SCALE_GRID),
         edges=edges,
         most=int(output.max()),
         about=_about(config, parts),
@@ -112,7 +112,7 @@ def _train(config: PredictConfig, parts: Parts, folder: Path | None, on_epoch: O
         prompts = evaluation.prompts_of(kind, parts.calibration)
         made = made.calibrated(kind, prompts, parts.calibration.output)
     if folder is not None:
-        predictor.save(made, folder)
+        predictor.save_predictor(made, folder)
     return made
 
 
@@ -125,7 +125,7 @@ def _edges(config: PredictConfig, output: Any) -> Any:
     return np.unique([1, *np.ceil(inner).astype(int)]).astype(np.int32)
 
 
-def _rows(kind: str, rows: Requests, config: PredictConfig, edges: Any) -> training.Rows:
+def _rows(kind: str, rows: Examples, config: PredictConfig, edges: Any) -> training.TrainingRows:
     prompts: Any = evaluation.prompts_of(kind, rows)
     if kind == "text":
         seen = features.of_texts(prompts, config.network.buckets)
@@ -133,10 +133,10 @@ def _rows(kind: str, rows: Requests, config: PredictConfig, edges: Any) -> train
         seen = features.of_lengths(prompts)
     classes = np.searchsorted(edges, rows.output, side="right") - 1
     numbers, words = seen
-    return training.Rows(numbers, words, rows.output, classes.astype(np.int32))
+    return training.TrainingRows(numbers, words, rows.output, classes.astype(np.int32))
 
 
-def _about(config: PredictConfig, parts: Parts) -> dict[str, Any]:
+def _about(config: PredictConfig, parts: ExampleParts) -> dict[str, Any]:
     source = parts.train
     split = {field.name: len(getattr(parts, field.name)) for field in dataclasses.fields(parts)}
     versions = {**store.versions(), "optax": importlib.metadata.version("optax"),

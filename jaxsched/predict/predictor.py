@@ -24,9 +24,9 @@ from jaxsched.studies import store
 Prompts = Sequence[str] | NDArray[np.integer]
 """Texts, or token counts, of R prompts."""
 
-Ints = NDArray[np.int32]
+TokenCounts = NDArray[np.int32]
 
-KINDS = ("text", "length")
+HEAD_KINDS = ("text", "length")
 """What a network sees of a prompt; a predictor has one or both."""
 
 BATCH = 4096
@@ -42,7 +42,7 @@ class Predictor:
     Attributes:
       params: Kind ("text" or "length") -> weights (see `jaxsched.predict.network`).
       moves: Kind -> moves of lower and upper bounds, [2, 199] (see `jaxsched.predict.conformal`).
-      marginal: Outputs of the training rows at the levels of `conformal.GRID`, in tokens, [199].
+      marginal: Outputs of the training rows at the levels of `SCALE_GRID`, in tokens, [199].
       edges: Of the classes, in tokens: class j is edges[j] … edges[j + 1] - 1, the last is open.
       most: The longest output of the training rows; no bound is above it but by `update`.
       about: Where it comes from: configuration, data, tokenizer, versions.
@@ -51,11 +51,11 @@ class Predictor:
     params: Mapping[str, network.Params]
     moves: Mapping[str, NDArray[np.float64]]
     marginal: NDArray[np.float64]
-    edges: Ints
+    edges: TokenCounts
     most: int
     about: Mapping[str, Any]
 
-    def interval(self, prompts: Prompts, coverage: float = 0.8) -> tuple[Ints, Ints]:
+    def interval(self, prompts: Prompts, coverage: float = 0.8) -> tuple[TokenCounts, TokenCounts]:
         """Lower and upper bounds, int32 [R] each, that hold the output with this probability.
 
         Each side is missed with half of the rest. The probability is one over all requests of the
@@ -72,7 +72,7 @@ class Predictor:
         lower = _tokens(np.floor(np.minimum(low, high) + 1e-6))
         return lower, np.maximum(lower, _tokens(np.ceil(high - 1e-6)))
 
-    def lower(self, prompts: Prompts, level: float = 0.3) -> Ints:
+    def lower(self, prompts: Prompts, level: float = 0.3) -> TokenCounts:
         """Lower bounds, int32 [R], that the output reaches with a probability of `level`.
 
         A bound of its own: nothing is said about an upper one. 0.3 is what schedules well.
@@ -100,13 +100,13 @@ class Predictor:
 
     def conditional(
         self, prompts: Prompts, generated: NDArray[np.integer], level: float = 0.3
-    ) -> Ints:
+    ) -> TokenCounts:
         """As `lower`, given that so many tokens are out, [R], and the answer goes on.
 
         After the network's own law, which is not calibrated for what is left of it.
         """
         _, found = self._roots(prompts)
-        knots = np.concatenate([[0.0], network.LEVELS, [1.0]])
+        knots = np.concatenate([[0.0], network.QUANTILE_LEVELS, [1.0]])
         out = np.sqrt(np.asarray(generated, np.float64))
         passed = [float(np.interp(k, row, knots)) for k, row in zip(out, found, strict=True)]
         asked = [p + (1 - p) * (1 - level) for p in passed]
@@ -186,7 +186,7 @@ class Predictor:
 
     @property
     def _scale(self) -> conformal.Scale:
-        return conformal.SCALES[self.about["scale"]]
+        return conformal.SCALE_NAMES[self.about["scale"]]
 
     def _kind(self, prompts: Prompts) -> str:
         if isinstance(prompts, str):
@@ -218,20 +218,20 @@ class Predictor:
 
     def _at(self, found: Any, levels: Any) -> Any:
         """Roots at other levels, linear between the network's: [R, L]."""
-        knots = np.concatenate([[0.0], network.LEVELS, [1.0]])
+        knots = np.concatenate([[0.0], network.QUANTILE_LEVELS, [1.0]])
         place = np.clip(np.searchsorted(knots, levels, side="right") - 1, 0, len(knots) - 2)
         share = (levels - knots[place]) / (knots[place + 1] - knots[place])
         return found[:, place] * (1 - share) + found[:, place + 1] * share
 
     def _sides(self, found: Any) -> tuple[Any, Any]:
         """Lower and upper bounds on the scale before calibration, [R, 199] each."""
-        at = self._scale.to(self._at(found, conformal.GRID) ** 2)
+        at = self._scale.to(self._at(found, conformal.SCALE_GRID) ** 2)
         return at[:, ::-1], at
 
     def _bound(self, kind: str, found: Any, level: float, side: int) -> Any:
         """A calibrated bound in tokens, [R]; side 0 is below, 1 above."""
         place = conformal.index(level)
-        asked = conformal.GRID[place : place + 1]
+        asked = conformal.SCALE_GRID[place : place + 1]
         at = self._scale.to(self._at(found, 1 - asked if side == 0 else asked)[:, 0] ** 2)
         move = self.moves[kind][side][place]
         return self._scale.back(at - move if side == 0 else at + move)
@@ -247,7 +247,7 @@ def inputs(kind: str, prompts: Prompts, params: network.Params) -> tuple[Any, An
     return features.of_lengths(np.asarray(prompts))
 
 
-def save(predictor: Predictor, folder: Path) -> None:
+def save_predictor(predictor: Predictor, folder: Path) -> None:
     """Writes a predictor into a folder, whole or not at all; one that is there is replaced."""
     import orbax.checkpoint as ocp  # noqa: PLC0415 - half a second
 
@@ -310,5 +310,5 @@ def _leaves(tree: Any, name: str = "") -> list[tuple[str, NDArray[Any]]]:
     return [(name, np.ascontiguousarray(tree))]
 
 
-def _tokens(values: Any) -> Ints:
+def _tokens(values: Any) -> TokenCounts:
     return np.clip(values, 1, 2**30).astype(np.int32)

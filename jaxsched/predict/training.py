@@ -23,8 +23,8 @@ OnEpoch = Callable[[str, int, float], Any]
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
-class Rows:
-    """Rows as the network sees them."""
+class TrainingRows:
+    """TrainingRows as the network sees them."""
 
     numbers: NDArray[np.float32]  # [R, F]
     words: NDArray[np.int32]  # [R, W]
@@ -33,7 +33,7 @@ class Rows:
 
 
 def fit(
-    kind: str, train: Rows, validation: Rows, config: PredictConfig, classes: int,
+    kind: str, train: TrainingRows, validation: TrainingRows, config: PredictConfig, classes: int,
     folder: Path | None, on_epoch: OnEpoch = lambda *_: None,
 ) -> network.Params:  # fmt: skip
     """Weights with the best validation loss; from the latest checkpoint in `folder`, if any."""
@@ -83,7 +83,7 @@ def _done(state: dict[str, Any], settings: TrainingConfig) -> bool:
     return bool(state["epoch"] >= settings.epochs or waited >= settings.patience)
 
 
-def _start(kind: str, train: Rows, config: PredictConfig, classes: int) -> dict[str, Any]:
+def _start(kind: str, train: TrainingRows, config: PredictConfig, classes: int) -> dict[str, Any]:
     sizes = config.network
     buckets = sizes.buckets if kind == "text" else 0
     params = dict(network.init(
@@ -105,7 +105,7 @@ def _optimizer(settings: TrainingConfig, rows: int) -> optax.GradientTransformat
     return optax.adamw(rate, weight_decay=settings.weight_decay, mask=mask)
 
 
-def _device(rows: Rows) -> tuple[Any, ...]:
+def _device(rows: TrainingRows) -> tuple[Any, ...]:
     return rows.numbers, rows.words, rows.output.astype(np.float32), rows.classes
 
 
@@ -135,8 +135,8 @@ def _loss(params: Any, data: Any, class_weight: Any) -> Any:
     """Mean pinball loss of the roots in units, and the classes' cross entropy."""
     numbers, words, output, classes = data
     roots, logits = network.apply(params, numbers, words, jnp)
-    error = (jnp.sqrt(output)[:, None] - roots) / network.UNIT
-    levels = jnp.asarray(network.LEVELS, jnp.float32)[None]
+    error = (jnp.sqrt(output)[:, None] - roots) / network.TOKEN_UNIT
+    levels = jnp.asarray(network.QUANTILE_LEVELS, jnp.float32)[None]
     pinball = jnp.mean(jnp.maximum(levels * error, (levels - 1) * error))
     entropy = optax.softmax_cross_entropy_with_integer_labels(logits, classes)
     return pinball + class_weight * jnp.mean(entropy)

@@ -24,12 +24,12 @@ def write(folder: Path, report: dict[str, Any]) -> list[Path]:
     drawn = list(laid_out([_reliability(report), _groups(report)]))
     paths = plots.save_all(drawn, folder / "figures")
     path = folder / "report.html"
-    text = page(folder.resolve().name, report, drawn)
+    text = predictor_report(folder.resolve().name, report, drawn)
     store.write_atomically(path, lambda temporary: temporary.write_text(text, encoding="utf-8"))
     return [*paths, path]
 
 
-def page(name: str, report: dict[str, Any], drawn: list[Drawing]) -> str:
+def predictor_report(name: str, report: dict[str, Any], drawn: list[Drawing]) -> str:
     """The page as HTML."""
     left_out = "; ".join(f"{why}: {count:,}" for why, count in report["data"]["left_out"].items())
     split = ", ".join(f"{count:,} {part}" for part, count in report["split"].items())
@@ -63,7 +63,7 @@ def _bytes(report: dict[str, Any]) -> str:
     return ", ".join(f"{count:,} ({LABELS[kind]})" for kind, count in report["bytes"].items())
 
 
-HEADER = ("it sees", "pinball", "/ nothing", "Spearman", f"coverage at {SHOWN}", "width",
+PAGE_HEADER = ("it sees", "pinball", "/ nothing", "Spearman", f"coverage at {SHOWN}", "width",
           "class right", "µs a request")  # fmt: skip
 
 
@@ -89,7 +89,7 @@ def summary(report: dict[str, Any]) -> str:
         f"Pinball loss in tokens, mean over 11 levels; width in tokens. Who sees nothing calls the "
         f"same class for all, the most frequent one: {majority:.1%}."
     )
-    return f"{table_html(table(HEADER[1:], [('', rows_of(report))]))}\n{_note(note)}"
+    return f"{table_html(table(PAGE_HEADER[1:], [('', rows_of(report))]))}\n{_note(note)}"
 
 
 def _by(rows: list[dict[str, Any]]) -> str:
