@@ -6,10 +6,10 @@
 from __future__ import annotations
 
 import gzip
-import importlib.util
 import json
 from pathlib import Path
 
+import jax
 import numpy as np
 import pytest
 
@@ -25,12 +25,22 @@ def streams():
         return [json.loads(line) for line in file]
 
 
-def instance_of(case):
-    arrival, prompt, output, priority = np.array(case["requests"]).T
-    return js.Instance(
+def batch(cases):
+    """The streams as lanes, and the worker of each."""
+    width = max(len(case["requests"]) for case in cases)
+    columns = np.ones((4, len(cases), width), np.int32)
+    columns[0] = 0
+    for lane, case in enumerate(cases):
+        columns[:, lane, : len(case["requests"])] = np.array(case["requests"]).T
+    arrival, prompt, output, priority = columns
+    instance = js.Instance(
         prompt=prompt, output=output, lower=output, upper=output, point=priority, arrival=arrival,
-        memory=case["blocks"] * case["worker"]["block"],
+        memory=np.array([case["blocks"] * case["worker"]["block"] for case in cases]),
+        num_requests=np.array([len(case["requests"]) for case in cases]),
     )  # fmt: skip
+    names = ("block", "max_num_seqs", "budget")
+    numbers = {name: np.array([case["worker"][name] for case in cases]) for name in names}
+    return instance, js.workers.vllm(**numbers)
 
 
 def test_they_are_of_many_kinds():
@@ -56,24 +66,18 @@ def test_the_reference_does_what_vllm_did():
         assert [len(own) - 1 for own in found.admissions] == case["preempted"]
 
 
-ENGINES = [
-    pytest.param(
-        "native",
-        marks=pytest.mark.skipif(importlib.util.find_spec("numba") is None, reason="no numba"),
-    ),
-]
-
-
-@pytest.mark.parametrize("engine", ENGINES)
-def test_an_engine_does_what_vllm_did(engine):
-    for case in streams():
-        worker = js.workers.vllm(**case["worker"])
-        found = js.simulate(
-            instance_of(case), POLICIES[case["policy"]], worker=worker, engine=engine
-        )
-        assert found.completion.tolist() == case["done"]
-        assert found.first_token.tolist() == case["first"]
-        assert found.preemptions.tolist() == case["preempted"]
-        lengths = np.array(case["requests"])[:, 1:3].sum()
-        fresh = lengths - len(case["requests"])  # the last token of each is never computed
-        assert found.wasted_tokens == sum(case["computed"]) - fresh
+@pytest.mark.parametrize("policy", POLICIES)
+@pytest.mark.parametrize("engine", ["native", "jax"])
+def test_an_engine_does_what_vllm_did(engine, policy):
+    cases = [case for case in streams() if case["policy"] == policy]
+    instance, worker = batch(cases)
+    result = js.simulate(instance, POLICIES[policy], worker=worker, engine=engine)
+    found = jax.tree.map(np.asarray, result)
+    for lane, case in enumerate(cases):
+        n = len(case["requests"])
+        assert found.completion[lane, :n].tolist() == case["done"]
+        assert found.first_token[lane, :n].tolist() == case["first"]
+        assert found.preemptions[lane, :n].tolist() == case["preempted"]
+        # the last token of each is never computed
+        fresh = np.array(case["requests"])[:, 1:3].sum() - n
+        assert found.wasted_tokens[lane] == sum(case["computed"]) - fresh
