@@ -326,7 +326,11 @@ def _known_policies() -> list[str]:
 def _entry(group: Iterable[str], meaning: str) -> list[str]:
     """Names two apart, and what they mean on the lines below."""
     below = textwrap.wrap(meaning, HELP_WIDTH, initial_indent=" " * 6, subsequent_indent=" " * 6)
-    return ["  " + "  ".join(group), *below]
+    names = textwrap.wrap(
+        "  ".join(group), HELP_WIDTH, initial_indent="  ", subsequent_indent="  ",
+        break_on_hyphens=False,
+    )  # fmt: skip
+    return [*names, *below]
 
 
 def _wrapped(title: str, words: Iterable[str]) -> list[str]:
