@@ -157,6 +157,8 @@ FIGURES = {
     "a_min:every_round": ([4, 10, 2, 5], 21, 2, 2, 10),
     "mc_sf": ([4, 13, 7, 11], 35, 1, 4, 13),
     "fcfs": ([4, 9, 6, 11], 30, 4, 7, 11),
+    "priority": ([4, 9, 6, 11], 30, 4, 7, 11),
+    "no_evict": ([4, 10, 12, 15], 41, 0, 0, 15),
 }
 
 
@@ -226,7 +228,7 @@ def test_a_hundred_thousand_requests(name):
     assert result.status == 0
     assert result.total_latency == result.completion.astype(np.int64).sum() > 2**31
     assert result.peak_memory <= 8_000
-    assert (result.evictions == 0) == (name in ("h_sf", "a_max", "mc_sf"))
+    assert (result.evictions == 0) == (name in ("h_sf", "a_max", "mc_sf", "no_evict"))
 
 
 # ---- invariants at the size of the paper's experiment
@@ -270,7 +272,7 @@ def expect_invariants(instance, result):
 def test_invariants_of_large_runs(name, wide):
     result = run(wide, name, "native")
     expect_invariants(wide, result)
-    if name in ("h_sf", "a_max"):
+    if name in ("h_sf", "a_max", "no_evict"):
         assert (result.evictions == 0).all()
         assert (memory_by_round(wide, result) <= wide.memory[..., None]).all()
     else:
@@ -294,7 +296,7 @@ def test_invariants_of_large_runs_on_jax(name, wide):
 def test_exact_predictions_make_all_policies_equal():
     exact = paper(0)
     right = run(exact, "h_sf", "native")
-    for name in set(POLICIES) - {"h_sf", "fcfs"}:
+    for name in set(POLICIES) - {"h_sf", "fcfs", "priority", "no_evict"}:
         expect_same(run(exact, name, "native"), right)
 
 

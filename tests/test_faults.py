@@ -5,10 +5,12 @@ from __future__ import annotations
 import builtins
 import errno
 import os
+import signal
 import subprocess
 import sys
 import time
 import types
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -55,6 +57,14 @@ COMMANDS = {
     "tune": ["tune", "tune_small.toml"],
     "simulate": ["simulate", "requests.csv", "--memory", "500", "--policies", "fcfs"],
 }
+
+
+@pytest.fixture(autouse=True)
+def heeded() -> Iterator[None]:
+    """A test run in the background ignores Ctrl-C, and what it starts would, too."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
 
 
 @pytest.fixture

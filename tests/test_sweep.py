@@ -274,7 +274,7 @@ count = 3
         ({"workloads": ["lmsys,prompt:1:2"]}, "lmsys has prompts of its own"),
         ({"workloads": ["uniform:1:9,most:3"]}, "got option 'most:3'; expected prompt:LOW:HIGH"),
         ({"arrivals": ["poisson:0"]}, "expected one of backlog, poisson:RATE, more than 0"),
-        ({"clocks": ["sundial"]}, "clocks: unknown value 'sundial'"),
+        ({"clocks": ["sundial"]}, "clocks: unknown clock 'sundial'"),
         ({"seeds": [2**32]}, "seeds: got 4294967296; expected at most 4294967295"),
         ({"num_request": [1]}, r"num_request \(did you mean num_requests\?\)"),
         ({"random": [{"axis": "lanes", "value": "{uniform:0:1}", "count": 2}]}, "axis: .*'lanes'"),

@@ -134,8 +134,8 @@ def test_a_longer_tail_is_said() -> None:
 
 def test_who_keeps_the_service_level() -> None:
     table = frame(h_sf=[1.0], fcfs=[10.0], a_max=[5.0])
-    assert advice.service_level(table) == ""
-    told = advice.service_level(table.assign(goodput=[3.0, 1.0, 2.0]))
+    assert advice.level_kept(table) == ""
+    told = advice.level_kept(table.assign(goodput=[3.0, 1.0, 2.0]))
     assert told == "2.000 requests/s keep the service level under a_max; under fcfs 1."
-    told = advice.service_level(table.assign(goodput=1.0, attainment=[100.0, 99.5, 70.0]))
+    told = advice.level_kept(table.assign(goodput=1.0, attainment=[100.0, 99.5, 70.0]))
     assert told == "99.5 % of the requests keep the service level under fcfs."

@@ -50,9 +50,18 @@ LOOKS = {
     "lcf": Look("fewest computed leaves", "#117733", "v", DASHES),
     "mcf": Look("most computed leaves", "#D55E00", "^", DOTS),
     "random_victim": Look("a random one leaves", "#737373", "x", DASH_DOTS),
-    "remaining_volume": Look("remaining volume, no prediction", "#A50F15", "o"),
-    "remaining_volume:age=100": Look("the same, with ageing", "#A50F15", "s", DOTS),
-    "remaining_volume:lower": Look("remaining volume (lower bound)", "#7B3294", ">", DASHES),
+    "remaining_volume": Look("remaining volume, no prediction", "#AA1E22", "o"),
+    "remaining_volume:age=100": Look("the same, with ageing", "#AA1E22", "s", DOTS),
+    "remaining_volume:lower": Look("remaining volume (lower bound)", "#7A3B99", ">", DASHES),
+    "remaining_volume:point": Look("remaining volume (midpoint)", "#7A3B99", "v", DOTS),
+    "remaining_volume:upper": Look("remaining volume (upper bound)", "#7A3B99", "<", DASH_DOTS),
+    "remaining_volume:output": Look("remaining volume (hindsight)", "#7A3B99", "p"),
+    "priority": Look("by priority", "#117733", "P", DASH_DOTS),
+    "no_evict": Look("FCFS, upper bound reserved", "#117733", "s", DOTS),
+    "past_future": Look("Past-Future", "#44AA99", "D"),
+    "tie": Look("TIE", "#44AA99", "^", DASHES),
+    "trail": Look("TRAIL", "#44AA99", "o", DOTS),
+    "a_min:random_ties": Look("Aₘᵢₙ, ties drawn", "#0072B2", "x", DASH_DOTS),
 }
 """Looks of the policies that are drawn in papers; `look_of` finds one for every other."""
 
