@@ -200,3 +200,19 @@ def test_a_fault_names_the_worker_of_its_lane() -> None:
         check_result(instance, wrong, by_hand(js.fcfs()), worker=worker, max_rounds=99)
     assert "lane 1: peak_memory" in str(caught.value)
     assert str(caught.value).endswith(f"max_rounds=99, worker={own!r})")
+
+
+def test_tensorrt_llm_has_the_same_rules() -> None:
+    """With numbers of its own."""
+    rng = np.random.default_rng(3)
+    output, prompt = rng.integers(1, 200, (2, 60))
+    instance = js.Instance(
+        prompt=prompt, output=output, lower=np.ones_like(output), upper=output, memory=1024
+    )
+    one, other = (
+        js.simulate(instance, js.no_evict(), worker=worker)
+        for worker in (workers.trtllm(), workers.vllm(32, 256, 8192))
+    )
+    assert (one.completion == other.completion).all() and one.evictions == other.evictions
+    assert str(workers.trtllm()) == "trtllm:block=32,max_num_seqs=256,budget=8192"
+    assert workers.worker_named("trtllm") == workers.trtllm()

@@ -1,4 +1,4 @@
-"""Workers as data: which rules hold, and their four numbers."""
+"""Workers as data: which rules hold, and their four numbers. docs/model.md says why SGLang has none."""
 
 from __future__ import annotations
 
