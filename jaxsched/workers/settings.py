@@ -1,4 +1,4 @@
-"""Workers as data: which rules hold, and their four numbers. docs/model.md says why SGLang has none."""
+"""Workers as data: whose rules hold, and four numbers. docs/model.md says why SGLang has none."""
 
 from __future__ import annotations
 
