@@ -10,7 +10,7 @@ from pathlib import Path
 
 import jax
 
-from jaxsched.host import cores
+from jaxsched.machine.cores import cores
 
 PACKAGES = ("jaxsched", "jax", "jaxlib", "numba", "llvmlite", "numpy")
 

@@ -10,7 +10,7 @@ import tempfile
 from benchmarks.scale import Scale
 from benchmarks.section import Job, Row, Section
 from benchmarks.worker import Task, Worker
-from jaxsched.host import cores
+from jaxsched.machine.cores import cores
 
 ENGINES = ("jax", "native")
 

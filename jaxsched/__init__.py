@@ -4,7 +4,7 @@ import importlib
 import sys
 from typing import Any
 
-from jaxsched import _start as _start  # isort: skip  # before what takes seconds
+from jaxsched.machine import start as _start  # noqa: F401  # isort: skip  # before what is slow
 
 from jaxsched import clocks, metrics, workers, workloads
 from jaxsched._version import __version__

@@ -19,7 +19,6 @@ from jax.sharding import Mesh, PartitionSpec
 from jaxsched.arrays import join, split
 from jaxsched.clocks import Clock, check_clock, ticks, valid_clock
 from jaxsched.engines.xla import NO_CAP, Numbers, RunLimits, ranks, simulate_lanes, valid_numbers
-from jaxsched.host import cores
 from jaxsched.instance import (
     MAX_MEMORY,
     MAX_ROUND,
@@ -30,6 +29,7 @@ from jaxsched.instance import (
     check_shapes,
     valid_lanes,
 )
+from jaxsched.machine.cores import cores
 from jaxsched.policies import Policy
 from jaxsched.policies.fixed_point import exact, limited
 from jaxsched.policies.program import Choices

@@ -16,8 +16,9 @@ from typing import Any
 
 import pytest
 
-from jaxsched import _start, cli, faults
+from jaxsched import cli
 from jaxsched.cli import program
+from jaxsched.machine import faults, start
 from jaxsched.studies import store
 from jaxsched.tuning import loop
 from tests.small_tuning import fill
@@ -189,7 +190,7 @@ def test_ctrl_c_while_it_imports(tmp_path: Path) -> None:
 
 def test_ctrl_c_that_python_ignores_comes_again() -> None:
     with pytest.raises(KeyboardInterrupt):
-        _start._not_lost(types.SimpleNamespace(exc_type=KeyboardInterrupt))
+        start._not_lost(types.SimpleNamespace(exc_type=KeyboardInterrupt))
         time.sleep(30)
 
 

@@ -13,10 +13,10 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from jaxsched import _start, faults
 from jaxsched._version import __version__
 from jaxsched.cli import options
-from jaxsched.host import cores
+from jaxsched.machine import faults, start
+from jaxsched.machine.cores import cores
 
 DESCRIPTION = """\
 Exact simulation of schedulers for LLM inference on a worker with a limited KV cache.
@@ -52,7 +52,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         _prepare_jax()
         # Imported late so that --help need not wait for pandas and matplotlib.
         command = importlib.import_module(f"jaxsched.cli.{args.command}_command")
-        _start.hand_over()
+        start.hand_over()
         command.run(args)
         sys.stdout.flush()
         return 0

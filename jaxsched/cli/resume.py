@@ -10,7 +10,7 @@ from typing import Any
 
 from rich.console import Console
 
-from jaxsched.faults import GO_ON, in_one_line, interrupted
+from jaxsched.machine.faults import GO_ON, in_one_line, interrupted
 from jaxsched.report.terminal import say
 from jaxsched.studies.trace import TRACE_OPTIONS
 from jaxsched.workloads import Trace

@@ -16,7 +16,7 @@ from matplotlib.axis import Axis
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullLocator
 
-from jaxsched import faults
+from jaxsched.machine import faults
 from jaxsched.report.formats import plain
 from jaxsched.report.looks import FAINT, look_of
 from jaxsched.studies import store

@@ -12,7 +12,8 @@ from typing import Any
 
 import pandas as pd
 
-from jaxsched import clocks, faults
+from jaxsched import clocks
+from jaxsched.machine import faults
 from jaxsched.report import advice, figures, page, plots, replay_figures, study_tables
 from jaxsched.report.formats import said_rounds, said_seconds
 from jaxsched.report.page import Report

@@ -26,7 +26,7 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from jaxsched import faults
+from jaxsched.machine import faults
 from jaxsched.studies import store
 from jaxsched.studies.axes import YARDSTICK
 from jaxsched.studies.plan import Plan, RowRange, Tile, without

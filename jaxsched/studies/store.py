@@ -34,8 +34,8 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from jaxsched import faults
 from jaxsched._version import __version__
+from jaxsched.machine import faults
 from jaxsched.policies.files import digest
 from jaxsched.toml import one_of
 

@@ -14,7 +14,7 @@ import numpy as np
 import orbax.checkpoint as ocp
 from numpy.typing import NDArray
 
-from jaxsched import faults
+from jaxsched.machine import faults
 from jaxsched.studies import store
 from jaxsched.tuning.config import TuneConfig
 from jaxsched.tuning.methods import Method, MethodState

@@ -13,7 +13,7 @@ from typing import Any
 
 import pyarrow as pa
 
-from jaxsched.faults import in_one_line
+from jaxsched.machine.faults import in_one_line
 
 Path = str | os.PathLike[str]
 

@@ -26,8 +26,8 @@ from jaxsched.engines.cpu.kernels import compile_policy, narrow_until
 from jaxsched.engines.cpu.lanes import run_block_lanes, run_lanes
 from jaxsched.engines.cpu.layout import NEVER, STATE, Compiled
 from jaxsched.engines.xla.inputs import Numbers, RunLimits
-from jaxsched.host import cores
 from jaxsched.instance import Instance
+from jaxsched.machine.cores import cores
 from jaxsched.policies.program import Choices
 from jaxsched.result import Result
 
