@@ -9,9 +9,11 @@ import subprocess
 import sys
 import tempfile
 from pathlib import Path
+from typing import Any
 
 import jax
 import numpy as np
+from numpy.typing import ArrayLike
 
 from benchmarks.instances import SEED
 from benchmarks.scale import Scale
@@ -66,19 +68,9 @@ def _ours(scale: Scale, requests: Instance) -> Row:
 
 
 def _theirs(scale: Scale, requests: Instance) -> Row:
-    python = os.environ.get(PYTHON, sys.executable)
-    script = Path(__file__).with_name("peer_dynosim.py")
-    with tempfile.TemporaryDirectory() as folder:
-        trace = Path(folder) / "trace.jsonl"
-        trace.write_text(_mooncake(requests))
-        numbers = [str(number) for number in (MEMORY // BLOCK, BLOCK, max(3, scale.repeats))]
-        done = subprocess.run(
-            [python, str(script), str(trace), *numbers], capture_output=True, text=True
-        )
-    row: Row = {"simulator": "NVIDIA DynoSim"}
-    if done.returncode:
-        return row | {"note": f"not measured: {done.stderr.strip().splitlines()[-1]}"}
-    found = json.loads(done.stdout.splitlines()[-1])
+    found = replayed(mooncake(requests.prompt[0], requests.output[0]), MEMORY // BLOCK, scale)
+    if isinstance(found, str):
+        return {"simulator": "NVIDIA DynoSim", "note": found}
     return {
         "simulator": f"NVIDIA DynoSim {found['version']}",
         "requests": found["completed"],
@@ -89,14 +81,32 @@ def _theirs(scale: Scale, requests: Instance) -> Row:
     }
 
 
-def _mooncake(requests: Instance) -> str:
-    """The requests in Mooncake's format; no two share a block of their prompts."""
+def replayed(
+    trace: str, blocks: int, scale: Scale, settings: dict[str, Any] | None = None
+) -> dict[str, Any] | str:
+    """What `peer_dynosim.py` says of a trace, or why it says nothing."""
+    python = os.environ.get(PYTHON, sys.executable)
+    script = Path(__file__).with_name("peer_dynosim.py")
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "trace.jsonl"
+        path.write_text(trace)
+        numbers = [str(number) for number in (blocks, BLOCK, max(3, scale.repeats))]
+        more = [json.dumps(settings)] if settings else []
+        done = subprocess.run(
+            [python, str(script), str(path), *numbers, *more], capture_output=True, text=True
+        )
+    if done.returncode:
+        return f"not measured: {done.stderr.strip().splitlines()[-1]}"
+    return json.loads(done.stdout.splitlines()[-1])
+
+
+def mooncake(prompt: ArrayLike, output: ArrayLike, arrival_ms: ArrayLike = 0) -> str:
+    """Requests in Mooncake's format; no two share a block of their prompts."""
     lines, block = [], 0
-    for prompt, output in zip(
-        requests.prompt[0].tolist(), requests.output[0].tolist(), strict=True
-    ):
-        count = -(-prompt // BLOCK)
-        request = {"timestamp": 0, "input_length": prompt, "output_length": output}
+    columns = np.broadcast_arrays(arrival_ms, prompt, output)
+    for at, given, wanted in zip(*(column.tolist() for column in columns), strict=True):
+        count = -(-given // BLOCK)
+        request = {"timestamp": at, "input_length": given, "output_length": wanted}
         lines.append(json.dumps({**request, "hash_ids": list(range(block, block + count))}))
         block += count
     return "\n".join(lines) + "\n"

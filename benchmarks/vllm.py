@@ -12,11 +12,14 @@ import os
 import subprocess
 import sys
 import time
+from collections import Counter
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 ROOT = Path(__file__).parent.parent
 REQUESTS, BLOCK, BLOCKS, LONGEST = 1000, 16, 1030, 4030
+ROUND_MS = 60.0
+"""Length of a round for DynoSim, which has no rounds but times."""
 PYTHON = "BENCHMARKS_VLLM_PYTHON"
 """Environment variable: the Python that can import vLLM; by default, this one."""
 
@@ -52,7 +55,12 @@ def _compare(scale: Scale, name: str, gap: int) -> list[Row]:
     timings = interleave(runs, 3 * scale.repeats, scale.seconds)
     found = runs["native"]()
     rows = [_row(name, label, timing.median) for label, timing in timings.items()]
-    return [*rows, *_theirs(name, instance, found, rows[0]["seconds"])]
+    mine = rows[0]["seconds"]
+    return [
+        *rows,
+        *_theirs(name, instance, found, mine),
+        _dynosim(scale, name, instance, found, mine),
+    ]
 
 
 def _stream(gap: int) -> Instance:
@@ -109,6 +117,35 @@ def _theirs(stream: str, instance: Instance, found: Any, seconds: float) -> list
     return [row]
 
 
+def _dynosim(scale: Scale, stream: str, instance: Instance, found: Any, seconds: float) -> Row:
+    """DynoSim on the same requests in rounds of equal length, and how far from ours it is."""
+    import numpy as np
+
+    from benchmarks.peer import mooncake, replayed
+
+    arrival = np.zeros(REQUESTS) if instance.arrival is None else instance.arrival.astype(float)
+    trace = mooncake(instance.prompt, instance.output, ROUND_MS * arrival)
+    # A round that computes prompts and outputs takes the sum of both times.
+    fixed = {"type": "fixed", "prefill_ms": 0.0, "decode_ms": ROUND_MS}
+    settings = dict(max_num_seqs=256, max_num_batched_tokens=2048, enable_chunked_prefill=True)
+    said = replayed(trace, BLOCKS, scale, settings | {"timing_model": fixed})
+    if isinstance(said, str):
+        return {"stream": stream, "simulator": "NVIDIA DynoSim", "note": said}
+    row = _row(stream, f"NVIDIA DynoSim, {said['version']}", said["seconds"])
+    # Its time begins with the first arrival, and its first round, prompts alone, takes none.
+    begin = arrival[0] + 1
+    theirs = Counter((s, o, round(ms / ROUND_MS + begin)) for s, o, ms in said["done"])
+    columns = (instance.prompt, instance.output, found.completion)
+    ours = Counter(zip(*(column.tolist() for column in columns), strict=True))
+    done = np.mean([ms for *_, ms in said["done"]]) / ROUND_MS + begin - np.mean(arrival)
+    mean = done / np.mean(found.completion - arrival)
+    note = (
+        f"{(theirs & ours).total():,} completions equal, mean latency {100 * (mean - 1):+.2f} %, "
+        f"{said['preemptions']:,} preemptions against {np.sum(found.evictions):,}"
+    )
+    return row | {"ratio": said["seconds"] / seconds, "note": note}
+
+
 def main() -> None:
     """The peer."""
     import importlib.metadata
@@ -141,8 +178,9 @@ else:
             f"{REQUESTS:,} requests of ShareGPT lengths (embedded), first come first served, "
             f"{BLOCKS:,} blocks of {BLOCK} tokens, 256 sequences, a budget of 2,048 tokens. vLLM's "
             "own scheduler runs without a model, in a process of its own; its time is processor "
-            "time of its loop of rounds, ours that of the clock on the wall. With `--vllm-python "
-            "PYTHON`, one that has vLLM 0.33.0."
+            "time of its loop of rounds, ours that of the clock on the wall. DynoSim has rounds of one "
+            "length, but those of prompts alone, which take no time. With `--vllm-python PYTHON`, one that has vLLM 0.33.0, "
+            "and `--peer-python PYTHON`, one that has DynoSim."
         ),
         columns={
             "stream": ("requests arrive", "s"),

@@ -144,14 +144,21 @@ def draw(frame: pd.DataFrame, source: Source) -> Figure:
     return figure
 
 
-def table_of(frame: pd.DataFrame, worker: str, measure: str) -> pd.DataFrame:
-    """A row for each policy and prediction, a column for each load; ratios to fcfs."""
-    table = common.ratios(frame[frame["worker"] == worker], ["load"], [measure], "fcfs")
-    wide = table.pivot_table(measure, ["policy", "prediction"], "load", sort=False)
-    widest = table.groupby(["policy", "prediction"], sort=False)[f"{measure}_ci"].max()
+def table_of(frame: pd.DataFrame, worker: str) -> pd.DataFrame:
+    """A row for each policy and prediction, a column for each load; ratios to fcfs.
+
+    A cell has the mean, the P99 and the longest wait; the last columns are their half-widths.
+    """
+    table = common.ratios(frame[frame["worker"] == worker], ["load"], MEASURES, "fcfs")
+    texts = [table[name].map("{:.2f}".format) for name in MEASURES]
+    table["text"] = texts[0].str.cat(texts[1:], sep=", ")
+    rules = ["policy", "prediction"]
+    wide = table.pivot_table("text", rules, "load", aggfunc="first", sort=False)
     wide = wide.rename(columns={BACKLOG: "backlog"})
     wide.columns = [str(column) for column in wide.columns]
-    return wide.assign(**{"± at most": widest}).reset_index()
+    groups = table.groupby(rules, sort=False)
+    widest = {f"± {name} at most": groups[f"{name}_ci"].max() for name in MEASURES}
+    return wide.assign(**widest).reset_index()
 
 
 def from_which_load(frame: pd.DataFrame) -> pd.DataFrame:
@@ -250,9 +257,8 @@ def main(given: argparse.Namespace) -> None:
     columns = ["mean", "p99", "longest", "kv", "preemptions", "waste"]
     print("", markdown(pressure[columns].mean().reset_index(), 2), sep="\n")
     for worker in WORKERS:
-        for name in MEASURES:
-            print(f"\n{worker}, {MEANS[name]} over that of fcfs; load {BACKLOG} is a backlog\n")
-            print(markdown(table_of(frame, worker, name), 2))
+        print(f"\n{worker}: {', '.join(MEANS.values())}, over those of fcfs\n")
+        print(markdown(table_of(frame, worker), 2))
     print("\nLeast load from which on the mean is 2 % below that of fcfs, and stays there\n")
     print(markdown(from_which_load(frame)))
 

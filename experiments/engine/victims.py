@@ -3,8 +3,8 @@
 The recompute-tax study of vLLM RFC 54644 on its worker: 300 requests at once, 400 to 2,800 blocks
 of 16 tokens. What the RFC does not say is chosen so that its two known figures of the work hold:
 about 560 tokens a request, and no preemption with 2,800 blocks. ShareGPT's lengths, which differ
-more, stand beside them. Admission is in order of arrival for every rule but A_min's and remaining
-volume's.
+more, stand beside them. Admission is in order of arrival for every rule but A_min's, remaining
+volume's and the tuned one.
 
 Usage:
 
@@ -47,7 +47,10 @@ OTHERS = {
     "a_min:every_round": js.a_min("every_round"),
     "remaining_volume": js.remaining_volume(),
     "remaining_volume:lower": js.remaining_volume("lower"),
+    "tuned:sharegpt_relative": js.policy("tuned:sharegpt_relative"),
 }
+"""Rules that also choose whom to admit; lower bounds are half of the truth."""
+
 RFC = pd.DataFrame(
     {
         "blocks": [2800, 1600, 800, 400],
