@@ -216,3 +216,23 @@ def test_tensorrt_llm_has_the_same_rules() -> None:
     assert (one.completion == other.completion).all() and one.evictions == other.evictions
     assert str(workers.trtllm()) == "trtllm:block=32,max_num_seqs=256,budget=8192"
     assert workers.worker_named("trtllm") == workers.trtllm()
+
+
+def test_gaps_between_tokens_add_up() -> None:
+    """As many as tokens after the first, and together the time from first to last token."""
+    rng = np.random.default_rng(5)
+    output, prompt = rng.integers(1, 60, (2, 3, 40))
+    arrival = np.sort(rng.uniform(0, 20, (3, 40)), axis=1)
+    instance = js.Instance(
+        prompt=prompt, output=output, lower=np.ones_like(output), upper=output, arrival=arrival,
+        memory=256,
+    )  # fmt: skip
+    worker, clock = workers.vllm(4, 8, 12), js.Clock(0.05, 1e-3, 1e-3, 1e-5, 2e-3, 10)
+    result = js.simulate(
+        instance, js.a_min(), clock=clock, worker=worker, history=True, engine=ENGINES[-1]
+    )
+    assert (result.evictions > 0).all()
+    itl = js.metrics.serving(instance, result, clock, worker=worker, names=["itl"]).itl
+    assert itl.count.tolist() == (output - 1).sum(axis=1).tolist()
+    seen = (result.completion_seconds - result.first_token_seconds).sum(axis=1)
+    np.testing.assert_allclose(itl.mean * itl.count, seen, rtol=1e-12)

@@ -15,6 +15,7 @@ import pytest
 
 import jaxsched as js
 from jaxsched.engines import reference
+from jaxsched.metrics import chunks
 
 STREAMS = Path(__file__).parent / "data" / "vllm_0_33.jsonl.gz"
 POLICIES = {"fcfs": js.fcfs(), "priority": js.priority()}
@@ -71,7 +72,7 @@ def test_the_reference_does_what_vllm_did():
 def test_an_engine_does_what_vllm_did(engine, policy):
     cases = [case for case in streams() if case["policy"] == policy]
     instance, worker = batch(cases)
-    result = js.simulate(instance, POLICIES[policy], worker=worker, engine=engine)
+    result = js.simulate(instance, POLICIES[policy], worker=worker, engine=engine, history=True)
     found = jax.tree.map(np.asarray, result)
     for lane, case in enumerate(cases):
         n = len(case["requests"])
@@ -81,3 +82,8 @@ def test_an_engine_does_what_vllm_did(engine, policy):
         # the last token of each is never computed
         fresh = np.array(case["requests"])[:, 1:3].sum() - n
         assert found.wasted_tokens[lane] == sum(case["computed"]) - fresh
+        own = js.workers.vllm(**case["worker"])
+        memory = case["blocks"] * case["worker"]["block"]
+        load = chunks.round_loads(chunks.stays(instance, result, lane), own, memory)
+        computed = load.prompt_tokens + load.decodes
+        assert computed[computed > 0].tolist() == case["computed"]  # nobody is there in the others
