@@ -78,6 +78,8 @@ def test_capacity(requests: pd.DataFrame, tmp_path: Path, capsys: pytest.Capture
         assert above["rate"] <= 1.005 * row["rate"] and above["attainment"] < AT
         assert attained(requests, row["policy"], above["rate"]) == above["attainment"]
         assert (own[own["rate"] < row["rate"]]["attainment"] >= AT).all()
+    assert cli.main(["report", str(out)]) == 0
+    assert "Capacity: out" in (out / "report.html").read_text()
 
 
 def test_the_bracket_of_a_level() -> None:

@@ -256,6 +256,23 @@ def replay_report(
     )
 
 
+def capacity_report(folder: Path, manifest: dict[str, Any], config: Config) -> Report:
+    """The largest rate at which each policy keeps a service level."""
+    path = folder / "capacity.parquet"
+    if not path.exists():
+        raise FileNotFoundError(f"{path} does not exist yet; run jaxsched capacity again to go on")
+    told = store.read_parquet(path)[0]
+    return Report(
+        title=f"Capacity: {_name(folder)}",
+        lead=f"The largest rate at which {len(told)} policies keep a service level on a trace.",
+        answer=study_tables.capacity_table(told, config["slo"], config["at"]),
+        manifest=manifest,
+        commands="jaxsched capacity TRACE --slo … --out DIR\njaxsched report DIR",
+        assumed=assumed(config),
+        remark=f"The options are the configuration below. {IN_PYTHON}",
+    )
+
+
 def replay_command(config: Config) -> str:
     """The command that makes these results again."""
     trace, options = config["trace"], dict(config)
@@ -390,6 +407,7 @@ STUDIES: dict[str, StudyKind] = {
     "tune": StudyKind(lambda config: "descent" in config, tuning_report),
     "serving": StudyKind(lambda config: config.get("job") == "serving", serving_report),
     "sweep": StudyKind(lambda config: "lanes" in config and "workloads" in config, sweep_report),
+    "capacity": StudyKind(lambda config: {"at", "slo"} <= {*config}, capacity_report),
     "simulate": StudyKind(lambda config: "trace" in config and "lanes" not in config, trace_report),
     "run": StudyKind(lambda config: {"lanes", "num_requests"} <= {*config}, backlog_report),
 }
