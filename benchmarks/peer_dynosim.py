@@ -8,7 +8,8 @@ Run by `python -m benchmarks --peer-python PYTHON`, on one core, with a Python t
 
 The trace has Mooncake's fields: timestamp in ms, input_length, output_length, hash_ids. The engine
 is the mocker's vLLM scheduler (first come first served, evicting the latest), without prefix
-caching, as the simulator it is compared with has none, and without a cap on running requests. SETTINGS, as JSON, replace these;
+caching, as the simulator it is compared with has none, and without a cap on running requests.
+SETTINGS, as JSON, replace these;
 then what became of every request is said too.
 """
 

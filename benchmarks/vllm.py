@@ -178,9 +178,9 @@ else:
             f"{REQUESTS:,} requests of ShareGPT lengths (embedded), first come first served, "
             f"{BLOCKS:,} blocks of {BLOCK} tokens, 256 sequences, a budget of 2,048 tokens. vLLM's "
             "own scheduler runs without a model, in a process of its own; its time is processor "
-            "time of its loop of rounds, ours that of the clock on the wall. DynoSim has rounds of one "
-            "length, but those of prompts alone, which take no time. With `--vllm-python PYTHON`, one that has vLLM 0.33.0, "
-            "and `--peer-python PYTHON`, one that has DynoSim."
+            "time of its loop of rounds, ours that of the clock on the wall. DynoSim has rounds of "
+            "one length, but those of prompts alone, which take no time. With `--vllm-python "
+            "PYTHON`, one that has vLLM 0.33.0, and `--peer-python PYTHON`, one that has DynoSim."
         ),
         columns={
             "stream": ("requests arrive", "s"),
