@@ -7,6 +7,7 @@ import dataclasses
 import functools
 import math
 import os
+import sys
 import warnings
 from collections.abc import Callable
 from typing import Any
@@ -261,7 +262,11 @@ def engine_for(engine: str, policy: Policy) -> str:
 
 @functools.lru_cache(maxsize=64)
 def _say_once(text: str) -> None:
-    warnings.warn(text, stacklevel=5)
+    """A warning about the caller's line, however many frames of our own lie between."""
+    level, frame = 1, sys._getframe()
+    while frame.f_back and frame.f_globals.get("__name__", "").partition(".")[0] == "jaxsched":
+        level, frame = level + 1, frame.f_back
+    warnings.warn(text, stacklevel=level)
 
 
 @functools.cache
