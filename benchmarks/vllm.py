@@ -132,8 +132,10 @@ def _dynosim(scale: Scale, stream: str, instance: Instance, found: Any, seconds:
     if isinstance(said, str):
         return {"stream": stream, "simulator": "NVIDIA DynoSim", "note": said}
     row = _row(stream, f"NVIDIA DynoSim, {said['version']}", said["seconds"])
-    # Its time begins with the first arrival, and its first round, prompts alone, takes none.
-    begin = arrival[0] + 1
+    # Its time begins with the first arrival. A round of prompts alone takes none: of a backlog that
+    # is the first round, for all; of a stream it concerns the first request alone, as the arrivals
+    # of the others are times.
+    begin = arrival[0] + (instance.arrival is None)
     theirs = Counter((s, o, round(ms / ROUND_MS + begin)) for s, o, ms in said["done"])
     columns = (instance.prompt, instance.output, found.completion)
     ours = Counter(zip(*(column.tolist() for column in columns), strict=True))
