@@ -53,7 +53,7 @@ def test_tables_have_both_sides(tmp_path: Path) -> None:
         lanes=2, memory=300, num_requests=(12,), policies=("a_max", "best:hindsight", "h_sf"),
         predictions=("relative:0.5",), lengths=LengthsConfig(max_total=250),
     )  # fmt: skip
-    table = config.work().run(tmp_path)
+    (table,) = config.work().run(tmp_path)
     best = table[table["policy"] == "best:hindsight"]
     assert (best["ratio_to_best"] == 1).all() and (best["ratio_to_bound"] >= 1).all()
     assert (table["ratio_to_best"] <= table["ratio_to_bound"]).all()

@@ -15,7 +15,7 @@ import pytest
 
 from jaxsched import clocks, policies
 from jaxsched.cli import main, options
-from jaxsched.studies import store
+from jaxsched.studies import replay, store
 from jaxsched.workloads import texts
 
 # The worked example of the model, as a file: M = 9, all at 0.
@@ -130,6 +130,30 @@ def test_the_worked_example(capsys: Any, example: Path, tmp_path: Path) -> None:
     assert fcfs["completion"].tolist() == fcfs["latency"].tolist() == [4, 9, 6, 11]
     assert fcfs["evictions"].sum() == 4
     assert fcfs["lower"].tolist() == [2, 1, 1, 3] and fcfs["request"].tolist() == [0, 1, 2, 3]
+
+
+def test_an_interrupted_simulation_goes_on(
+    capsys: Any, example: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    out = tmp_path / "out"
+    command = simulate(example, "--columns", COLUMNS, "--out", str(out), "--per-request")
+    asked: list[str] = []
+
+    def stops(instance: Any, policy: policies.Policy, **more: Any) -> Any:
+        asked.append(policy.name)
+        if len(asked) == 2:
+            raise KeyboardInterrupt
+        return run(instance, policy, **more)
+
+    run = replay.simulate
+    monkeypatch.setattr(replay, "simulate", stops)
+    assert main([*command, "--policies", "fcfs,a_max,h_sf"]) == 130
+    assert f"finished is kept in {out}; run the same command again" in capsys.readouterr().err
+    output_of(capsys, [*command, "--policies", "fcfs,a_max,h_sf"])
+    assert asked == ["fcfs", "a_max", "a_max", "h_sf"]
+    for name in ("results", "requests", "distributions", "timeline"):
+        found = pd.read_parquet(out / f"{name}.parquet")["policy"]
+        assert list(dict.fromkeys(found)) == ["fcfs", "a_max", "h_sf"]
 
 
 def test_a_default_reading_and_no_yardstick(capsys: Any, vidur: Path) -> None:

@@ -290,7 +290,7 @@ def test_an_interrupted_job_goes_on(finished: Path, tmp_path: Path) -> None:
     def note(point: Point, done: bool) -> None:
         again.append((point.name, done))
 
-    table = small().work().run(tmp_path / "out", note)
+    (table,) = small().work().run(tmp_path / "out", note)
     assert [event for event in again if not event[1]] == [
         ("a_max-real", False), ("a_max-exact", False),
     ]  # fmt: skip
@@ -323,7 +323,7 @@ def test_a_metric_is_shown_because_it_is_measured(monkeypatch: pytest.MonkeyPatc
 @pytest.mark.parametrize("names", [("fcfs",), ("h_sf", "a_max")])
 def test_a_job_without_gains_to_tell(names: tuple[str, ...], tmp_path: Path) -> None:
     chosen = small(policies=names, rates=(0.5,), max_batch=4, clock="llama31_8b_h100")
-    table = chosen.work().run(tmp_path / "out")
+    (table,) = chosen.work().run(tmp_path / "out")
     answer = study_tables.serving_job(table)
     assert "0.5 requests/s, llama31_8b_h100" in answer.title
     assert "/s is the most, for long" in answer.notes[1]

@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
+import pandas as pd
 from rich.console import Console
 
 from jaxsched.machine.faults import GO_ON, in_one_line, interrupted
-from jaxsched.report.terminal import say
+from jaxsched.report.terminal import progress_bar, say
+from jaxsched.studies.run import Point, Work
 from jaxsched.studies.trace import TRACE_OPTIONS
 from jaxsched.workloads import Trace
 
@@ -35,6 +37,21 @@ def say_notes(console: Console, trace: Trace) -> None:
     """Says which trace was read, and how."""
     for note in trace.notes():
         say(console, note)
+
+
+def finished(
+    work: Work, folder: Path | None, console: Console, config: Path | None = None
+) -> list[pd.DataFrame]:
+    """Runs what is left of a study under a bar of its requests; returns its tables."""
+    kept = nullcontext() if folder is None else kept_in(folder, config)
+    with kept, progress_bar(console, transient=config is None) as bar:
+        task = bar.add_task("", total=sum(point.requests for point in work.points))
+
+        def on_point(point: Point, there: bool) -> None:
+            bar.update(task, description=point.label)
+            bar.advance(task, point.requests if there else 0)
+
+        return work.run(folder, on_point)
 
 
 @contextmanager

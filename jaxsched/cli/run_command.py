@@ -3,18 +3,14 @@
 from __future__ import annotations
 
 import argparse
-from pathlib import Path
 from typing import Any
 
-from rich.console import Console
-
 from jaxsched import toml
-from jaxsched.cli.resume import folder_of, kept_in, replaced, say_notes
+from jaxsched.cli.resume import finished, folder_of, kept_in, replaced, say_notes
 from jaxsched.report import plots, reports
-from jaxsched.report.terminal import console, progress_bar, say, show
+from jaxsched.report.terminal import console, say, show
 from jaxsched.studies import serving
 from jaxsched.studies.backlog import BacklogConfig
-from jaxsched.studies.run import Point
 
 JOBS = {"backlog": BacklogConfig, serving.JOB: serving.ServingConfig}
 """Kinds of studies and their configurations; a file without the key `job` describes a backlog."""
@@ -30,10 +26,12 @@ def run(args: argparse.Namespace) -> None:
         with toml.naming(args.config):
             say_notes(out, settings.requests())
     with kept_in(folder, args.config):
-        rows = _run_with_progress(settings, folder, out)
+        work = settings.work()
+    (table,) = finished(work, folder, out, args.config)
+    with kept_in(folder):
         report = reports.of_folder(folder)
     show(out, report.answer, args.form)
-    say(out, f"results: {folder / 'results.parquet'} ({rows:,} rows)")
+    say(out, f"results: {folder / 'results.parquet'} ({len(table):,} rows)")
     with kept_in(folder):
         for path in plots.save_all(report.drawings, folder / "figures"):
             say(out, f"figure:  {path} (and .pdf)")
@@ -41,15 +39,3 @@ def run(args: argparse.Namespace) -> None:
         if one.figure is None:
             say(out, f"figure:  no {one.name}, since {one.caption}")
     say(out, f"page:    jaxsched report {folder} makes one to send")
-
-
-def _run_with_progress(settings: Any, folder: Path, out: Console) -> int:
-    with progress_bar(out) as bar:
-        work = settings.work()
-        task = bar.add_task("", total=sum(point.requests for point in work.points))
-
-        def on_point(point: Point, finished: bool) -> None:
-            bar.update(task, description=point.label)
-            bar.advance(task, point.requests if finished else 0)
-
-        return len(work.run(folder, on_point))

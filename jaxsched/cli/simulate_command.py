@@ -3,22 +3,20 @@
 from __future__ import annotations
 
 import argparse
-import contextlib
 import dataclasses
 import json
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from typing import Any, TypeVar
 
 import pandas as pd
-from rich.console import Console
 
 from jaxsched import toml
-from jaxsched.cli.resume import kept_in
-from jaxsched.instance import Instance
+from jaxsched.cli.resume import finished
 from jaxsched.report import page, reports
 from jaxsched.report.terminal import console, say, show
-from jaxsched.result import Result
-from jaxsched.studies import curves, frames, replay, store
+from jaxsched.studies import replay, store
+from jaxsched.studies.curves import CURVES
+from jaxsched.studies.run import RESULTS
 
 Settings = TypeVar("Settings", bound=replay.ReplayConfig)
 
@@ -30,33 +28,24 @@ def run(args: argparse.Namespace) -> None:
     settings, out = settings_of(args, replay.ReplayConfig), console(args.form)
     with out.status("reading the trace"):
         loaded = replay.load_requests(settings)
-    if args.out or args.report:  # not for nothing: it reads the whole file
+    watched = bool(args.out or args.report)
+    if watched:  # not for nothing: it reads the whole file
         settings = dataclasses.replace(settings, sha256=settings.section.with_digest().sha256)
-    notes, kept, about = list(notes_on(loaded)), None, store.about(settings.text())
+    notes = list(notes_on(loaded))
     if settings.worker and args.report:
         notes.append(reports.NO_TIMELINE)
-    with contextlib.ExitStack() as stack:
-        # Not earlier: a trace that is refused should leave no folder behind.
-        if args.out:
-            stack.enter_context(kept_in(args.out, what="what is written is"))
-            kept, about = store.open_store(args.out, about["config"]), store.manifest(args.out)
-            stack.enter_context(store.alone(args.out))
-        found = _simulate(settings, loaded, out, watch=bool(kept or args.report),
-                          per_request=args.per_request)  # fmt: skip
-        report = reports.replay_report(args.trace.name, about, *found[:3], notes)
-        if kept is not None:
-            for name, table in zip(("results", *reports.CURVES), found, strict=False):
-                kept.finish(table, name, notes=json.dumps(notes))
-            if args.per_request:
-                kept.finish(found[3], "requests")
-        if args.report:
-            drawings = page.laid_out(report.drawings)
-            page.write_page(args.report, dataclasses.replace(report, drawings=drawings))
+    work = replay.replay_work(settings, loaded, watched=watched, per_request=args.per_request,
+                          notes=json.dumps(notes))  # fmt: skip
+    rows, *more = finished(work, args.out, out)
+    about = store.manifest(args.out) if args.out else store.about(settings.text())
+    distributions, timeline = (more if watched else [pd.DataFrame()] * 2)[: len(CURVES)]
+    report = reports.replay_report(args.trace.name, about, rows, distributions, timeline, notes)
+    if args.report:
+        drawings = page.laid_out(report.drawings)
+        page.write_page(args.report, dataclasses.replace(report, drawings=drawings))
     show(out, report.answer, args.form, notes)
-    if kept is not None:
-        say(out, f"results:  {args.out / 'results.parquet'}")
-        if args.per_request:
-            say(out, f"requests: {args.out / 'requests.parquet'}")
+    for name in (RESULTS, *([replay.REQUESTS] if args.per_request else [])) if args.out else ():
+        say(out, f"{name}:".ljust(10) + str(args.out / f"{name}.parquet"))
     if args.report:
         say(out, f"page:     {args.report}")
 
@@ -68,41 +57,6 @@ def settings_of(args: argparse.Namespace, kind: type[Settings], **default: Any) 
     options = {name: given[name] for name in names if name in given}
     options["trace"] = str(args.trace)
     return toml.from_table(kind, options)
-
-
-def _simulate(
-    settings: replay.ReplayConfig,
-    loaded: replay.Loaded,
-    out: Console,
-    *,
-    watch: bool,
-    per_request: bool,
-) -> tuple[pd.DataFrame, pd.DataFrame, pd.DataFrame, pd.DataFrame]:
-    """The tables of all policies: results, distributions and timelines if watched, requests."""
-    distributions, timelines = [pd.DataFrame()], [pd.DataFrame()]
-
-    def on_result(policy: str, batch: Instance, result: Result) -> None:
-        distributions.append(curves.distributions(batch, result, policy=policy))
-        if settings.worker is None:  # elsewhere the history does not say what a round held
-            timelines.append(curves.held_over_time(batch, result, policy=policy))
-
-    with out.status("simulating") as status:
-        found = replay.run_policies(
-            settings, loaded,
-            on_policy=lambda name: status.update(f"simulating {name}"),
-            on_result=on_result if watch else None,
-            per_request=per_request,
-        )  # fmt: skip
-        done = list(found)
-        rows = _joined(row for row, _ in done)
-        requests = _joined(each for _, each in done) if per_request else pd.DataFrame()
-    if settings.clock is None:
-        rows = frames.with_ratios(rows, ["lane"])
-    return rows, _joined(distributions), _joined(timelines), requests
-
-
-def _joined(tables: Iterable[pd.DataFrame]) -> pd.DataFrame:
-    return pd.concat(tables, ignore_index=True)
 
 
 def notes_on(loaded: replay.Loaded) -> Iterator[str]:

@@ -21,6 +21,7 @@ from jaxsched.report.sweep_figures import drawings
 from jaxsched.report.sweep_view import SweepView
 from jaxsched.report.tables import Answer
 from jaxsched.studies import frames, read_sweep, store
+from jaxsched.studies.curves import CURVES
 from jaxsched.studies.serving import ANY
 from jaxsched.workloads.texts import read_prediction
 
@@ -218,9 +219,6 @@ def trace_report(folder: Path, manifest: dict[str, Any], config: Config) -> Repo
 
 
 NO_TIMELINE = "There is no timeline of a run that was cut off, or of the worker of an engine."
-
-CURVES = ("distributions", "timeline")
-"""Tables beside the results of a trace, which figures are made of."""
 
 
 def _if_there(path: Path) -> pd.DataFrame:

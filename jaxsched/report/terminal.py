@@ -42,8 +42,11 @@ def show(console: Console, answer: Answer, form: str = "text", notes: Iterable[s
         say(console, note)
 
 
-def progress_bar(console: Console, *more: str) -> progress.Progress:
-    """A bar with description, share done, time and time left; `more` fields after the share."""
+def progress_bar(console: Console, *more: str, transient: bool = False) -> progress.Progress:
+    """A bar with description, share done, time and time left; `more` fields after the share.
+
+    A `transient` one is gone at the end, and not there where the output is no terminal.
+    """
     return progress.Progress(
         progress.TextColumn("{task.description:<28}", markup=False),
         progress.BarColumn(),
@@ -53,4 +56,6 @@ def progress_bar(console: Console, *more: str) -> progress.Progress:
         progress.TextColumn("left"),
         progress.TimeRemainingColumn(),
         console=console,
+        transient=transient,
+        disable=transient and not console.is_terminal,
     )

@@ -7,12 +7,13 @@ every random instance:
     configuration ─► Values of the axes ─► Plan, the order of the rows ─► Calls, some rows each
          Drawn, the requests of a tile ─► Instance ─► simulate ─► measured columns ─► a store
 
-Four settings of it, a file each, with the dataclass whose fields are the keys of a configuration:
+Five settings of it, a file each, with the dataclass whose fields are the keys of a configuration:
 
 | `backlog.py` | the paper's experiment | a point for each n and policy, all columns in rounds     |
 | `serving.py` | latency against rates  | a point for each policy and prediction, all of serving   |
 | `sweep.py`   | every combination      | chunks of rows, by time, for any number of processes     |
-| `replay.py`  | a trace                | one instance that is the trace, with a row per request   |
+| `replay.py`  | a trace                | a point for each policy; the one instance is the trace   |
+| `capacity.py`| rates of a trace       | a point for each policy, whose rates are lanes           |
 
 A point, or a chunk, is a part file that appears whole or not at all (`run.py`, `store.py`), so
 that a study can be interrupted anywhere. `plan.py`, `draw.py`, `rows.py` and `estimate.py` are the

@@ -22,7 +22,7 @@ from jaxsched.instance import Instance
 from jaxsched.simulate import simulate
 from jaxsched.studies import frames
 from jaxsched.studies.replay import Loaded, ReplayConfig
-from jaxsched.studies.run import Point, Work
+from jaxsched.studies.run import Point, Work, part_name
 from jaxsched.workers import worker_named
 
 LANES = 4
@@ -68,7 +68,7 @@ def ceiling(config: CapacityConfig, instance: Instance) -> float:
     return float(instance.n / busy)
 
 
-def work_of(config: CapacityConfig, loaded: Loaded) -> Work:
+def capacity_work(config: CapacityConfig, loaded: Loaded) -> Work:
     """A point for each policy; the table has a row for every rate tried.
 
     Columns: policy, clock, n, memory, ceiling, rate, attainment in percent, the statistics of TTFT
@@ -80,11 +80,9 @@ def work_of(config: CapacityConfig, loaded: Loaded) -> Work:
     points = []
     for text in config.policies:
         name = policies.policy(text).name
-        file = name.translate(str.maketrans(":,/", "---"))
-        points.append(
-            Point(file, name, len(loaded.rows), functools.partial(_tried, config, loaded, text))
-        )
-    return Work(config.text(), points, [], lambda table: table)
+        table = functools.partial(_tried, config, loaded, text)
+        points.append(Point(part_name(name), name, len(loaded.rows), table))
+    return Work(config.text(), points)
 
 
 def told(config: CapacityConfig, tried: pd.DataFrame) -> pd.DataFrame:

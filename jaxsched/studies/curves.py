@@ -18,6 +18,9 @@ from jaxsched.metrics import samples
 from jaxsched.metrics.samples import Floats, Integers
 from jaxsched.result import Result, Status
 
+CURVES = ("distributions", "timeline")
+"""Tables of these curves, by name."""
+
 QUANTILES = np.unique([*np.linspace(0, 1, 201), 0.999, 0.9999])
 """Where distributions are kept: the share of requests that took no longer."""
 

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import re
-from collections.abc import Callable, Iterator
 from typing import Any
 
 import jax
@@ -13,9 +13,10 @@ import pandas as pd
 
 from jaxsched import clocks, policies
 from jaxsched.instance import MAX_MEMORY, MAX_ROUND, MAX_SECONDS, Instance, check_instance
+from jaxsched.policies import Policy
 from jaxsched.result import Result
 from jaxsched.simulate import simulate
-from jaxsched.studies import frames
+from jaxsched.studies import curves, frames
 from jaxsched.studies.config import (
     LARGEST_SEED,
     different_policies,
@@ -23,6 +24,8 @@ from jaxsched.studies.config import (
     prediction,
     service_level,
 )
+from jaxsched.studies.curves import CURVES
+from jaxsched.studies.run import RESULTS, Point, Work, part_name
 from jaxsched.studies.trace import TraceConfig, read_section
 from jaxsched.toml import at_least, later, to_toml, with_key
 from jaxsched.workers import worker_named
@@ -225,39 +228,64 @@ def _instance(trace: Trace, config: ReplayConfig) -> Instance:
     return instance
 
 
-LATENCY_PERCENTILES = (50, 90, 99)
-"""Of the latency in rounds; under a clock they are those of `jaxsched.metrics`."""
+REQUESTS = "requests"
+"""The table with a row per request."""
 
 
-def run_policies(
-    config: ReplayConfig,
-    loaded: Loaded,
-    on_policy: Callable[[str], Any] = lambda _: None,
-    on_result: Callable[[str, Instance, Result], Any] | None = None,
-    per_request: bool = True,
-) -> Iterator[tuple[pd.DataFrame, pd.DataFrame | None]]:
-    """Simulates one policy after another; `on_policy` is called with the name of each before it.
+def replay_work(
+    config: ReplayConfig, loaded: Loaded, *, watched: bool, per_request: bool, **notes: str
+) -> Work:
+    """A point for each policy; `notes` are kept with the tables.
 
-    `on_result` is called with its name, the instance as a batch of one, and what came of it, with a
-    history of evictions.
-
-    It yields a table of one row (see `jaxsched.studies.frames`): without a clock with
-    `latency_figures`, under one with the metrics of serving. And one with a row per request, which
-    has the options --seed and --memory as columns, the request's number in order of arrival as
-    `request` and its line in the file (of Parquet its row) as `line`; None unless `per_request`.
+    The results (see `jaxsched.studies.frames`) have a row for each policy: without a clock with
+    `latency_figures`, under one with the metrics of serving. If `watched` there are those of
+    `CURVES` too. And with `per_request` one with a row per request, which has the options --seed
+    and --memory as columns, the request's number in order of arrival as `request` and its line in
+    the file (of Parquet its row) as `line`.
     """
+    tables = (RESULTS, *(CURVES if watched else ()), *((REQUESTS,) if per_request else ()))
+    points = []
+    for text in config.policies:
+        policy = policies.policy(text)
+        table = functools.partial(_tables, config, loaded, policy, watched, per_request)
+        points.append(Point(part_name(policy.name), policy.name, len(loaded.rows), table))
+
+    def whole(table: pd.DataFrame) -> pd.DataFrame:
+        return frames.with_ratios(table, ["lane"]) if config.clock is None else table
+
+    return Work(config.text(), points, whole=whole, tables=tables, notes=notes)
+
+
+def _tables(
+    config: ReplayConfig, loaded: Loaded, policy: Policy, watched: bool, per_request: bool
+) -> tuple[pd.DataFrame, ...]:
+    """Simulates a policy."""
     batch = jax.tree.map(lambda leaf: np.asarray(leaf)[None], loaded.instance)
     clock = None if config.clock is None else clocks.clock(config.clock)
     worker = None if config.worker is None else worker_named(config.worker)
-    for name in config.policies:
-        policy = policies.policy(name)
-        on_policy(policy.name)
-        result = simulate(
-            batch, policy, clock=clock, worker=worker, max_batch=config.max_batch,
-            history=clock is not None or on_result is not None,
+    result = simulate(
+        batch, policy, clock=clock, worker=worker, max_batch=config.max_batch,
+        history=clock is not None or watched,
+    )  # fmt: skip
+    if config.clock is None:
+        bound = frames.strong_bound_of(batch, worker)
+        found = frames.result_columns(batch, result, bound)
+        row = frames.lane_frame(found, policy=policy.name, lane=0)
+        row = row.assign(**latency_figures(batch, result))
+    else:
+        found = frames.serving_columns(
+            batch, result, config.clock, **config.limits, warm_up=config.warm_up or 0.0,
+            worker=worker,
         )  # fmt: skip
-        if on_result is not None:
-            on_result(policy.name, batch, result)
+        row = frames.lane_frame(found, policy=policy.name, lane=0, clock=config.clock)
+    tables = [row]
+    if watched:
+        tables.append(curves.distributions(batch, result, policy=policy.name))
+        # Elsewhere the history does not say what a round held.
+        papers = worker is None
+        held = curves.held_over_time(batch, result, policy=policy.name) if papers else None
+        tables.append(pd.DataFrame() if held is None else held)
+    if per_request:
         about = {
             "policy": policy.name,
             "seed": pd.array([config.seed] * len(loaded.rows), "Int64"),
@@ -265,19 +293,12 @@ def run_policies(
             "request": loaded.rows,
             "line": loaded.trace.line,
         }
-        requests = frames.request_frame(batch, result, **about) if per_request else None
-        if config.clock is None:
-            bound = frames.strong_bound_of(batch, worker)
-            found = frames.result_columns(batch, result, bound)
-            row = frames.lane_frame(found, policy=policy.name, lane=0)
-            yield row.assign(**latency_figures(batch, result)), requests
-        else:
-            found = frames.serving_columns(
-                batch, result, config.clock, **config.limits, warm_up=config.warm_up or 0.0,
-                worker=worker,
-            )  # fmt: skip
-            row = frames.lane_frame(found, policy=policy.name, lane=0, clock=config.clock)
-            yield row, requests
+        tables.append(frames.request_frame(batch, result, **about))
+    return tuple(tables)
+
+
+LATENCY_PERCENTILES = (50, 90, 99)
+"""Of the latency in rounds; under a clock they are those of `jaxsched.metrics`."""
 
 
 def latency_figures(instance: Instance, result: Result) -> dict[str, float]:

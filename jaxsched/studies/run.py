@@ -16,7 +16,7 @@ import dataclasses
 import re
 import shutil
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -40,6 +40,10 @@ FIRST_REQUESTS = 2**17
 """Requests in the first simulations of a kind, whose cost is not known."""
 
 
+RESULTS = "results"
+"""The table that every study has."""
+
+
 @dataclasses.dataclass(frozen=True)
 class Point:
     """What is simulated, and kept, in one go."""
@@ -47,11 +51,17 @@ class Point:
     name: str  # its name in the store
     label: str  # what it is called while it runs
     requests: int  # how many are simulated
-    table: Callable[[], pd.DataFrame]  # simulates it; returns its part of the table
+    # Simulates it; returns its part of the table, or of each of `Work.tables`
+    table: Callable[[], pd.DataFrame | tuple[pd.DataFrame, ...]]
 
 
 OnPoint = Callable[[Point, bool], Any]
 """Called as (point, finished) before a point is simulated and after it is there."""
+
+
+def part_name(*texts: str) -> str:
+    """What a point about these texts is called in the store."""
+    return "-".join(texts).translate(str.maketrans(":,/", "---"))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -61,30 +71,44 @@ class Work:
     text: str  # its configuration, as it is kept with the results
     points: Sequence[Point]  # in the order in which they run
     # Whose instances are drawn, and refused, before there is a folder
-    simulators: Sequence[Simulator]
+    simulators: Sequence[Simulator] = ()
     # The tables of all points, one below the other -> the table of results
-    whole: Callable[[pd.DataFrame], pd.DataFrame]
+    whole: Callable[[pd.DataFrame], pd.DataFrame] = lambda table: table
+    tables: Sequence[str] = (RESULTS,)  # the tables that points have parts of, results first
+    notes: Mapping[str, str] = dataclasses.field(default_factory=dict)  # kept with the results
 
-    def run(self, folder: Path, on_point: OnPoint = lambda *_: None) -> pd.DataFrame:
-        """Runs what is left of it, and returns its table, which is in `folder`/results.parquet too.
+    def run(self, folder: Path | None, on_point: OnPoint = lambda *_: None) -> list[pd.DataFrame]:
+        """Runs what is left of it, and returns its tables, kept in `folder` if that is given.
 
         ValueError if the folder holds results of another configuration, or the instances are
         refused.
         """
         for simulator in self.simulators:
             simulator.check()
-        kept = store.open_store(folder, self.text)
-        with store.alone(folder):
-            tables = []
+        kept = None if folder is None else store.open_store(folder, self.text)
+        with contextlib.nullcontext() if folder is None else store.alone(folder):
+            parts = []
             for point in self.points:
-                if not kept.has(point.name):
-                    on_point(point, False)
-                    kept.write(point.name, point.table())
-                tables.append(kept.read(point.name))
+                parts.append(self._parts(point, kept, on_point))
                 on_point(point, True)
-            table = self.whole(pd.concat(tables, ignore_index=True))
-            kept.finish(table)
-        return table
+            results, *more = (pd.concat(x, ignore_index=True) for x in zip(*parts, strict=True))
+            tables = [self.whole(results), *more]
+            for name, table in zip(self.tables if kept else (), tables, strict=False):
+                kept.finish(table, name, **self.notes)
+        return tables
+
+    def _parts(self, point: Point, kept: Store | None, on_point: OnPoint) -> Sequence[pd.DataFrame]:
+        """A point's part of each table: those that are kept, if all of them are."""
+        names = [point.name, *(f"{point.name}.{table}" for table in self.tables[1:])]
+        if kept is None or not all(map(kept.has, names)):
+            on_point(point, False)
+            made = point.table()
+            made = made if isinstance(made, tuple) else (made,)
+            if kept is None:
+                return made
+            for name, part in zip(names, made, strict=True):
+                kept.write(name, part)
+        return [kept.read(name) for name in names]
 
 
 PART = re.compile(r"(\d+)-(\d+)\.parquet")

@@ -26,7 +26,7 @@ from jaxsched.studies.config import (
 )
 from jaxsched.studies.plan import Plan, Study
 from jaxsched.studies.rows import Simulator
-from jaxsched.studies.run import Point, Work
+from jaxsched.studies.run import Point, Work, part_name
 from jaxsched.studies.trace import TraceConfig, check_fit, read_requests
 from jaxsched.toml import at_least, one_of, several, to_toml, with_key
 from jaxsched.workers import worker_named
@@ -142,7 +142,7 @@ class ServingConfig:
             )
         ]
         text = config.text() + own_digests(self.policies, self.clock)
-        return Work(text, points, list(simulators.values()), lambda table: table)
+        return Work(text, points, list(simulators.values()))
 
 
 def _point(
@@ -163,8 +163,8 @@ def _point(
             prediction=prediction,
         )
 
-    name = f"{policy.name}-{prediction}".translate(str.maketrans(":,/", "---"))
     requests = config.num_requests * (stop - start)
+    name = part_name(policy.name, prediction)
     return Point(name, f"{policy.name}, {prediction}", requests, table)
 
 
