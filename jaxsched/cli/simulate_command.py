@@ -6,7 +6,7 @@ import argparse
 import contextlib
 import dataclasses
 import json
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from typing import Any, TypeVar
 
 import pandas as pd
@@ -32,7 +32,7 @@ def run(args: argparse.Namespace) -> None:
         loaded = replay.load_requests(settings)
     if args.out or args.report:  # not for nothing: it reads the whole file
         settings = dataclasses.replace(settings, sha256=settings.section.with_digest().sha256)
-    notes, kept, about = list(notes_on(loaded)), None, store.about(settings.text())
+    notes, kept, about = list(loaded.trace.notes()), None, store.about(settings.text())
     if settings.worker and args.report:
         notes.append(reports.NO_TIMELINE)
     with contextlib.ExitStack() as stack:
@@ -103,13 +103,3 @@ def _simulate(
 
 def _joined(tables: Iterable[pd.DataFrame]) -> pd.DataFrame:
     return pd.concat(tables, ignore_index=True)
-
-
-def notes_on(loaded: replay.Loaded) -> Iterator[str]:
-    """What a reader of the table should know about the trace."""
-    yield from loaded.trace.notes()
-    if (missed := loaded.missed) > 0.5:
-        yield (
-            f"{missed:.0%} of the predicted intervals miss the true length: is --interval right? "
-            "policies that read predictions are told of other requests than those that come"
-        )

@@ -118,13 +118,6 @@ class Loaded:
     trace: Trace  # the same requests as they were read
     rows: np.ndarray  # which request of the trace each one is, counted from 0 in order of arrival
 
-    @property
-    def missed(self) -> float:
-        """Share of the requests whose true length is not in the interval predicted."""
-        output = np.asarray(self.instance.output)
-        outside = (output < self.instance.lower) | (output > self.instance.upper)
-        return float(np.mean(outside))
-
 
 def load_requests(config: ReplayConfig) -> Loaded:
     """Reads the trace and chooses its requests.
@@ -242,9 +235,10 @@ def run_policies(
     history of evictions.
 
     It yields a table of one row (see `jaxsched.studies.frames`): without a clock with
-    `latency_figures`, under one with the metrics of serving. And one with a row per request, which
-    has the options --seed and --memory as columns, the request's number in order of arrival as
-    `request` and its line in the file (of Parquet its row) as `line`; None unless `per_request`.
+    `frames.latency_figures` of the requests that finished, under one with the metrics of serving.
+    And one with a row per request, which has the options --seed and --memory as columns, the
+    request's number in order of arrival as `request` and its line in the file (of Parquet its row)
+    as `line`; None unless `per_request`.
     """
     batch = jax.tree.map(lambda leaf: np.asarray(leaf)[None], loaded.instance)
     clock = None if config.clock is None else clocks.clock(config.clock)
@@ -269,34 +263,13 @@ def run_policies(
         if config.clock is None:
             bound = frames.strong_bound_of(batch, worker)
             found = frames.result_columns(batch, result, bound)
+            found |= frames.latency_figures(batch, result, LATENCY_PERCENTILES)
+            found["unfinished"] = result.num_requests - np.sum(result.completion >= 0, axis=-1)
             row = frames.lane_frame(found, policy=policy.name, lane=0)
-            yield row.assign(**latency_figures(batch, result)), requests
         else:
             found = frames.serving_columns(
                 batch, result, config.clock, **config.limits, warm_up=config.warm_up or 0.0,
                 worker=worker,
             )  # fmt: skip
             row = frames.lane_frame(found, policy=policy.name, lane=0, clock=config.clock)
-            yield row, requests
-
-
-def latency_figures(instance: Instance, result: Result) -> dict[str, float]:
-    """Of a single lane `unfinished` requests, and P50, P90 and P99 of the others' latency.
-
-    In rounds, as `latency_p50` and so on, by linear interpolation; and the longest latency and wait
-    as `latency_max` and `longest_wait`. NaN where no request finished.
-    """
-    latency, wait = frames.latencies_and_waits(instance, result)
-    latency, wait = (x[np.isfinite(x)] for x in (latency, wait))
-    known = len(latency) > 0
-    quantiles = (
-        np.percentile(latency, LATENCY_PERCENTILES)
-        if known
-        else [np.nan] * len(LATENCY_PERCENTILES)
-    )
-    named = {f"latency_p{q}": float(x) for q, x in zip(LATENCY_PERCENTILES, quantiles, strict=True)}
-    longest = {
-        "latency_max": float(latency.max()) if known else np.nan,
-        "longest_wait": float(wait.max()) if known else np.nan,
-    }
-    return {"unfinished": int(result.num_requests[0]) - len(latency), **named, **longest}
+        yield row.assign(missed=frames.missed(batch, policy)), requests
