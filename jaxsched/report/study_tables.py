@@ -35,9 +35,7 @@ BACKLOG_NOTE = (
     f"latency in rounds; bound: proved lower bound; {WAIT}; KV, peak: mean and peak use of M",
 )
 
-ROUNDS_NOTE = (
-    f"latency in rounds; bound: proved lower bound on the mean latency; longest {WAIT}",
-)
+ROUNDS_NOTE = (f"latency in rounds; bound: proved lower bound on the mean latency; longest {WAIT}",)
 
 BEST_NOTE = (
     "best: best schedule found in hindsight; a policy is above the optimum by / best - 1 at least "

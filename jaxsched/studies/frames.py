@@ -15,11 +15,11 @@ Columns of every table of simulations in rounds:
 
 and what a study adds, such as seed and prediction. `with_ratios` adds `ratio_to_h_sf`, and
 `ratio_to_best` if the best schedule in hindsight is among the policies: with `ratio_to_bound` that
-says from both sides how far a policy is above the optimum. Where the
-status is not FINISHED, requests without a completion have no latency and rounds are not all there,
-so latencies, waits, `mean_memory` and the ratios are NaN. Under a clock times are in seconds, energy
-in joules, KV use as a share of the memory (docs/metrics.md); what is not valid, such as a
-percentile of no samples, is NaN or null.
+says from both sides how far a policy is above the optimum. Where the status is not FINISHED,
+requests without a completion have no latency and rounds are not all there, so latencies, waits,
+`mean_memory` and the ratios are NaN. Under a clock times are in seconds, energy in joules, KV use
+as a share of the memory (docs/metrics.md); what is not valid, such as a percentile of no samples,
+is NaN or null.
 """
 
 from __future__ import annotations
@@ -156,7 +156,9 @@ def missed(instance: Instance, policy: Policy) -> NDArray[np.float64]:
     """
     output = np.asarray(instance.output)
     outside = (output < np.asarray(instance.lower)) | (output > np.asarray(instance.upper))
-    return np.mean(outside, axis=-1) if policy.reads_predictions else np.full(instance.lanes, np.nan)
+    return (
+        np.mean(outside, axis=-1) if policy.reads_predictions else np.full(instance.lanes, np.nan)
+    )
 
 
 def request_frame(instance: Instance, result: Result, **columns: Any) -> pd.DataFrame:

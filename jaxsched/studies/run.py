@@ -163,7 +163,7 @@ class Parts:
         """
         ratios, end, done = Ratios(self.plan), 0, self.done()
         schemas = [pq.read_schema(self.store.part(self.name(*rows))).names for rows in done]
-        columns = max(schemas, key=len, default=[])
+        columns: list[str] = max(schemas, key=len, default=[])
         for start, stop in done:
             if stop > end:
                 frame = self.store.read(self.name(start, stop), PART_AGAIN)
