@@ -114,10 +114,11 @@ def test_a_second_run(command: str, folder: Path, capsys: Any) -> None:
         assert "out: another run is at work there" in error_of(command, capsys)
 
 
-def test_a_finished_sweep_on_a_disk_that_cannot_be_written_to(
-    folder: Path, monkeypatch: Any, capsys: Any
+@pytest.mark.parametrize("command", COMMANDS)
+def test_a_finished_folder_on_a_disk_that_cannot_be_written_to(
+    command: str, folder: Path, monkeypatch: Any, capsys: Any
 ) -> None:
-    command = [*COMMANDS["sweep"], "--out", "out"]
+    command = [*COMMANDS[command], "--out", "out"]
     assert cli.main(command) == 0
     before, plain = sorted(folder.rglob("*")), builtins.open
 
@@ -130,7 +131,10 @@ def test_a_finished_sweep_on_a_disk_that_cannot_be_written_to(
     monkeypatch.setattr(builtins, "open", read_only)
     monkeypatch.setattr(store, "write_atomically", refuse)
     assert cli.main(command) == 0
-    assert "results:  out/results.parquet (4 rows)" in capsys.readouterr().out
+    printed = capsys.readouterr().out
+    assert "out/results.parquet" in printed
+    drawn = command[0] in ("run", "tune")
+    assert ("figures: not renewed (out/figures/" in printed) == drawn
     monkeypatch.undo()
     assert [path.relative_to(folder) for path in sorted(folder.rglob("*"))] == [
         path.relative_to(folder) for path in before

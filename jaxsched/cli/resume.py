@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from rich.console import Console
 
-from jaxsched.machine.faults import GO_ON, in_one_line, interrupted
+from jaxsched.machine.faults import GO_ON, READ_ONLY, in_one_line, interrupted
+from jaxsched.report import plots
+from jaxsched.report.plots import Drawing
 from jaxsched.report.terminal import say
 from jaxsched.studies.trace import TRACE_OPTIONS
 from jaxsched.workloads import Trace
@@ -35,6 +37,23 @@ def say_notes(console: Console, trace: Trace) -> None:
     """Says which trace was read, and how."""
     for note in trace.notes():
         say(console, note)
+
+
+def say_figures(console: Console, drawings: Iterable[Drawing], folder: Path) -> None:
+    """Draws the figures of a folder of results, which need not be renewed where that cannot be."""
+    drawings = tuple(drawings)
+    try:
+        paths = plots.save_all(drawings, folder / "figures")
+    except OSError as error:
+        if error.errno not in READ_ONLY:
+            raise
+        say(console, f"figures: not renewed ({in_one_line(error)})")
+        return
+    for path in paths:
+        say(console, f"figure:  {path} (and .pdf)")
+    for one in drawings:
+        if one.figure is None:
+            say(console, f"figure:  no {one.name}, since {one.caption}")
 
 
 @contextmanager
