@@ -15,10 +15,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from matplotlib.figure import Figure
 
 from jaxsched import cli
 from jaxsched.cli import program
 from jaxsched.machine import faults, start
+from jaxsched.report import plots
 from jaxsched.studies import store
 from jaxsched.tuning import loop
 from tests.small_tuning import fill
@@ -159,6 +161,16 @@ def test_a_damaged_checkpoint_is_named_before_the_search_goes_on(
     assert f"{bad.relative_to(folder)}: missing" in error_of("tune", capsys)
 
 
+def test_a_disk_that_is_full_when_figures_are_drawn(folder: Path, monkeypatch: Any) -> None:
+    def full(path: Path, data: bytes) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(Path, "write_bytes", full)
+    with pytest.raises(OSError, match="x.png") as caught:
+        plots.save(Figure(), folder / "x")
+    assert faults.in_one_line(caught.value) == f"{folder / 'x.png'}: No space left on device"
+
+
 def test_words_of_other_libraries_become_a_sentence(tmp_path: Path) -> None:
     path = tmp_path / "checkpoint"
     with pytest.raises(OSError, match="No space left") as caught, faults.writing(path):
@@ -190,6 +202,14 @@ def test_ctrl_c_while_it_imports(tmp_path: Path) -> None:
     )  # fmt: skip
     assert done.returncode == 130 and done.stdout == ""
     assert done.stderr == "jaxsched: stopped; run the same command again to go on\n"
+
+
+def test_what_a_thread_says_too_late_is_not_shown(monkeypatch: Any) -> None:
+    shown: list[Any] = []
+    monkeypatch.setattr(sys, "__unraisablehook__", shown.append)
+    for text in ("Event loop is closed", "another"):
+        start._not_lost(types.SimpleNamespace(exc_type=RuntimeError, exc_value=RuntimeError(text)))
+    assert [str(one.exc_value) for one in shown] == ["another"]
 
 
 def test_ctrl_c_that_python_ignores_comes_again() -> None:
