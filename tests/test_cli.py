@@ -340,7 +340,7 @@ def test_wrong_options(capsys: Any, vidur: Path, options: list[str], message: st
     ("content", "message"),
     [
         (b"", "the file is empty"),
-        (b"a,b\n1,2\n", "columns a, b fit 0 formats"),
+        (b"a,b\n1,2\n", "columns a, b fit no known format"),
         (VIDUR.encode() + b"3.0,5\n", ":6: "),
         (VIDUR.encode() + b"3.0,5,many\n", ":6: column 'num_decode_tokens': 'many'"),
         (gzip.compress(VIDUR.encode() * 9, mtime=0)[:-20], "ends early"),

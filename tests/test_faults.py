@@ -15,10 +15,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from matplotlib.figure import Figure
 
 from jaxsched import cli
 from jaxsched.cli import program
 from jaxsched.machine import faults, start
+from jaxsched.report import plots
 from jaxsched.studies import store
 from jaxsched.tuning import loop
 from tests.small_tuning import fill
@@ -114,10 +116,11 @@ def test_a_second_run(command: str, folder: Path, capsys: Any) -> None:
         assert "out: another run is at work there" in error_of(command, capsys)
 
 
-def test_a_finished_sweep_on_a_disk_that_cannot_be_written_to(
-    folder: Path, monkeypatch: Any, capsys: Any
+@pytest.mark.parametrize("command", COMMANDS)
+def test_a_finished_folder_on_a_disk_that_cannot_be_written_to(
+    command: str, folder: Path, monkeypatch: Any, capsys: Any
 ) -> None:
-    command = [*COMMANDS["sweep"], "--out", "out"]
+    command = [*COMMANDS[command], "--out", "out"]
     assert cli.main(command) == 0
     before, plain = sorted(folder.rglob("*")), builtins.open
 
@@ -130,7 +133,10 @@ def test_a_finished_sweep_on_a_disk_that_cannot_be_written_to(
     monkeypatch.setattr(builtins, "open", read_only)
     monkeypatch.setattr(store, "write_atomically", refuse)
     assert cli.main(command) == 0
-    assert "results:  out/results.parquet (4 rows)" in capsys.readouterr().out
+    printed = capsys.readouterr().out
+    assert "out/results.parquet" in printed
+    drawn = command[0] in ("run", "tune")
+    assert ("figures: not renewed (out/figures/" in printed) == drawn
     monkeypatch.undo()
     assert [path.relative_to(folder) for path in sorted(folder.rglob("*"))] == [
         path.relative_to(folder) for path in before
@@ -153,6 +159,16 @@ def test_a_damaged_checkpoint_is_named_before_the_search_goes_on(
     assert f"delete {steps.relative_to(folder)}, and the same command goes on" in error
     bad.unlink()
     assert f"{bad.relative_to(folder)}: missing" in error_of("tune", capsys)
+
+
+def test_a_disk_that_is_full_when_figures_are_drawn(folder: Path, monkeypatch: Any) -> None:
+    def full(path: Path, data: bytes) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(Path, "write_bytes", full)
+    with pytest.raises(OSError, match="x.png") as caught:
+        plots.save(Figure(), folder / "x")
+    assert faults.in_one_line(caught.value) == f"{folder / 'x.png'}: No space left on device"
 
 
 def test_words_of_other_libraries_become_a_sentence(tmp_path: Path) -> None:
@@ -186,6 +202,14 @@ def test_ctrl_c_while_it_imports(tmp_path: Path) -> None:
     )  # fmt: skip
     assert done.returncode == 130 and done.stdout == ""
     assert done.stderr == "jaxsched: stopped; run the same command again to go on\n"
+
+
+def test_what_a_thread_says_too_late_is_not_shown(monkeypatch: Any) -> None:
+    shown: list[Any] = []
+    monkeypatch.setattr(sys, "__unraisablehook__", shown.append)
+    for text in ("Event loop is closed", "another"):
+        start._not_lost(types.SimpleNamespace(exc_type=RuntimeError, exc_value=RuntimeError(text)))
+    assert [str(one.exc_value) for one in shown] == ["another"]
 
 
 def test_ctrl_c_that_python_ignores_comes_again() -> None:

@@ -85,7 +85,12 @@ def test_one_row_per_instance_prediction_and_policy(finished: Any) -> None:
     keys = ["n", "lane", "prediction", "policy"]
     assert len(frame) == 2 * 2 * 2 * 3 and not frame.duplicated(keys).any()
     assert list(frame.columns[:4]) == ["seed", "lane", "n", "memory"]
-    assert (frame["status"] == "FINISHED").all() and frame.notna().all(axis=None)
+    assert (frame["status"] == "FINISHED").all()
+    reads = frame.pop("missed")
+    assert frame.notna().all(axis=None)
+    assert reads.isna().equals(frame["policy"].isin(["h_sf", "fcfs"])) and not reads.any()
+    assert (frame["latency_p99"] <= frame["latency_max"]).all()
+    assert (frame["longest_wait"] <= frame["latency_max"]).all()
     assert (frame["ratio_to_bound"] >= 1).all()
     assert (frame["peak_memory"] <= settings.memory).all()
     assert (frame["mean_memory"] <= frame["peak_memory"]).all()

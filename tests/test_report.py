@@ -15,7 +15,7 @@ import pytest
 import jaxsched as js
 from jaxsched import clocks, metrics, toml
 from jaxsched.cli import main
-from jaxsched.report import reports
+from jaxsched.report import figures, plots, reports, study_tables
 from jaxsched.studies import curves, store
 from jaxsched.tuning.config import TuneConfig
 from tests.small_tuning import TRACE
@@ -129,6 +129,69 @@ def test_the_page_of_a_trace(trace: Path, tmp_path: Path, capsys: Any) -> None:
         (out / f"{name}.parquet").unlink()
     assert main(["report", str(out)]) == 0
     assert "There are no curves in this folder" in (out / "report.html").read_text()
+
+
+SWEEP = """
+lanes = 2
+memory = [300]
+num_requests = [8]
+policies = ["a_max", "fcfs"]
+predictions = ["relative:0.5"]
+workloads = ["sharegpt,max_total:300"]
+"""
+TUNE = """
+memory = 500
+num_requests = 20
+predictions = ["relative:0.5"]
+lanes = 2
+validation_lanes = 2
+test_lanes = 2
+methods = ["random"]
+trace = {path = "requests.csv"}
+descent = {steps = 1, starts = 1, pairs = 1, chains = 1}
+"""
+CLOCK = ["--clock", "llama2_70b_2xa100", "--slo", "e2e=60"]
+ALL = {
+    "run": (["run", "config.toml"], RUN),
+    "serving": (["run", "config.toml"], SERVING),
+    "sweep": (["sweep", "config.toml"], SWEEP),
+    "tune": (["tune", "config.toml"], TUNE),
+    "simulate": ([*simulate(Path("requests.csv")), "--policies", "a_max"], ""),
+    "capacity": (["capacity", *simulate(Path("requests.csv"))[1:], *CLOCK], ""),
+}
+
+
+@pytest.mark.parametrize("command", ALL)
+def test_tails_stand_beside_means_and_intervals_that_miss_are_told(
+    command: str, tmp_path: Path, monkeypatch: Any, capsys: Any
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(plots, "save", lambda figure, stem: stem)
+    monkeypatch.setattr(figures.Figure, "draw_without_rendering", lambda figure: None)
+    (tmp_path / "requests.csv").write_text(TRACE)
+    words, config = ALL[command]
+    (tmp_path / "config.toml").write_text(config.replace("relative:0.5", "one:1:3"))
+    assert main([*(w.replace("relative:0.5", "one:1:3") for w in words), "--out", "out"]) == 0
+    told = " miss the true length: is that prediction right?"
+    assert told in " ".join(capsys.readouterr().out.split())
+    answer = reports.of_folder(Path("out")).answer
+    assert any(told in note for note in answer.notes)
+    names = [
+        *answer.tables[0].headings,
+        *(row[0] for _, rows in answer.tables[0].sections for row in rows),
+    ]
+    longest = {"serving": "longest", "capacity": "TTFT max", "simulate": "longest wait"}
+    assert longest.get(command, "wait") in names
+    assert any("P99" in str(name) for name in names)
+
+
+def test_most_intervals_are_more_than_half() -> None:
+    table = pd.DataFrame(
+        {"prediction": ["a", "a", "b", "b", "c"], "missed": [0.4, 0.7, 0.2, 0.7, np.nan]}
+    )
+    (told,) = study_tables.missed(table)
+    assert told.startswith("55% of the predicted intervals of a miss")
+    assert study_tables.missed(table.drop(columns="missed")) == []
 
 
 def test_figures_go_nowhere_else(trace: Path, tmp_path: Path, capsys: Any) -> None:

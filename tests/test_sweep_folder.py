@@ -202,6 +202,21 @@ def begun(file: Path, out: Path, monkeypatch: Any, stop: int = 30) -> None:
         parts.write(start, start + 10, simulator.table(start, start + 10))
 
 
+def test_parts_of_a_version_with_fewer_columns_are_gone_on_with(
+    file: Path, tmp_path: Path, monkeypatch: Any, expected: pd.DataFrame
+) -> None:
+    begun(file, tmp_path / "out", monkeypatch)
+    for path in list((tmp_path / "out" / "parts").glob("*"))[:2]:
+        frame, texts = store.read_parquet(path)
+        store.write_parquet(path, frame.drop(columns=["missed", "latency_p99"]), texts)
+    assert main(command(file, tmp_path / "out")) == 0
+    found = js.read_sweep(tmp_path / "out")
+    assert found.columns.tolist() == expected.columns.tolist()
+    assert found["latency_p99"].isna().sum() == 20
+    more = ["missed", "latency_p99"]
+    pd.testing.assert_frame_equal(found.drop(columns=more), expected.drop(columns=more))
+
+
 def test_a_changed_configuration_is_refused_with_the_difference(
     file: Path, tmp_path: Path, monkeypatch: Any, capsys: Any
 ) -> None:

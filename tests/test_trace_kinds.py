@@ -48,6 +48,10 @@ KINDS = {
         "request_id,session_id,input_tokens,output_tokens,server_input_tokens,arrival_time_us\n"
         f"0,,10,3,12,{EPOCH}000000\n1,,20,4,22,{EPOCH}500000\n2,,30,5,32,{EPOCH + 2}250000\n"
     ),
+    "splitwise": (
+        "request_id,request_type,application_id,arrival_timestamp,batch_size,prompt_size,token_size\n"
+        "0,2,0,1,1,10,3\n1,2,0,1.5,1,20,4\n2,2,0,3.25,1,30,5\n"
+    ),
     "llmservingsim": requests(
         "input_toks", "output_toks", arrival_time_ns=[0, 500_000_000, 2_250_000_000]
     ),
@@ -104,6 +108,51 @@ def test_a_guess_of_the_unit_has_to_be_plausible(tmp_path: Path) -> None:
     assert (calm.format, calm.rate) == ("mooncake", pytest.approx(2 / 0.3))
 
 
+def test_what_else_a_file_could_be_is_said(tmp_path: Path) -> None:
+    calm = list(read_trace(write(tmp_path, requests(*SAME, timestamp=[0, 100, 300]))).notes())
+    assert calm[1].endswith("have the same columns, of guidellm in s: format=guidellm")
+    for sure in ("mooncake", "bailian", "blis"):
+        assert not any(
+            "same columns" in x for x in read_trace(write(tmp_path, KINDS[sure])).notes()
+        )
+
+
+def test_dates_tell_their_unit(tmp_path: Path) -> None:
+    late = [f"{EPOCH + t}340138614" for t in (0, 5, 7)]  # nanoseconds, as texts
+    hashed = write(tmp_path, requests(*SAME, timestamp=late, hash_ids=[[1]] * 3))
+    text = r"begins at 1790000000340138614, in ms no date .*; as ns they are: .*arrival_nanoseconds"
+    for known in ("auto", "mooncake"):
+        with pytest.raises(ValueError, match=text):
+            read_trace(hashed, format=known)
+    named = dict(prompt=SAME[0], output=SAME[1], arrival_nanoseconds="timestamp")
+    assert read_table(hashed, named).arrival_seconds.tolist() == [0, 5, 7]
+    seconds = write(tmp_path, requests(*SAME, timestamp=[EPOCH, EPOCH + 5, EPOCH + 7]))
+    with pytest.raises(ValueError, match="as s they are dates, which is not plausible; say which"):
+        read_trace(seconds)
+    assert read_trace(seconds, format="guidellm").arrival_seconds.tolist() == [0, 5, 7]
+    # Blocks of a prefix are Mooncake's, but times between milliseconds are not.
+    with pytest.raises(ValueError, match="times lie between its steps"):
+        read_trace(write(tmp_path, requests(*SAME, timestamp=[0, 0.25, 9], hash_ids=[[1]] * 3)))
+
+
+@pytest.mark.parametrize("first", [0, 1])
+def test_a_failed_request_has_no_output(tmp_path: Path, first: int) -> None:
+    """AIPerf says of it when it started, and what went wrong."""
+    failed = dict(metadata=dict(request_start_ns=EPOCH * 10**9), metrics={}, error=dict(code=499))
+    rows = KINDS["aiperf"].splitlines(keepends=True)
+    rows.insert(first, lines(failed))
+    for content in ("".join(rows), "[" + ",".join(rows) + "]"):
+        path = write(tmp_path, content)
+        with pytest.raises(ValueError, match=r"1 such row; zero_output='skip' leaves them out"):
+            read_trace(path)
+        trace = read_trace(path, zero_output="skip")
+        assert (trace.output.tolist(), trace.skipped) == ([3, 4, 5], 1)
+    rows[first] = lines(failed | dict(error=None))
+    text = f":{1 + first}: column .*: missing, but line {2 - first} has it"
+    with pytest.raises(ValueError, match=text):
+        read_trace(write(tmp_path, "".join(rows)), zero_output="skip")
+
+
 def test_arrays_and_nested_columns(tmp_path: Path) -> None:
     records = [dict(timestamp=0, input_length=9, output_length=3)] * 2
     array = read_trace(write(tmp_path, json.dumps(records, indent=1)))
@@ -133,6 +182,12 @@ def test_arrays_and_nested_columns(tmp_path: Path) -> None:
             "sub-requests are not supported: 'requests' holds 2 objects",
         ),
         (lines(dict(prompt_len=7, out_lens=[3, 4])) * 2, "'out_lens' holds a list, as of sub-req"),
+        (KINDS["vllm"] + "\n" + KINDS["vllm"], ":1: .* of several runs in one file, give the line"),
+        (lines(dict(timestamp=0, queries=[{"prompt_length": 9}])) * 2, "'queries' holds 1 object"),
+        (
+            requests("input_toks", "output_toks", arrival_time=[0, 1, 2]),
+            r"nearest: llmservingsim \(without 'arrival_time_ns'\); name them with",
+        ),
         ("[" * 100_000, ": malformed JSON .nested too deep."),
         (requests(*SAME) + '{"input_length": ' + "9" * 5000 + "}", ":4: .* too many digits"),
         (b"7z\xbc\xaf\x27\x1c" + bytes(60), "a 7z archive; expected CSV, .* zstd"),
@@ -145,9 +200,7 @@ def test_what_is_not_read_is_named(tmp_path: Path, content: Any, text: str) -> N
     path = write(tmp_path, content)
     with pytest.raises(ValueError, match=text) as caught:
         read_table(path, dict(output="output_length")) if "digits" in text else read_trace(path)
-    assert (
-        str(caught.value).startswith(str(path)) and len(str(caught.value)) < len(str(path)) + 1500
-    )
+    assert str(caught.value).startswith(str(path)) and len(str(caught.value)) < len(str(path)) + 350
 
 
 VIDUR = "arrived_at,num_prefill_tokens,num_decode_tokens\n"

@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 
 from jaxsched.cli.resume import finished, kept_in
-from jaxsched.cli.simulate_command import notes_on, settings_of
+from jaxsched.cli.simulate_command import settings_of
 from jaxsched.report import study_tables
 from jaxsched.report.terminal import console, say, show
 from jaxsched.studies import capacity, replay, store
@@ -26,7 +26,7 @@ def run(args: argparse.Namespace) -> None:
         out,
         study_tables.capacity_table(told, settings.slo, settings.at),
         args.form,
-        notes_on(loaded),
+        loaded.trace.notes(),
     )
     if args.out is not None:
         say(out, f"results:  {args.out / 'capacity.parquet'}")

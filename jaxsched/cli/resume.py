@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
@@ -11,7 +11,9 @@ from typing import Any
 import pandas as pd
 from rich.console import Console
 
-from jaxsched.machine.faults import GO_ON, in_one_line, interrupted
+from jaxsched.machine.faults import GO_ON, READ_ONLY, in_one_line, interrupted
+from jaxsched.report import plots
+from jaxsched.report.plots import Drawing
 from jaxsched.report.terminal import progress_bar, say
 from jaxsched.studies.run import Point, Work
 from jaxsched.studies.trace import TRACE_OPTIONS
@@ -52,6 +54,23 @@ def finished(
             bar.advance(task, point.requests if there else 0)
 
         return work.run(folder, on_point)
+
+
+def say_figures(console: Console, drawings: Iterable[Drawing], folder: Path) -> None:
+    """Draws the figures of a folder of results, which need not be renewed where that cannot be."""
+    drawings = tuple(drawings)
+    try:
+        paths = plots.save_all(drawings, folder / "figures")
+    except OSError as error:
+        if error.errno not in READ_ONLY:
+            raise
+        say(console, f"figures: not renewed ({in_one_line(error)})")
+        return
+    for path in paths:
+        say(console, f"figure:  {path} (and .pdf)")
+    for one in drawings:
+        if one.figure is None:
+            say(console, f"figure:  no {one.name}, since {one.caption}")
 
 
 @contextmanager

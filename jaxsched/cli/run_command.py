@@ -6,8 +6,8 @@ import argparse
 from typing import Any
 
 from jaxsched import toml
-from jaxsched.cli.resume import finished, folder_of, kept_in, replaced, say_notes
-from jaxsched.report import plots, reports
+from jaxsched.cli.resume import finished, folder_of, kept_in, replaced, say_figures, say_notes
+from jaxsched.report import reports
 from jaxsched.report.terminal import console, say, show
 from jaxsched.studies import serving
 from jaxsched.studies.backlog import BacklogConfig
@@ -33,9 +33,5 @@ def run(args: argparse.Namespace) -> None:
     show(out, report.answer, args.form)
     say(out, f"results: {folder / 'results.parquet'} ({len(table):,} rows)")
     with kept_in(folder):
-        for path in plots.save_all(report.drawings, folder / "figures"):
-            say(out, f"figure:  {path} (and .pdf)")
-    for one in report.drawings:
-        if one.figure is None:
-            say(out, f"figure:  no {one.name}, since {one.caption}")
+        say_figures(out, report.drawings, folder)
     say(out, f"page:    jaxsched report {folder} makes one to send")

@@ -5,7 +5,6 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import json
-from collections.abc import Iterator
 from typing import Any, TypeVar
 
 import pandas as pd
@@ -31,7 +30,7 @@ def run(args: argparse.Namespace) -> None:
     watched = bool(args.out or args.report)
     if watched:  # not for nothing: it reads the whole file
         settings = dataclasses.replace(settings, sha256=settings.section.with_digest().sha256)
-    notes = list(notes_on(loaded))
+    notes = list(loaded.trace.notes())
     if settings.worker and args.report:
         notes.append(reports.NO_TIMELINE)
     work = replay.replay_work(settings, loaded, watched=watched, per_request=args.per_request,
@@ -57,13 +56,3 @@ def settings_of(args: argparse.Namespace, kind: type[Settings], **default: Any) 
     options = {name: given[name] for name in names if name in given}
     options["trace"] = str(args.trace)
     return toml.from_table(kind, options)
-
-
-def notes_on(loaded: replay.Loaded) -> Iterator[str]:
-    """What a reader of the table should know about the trace."""
-    yield from loaded.trace.notes()
-    if (missed := loaded.missed) > 0.5:
-        yield (
-            f"{missed:.0%} of the predicted intervals miss the true length: is --interval right? "
-            "policies that read predictions are told of other requests than those that come"
-        )

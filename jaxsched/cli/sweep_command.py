@@ -6,12 +6,15 @@ import argparse
 import contextlib
 import dataclasses
 import time
+from pathlib import Path
 
+import pyarrow.parquet as pq
 from rich.console import Console
 
 from jaxsched import toml
 from jaxsched.cli.resume import folder_of, kept_in, replaced, say_notes
 from jaxsched.report.formats import duration, size
+from jaxsched.report.study_tables import missed
 from jaxsched.report.terminal import console, progress_bar, say
 from jaxsched.studies import run as runs
 from jaxsched.studies import store
@@ -116,6 +119,8 @@ class _Work:
         if self.processes.first:
             self._say("results:", f"{parts.results} ({parts.plan.total:,} rows)")
             self._say("figures:", f"jaxsched report {parts.store.folder}")
+            for warning in _warnings(parts.results):
+                say(self.out, warning)
 
     def _say(self, title: str, text: str) -> None:
         say(self.out, f"{title:<9} {text}" if title else text)
@@ -126,3 +131,9 @@ def _axes(plan: Plan) -> str:
     sizes = {**plan.sizes, "lanes": plan.study.lanes}
     texts = [f"{size:,} {name.replace('_', ' ')}" for name, size in sizes.items() if size > 1]
     return " × ".join(texts) or "one of everything"
+
+
+def _warnings(path: Path) -> list[str]:
+    """What a reader of the results should know; reads two columns only."""
+    there = [name for name in ("prediction", "missed") if name in pq.read_schema(path).names]
+    return missed(store.read_parquet(path, there)[0])

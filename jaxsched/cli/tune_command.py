@@ -10,8 +10,8 @@ from pathlib import Path
 from rich.console import Console
 
 from jaxsched import toml
-from jaxsched.cli.resume import folder_of, kept_in, replaced, say_notes
-from jaxsched.report import plots, reports
+from jaxsched.cli.resume import folder_of, kept_in, replaced, say_figures, say_notes
+from jaxsched.report import reports
 from jaxsched.report.formats import count
 from jaxsched.report.terminal import console, progress_bar, say, show
 from jaxsched.tuning import search
@@ -35,8 +35,7 @@ def run(args: argparse.Namespace) -> None:
     show(out, report.answer, args.form)
     say(out, f"rule:    {outcome.rule}; use it as --policies tuned:{outcome.rule}")
     with kept_in(folder):
-        for path in plots.save_all(report.drawings, folder / "figures"):
-            say(out, f"figure:  {path} (and .pdf)")
+        say_figures(out, report.drawings, folder)
     say(out, f"results: {folder / 'results.parquet'}, methods.parquet, curves.parquet")
     say(out, f"page:    jaxsched report {folder} makes one to send")
 

@@ -15,6 +15,9 @@ GO_ON = "run the same command again to go on"
 DISK = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM, errno.EFBIG, errno.EIO)
 """Why a file is not written; libraries of other languages have the words only."""
 
+READ_ONLY = (errno.EROFS, errno.EACCES)
+"""Why nothing can be written in a place; what is there already is safe."""
+
 _LONGEST = 200
 """Characters of what another library says."""
 

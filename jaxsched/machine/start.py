@@ -33,18 +33,22 @@ def watch() -> None:
 
 def hand_over() -> None:
     """From here on Ctrl-C is a KeyboardInterrupt, which `main` explains."""
-    if signal.getsignal(signal.SIGINT) is _leave:
+    if sys.unraisablehook is sys.__unraisablehook__:
         sys.unraisablehook = _not_lost
+    if signal.getsignal(signal.SIGINT) is _leave:
         signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def _not_lost(lost: Any) -> None:
-    """Ctrl-C that falls where Python has to ignore it, such as among garbage, comes again."""
+    """Ctrl-C that falls where Python has to ignore it, such as among garbage, comes again.
+
+    What a thread of a checkpoint says after a disk has refused it is left out.
+    """
     if issubclass(lost.exc_type, KeyboardInterrupt):
         again = threading.Timer(0.05, os.kill, (os.getpid(), signal.SIGINT))
         again.daemon = True
         again.start()
-    else:
+    elif str(lost.exc_value) != "Event loop is closed":
         sys.__unraisablehook__(lost)
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import math
 from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -45,14 +46,15 @@ class Distribution:
         return self.count > 0
 
 
-def of(values: Floats, mask: NDArray[np.bool_]) -> Distribution:
+def of(values: NDArray[Any], mask: NDArray[np.bool_]) -> Distribution:
     """Of the values along the last axis that the mask picks, exactly: [..., n] -> [...]."""
     count = np.sum(mask, axis=-1)
-    ordered = np.sort(np.where(mask, values, np.inf), axis=-1)
+    last = np.inf if values.dtype.kind == "f" else np.iinfo(values.dtype).max
+    ordered = np.sort(np.where(mask, values, last), axis=-1)
     total = np.sum(np.where(mask, values, 0.0), axis=-1)
 
     def order_statistic(rank: Integers) -> Floats:
-        return np.take_along_axis(ordered, rank[..., None], axis=-1)[..., 0]
+        return np.take_along_axis(ordered, rank[..., None], axis=-1)[..., 0].astype(np.float64)
 
     return _summary(count, total, order_statistic)
 

@@ -57,8 +57,7 @@ class Report:
 
 def write_page(path: Path, report: Report) -> None:
     """Writes the page, whole or not at all."""
-    text = page(report)
-    store.write_atomically(path, lambda temporary: temporary.write_text(text, encoding="utf-8"))
+    store.write_text(path, page(report))
 
 
 def laid_out(drawn: Iterable[Drawing]) -> tuple[Drawing, ...]:

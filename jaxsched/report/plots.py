@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import io
 import math
 import textwrap
 from collections.abc import Callable, Iterable, Sequence
@@ -132,7 +133,9 @@ def save(figure: Figure, stem: Path) -> Path:
     """Writes `stem`.png and `stem`.pdf, each whole or not at all; returns the path of the PNG."""
     # No date, so that the same results give the same file.
     for suffix, metadata in ((".png", None), (".pdf", {"CreationDate": None})):
-        write = partial(figure.savefig, format=suffix[1:], dpi=200, metadata=metadata)
+        drawn = io.BytesIO()  # matplotlib loses its way where a disk refuses
+        figure.savefig(drawn, format=suffix[1:], dpi=200, metadata=metadata)
+        write = partial(Path.write_bytes, data=drawn.getvalue())
         store.write_atomically(stem.with_suffix(suffix), write)
     return stem.with_suffix(".png")
 

@@ -25,7 +25,7 @@ def write(folder: Path, report: dict[str, Any]) -> list[Path]:
     paths = plots.save_all(drawn, folder / "figures")
     path = folder / "report.html"
     text = predictor_report(folder.resolve().name, report, drawn)
-    store.write_atomically(path, lambda temporary: temporary.write_text(text, encoding="utf-8"))
+    store.write_text(path, text)
     return [*paths, path]
 
 

@@ -28,15 +28,14 @@ from jaxsched.studies.frames import summarize
 from jaxsched.studies.serving import ANY
 from jaxsched.workloads.texts import read_prediction
 
+WAIT = "wait: most rounds that gave a request no token that it kept"
+
 BACKLOG_NOTE = (
     "means over the finished instances, ± half a 95 % confidence interval (paired for / h_sf)",
-    "latency in rounds; bound: proved lower bound; KV, peak: mean and peak use of M",
+    f"latency in rounds; bound: proved lower bound; {WAIT}; KV, peak: mean and peak use of M",
 )
 
-ROUNDS_NOTE = (
-    "latency in rounds; bound: proved lower bound on the mean latency; wait: rounds that gave a "
-    "request no token that it kept",
-)
+ROUNDS_NOTE = (f"latency in rounds; bound: proved lower bound on the mean latency; longest {WAIT}",)
 
 BEST_NOTE = (
     "best: best schedule found in hindsight; a policy is above the optimum by / best - 1 at least "
@@ -58,6 +57,7 @@ SERVING_NOTE = (
 
 TUNING_NOTE = (
     "mean ratios of mean latencies on test instances, ± half a paired 95 % confidence interval",
+    f"P99: of the latency, in rounds; {WAIT}; means over the test instances",
     "work: requests simulated for candidates; as written: the best by validation, made readable",
     "validation, test: geometric means of the ratios to h_sf over all predictions; a word where "
     "they differ by more than that interval",
@@ -79,13 +79,41 @@ def backlog_job(frame: pd.DataFrame) -> Answer:
     alike = summary["policy"].isin(fixed)
     sections = [("any prediction", summary[alike].drop_duplicates("policy")), *_by(summary[~alike])]
     made = table(
-        ("latency", "/ h_sf", *_gap(chosen), "evicted", "wasted", "KV", "peak"),
+        (
+            *("latency", "/ h_sf", *_gap(chosen)),
+            *(*TAIL, "evicted", "wasted", "KV", "peak"),
+        ),
         ((title, (_backlog_row(row, memory) for _, row in rows.iterrows()))
          for title, rows in sections),
     )  # fmt: skip
     title = f"n = {n:,} requests, M = {memory:,} tokens, {lanes} instances"
     notes = BACKLOG_NOTE + (BEST_NOTE if "ratio_to_best" in chosen else ())
-    return Answer(title, (made,), notes, summary)
+    return Answer(title, (made,), (*notes, *missed(chosen)), summary)
+
+
+TAIL = {"P99": "latency_p99", "longest": "latency_max", "wait": "longest_wait"}
+"""What stands beside a mean latency, as shortest-first orders let long requests wait."""
+
+
+def _tail(row: pd.Series, form: NumberForm) -> list[str]:
+    """Those of a row; dashes in folders of earlier versions."""
+    return [shown(row.get(name, math.nan), form) for name in TAIL.values()]
+
+
+def missed(frame: pd.DataFrame) -> list[str]:
+    """A warning for each prediction most of whose intervals miss the truth."""
+    if "missed" not in frame or frame["missed"].isna().all():
+        return []
+    named = "prediction" in frame
+    keys = frame["prediction"] if named else pd.Series("", frame.index)
+    shares = frame["missed"].groupby(keys, sort=False, observed=True).mean()
+    return [
+        f"{share:.0%} of the predicted intervals{f' of {text}' if named else ''} miss the true "
+        "length: is that prediction right? Policies that read it are told of other requests than "
+        "those that come"
+        for text, share in shares.items()
+        if share > 0.5
+    ]
 
 
 def _by(summary: pd.DataFrame) -> Iterator[tuple[str, pd.DataFrame]]:
@@ -110,6 +138,7 @@ def _backlog_row(row: pd.Series, memory: int) -> tuple[TableCell, ...]:
         with_half(row["mean_latency"], row["mean_latency_ci"], rounds),
         with_half(row["ratio_to_h_sf"], row["ratio_to_h_sf_ci"], ".3f"),
         *(shown(row[_GAP[heading]], ".3f") for heading in _gap(row)),
+        *_tail(row, rounds),
         *(count(row["evictions"]), count(row["wasted_tokens"])),
         *(shown(row[f"{name}_memory"] / memory, percent) for name in ("mean", "peak")),
     )
@@ -121,11 +150,12 @@ def replay(frame: pd.DataFrame) -> Answer:
     title = f"{int(first['n']):,} requests, M = {int(first['memory']):,} tokens"
     if "clock" not in frame:
         notes = ROUNDS_NOTE + (BEST_NOTE if "ratio_to_best" in frame else ())
-        return Answer(title, (_in_rounds(frame),), notes, frame)
+        return Answer(title, (_in_rounds(frame),), (*notes, *missed(frame)), frame)
     rate = first["offered_rate"]
     offered = "" if math.isnan(rate) else f", {rate:.3g} req/s arrive"
     title = f"{title}, {first['clock']}{offered}"
-    return Answer(title, (_latencies(frame), _figures(frame)), SERVED_NOTE, frame)
+    notes = (*SERVED_NOTE, *missed(frame))
+    return Answer(title, (_latencies(frame), _figures(frame)), notes, frame)
 
 
 def _in_rounds(frame: pd.DataFrame) -> PrintedTable:
@@ -224,8 +254,8 @@ def serving_job(frame: pd.DataFrame) -> Answer:
         f"{frame['lane'].nunique()} streams of {int(first['n']):,} requests"
     )
     bound = f"{chosen['rate_bound'].mean():.3g}"
-    note = tuple(line.format(bound=bound) for line in SERVING_NOTE)
-    return Answer(title, (made,), note, summary)
+    note = (line.format(bound=bound) for line in SERVING_NOTE)
+    return Answer(title, (made,), (*note, *missed(frame)), summary)
 
 
 def told_rate(summary: pd.DataFrame) -> float:
@@ -253,17 +283,19 @@ def _serving_row(
 def tuning(title: str, methods: pd.DataFrame, tests: pd.DataFrame) -> Answer:
     """One row per method and prediction, and the rule as written, from a `Found`'s tables."""
     against = [name for name in tests if name.startswith("ratio_to_")]
-    groups = tests.groupby(["prediction", "method"], sort=False)[against]
-    halves = groups.agg(frames.half_width).add_suffix("_ci")
-    summary = groups.mean().join(halves).reset_index().merge(methods, "left", "method")
+    groups = tests.groupby(["prediction", "method"], sort=False)
+    halves = groups[against].agg(frames.half_width).add_suffix("_ci")
+    means = groups[[*against, *(name for name in tests if name.startswith(_TUNED))]].mean()
+    summary = means.join(halves).reset_index().merge(methods, "left", "method")
     sections = (
         (label, (_tuning_row(row, against) for _, row in rows.iterrows()))
         for label, rows in _by(summary)
     )
     headings = [name.replace("ratio_to_", "/ ").removesuffix(":on_eviction") for name in against]
-    made = table([*headings, "work", "time"], sections)
+    made = table([*headings, "P99", "of h_sf", "wait", "of h_sf", "work", "time"], sections)
+    warnings = missed(tests)
     if "validation" not in methods:  # in folders of earlier versions
-        return Answer(title, (made,), TUNING_NOTE[:1], summary)
+        return Answer(title, (made,), (*TUNING_NOTE[:1], *warnings), summary)
     both = _validated(methods, tests)
     rows = [
         (row["label"], f"{row['validation']:.4f}", with_half(row["test"], row["half"], ".4f"),
@@ -272,7 +304,11 @@ def tuning(title: str, methods: pd.DataFrame, tests: pd.DataFrame) -> Answer:
     ]  # fmt: skip
     beside = table(("validation", "test", ""), [("", rows)])
     summary = summary.merge(both[["method", "test", "word"]], "left", "method")
-    return Answer(title, (made, beside), TUNING_NOTE, summary)
+    return Answer(title, (made, beside), (*TUNING_NOTE, *warnings), summary)
+
+
+_TUNED = ("latency_p99", "longest_wait")
+"""What stands beside the ratios of a tuned rule: its own, and that `_of_h_sf`."""
 
 
 def _validated(methods: pd.DataFrame, tests: pd.DataFrame) -> pd.DataFrame:
@@ -295,8 +331,10 @@ def _validated(methods: pd.DataFrame, tests: pd.DataFrame) -> pd.DataFrame:
 
 def _tuning_row(row: pd.Series, against: Iterable[str]) -> tuple[str, ...]:
     ratios = (with_half(row[name], row[f"{name}_ci"], ".4f") for name in against)
+    names = (name + end for name in _TUNED for end in ("", "_of_h_sf"))
+    tails = (shown(row.get(name, math.nan), rounds) for name in names)
     cost = () if row.isna()["work"] else (count(row["work"]), f"{row['seconds']:.0f} s")
-    return row["label"], *ratios, *cost
+    return row["label"], *ratios, *tails, *cost
 
 
 _MOST_ROWS = 40
@@ -311,17 +349,20 @@ def sweep_policies(view: SweepView) -> Answer:
     shown_rows = summary.set_index("policy", drop=False).loc[best]
     form = rounds if view.time() == "rounds" else seconds
     made = table(
-        (f"mean latency ({view.time()})", "/ h_sf", "/ bound", "evicted", "wasted"),
+        (f"mean latency ({view.time()})", *TAIL, "/ h_sf", "/ bound", "evicted", "wasted"),
         [("", (_sweep_row(row, form) for _, row in shown_rows.iterrows()))],
     )
-    note = f"{seen.held}; means over {seen.instances:,} instances, ± half a 95 % interval"
-    return Answer(f"{len(view.frame):,} simulations", (made,), (note,), summary)
+    waits = WAIT if view.time() == "rounds" else "wait: most seconds until an admission"
+    note = f"{seen.held}; means over {seen.instances:,} instances, ± half a 95 % interval; {waits}"
+    notes = (note, *missed(view.frame))
+    return Answer(f"{len(view.frame):,} simulations", (made,), notes, summary)
 
 
 def _sweep_row(row: pd.Series, form: NumberForm) -> tuple[TableCell, ...]:
     return (
         _name_of(row),
         with_half(row["mean_latency"], row["mean_latency_ci"], form),
+        *_tail(row, form),
         with_half(row["ratio_to_h_sf"], row["ratio_to_h_sf_ci"], ".3f"),
         shown(row["ratio_to_bound"], ".3f"),
         shown(row["evictions"], ",.1f"),
@@ -359,4 +400,4 @@ def capacity_table(told: pd.DataFrame, slo: str, at: float) -> Answer:
         f"largest rate at which {at:g} % of the requests keep {slo}: {int(first['n']):,} requests, "
         f"M = {int(first['memory']):,} tokens, {first['clock']}"
     )
-    return Answer(title, (made,), CAPACITY_NOTE, told)
+    return Answer(title, (made,), (*CAPACITY_NOTE, *missed(told)), told)

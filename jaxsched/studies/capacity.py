@@ -169,4 +169,5 @@ def _at_rates(
         "policy": policy.name, "clock": config.clock, "n": instance.n,
         "memory": int(np.asarray(instance.memory)), "rate": rates,
     }  # fmt: skip
-    return frames.lane_frame({**values, "status": np.asarray(result.status)}, **about)
+    values |= {"missed": frames.missed(batch, policy), "status": np.asarray(result.status)}
+    return frames.lane_frame(values, **about)

@@ -14,7 +14,6 @@ import pandas as pd
 from jaxsched import clocks, policies
 from jaxsched.instance import MAX_MEMORY, MAX_ROUND, MAX_SECONDS, Instance, check_instance
 from jaxsched.policies import Policy
-from jaxsched.result import Result
 from jaxsched.simulate import simulate
 from jaxsched.studies import curves, frames
 from jaxsched.studies.config import (
@@ -121,13 +120,6 @@ class Loaded:
     trace: Trace  # the same requests as they were read
     rows: np.ndarray  # which request of the trace each one is, counted from 0 in order of arrival
 
-    @property
-    def missed(self) -> float:
-        """Share of the requests whose true length is not in the interval predicted."""
-        output = np.asarray(self.instance.output)
-        outside = (output < self.instance.lower) | (output > self.instance.upper)
-        return float(np.mean(outside))
-
 
 def load_requests(config: ReplayConfig) -> Loaded:
     """Reads the trace and chooses its requests.
@@ -228,6 +220,9 @@ def _instance(trace: Trace, config: ReplayConfig) -> Instance:
     return instance
 
 
+LATENCY_PERCENTILES = (50, 90, 99)
+"""Of the latency in rounds; under a clock they are those of `jaxsched.metrics`."""
+
 REQUESTS = "requests"
 """The table with a row per request."""
 
@@ -238,7 +233,7 @@ def replay_work(
     """A point for each policy; `notes` are kept with the tables.
 
     The results (see `jaxsched.studies.frames`) have a row for each policy: without a clock with
-    `latency_figures`, under one with the metrics of serving. If `watched` there are those of
+    `frames.latency_figures`, under one with the metrics of serving. If `watched` there are those of
     `CURVES` too. And with `per_request` one with a row per request, which has the options --seed
     and --memory as columns, the request's number in order of arrival as `request` and its line in
     the file (of Parquet its row) as `line`.
@@ -270,15 +265,16 @@ def _tables(
     if config.clock is None:
         bound = frames.strong_bound_of(batch, worker)
         found = frames.result_columns(batch, result, bound)
+        found |= frames.latency_figures(batch, result, LATENCY_PERCENTILES)
+        found["unfinished"] = result.num_requests - np.sum(result.completion >= 0, axis=-1)
         row = frames.lane_frame(found, policy=policy.name, lane=0)
-        row = row.assign(**latency_figures(batch, result))
     else:
         found = frames.serving_columns(
             batch, result, config.clock, **config.limits, warm_up=config.warm_up or 0.0,
             worker=worker,
         )  # fmt: skip
         row = frames.lane_frame(found, policy=policy.name, lane=0, clock=config.clock)
-    tables = [row]
+    tables = [row.assign(missed=frames.missed(batch, policy))]
     if watched:
         tables.append(curves.distributions(batch, result, policy=policy.name))
         # Elsewhere the history does not say what a round held.
@@ -295,29 +291,3 @@ def _tables(
         }
         tables.append(frames.request_frame(batch, result, **about))
     return tuple(tables)
-
-
-LATENCY_PERCENTILES = (50, 90, 99)
-"""Of the latency in rounds; under a clock they are those of `jaxsched.metrics`."""
-
-
-def latency_figures(instance: Instance, result: Result) -> dict[str, float]:
-    """Of a single lane `unfinished` requests, and P50, P90 and P99 of the others' latency.
-
-    In rounds, as `latency_p50` and so on, by linear interpolation; and the longest latency and wait
-    as `latency_max` and `longest_wait`. NaN where no request finished.
-    """
-    latency, wait = frames.latencies_and_waits(instance, result)
-    latency, wait = (x[np.isfinite(x)] for x in (latency, wait))
-    known = len(latency) > 0
-    quantiles = (
-        np.percentile(latency, LATENCY_PERCENTILES)
-        if known
-        else [np.nan] * len(LATENCY_PERCENTILES)
-    )
-    named = {f"latency_p{q}": float(x) for q, x in zip(LATENCY_PERCENTILES, quantiles, strict=True)}
-    longest = {
-        "latency_max": float(latency.max()) if known else np.nan,
-        "longest_wait": float(wait.max()) if known else np.nan,
-    }
-    return {"unfinished": int(result.num_requests[0]) - len(latency), **named, **longest}

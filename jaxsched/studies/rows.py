@@ -19,7 +19,7 @@ from jaxsched.engines.xla import NO_CAP
 from jaxsched.simulate import engine_for, simulate
 from jaxsched.studies.axes import AXES, CALL, ROW, of_level
 from jaxsched.studies.draw import Drawn, pad, without_padding
-from jaxsched.studies.frames import STATUSES, bound_of, in_order
+from jaxsched.studies.frames import STATUSES, bound_of, in_order, missed
 from jaxsched.studies.plan import Call, Plan, Tile
 
 AVAILABLE = re.compile(r"MemAvailable:\s+(\d+)")
@@ -269,7 +269,8 @@ class Simulator:
             bound = bound_of(instance, given["worker"])
         result = simulate(asked, engine=self.engine, **given)
         result = without_padding(result, rows, n) if budget.pads else result
-        return self.plan.study.measure(instance, result, bound, cell)
+        found = self.plan.study.measure(instance, result, bound, cell)
+        return {**found, "missed": missed(instance, cell["policies"])}
 
 
 def _joined(parts: list[Columns]) -> Columns:

@@ -181,13 +181,17 @@ class Parts:
             shutil.rmtree(self._folder)
 
     def tables(self) -> Iterator[pd.DataFrame]:
-        """The tables of the parts in order, with ratios; no row twice."""
-        ratios, end = Ratios(self.plan), 0
-        for start, stop in self.done():
+        """The tables of the parts in order, with ratios; no row twice.
+
+        What a part of an earlier version has no column of is NaN.
+        """
+        ratios, end, done = Ratios(self.plan), 0, self.done()
+        schemas = [pq.read_schema(self.store.part(self.name(*rows))).names for rows in done]
+        columns: list[str] = max(schemas, key=len, default=[])
+        for start, stop in done:
             if stop > end:
-                frame = self.store.read(self.name(start, stop), PART_AGAIN).iloc[
-                    max(0, end - start) :
-                ]
+                frame = self.store.read(self.name(start, stop), PART_AGAIN)
+                frame = frame.reindex(columns=columns, copy=False).iloc[max(0, end - start) :]
                 yield ratios.added(max(start, end), frame)
                 end = stop
 

@@ -84,6 +84,13 @@ def write_atomically(path: Path, write: Callable[[Path], Any]) -> None:
             temporary.unlink(missing_ok=True)
 
 
+def write_text(path: Path, text: str) -> None:
+    """Writes a text atomically; a file that has it already will do, on any disk."""
+    data = text.encode()
+    if not path.is_file() or path.read_bytes() != data:
+        write_atomically(path, lambda temporary: temporary.write_bytes(data))
+
+
 def write_parquet(path: Path, frame: pd.DataFrame, metadata: Mapping[str, str]) -> None:
     """Writes a data frame atomically, with texts in its schema metadata."""
     table = to_arrow(frame, metadata)
@@ -204,8 +211,7 @@ def open_store(folder: Path, config: str) -> Store:
             return store
     elif folder.exists() and any(not file.name.startswith(".") for file in folder.iterdir()):
         raise ValueError(f"{folder} has files in it but no results; give an empty or a new folder")
-    text = json.dumps(new, indent=2) + "\n"
-    write_atomically(path, lambda temporary: temporary.write_text(text, encoding="utf-8"))
+    write_text(path, json.dumps(new, indent=2) + "\n")
     return store
 
 
@@ -215,7 +221,7 @@ SUMS = "SHA256SUMS"
 def write_sums(folder: Path) -> None:
     """Writes the SHA-256 of every file below a folder that others wrote into one beside them."""
     lines = [f"{digest(path)}  {path.relative_to(folder)}\n" for path in _files(folder)]
-    write_atomically(folder / SUMS, lambda temporary: temporary.write_text("".join(lines)))
+    write_text(folder / SUMS, "".join(lines))
 
 
 def check_sums(folder: Path, what: str, advice: str) -> None:
@@ -254,7 +260,7 @@ def alone(folder: Path) -> Iterator[None]:
             except OSError as error:
                 # Where nothing can be written nothing can be spoiled, and some file systems have
                 # no locks: then nobody is kept out.
-                if error.errno not in (errno.EROFS, errno.EACCES, *NO_LOCKS):
+                if error.errno not in (*faults.READ_ONLY, *NO_LOCKS):
                     raise
         yield
 

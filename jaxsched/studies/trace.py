@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import json
 import math
 import os
 
@@ -121,7 +122,7 @@ def in_configuration(option: str, value: str) -> str:
     """How commands with a configuration name an option of a reader."""
     key = f"{FLAGS[option]} = true" if option in FLAGS else f'{option} = "{value}"'
     if option == "columns":
-        key = 'columns = ["FIELD=NAME", …]'
+        key = f"columns = [{', '.join(map(json.dumps, value.split(',')))}]"
     return f"{in_command(option, value)} ({key} in [trace])"
 
 

@@ -58,9 +58,9 @@ class Problem:
         rounds = simulate(self.validation.instance, policies.h_sf()).rounds
         # A candidate is stopped after twice the rounds of h_sf; of a power of two, so that few
         # programs are compiled.
-        self._max_rounds = 1 << int(2 * np.max(rounds)).bit_length()
+        self.max_rounds = 1 << int(2 * np.max(rounds)).bit_length()
         self.policy = a_min_family if config.member == "family" else a_min_network
-        self._latencies = _latencies(self.policy, self._max_rounds)
+        self._latencies = _latencies(self.policy, self.max_rounds)
 
     def fresh(self, step: int) -> Batch:
         """The instances of a step."""
@@ -81,13 +81,15 @@ class Problem:
         return np.log(self.latencies(batch, params) / batch.yardstick)
 
     def latencies(self, batch: Batch, params: Any) -> NDArray[np.float64]:
-        """Total latencies in rounds, [P, L], of rules with fields of shape [P, ...].
+        """Total latencies in rounds, [P, L], of rules with fields of shape [P, ...]."""
+        return self.counted(*self._latencies(batch.instance, params))
 
-        Requests of a rule that is stopped early count as if they ended there, which is too good
-        for them and bad enough.
+    def counted(self, total: Any, unfinished: Any) -> NDArray[np.float64]:
+        """Total latencies with the requests that a rule left unfinished when it was stopped early.
+
+        They count as if they ended there, which is too good for them and bad enough.
         """
-        total, unfinished = self._latencies(batch.instance, params)
-        return np.asarray(total) + np.asarray(unfinished, float) * self._max_rounds
+        return np.asarray(total) + np.asarray(unfinished, float) * self.max_rounds
 
     def _batch(self, purpose: int, lanes: int, first_lane: int = 0) -> Batch:
         config = self.config

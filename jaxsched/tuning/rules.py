@@ -114,5 +114,4 @@ def write_rule(
     else:
         file = RuleFile(numbers(params), origin=origin, scores=scores)
         header = HEADER.format(kind="A rule of the A_min family", where="docs/tuning.md")
-    text = header + toml.to_toml(file)
-    store.write_atomically(path, lambda temporary: temporary.write_text(text))
+    store.write_text(path, header + toml.to_toml(file))

@@ -17,7 +17,7 @@ from jaxsched._version import __version__
 from jaxsched.policies.files import Score
 from jaxsched.simulate import simulate
 from jaxsched.studies import store
-from jaxsched.studies.frames import half_width
+from jaxsched.studies.frames import half_width, latency_figures, missed
 from jaxsched.studies.store import Store
 from jaxsched.tuning import loop, rules
 from jaxsched.tuning.config import TuneConfig
@@ -138,20 +138,25 @@ def _method_rows(
 def _test_rows(problem: Problem, tried: dict[str, Any]) -> pd.DataFrame:
     """One row per rule, prediction and test instance, in this order."""
     batch, config = problem.test, problem.config
-    total = problem.latencies(batch, lanes_of(list(tried.values())))
-    each, lanes = total.shape[1], config.test_lanes
-    frame = pd.DataFrame(
-        {
-            "method": np.repeat(list(tried), each),
-            "prediction": np.tile(np.repeat(config.predictions, lanes), len(tried)),
-            "lane": np.tile(np.arange(lanes), len(tried) * len(config.predictions)),
-            "mean_latency": total.ravel() / config.num_requests,
+    others = {name: simulate(batch.instance, policies.policy(name)) for name in AGAINST}
+    best = latency_figures(batch.instance, others["h_sf"])
+    parts = []
+    for method, params in tried.items():
+        policy = problem.policy(params)
+        result = simulate(batch.instance, policy, max_rounds=problem.max_rounds)
+        total = problem.counted(result.total_latency, np.sum(result.completion < 0, axis=-1))
+        part = {
+            "method": method,
+            "prediction": np.repeat(config.predictions, config.test_lanes),
+            "lane": np.tile(np.arange(config.test_lanes), len(config.predictions)),
+            "mean_latency": total / config.num_requests,
+            **{f"ratio_to_{name}": total / other.total_latency for name, other in others.items()},
+            **latency_figures(batch.instance, result),
+            **{f"{name}_of_h_sf": values for name, values in best.items()},
+            "missed": missed(batch.instance, policy),
         }
-    )
-    for name in AGAINST:
-        other = simulate(batch.instance, policies.policy(name)).total_latency
-        frame[f"ratio_to_{name}"] = (total / other).ravel()
-    return frame
+        parts.append(pd.DataFrame(part))
+    return pd.concat(parts, ignore_index=True)
 
 
 def _scores(tests: pd.DataFrame) -> Iterator[Score]:

@@ -102,7 +102,9 @@ class Source:
                 try:
                     values.append(kinds[name].parse(cell))
                 except ValueError as error:
-                    self.refuse(int(line), name, f"{short(repr(cell))} is not {error}")
+                    runs = "; of several runs in one file, give the line of one"
+                    more = runs if isinstance(cell, list) else ""
+                    self.refuse(int(line), name, f"{short(repr(cell))} is not {error}{more}")
             whole = all(isinstance(value, int) for value in values)
             found[name] = np.asarray(values, kinds[name].dtype if whole else np.float64)
         return Block(found, np.asarray(lines, np.int64))
@@ -184,7 +186,7 @@ def times() -> ColumnKind:
     def parse(cell: Any) -> int | float:
         with contextlib.suppress(ValueError):
             text = cell.strip() if isinstance(cell, str) else ""
-            if text.isascii() and text.isdigit() and len(text) < 19:
+            if text.isascii() and text.isdigit() and len(text) < 20 and int(text) < 2**63:
                 return int(text)
             whole = isinstance(cell, int) and not isinstance(cell, bool) and 0 <= cell < 2**63
             value = cell if whole else _number(cell)
@@ -414,9 +416,10 @@ def _decoded(path: str, data: bytes, line: int) -> str:
 
 
 class _JsonLines(_Lines):
-    def __init__(self, path: str, file: files.Bytes, first: dict[str, Any]) -> None:
-        super().__init__(path, _paths(first), file, 1)
-        self.lists = {name: value for name, value in first.items() if isinstance(value, list)}
+    def __init__(self, path: str, file: files.Bytes, first: Sequence[dict[str, Any]]) -> None:
+        self._seen = _first_seen(first)
+        super().__init__(path, list(self._seen), file, 1)
+        self.lists = _lists(first)
 
     def _block(self, data: bytes, line: int, kinds: Mapping[str, ColumnKind]) -> Block:
         rows = data.count(b"\n")
@@ -445,8 +448,27 @@ class _JsonLines(_Lines):
         for at, content in enumerate(lines, start=line):
             record = _record(self.path, at, content)
             for name, column in cells.items():
-                column.append(_cell(f"{self.path}:{at}", record, name, "line 1"))
+                there = f"line {self._seen[name]}"
+                column.append(_cell(f"{self.path}:{at}", record, name, there, kinds[name]))
         return self.parsed(cells, range(line, line + len(lines)), kinds)
+
+
+FIRST = 20
+"""Objects of JSON whose names are looked at: the first one may be of a request that failed."""
+
+
+def _first_seen(records: Sequence[dict[str, Any]]) -> dict[str, int]:
+    """The names in the first objects, and the number of the first object that has each."""
+    seen: dict[str, int] = {}
+    for i, record in enumerate(records[:FIRST], start=1):
+        for name in _paths(record):
+            seen.setdefault(name, i)
+    return seen
+
+
+def _lists(records: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    """What holds a list in the first of some objects."""
+    return {name: value for name, value in records[0].items() if isinstance(value, list)}
 
 
 def _record(path: str, line: int, content: str) -> dict[str, Any]:
@@ -473,16 +495,18 @@ DELAYS = ("delay", "delay_ms", "pre_gap", "gap", "think_time", "wait_time", "too
 """Names of what a request of a session waits after the one before it."""
 
 
-def _cell(where: str, record: Mapping[str, Any], name: str, first: str) -> Any:
-    """The value at a path such as "a.b"."""
+def _cell(where: str, record: Mapping[str, Any], name: str, there: str, kind: ColumnKind) -> Any:
+    """The value at a path such as "a.b"; 0 tokens of a request that failed."""
     value: Any = record
     for part in [name] if name in record else name.split("."):
         value = value.get(part, _MISSING) if isinstance(value, Mapping) else _MISSING
     if value is _MISSING or value is None:
         if waits := next((delay for delay in DELAYS if delay in record), None):
             raise ValueError(f"{where}: {no_sessions(waits)} in {name!r}")
+        if kind.dtype is np.int32 and record.get("error"):
+            return 0
         if value is _MISSING:
-            raise ValueError(f"{where}: column {name!r}: missing, but {first} has it")
+            raise ValueError(f"{where}: column {name!r}: missing, but {there} has it")
     return value
 
 
@@ -522,16 +546,18 @@ def _document(path: str, file: files.Bytes) -> Any:
 
 
 class _Cells(Source):
-    """Rows that are there already."""
+    """Rows that are there already; a function has the cells of a column, by name and kind."""
 
-    def __init__(self, path: str, names: Sequence[str], cells: Callable[[str], Any], rows: int):
+    def __init__(
+        self, path: str, names: Sequence[str], cells: Callable[[str, ColumnKind], Any], rows: int
+    ):
         super().__init__(path, names)
         self._cells, self._rows = cells, rows
 
     place = ": item "
 
     def blocks(self, kinds: Mapping[str, ColumnKind]) -> Iterator[Block]:
-        cells = {name: self._cells(name) for name in kinds}
+        cells = {name: self._cells(name, kind) for name, kind in kinds.items()}
         yield self.parsed(cells, range(1, self._rows + 1), kinds)
 
 
@@ -543,15 +569,25 @@ def _items(path: str, items: list[Any]) -> Source:
     if not items:
         raise ValueError(f"{path}: an empty JSON array; expected at least one request")
 
-    def cells(name: str) -> list[Any]:
+    seen = _first_seen(items)
+
+    def cells(name: str, kind: ColumnKind) -> list[Any]:
+        there = f"item {seen[name]}"
         return [
-            _cell(f"{path}: item {i}", item, name, "the first")
+            _cell(f"{path}: item {i}", item, name, there, kind)
             for i, item in enumerate(items, start=1)
         ]
 
-    source = _Cells(path, _paths(items[0]), cells, len(items))
-    source.lists = {name: value for name, value in items[0].items() if isinstance(value, list)}
+    source = _Cells(path, list(seen), cells, len(items))
+    source.lists = _lists(items)
     return source
+
+
+def _next_records(path: str, text: bytes) -> Iterator[dict[str, Any]]:
+    """The objects in the lines after the first, up to one that is no object or is not all there."""
+    with contextlib.suppress(ValueError):  # which is said where it is read
+        for line in text.split(b"\n")[: FIRST - 1]:
+            yield _record(path, 0, _decoded(path, line, 0))
 
 
 def _json_source(path: str, file: files.Bytes) -> Source:
@@ -568,7 +604,7 @@ def _json_source(path: str, file: files.Bytes) -> Source:
     except ValueError as error:
         failed = error
     if failed is None and more:
-        return _JsonLines(path, file, record)
+        return _JsonLines(path, file, [record, *_next_records(path, text[end + 1 : 1 << 20])])
     if failed is not None:
         if not more or b"{" in text[end:].split(b"\n", 2)[1][:1]:
             raise failed
@@ -586,9 +622,9 @@ def _object(path: str, file: files.Bytes, record: dict[str, Any], line: bool) ->
     size = max((len(arrays[name]) for name in numbers), default=0)
     columns = [name for name in numbers if len(arrays[name]) == size]
     if len(columns) >= 2 and len([n for n in columns if n != "hash_ids"]) >= 2:
-        return _Cells(path, columns, lambda name: arrays[name], size)
+        return _Cells(path, columns, lambda name, kind: arrays[name], size)
     if line:
-        return _JsonLines(path, file, record)
+        return _JsonLines(path, file, [record])
     objects = [name for name, value in arrays.items() if value and isinstance(value[0], dict)]
     if objects:
         raise ValueError(

@@ -49,6 +49,9 @@ FIELDS = (*LENGTH_FIELDS, "predicted", *TIME_UNITS)
 EPOCH = 2**28
 """Seconds, 8.5 years: times that begin later are dates, and count from the first request."""
 
+DATES = (10**9, 4 * 10**9)
+"""Seconds since 1970 of the years 2001 to 2096: where dates begin tells their unit."""
+
 MOST_TOKENS, MOST_REQUESTS = 20_000, 1000
 """What can arrive in a second where the unit of times is a guess."""
 
@@ -64,6 +67,9 @@ Naming = Callable[[str, str], str]
 
 def in_python(option: str, value: str) -> str:
     """How functions name an option."""
+    if option == "columns":
+        fields = (pair.replace("=", "='") + "'" for pair in value.split(","))
+        return f"read_table(path, dict({', '.join(fields)}))"
     return f"{option}={value}"
 
 
@@ -126,6 +132,7 @@ class Trace:
       between: What stands between file and line where a request's place is named.
       moved: Rows that arrived earlier than a row before them in the file, before sorting.
       unterminated: Whether it is CSV whose last line does not end in a newline, as if cut off.
+      doubt: What else its columns could be, and what to do then; "" if nothing.
     """
 
     output: np.ndarray
@@ -145,6 +152,7 @@ class Trace:
     stopped: int = 0
     sessions: str = ""
     between: str = ":"
+    doubt: str = ""
 
     def __len__(self) -> int:
         return len(self.output)
@@ -198,6 +206,8 @@ class Trace:
             rate = f"{self.time}: all at once"
         known = self.format or "named columns"
         yield f"trace: {self.source}, {known}, {len(self):,} requests, {rate}"
+        if self.doubt:
+            yield self.doubt
         if self.stopped:
             yield f"read up to line {self.stopped:,}; rows are in order of arrival up to there"
         if self.sessions:
@@ -383,6 +393,10 @@ FORMATS: dict[str, Format] = {
     "llmservingsim": Format(
         dict(prompt="input_toks", output="output_toks", arrival_nanoseconds="arrival_time_ns")
     ),
+    # Request traces of SplitwiseSim.
+    "splitwise": Format(
+        dict(prompt="prompt_size", output="token_size", arrival_seconds="arrival_timestamp")
+    ),
     # Records of AIPerf's profile export.
     "aiperf": Format(
         dict(
@@ -459,9 +473,17 @@ def read_rows(path: Path, known: str | Format, choice: Taken) -> Trace:
     fits = _fitting(source.names)
     if len({FORMATS[name].seen(source.names) for name in fits}) != 1:
         raise _no_format(source, fits, choice.option)
-    trace = _build(source, FORMATS[fits[0]], choice, fits[0])
-    if len(fits) > 1:
-        _check_plausible(trace, fits, choice.option)
+    name = fits[0]
+    trace = _build(source, FORMATS[name], choice, name)
+    own = FORMATS[name].columns.values()
+    alike = (x for x, one in FORMATS.items() if {*own} == {*one.columns.values()})
+    same = [x for x in alike if FORMATS[x].fits(source.names)]
+    if len(same) > 1 and not FORMATS[name].known_by:
+        _check_plausible(trace, name, same, len(fits) > 1, choice.option)
+    others = [f"{x} in {_unit(FORMATS[x])}: {choice.option('format', x)}" for x in fits[1:]]
+    if trace.time and others:
+        doubt = f"files of other formats have the same columns, of {' and '.join(others)}"
+        return dataclasses.replace(trace, doubt=doubt)
     return trace
 
 
@@ -511,7 +533,7 @@ def _fitting(names: Sequence[str]) -> list[str]:
 def _no_format(source: files.Source, fits: Sequence[str], option: Naming) -> ValueError:
     """Says what the file is, as far as that can be seen."""
     waits = next((name for name in files.DELAYS if name in source.names), None)
-    named = f"name the columns with {option('columns', '…')}"
+    named = f"name the columns with {option('columns', 'output=NAME,prompt=NAME')}"
     if waits is not None and not fits:
         return ValueError(f"{source.path}: {files.no_sessions(waits)}; for lengths alone {named}")
     for name, value in source.lists.items():
@@ -521,38 +543,66 @@ def _no_format(source: files.Source, fits: Sequence[str], option: Naming) -> Val
                 f"{source.path}: sub-requests are not supported: {name!r} holds {objects} objects; "
                 "expected one object per request, with its time and numbers of tokens"
             )
-    known = "; ".join(f"{name}: {', '.join(f.columns.values())}" for name, f in FORMATS.items())
-    text = (
-        f"{source.path}: the columns {files.shortened(source.names)} fit {len(fits)} formats "
-        f"({', '.join(fits) or 'none'}); expected one of {known}; or {named}"
-    )
+    found = f"{source.path}: the columns {files.shortened(source.names)}"
+    if fits:
+        which = " or ".join(option("format", name) for name in fits)
+        return ValueError(f"{found} fit {len(fits)} formats; say which it is: {which}")
     lists = [name for name, value in source.lists.items() if name != "hash_ids"]
-    if lists and not fits:
-        held = f"{lists[0]!r} holds a list, as of sub-requests, which are not supported"
-        text = text.replace(": ", f": {held}; ", 1)
-    return ValueError(text)
+    if lists:
+        found += f" ({lists[0]!r} holds a list, as of sub-requests, which are not supported)"
+    near = ", ".join(f"{name} (without {lacks})" for name, lacks in _nearest(source.names))
+    near = f"; nearest: {near}" if near else ""
+    example = option("columns", "output=NAME,prompt=NAME,arrival_seconds=NAME")
+    return ValueError(
+        f"{found} fit no known format{near}; name them with {example}; docs/workloads.md has all "
+        "formats and fields"
+    )
 
 
-def _check_plausible(trace: Trace, fits: Sequence[str], option: Naming) -> None:
-    """Refuses a guess of the unit that has too much arrive, or times between its steps."""
+def _nearest(names: Sequence[str], most: int = 2) -> Iterator[tuple[str, str]]:
+    """The formats that lack least, of those that lack less than they find; and what they lack."""
+    lacking = {
+        name: [x for f, x in known.columns.items() if f not in known.optional and x not in names]
+        for name, known in FORMATS.items()
+    }
+    order = sorted(lacking, key=lambda name: len(lacking[name]))
+    near = [x for x in order if 2 * len(lacking[x]) < len(FORMATS[x].columns)]
+    for name in near[:most]:
+        yield name, " and ".join(map(repr, lacking[name]))
+
+
+def _check_plausible(
+    trace: Trace, name: str, same: Sequence[str], guessed: bool, option: Naming
+) -> None:
+    """Refuses a unit that others with the same columns do not have, if it cannot be right.
+
+    Args:
+      trace: What was read, with the unit of the format `name`.
+      name: The format.
+      same: All formats with these columns.
+      guessed: Whether nothing else says which it is; then too much must not arrive in a second.
+      option: How the error names options.
+    """
     span, times = trace._span, trace.arrival_seconds
     if times is None:
         return
-    unit = PER_SECOND[_unit(FORMATS[fits[0]])]
+    unit = _unit(FORMATS[name])
     tokens = np.sum(trace.output, dtype=np.int64) + np.sum(trace.prompt, dtype=np.int64)
-    whole_steps = np.allclose(times * unit, np.rint(times * unit), rtol=0, atol=1e-6)
-    slow = span == 0 or (tokens <= MOST_TOKENS * span and len(times) <= MOST_REQUESTS * span)
-    if whole_steps and slow:
-        return
-    which = " and ".join(f"{name} ({_unit(FORMATS[name])})" for name in fits)
-    formats = " or ".join(option("format", name) for name in fits)
-    why = "times lie between its steps"
-    if not slow:
+    steps = times * PER_SECOND[unit]
+    if not np.allclose(steps, np.rint(steps), rtol=0, atol=1e-6):
+        why = "times lie between its steps"
+    elif DATES[0] <= steps[0] < DATES[1]:
+        why = f"they begin {times[0] / 86400:,.0f} days late, and as s they are dates"
+    elif guessed and span and (tokens > MOST_TOKENS * span or len(times) > MOST_REQUESTS * span):
         load = f"{trace.rate:,.4g} requests and {tokens / span:,.4g} tokens"
         why = f"{load} arrive in a second"
+    else:
+        return
+    which = " and ".join(f"{x} ({_unit(FORMATS[x])})" for x in same)
+    formats = " or ".join(option("format", x) for x in same)
     raise ValueError(
-        f"{trace.source}: {which} have the same columns; as {fits[0]} {why}, which is not "
-        f"plausible; say which it is: {formats}"
+        f"{trace.source}: {which} have the same columns; as {name} {why}, which is not plausible; "
+        f"say which it is: {formats}"
     )
 
 
@@ -652,6 +702,24 @@ class _Rows:
         late = self.unit == "date" or first / PER_SECOND[self.unit] > EPOCH
         return first if late else 0
 
+    def _check_date(self, source: files.Source, first: Any) -> None:
+        """Refuses times that would be dates of a later century."""
+        if self.unit == "date" or first < DATES[1] * PER_SECOND[self.unit]:
+            return
+        fields = {unit: field for field, unit in TIME_UNITS.items() if unit != "date"}
+        right = [x for x in fields if DATES[0] <= first / PER_SECOND[x] < DATES[1]]
+        column = self.columns[self._when or ""]
+        named = {**self.columns, fields[right[0]]: column} if right else {}
+        named.pop(self._when or "", None)
+        pairs = ",".join(f"{field}={name}" for field, name in named.items())
+        advice = (
+            f"; as {right[0]} they are: {self.choice.option('columns', pairs)}" if right else ""
+        )
+        raise ValueError(
+            f"{source.path}: column {column!r} begins at {first}, in {self.unit} no date of this "
+            f"century{advice}"
+        )
+
     def _seconds(self, times: NDArray[Any], base: Any) -> NDArray[np.float64]:
         # Subtracted before they become floats, which would lose the last digits of a date.
         return (times - base) / float(PER_SECOND[self.unit])
@@ -669,6 +737,7 @@ class _Rows:
         times = None
         if self._when is not None:
             raw = found.pop(self._when)
+            self._check_date(source, np.min(raw))
             times = self._seconds(raw, self._first(raw))
         if choice.window is not None:
             kept &= (times >= choice.window[0]) & (times < choice.window[1])
