@@ -1,6 +1,6 @@
 """Tuned rules: members of the A_min family, or networks, in TOML files; shipped and your own.
 
-A file is what `jaxsched tune` writes: the ten numbers or the weights, what they were tuned on, what
+A file is what `jaxsched tune` writes: the numbers or the weights, what they were tuned on, what
 they score on instances that the tuning never saw, and the versions. Only the numbers matter to the
 rule.
 """
@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 
 from jaxsched import toml
-from jaxsched.policies.family import NUMBERS, FamilyParams, a_min_family
+from jaxsched.policies.family import LATER, NUMBERS, FamilyParams, a_min_family
 from jaxsched.policies.interface import Policy
 from jaxsched.policies.network import SHAPES, WIDEST, NetworkParams, a_min_network
 
@@ -24,12 +24,21 @@ RULES = Path(__file__).parent / "rules"
 """The shipped rules, a file each."""
 
 
-_Fields: Any = dataclasses.make_dataclass("_Fields", [(x, float) for x in NUMBERS], frozen=True)
+_Fields: Any = dataclasses.make_dataclass(
+    "_Fields",
+    [
+        (name, float, toml.later(default=getattr(FamilyParams(), name)))
+        if name in LATER
+        else (name, float)
+        for name in NUMBERS
+    ],
+    frozen=True,
+)
 
 
 @dataclasses.dataclass(frozen=True)
 class RuleNumbers(_Fields):
-    """The table [params] of a file: the fields of `FamilyParams`, all of them."""
+    """The table [params] of a file: the fields of `FamilyParams`, all but later ones."""
 
     def __post_init__(self) -> None:
         for name, (low, high, *_) in NUMBERS.items():
