@@ -8,7 +8,7 @@ import contextlib
 import pandas as pd
 
 from jaxsched.cli.resume import kept_in
-from jaxsched.cli.simulate_command import notes_on, settings_of
+from jaxsched.cli.simulate_command import notes_on, say_kinds, settings_of
 from jaxsched.report import study_tables
 from jaxsched.report.terminal import console, progress_bar, say, show
 from jaxsched.studies import capacity, replay, store
@@ -20,6 +20,7 @@ def run(args: argparse.Namespace) -> None:
     settings, out = settings_of(args, capacity.CapacityConfig, arrivals="trace"), console(args.form)
     with out.status("reading the trace"):
         loaded = replay.load_requests(settings)
+    say_kinds(out, settings)
     work = capacity.work_of(settings, loaded)
     with progress_bar(out) as bar, contextlib.ExitStack() as stack:
         task = bar.add_task("", total=len(work.points))

@@ -14,6 +14,7 @@ from jaxsched.report import plots, reports
 from jaxsched.report.terminal import console, progress_bar, say, show
 from jaxsched.studies import serving
 from jaxsched.studies.backlog import BacklogConfig
+from jaxsched.studies.config import used_elsewhere
 from jaxsched.studies.run import Point
 
 JOBS = {"backlog": BacklogConfig, serving.JOB: serving.ServingConfig}
@@ -29,6 +30,13 @@ def run(args: argparse.Namespace) -> None:
     if getattr(settings, "trace", None) is not None:
         with toml.naming(args.config):
             say_notes(out, settings.requests())
+    random = getattr(settings, "trace", None) is None
+    for line in used_elsewhere(
+        settings.policies, workers=[getattr(settings, "worker", None)],
+        arrivals=["poisson" if hasattr(settings, "rates") else "backlog"],
+        predictions=settings.predictions, lengths=[settings.lengths.text] if random else [],
+    ):  # fmt: skip
+        say(out, line)
     with kept_in(folder, args.config):
         rows = _run_with_progress(settings, folder, out)
         report = reports.of_folder(folder)

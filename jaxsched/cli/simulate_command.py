@@ -19,6 +19,7 @@ from jaxsched.report import page, reports
 from jaxsched.report.terminal import console, say, show
 from jaxsched.result import Result
 from jaxsched.studies import curves, frames, replay, store
+from jaxsched.studies.config import used_elsewhere
 
 Settings = TypeVar("Settings", bound=replay.ReplayConfig)
 
@@ -30,6 +31,7 @@ def run(args: argparse.Namespace) -> None:
     settings, out = settings_of(args, replay.ReplayConfig), console(args.form)
     with out.status("reading the trace"):
         loaded = replay.load_requests(settings)
+    say_kinds(out, settings)
     if args.out or args.report:  # not for nothing: it reads the whole file
         settings = dataclasses.replace(settings, sha256=settings.section.with_digest().sha256)
     notes, kept, about = list(notes_on(loaded)), None, store.about(settings.text())
@@ -68,6 +70,15 @@ def settings_of(args: argparse.Namespace, kind: type[Settings], **default: Any) 
     options = {name: given[name] for name in names if name in given}
     options["trace"] = str(args.trace)
     return toml.from_table(kind, options)
+
+
+def say_kinds(out: Console, settings: replay.ReplayConfig) -> None:
+    """Says which tuned rules were tuned for another kind of use."""
+    for line in used_elsewhere(
+        settings.policies, workers=[settings.worker], arrivals=[settings.arrivals],
+        predictions=[settings.interval or "columns"],
+    ):  # fmt: skip
+        say(out, line)
 
 
 def _simulate(

@@ -16,8 +16,8 @@ arrival, M the memory (and the limits of `Policy` on estimates, keys and reserva
                         h = s + g, r = max(est - g, 1), g = progress k >> 10
                         a = 1024 v / M, v = h e + e (e + 1) / 2, e = min(r, M)
     reserve             max(g + reserve_floor, reserve_factor est >> 10)
-    eviction key        (evict_estimate r + evict_progress k + evict_prompt s - evict_arrival t) >> 6
-                        r = max(est, run_growth k >> 10)
+    eviction key        (evict_estimate r + evict_progress k + evict_prompt s
+                         - evict_arrival t) >> 6, r = max(est, run_growth k >> 10)
     after an eviction   m + (evict_growth m >> 10), m = max(est, k)
 
 On the papers' worker k = 0 for whoever waits.

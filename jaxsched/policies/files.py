@@ -78,6 +78,13 @@ class Origin:
       simulated_requests: The work that it took: requests of all simulations of candidates.
       seed: Of everything random.
       versions: Of what the numbers can depend on, as "name version".
+      worker: Whose rules held.
+      arrivals: When requests arrived.
+      loads: At which rates, over what `fcfs` sustains.
+      rates: Or in requests per second (round).
+      clock: How long a round lasted; None counts rounds.
+      objective: What was made small.
+      slo: The service level of attainment.
     """
 
     lengths: str
@@ -88,11 +95,18 @@ class Origin:
     simulated_requests: int
     seed: int
     versions: tuple[str, ...]
+    worker: str = toml.later(default="paper")
+    arrivals: str = toml.later(default="backlog")
+    loads: tuple[float, ...] = toml.later(default=())
+    rates: tuple[float, ...] = toml.later(default=())
+    clock: str | None = None
+    objective: str = toml.later(default="mean")
+    slo: str | None = None
 
 
 @dataclasses.dataclass(frozen=True)
 class Score:
-    """A table of [[scores]]: mean ratio of mean latencies on instances not used in tuning.
+    """A table of [[scores]]: mean ratio on instances not used in tuning.
 
     Attributes:
       prediction: Interval specification.
@@ -100,6 +114,9 @@ class Score:
       ratio: Mean over the instances of the ratio.
       half_width: Of its 95 % confidence interval.
       instances: How many.
+      measure: What the ratio is of: "mean" latency, its "p99", or "attainment", 1 + the requests
+        that miss the service level.
+      load: Load, or rate of arrivals; 0 for a backlog and for the arrivals of a trace.
     """
 
     prediction: str
@@ -107,6 +124,8 @@ class Score:
     ratio: float
     half_width: float
     instances: int
+    measure: str = toml.later(default="mean")
+    load: float = toml.later(default=0.0)
 
 
 @dataclasses.dataclass(frozen=True)

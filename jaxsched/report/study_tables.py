@@ -57,10 +57,11 @@ SERVING_NOTE = (
 )
 
 TUNING_NOTE = (
-    "mean ratios of mean latencies on test instances, ± half a paired 95 % confidence interval",
+    "mean ratios of mean latencies (p99, missed: of those) on test instances, ± half a paired 95 % "
+    "confidence interval",
     "work: requests simulated for candidates; as written: the best by validation, made readable",
-    "validation, test: geometric means of the ratios to h_sf over all predictions; a word where "
-    "they differ by more than that interval",
+    "validation, test: geometric means of the scores over all predictions (and loads); a word "
+    "where they differ by more than that interval",
 )
 """How to read the tables, a remark each."""
 
@@ -251,16 +252,23 @@ def _serving_row(
 
 
 def tuning(title: str, methods: pd.DataFrame, tests: pd.DataFrame) -> Answer:
-    """One row per method and prediction, and the rule as written, from a `Found`'s tables."""
-    against = [name for name in tests if name.startswith("ratio_to_")]
-    groups = tests.groupby(["prediction", "method"], sort=False)[against]
+    """One row per method, prediction and load, and the rule as written, from a `Found`'s tables."""
+    tests = tests if "load" in tests else tests.assign(load=0.0)
+    against = [name for name in tests if "_to_" in name]
+    groups = tests.groupby(["load", "prediction", "method"], sort=False)[against]
     halves = groups.agg(frames.half_width).add_suffix("_ci")
     summary = groups.mean().join(halves).reset_index().merge(methods, "left", "method")
     sections = (
-        (label, (_tuning_row(row, against) for _, row in rows.iterrows()))
-        for label, rows in _by(summary)
-    )
-    headings = [name.replace("ratio_to_", "/ ").removesuffix(":on_eviction") for name in against]
+        (f"{label}, load {load:g}" if load else label,
+         (_tuning_row(row, against) for _, row in rows.iterrows()))
+        for load, own in summary.groupby("load", sort=False)
+        for label, rows in _by(own)
+    )  # fmt: skip
+    headings = [
+        name.removeprefix("ratio_to_").replace("_to_", " / ").removesuffix(":on_eviction")
+        for name in against
+    ]
+    headings = [name if "/" in name else f"/ {name}" for name in headings]
     made = table([*headings, "work", "time"], sections)
     if "validation" not in methods:  # in folders of earlier versions
         return Answer(title, (made,), TUNING_NOTE[:1], summary)
@@ -278,10 +286,11 @@ def tuning(title: str, methods: pd.DataFrame, tests: pd.DataFrame) -> Answer:
 def _validated(methods: pd.DataFrame, tests: pd.DataFrame) -> pd.DataFrame:
     """For each method its validation score, the same of the test instances, and a word on both.
 
-    The score is the geometric mean of the ratios to h_sf over all predictions; `half` is half its
-    95 % confidence interval on the test instances, each of which counts once.
+    The score is the geometric mean over all predictions and loads; `half` is half its 95 %
+    confidence interval on the test instances, each of which counts once.
     """
-    logs = np.log(tests["ratio_to_h_sf"]).groupby([tests["method"], tests["lane"]]).mean()
+    score = tests["score" if "score" in tests else "ratio_to_h_sf"]
+    logs = np.log(score).groupby([tests["method"], tests["lane"]]).mean()
     groups = logs.groupby("method")
     told = pd.DataFrame({"test": np.exp(groups.mean()), "half": groups.agg(frames.half_width)})
     both = methods[["method", "label", "validation"]].merge(told, "left", "method")

@@ -180,20 +180,21 @@ class TuneConfig:
                 f"slo, objective: got {self.slo!r}, {self.objective!r}; expected attainment of a "
                 "service level, under a clock, or neither"
             )
-        if self.loads and self.rates:
-            raise ValueError("loads, rates: got both; expected one of them")
-        if min((*self.loads, *self.rates, 1)) <= 0:
-            raise ValueError("loads, rates: expected numbers above 0")
-        if (self.arrivals == "poisson") != bool(self.loads or self.rates) != (
-            self.arrivals == "trace"
-        ):
+        given = bool(self.loads) + bool(self.rates)
+        allowed = {"backlog": (0,), "poisson": (1,), "trace": (0, 1)}[self.arrivals]
+        if given not in allowed or min((*self.loads, *self.rates, 1)) <= 0:
             raise ValueError(
-                f"loads, rates: expected them with poisson arrivals, none with {self.arrivals!r}"
+                f"loads, rates: got {list(self.loads)}, {list(self.rates)}; expected numbers above "
+                "0 in one of both with poisson arrivals, at most one with those of a trace, and "
+                "none with a backlog"
             )
         if self.arrivals == "trace" and (self.trace is None or self.clock is None):
             raise ValueError("arrivals: those of a trace are in seconds; expected [trace], clock")
-        if self.serving and "relaxation" in self.descent.estimator + "combined"[:0]:
-            raise ValueError("descent.estimator")
+        if self.serving and self.descent.estimator != "es":
+            raise ValueError(
+                f"descent.estimator: got {self.descent.estimator!r}, which is for the mean of "
+                "backlogs on the papers' worker; expected 'es'"
+            )
 
     @property
     def serving(self) -> bool:

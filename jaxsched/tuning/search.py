@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import zlib
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -15,7 +16,6 @@ import pandas as pd
 from jaxsched import policies, toml
 from jaxsched._version import __version__
 from jaxsched.policies.files import Score
-from jaxsched.simulate import simulate
 from jaxsched.studies import store
 from jaxsched.studies.frames import half_width
 from jaxsched.studies.store import Store
@@ -26,8 +26,8 @@ from jaxsched.tuning.methods import CmaEs, Descent, Method, Screen
 from jaxsched.tuning.problem import Problem
 from jaxsched.tuning.space import Coordinates, NetworkSpace, Space, lanes_of
 
-AGAINST = ("h_sf", "a_min:on_eviction", "a_min:every_round")
-"""Policies that a rule is compared with."""
+RATIOS = {"mean": "ratio", "p99": "p99", "attainment": "missed"}
+"""Measure -> the first word of columns that hold its ratios."""
 
 WRITTEN = "as written"
 """Method name of the rule that goes into the file."""
@@ -39,10 +39,10 @@ class Found:
 
     rule: Path  # path of the rule's file
     # One row per method, and one for the rule as written: method, label, steps, work, seconds,
-    # validation (mean ratio to h_sf)
+    # validation (mean score, as a ratio to the yardstick)
     methods: pd.DataFrame
-    # One row per method, prediction and test instance: mean latency, and its ratio to each policy
-    # of `AGAINST`
+    # One row per method, prediction, load and test instance: measures, their ratios to each policy
+    # of `TuneConfig.against`, and the score as a ratio
     tests: pd.DataFrame
     # One row per method and validation: work, and the ratio of incumbent and best
     curves: pd.DataFrame
@@ -105,7 +105,7 @@ def _run(
     curves = pd.concat([_curve(method, found[method.name]) for method in chosen])
     name = folder.resolve().name.removeprefix("tune_") or "rule"
     origin = rules.origin(config, best.label, int(found[best.name].work))
-    rules.write_rule(folder / f"{name}.toml", written, origin, tuple(_scores(tests)))
+    rules.write_rule(folder / f"{name}.toml", written, origin, tuple(_scores(config, tests)))
     for table, title in ((rows, "methods"), (tests, "results"), (curves, "curves")):
         kept.finish(table.reset_index(drop=True), title)
     return Found(folder / f"{name}.toml", rows, tests, curves)
@@ -138,30 +138,34 @@ def _method_rows(
 def _test_rows(problem: Problem, tried: dict[str, Any]) -> pd.DataFrame:
     """One row per rule, prediction and test instance, in this order."""
     batch, config = problem.test, problem.config
-    total = problem.latencies(batch, lanes_of(list(tried.values())))
-    each, lanes = total.shape[1], config.test_lanes
-    frame = pd.DataFrame(
-        {
-            "method": np.repeat(list(tried), each),
-            "prediction": np.tile(np.repeat(config.predictions, lanes), len(tried)),
-            "lane": np.tile(np.arange(lanes), len(tried) * len(config.predictions)),
-            "mean_latency": total.ravel() / config.num_requests,
-        }
-    )
-    for name in AGAINST:
-        other = simulate(batch.instance, policies.policy(name)).total_latency
-        frame[f"ratio_to_{name}"] = (total / other).ravel()
-    return frame
+    found, lanes = problem.measured(batch, lanes_of(list(tried.values()))), config.test_lanes
+    settings = pd.DataFrame(problem.settings).loc[np.repeat(range(len(problem.settings)), lanes)]
+    frame = pd.concat([settings] * len(tried), ignore_index=True)
+    frame.insert(0, "method", np.repeat(list(tried), len(settings)))
+    frame["lane"] = np.tile(np.arange(lanes), len(frame) // lanes)
+    frame["mean_latency"] = found["mean"].ravel() / (1 if config.serving else config.num_requests)
+    others = {
+        name: problem.measured_of(batch.instance, policies.policy(name)) for name in config.against
+    }
+    for measure, (name, other) in itertools.product(found, others.items()):
+        frame[f"{RATIOS[measure]}_to_{name}"] = (found[measure] / other[measure]).ravel()
+    if not config.serving:
+        return frame.drop(columns="load")
+    return frame.assign(score=np.exp(problem.compared(found, batch.yardstick)).ravel())
 
 
-def _scores(tests: pd.DataFrame) -> Iterator[Score]:
+def _scores(config: TuneConfig, tests: pd.DataFrame) -> Iterator[Score]:
     """The scores that go into the rule's file."""
     written = tests[tests["method"] == WRITTEN]
-    for prediction, rows in written.groupby("prediction", sort=False):
-        for name in AGAINST:
-            ratio = rows[f"ratio_to_{name}"]
-            mean, half = round(float(ratio.mean()), 4), round(half_width(ratio), 4)
-            yield Score(str(prediction), name, mean, half, len(ratio))
+    by = ["prediction", "load"] if "load" in written else ["prediction"]
+    for (prediction, *load), rows in written.groupby(by, sort=False):
+        against = config.against[:1] if config.serving else config.against
+        for name, (measure, column) in itertools.product(against, RATIOS.items()):
+            if (title := f"{column}_to_{name}") in rows:
+                ratio = rows[title]
+                mean, half = round(float(ratio.mean()), 4), round(half_width(ratio), 4)
+                about = {"measure": measure, "load": (load or [0.0])[0]}
+                yield Score(prediction, name, mean, half, len(ratio), **about)
 
 
 def _curve(method: Method, progress: Progress) -> pd.DataFrame:

@@ -129,7 +129,9 @@ def a_min_family(
     def eviction_key(r: Any) -> int:
         running = max(r.estimate, run_growth * r.generated // 1024)
         return _key(
-            evict_estimate * running + evict_progress * r.generated + evict_prompt * r.prompt
+            evict_estimate * running
+            + evict_progress * r.generated
+            + evict_prompt * r.prompt
             - evict_arrival * r.arrival
         )
 
