@@ -207,9 +207,8 @@ class Valley(Problem):
 
 
 @pytest.mark.parametrize(("name", "reached"), [("cma_es", 1e-3), ("descent", 1.0)])
-def test_reaches_the_bottom_of_a_valley(
-    config: TuneConfig, space: Space, name: str, reached: float
-) -> None:
+def test_reaches_the_bottom_of_a_valley(config: TuneConfig, name: str, reached: float) -> None:
+    space = Space((*TuneConfig.free, "run_growth"))
     descent = DescentConfig(steps=250, starts=0, chains=1, pairs=8, sigma=(0.3, 0.05))
     config = dataclasses.replace(config, descent=descent)
     valley = Valley(config, space)

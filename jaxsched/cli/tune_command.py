@@ -43,7 +43,9 @@ def run(args: argparse.Namespace) -> None:
 
 def _settings(args: argparse.Namespace) -> TuneConfig:
     """The file's configuration with what the command line replaces."""
-    keys = replaced(args, seed="seed", steps="descent.steps")
+    keys = replaced(
+        args, seed="seed", steps="descent.steps", lengths="lengths", predictions="predictions"
+    )
     settings = toml.load(args.config, TuneConfig, keys)
     if settings.trace is None:
         return settings
