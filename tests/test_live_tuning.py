@@ -106,7 +106,7 @@ def test_loads_share_requests_and_stretch_their_arrivals(problem: Problem) -> No
     clock, worker = clocks.clock("llama2_7b_a100"), workers.worker_named(WORKER)
     done = np.sort(js.simulate(drawn, js.fcfs(), clock=clock, worker=worker).completion_seconds)
     rate = (many // 2) / (done[3 * many // 4] - done[many // 4])
-    assert problem.sustained == pytest.approx(rate, rel=0.05)
+    assert problem.sustained == pytest.approx(rate, rel=0.1)
 
 
 def test_stretches_of_a_trace_come_in_a_row(config: TuneConfig) -> None:
