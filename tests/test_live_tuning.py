@@ -114,13 +114,12 @@ def test_stretches_of_a_trace_come_in_a_row(config: TuneConfig) -> None:
         config, arrivals="trace", loads=(), predictions=("relative:0.5",)
     )
     problem, trace = Problem(stretches), Problem(config).trace
-    parts = {0: problem.fresh(3), 200: problem.validation, 300: problem.test}
-    for first, batch in parts.items():
-        for prompt, arrival in zip(batch.instance.prompt, batch.instance.arrival, strict=True):
-            start = first + int(np.argmax([
-                (trace.prompt[i : i + 60] == prompt).all() for i in range(first, first + 141)
-            ]))  # fmt: skip
-            assert (trace.prompt[start : start + 60] == prompt).all()
+    own_rows = np.stack([trace.prompt, trace.output])
+    parts = {(0, 141): problem.fresh(3), (200, 241): problem.validation, (300, 341): problem.test}
+    for rows, batch in parts.items():
+        seen = np.stack([batch.instance.prompt, batch.instance.output], axis=1)
+        for requests, arrival in zip(seen, batch.instance.arrival, strict=True):
+            (start,) = [i for i in range(*rows) if (own_rows[:, i : i + 60] == requests).all()]
             own = trace.arrival_seconds[start : start + 60]
             np.testing.assert_allclose(arrival, own - own[0])
 
@@ -140,7 +139,9 @@ def test_good_rules_by_hand_are_members() -> None:
             names += ["remaining_volume", "remaining_volume:lower"]
         for name in names:
             member = js.a_min_family(HAND_WRITTEN[name])
-            one, other = (js.simulate(instance, p, worker=worker) for p in (member, js.policy(name)))
+            one, other = (
+                js.simulate(instance, p, worker=worker) for p in (member, js.policy(name))
+            )
             assert (one.completion == other.completion).all(), (name, worker)
             assert (one.evictions > 0).all()
 
@@ -148,7 +149,10 @@ def test_good_rules_by_hand_are_members() -> None:
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"objective": "mean:2,p98"}, "objective: got 'p98' in 'mean:2,p98'; expected each of mean"),
+        (
+            {"objective": "mean:2,p98"},
+            "objective: got 'p98' in 'mean:2,p98'; expected each of mean",
+        ),
         ({"objective": "mean:0", "slo": None}, "with a weight above 0"),
         ({"slo": None}, "expected attainment of a service level, under a clock, or neither"),
         ({"loads": ()}, "expected numbers above 0 in one of both with poisson arrivals"),
@@ -187,8 +191,8 @@ def test_the_command_tunes_for_arrivals_and_others_warn_of_other_use(
     assert cli.main([*words, "--interval", "one:1:100"]) == 0
     told = [line for line in capsys.readouterr().out.splitlines() if "was tuned for" in line]
     assert told == [
-        f"{name} was tuned for other use: worker vllm, not paper; requests arriving, not at once; "
-        "predictions relative, not one"
+        f"{name} was tuned for other use: worker vllm, not paper; requests arriving in seconds, "
+        "not at once; predictions relative, not one"
     ]
     same = ["--worker", "vllm", "--arrivals", "trace", "--clock", "llama2_7b_a100"]
     assert cli.main([*words, *same, "--interval", "relative:0.2"]) == 0
@@ -199,7 +203,9 @@ def test_the_command_tunes_for_arrivals_and_others_warn_of_other_use(
 
 
 def test_embedded_lengths_are_a_kind_too() -> None:
-    here = dict(workers=["paper"], arrivals=["backlog"], predictions=["relative:0.3"])
+    here = dict(
+        workers=["paper"], arrivals=["backlog"], clocks=[None], predictions=["relative:0.3"]
+    )
     names = ["h_sf", "tuned:sharegpt_relative"]
     assert not list(used_elsewhere(names, lengths=["sharegpt,max_total:4030"], **here))
     (line,) = used_elsewhere(names, lengths=["lmsys", "sharegpt"], **here)

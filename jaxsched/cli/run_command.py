@@ -34,7 +34,8 @@ def run(args: argparse.Namespace) -> None:
     for line in used_elsewhere(
         settings.policies, workers=[getattr(settings, "worker", None)],
         arrivals=["poisson" if hasattr(settings, "rates") else "backlog"],
-        predictions=settings.predictions, lengths=[settings.lengths.text] if random else [],
+        clocks=[getattr(settings, "clock", None)], predictions=settings.predictions,
+        lengths=[settings.lengths.text] if random else [],
     ):  # fmt: skip
         say(out, line)
     with kept_in(folder, args.config):

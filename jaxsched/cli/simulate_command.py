@@ -76,7 +76,7 @@ def say_kinds(out: Console, settings: replay.ReplayConfig) -> None:
     """Says which tuned rules were tuned for another kind of use."""
     for line in used_elsewhere(
         settings.policies, workers=[settings.worker], arrivals=[settings.arrivals],
-        predictions=[settings.interval or "columns"],
+        clocks=[settings.clock], predictions=[settings.interval or "columns"],
     ):  # fmt: skip
         say(out, line)
 

@@ -37,7 +37,7 @@ def run(args: argparse.Namespace) -> None:
     titles = plan.values.titles
     for line in used_elsewhere(
         titles["policies"], workers=titles["workers"], arrivals=titles["arrivals"],
-        predictions=titles["predictions"], lengths=titles["workloads"],
+        clocks=titles["clocks"], predictions=titles["predictions"], lengths=titles["workloads"],
     ):  # fmt: skip
         say(out, line)
     for path in settings.files():

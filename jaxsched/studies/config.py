@@ -109,17 +109,19 @@ def used_elsewhere(
     *,
     workers: Iterable[str | None],
     arrivals: Iterable[str],
+    clocks: Iterable[str | None],
     predictions: Iterable[str],
     lengths: Iterable[str] = (),
 ) -> Iterator[str]:
     """A line for each tuned rule that is used for another kind than it was tuned for.
 
-    Kinds are the names of workers, backlog or arrivals, the kinds of predictions, and the names of
-    embedded lengths; the texts are those of configurations.
+    Kinds are the names of workers, backlog or arrivals in rounds or seconds, the kinds of
+    predictions, and the names of embedded lengths; the texts are those of configurations.
     """
+    times = list(clocks)
     used = {
         "worker": {_head(text or "paper") for text in workers},
-        "requests": {_coming(text) for text in arrivals},
+        "requests": {_coming(text, clock) for text in arrivals for clock in times},
         "predictions": {_head(text) for text in predictions},
         "lengths": {_head(text) for text in lengths} & EMBEDDED.keys(),
     }
@@ -129,7 +131,7 @@ def used_elsewhere(
             continue
         own = {
             "worker": {_head(origin.worker)},
-            "requests": {_coming(origin.arrivals)},
+            "requests": {_coming(origin.arrivals, origin.clock)},
             "predictions": {_head(text) for text in origin.predictions},
             "lengths": {_head(origin.lengths)} & EMBEDDED.keys(),
         }
@@ -143,8 +145,10 @@ def _head(text: str) -> str:
     return re.split("[:,]", text)[0]
 
 
-def _coming(arrivals: str) -> str:
-    return "at once" if _head(arrivals) == "backlog" else "arriving"
+def _coming(arrivals: str, clock: str | None) -> str:
+    if _head(arrivals) == "backlog":
+        return "at once"
+    return "arriving in rounds" if clock in (None, "rounds") else "arriving in seconds"
 
 
 def _listed(kinds: Iterable[str]) -> str:

@@ -8,6 +8,7 @@ keys never fall while a request runs: `evict_progress` is at least 0, and so is 
 where `run_growth` is searched. Of the active requests the one with the largest (key, index) is then
 evicted only after one with a larger has entered. So the largest rises from overflow to overflow
 until its request completes, and it is bounded: some request completes, and in the end all do.
+Arrivals stand still, so their weight may be any.
 """
 
 from __future__ import annotations
