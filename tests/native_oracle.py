@@ -23,7 +23,7 @@ native = pytest.importorskip("jaxsched.engines.cpu", exc_type=ImportError)
 
 _WEIGHTS = np.random.default_rng(0)
 NUMBERS = {
-    "a_min_family": (100, 200, 300, 1100, 3, 1024, -512, 30, 700, 100),
+    "a_min_family": (100, 200, 300, 1100, 3, 1024, -512, 30, 700, 100, 900, 600, 0, 40),
     "a_min_network": tuple(
         quantize(
             NetworkParams(**{name: _WEIGHTS.normal(0, 0.5, SHAPES[name]) for name in SHAPES})

@@ -75,7 +75,12 @@ OWN = Policy(
 
 FLOATS = Policy("floats", estimate=in_floats)
 
-FAMILY = js.a_min_family(js.FamilyParams(admit_prompt=0.3, run_growth=0.5, evict_growth=0.2))
+FAMILY = js.a_min_family(
+    js.FamilyParams(
+        admit_prompt=0.3, run_growth=0.5, evict_growth=0.2, admit_estimate=0.5, progress=0.7,
+        age=0.1, evict_arrival=0.4,
+    )
+)  # fmt: skip
 
 POLICIES = {
     **{name: js.policy(name) for name in oracle.ALL},

@@ -15,6 +15,7 @@ import jaxsched as js
 from jaxsched import metrics, workloads
 from jaxsched.clocks import Clock
 from jaxsched.policies import Policy
+from jaxsched.studies.capacity import sustained_rate
 from jaxsched.studies.frames import half_width
 from jaxsched.workloads import Lengths
 from jaxsched.workloads.arrivals import ArrivalSource
@@ -111,11 +112,7 @@ def from_trace(path: Path, memory: int, clock: Clock) -> Source:
 
 def sustained(source: Source, worker: js.Worker) -> float:
     """Requests per second (or round) that `fcfs` completes while a long backlog waits."""
-    instance = source.backlog(3000, 8, seed=1)
-    result = js.simulate(instance, js.fcfs(), worker=worker, clock=source.clock, engine="native")
-    done = result.completion if source.clock is None else result.completion_seconds
-    first, last = np.quantile(done, (0.2, 0.8), axis=-1)
-    return float(np.mean(0.6 * instance.n / (last - first)))
+    return sustained_rate(source.lengths, source.memory, source.clock, worker)
 
 
 def measure(

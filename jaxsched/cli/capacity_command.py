@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 
 from jaxsched.cli.resume import finished, kept_in
-from jaxsched.cli.simulate_command import settings_of
+from jaxsched.cli.simulate_command import say_kinds, settings_of
 from jaxsched.report import study_tables
 from jaxsched.report.terminal import console, say, show
 from jaxsched.studies import capacity, replay, store
@@ -16,6 +16,7 @@ def run(args: argparse.Namespace) -> None:
     settings, out = settings_of(args, capacity.CapacityConfig, arrivals="trace"), console(args.form)
     with out.status("reading the trace"):
         loaded = replay.load_requests(settings)
+    say_kinds(out, settings)
     work = capacity.capacity_work(settings, loaded)
     (tried,) = finished(work, args.out, out)
     told = capacity.told(settings, tried)

@@ -148,6 +148,9 @@ def tune(parser: ArgumentParser) -> None:
             "being that of DIR without tune_")  # fmt: skip
     add = parser.add_argument
     _trace_options(parser, file=True)
+    add("--lengths", type=_lengths, metavar="NAME,…", help="where lengths come from, such as "
+        "lmsys_tokens or sharegpt,max_total:4030")  # fmt: skip
+    add("--predictions", nargs="+", metavar="KIND", help="such as relative:0.5 relative:0.9")
     add("--steps", type=_positive, metavar="N", help="steps of the descent")
     add("--seed", type=int, metavar="S", help="of everything random")
     _printed(parser)
@@ -301,6 +304,13 @@ def _positive(text: str) -> int:
     if not text.isdecimal() or int(text) < 1:
         raise argparse.ArgumentTypeError(f"{text!r}; expected a whole number of at least 1")
     return int(text)
+
+
+def _lengths(text: str) -> dict[str, Any]:
+    """The table [lengths], from a text as of workloads."""
+    source, *limits = text.split(",")
+    pairs = (limit.partition(":") for limit in limits)
+    return {"source": source} | {name: _positive(number) for name, _, number in pairs}
 
 
 def _known_policies() -> list[str]:

@@ -11,6 +11,7 @@ from jaxsched.report import reports
 from jaxsched.report.terminal import console, say, show
 from jaxsched.studies import serving
 from jaxsched.studies.backlog import BacklogConfig
+from jaxsched.studies.config import used_elsewhere
 
 JOBS = {"backlog": BacklogConfig, serving.JOB: serving.ServingConfig}
 """Kinds of studies and their configurations; a file without the key `job` describes a backlog."""
@@ -25,6 +26,14 @@ def run(args: argparse.Namespace) -> None:
     if getattr(settings, "trace", None) is not None:
         with toml.naming(args.config):
             say_notes(out, settings.requests())
+    random = getattr(settings, "trace", None) is None
+    for line in used_elsewhere(
+        settings.policies, workers=[getattr(settings, "worker", None)],
+        arrivals=["poisson" if hasattr(settings, "rates") else "backlog"],
+        clocks=[getattr(settings, "clock", None)], predictions=settings.predictions,
+        lengths=[settings.lengths.text] if random else [],
+    ):  # fmt: skip
+        say(out, line)
     with kept_in(folder, args.config):
         work = settings.work()
     (table,) = finished(work, folder, out, args.config)

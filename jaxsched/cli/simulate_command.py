@@ -8,12 +8,14 @@ import json
 from typing import Any, TypeVar
 
 import pandas as pd
+from rich.console import Console
 
 from jaxsched import toml
 from jaxsched.cli.resume import finished
 from jaxsched.report import page, reports
 from jaxsched.report.terminal import console, say, show
 from jaxsched.studies import replay, store
+from jaxsched.studies.config import used_elsewhere
 from jaxsched.studies.curves import CURVES
 from jaxsched.studies.run import RESULTS
 
@@ -27,6 +29,7 @@ def run(args: argparse.Namespace) -> None:
     settings, out = settings_of(args, replay.ReplayConfig), console(args.form)
     with out.status("reading the trace"):
         loaded = replay.load_requests(settings)
+    say_kinds(out, settings)
     watched = bool(args.out or args.report)
     if watched:  # not for nothing: it reads the whole file
         settings = dataclasses.replace(settings, sha256=settings.section.with_digest().sha256)
@@ -56,3 +59,12 @@ def settings_of(args: argparse.Namespace, kind: type[Settings], **default: Any) 
     options = {name: given[name] for name in names if name in given}
     options["trace"] = str(args.trace)
     return toml.from_table(kind, options)
+
+
+def say_kinds(out: Console, settings: replay.ReplayConfig) -> None:
+    """Says which tuned rules were tuned for another kind of use."""
+    for line in used_elsewhere(
+        settings.policies, workers=[settings.worker], arrivals=[settings.arrivals],
+        clocks=[settings.clock], predictions=[settings.interval or "columns"],
+    ):  # fmt: skip
+        say(out, line)

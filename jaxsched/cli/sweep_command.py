@@ -18,6 +18,7 @@ from jaxsched.report.study_tables import missed
 from jaxsched.report.terminal import console, progress_bar, say
 from jaxsched.studies import run as runs
 from jaxsched.studies import store
+from jaxsched.studies.config import used_elsewhere
 from jaxsched.studies.estimate import estimate_costs
 from jaxsched.studies.plan import Plan, RowRange
 from jaxsched.studies.rows import Simulator
@@ -36,6 +37,12 @@ def run(args: argparse.Namespace) -> None:
     plan = Plan(settings.study())
     work = _Work(out, Simulator(plan, args.engine, args.chunk), processes, args.chunk)
     folder, share = folder_of(args), plan.share(processes.index, processes.count)
+    titles = plan.values.titles
+    for line in used_elsewhere(
+        titles["policies"], workers=titles["workers"], arrivals=titles["arrivals"],
+        clocks=titles["clocks"], predictions=titles["predictions"], lengths=titles["workloads"],
+    ):  # fmt: skip
+        say(out, line)
     for path in settings.files():
         say_notes(out, settings.requests(path))
     if args.dry_run:

@@ -42,7 +42,9 @@ def run(args: argparse.Namespace) -> None:
 
 def _settings(args: argparse.Namespace) -> TuneConfig:
     """The file's configuration with what the command line replaces."""
-    keys = replaced(args, seed="seed", steps="descent.steps")
+    keys = replaced(
+        args, seed="seed", steps="descent.steps", lengths="lengths", predictions="predictions"
+    )
     settings = toml.load(args.config, TuneConfig, keys)
     if settings.trace is None:
         return settings
@@ -63,13 +65,13 @@ def _run_with_progress(
         def on_step(method: Method, done: Progress) -> None:
             task = tasks[method.name]
             bar.start_task(task)
-            bar.update(task, completed=int(done.steps), score=_live(done))
+            bar.update(task, completed=int(done.steps), score=_live(done, settings.against[0]))
 
         return search.run_search(settings, problem, chosen, folder, on_step)
 
 
-def _live(done: Progress) -> str:
-    """The latest figures: best ratio to h_sf on the validation instances, and work."""
+def _live(done: Progress, yardstick: str) -> str:
+    """The latest figures: best ratio to the yardstick on the validation instances, and work."""
     if not math.isfinite(done.score):
         return ""
-    return f"best {math.exp(done.score):.4f} h_sf, {count(int(done.work))} requests"
+    return f"best {math.exp(done.score):.4f} {yardstick}, {count(int(done.work))} requests"

@@ -1,20 +1,26 @@
-"""A family of rules around A_min, with ten numbers to tune.
+"""A family of rules around A_min, with fourteen numbers to tune.
 
-The order of admission may weigh prompts and memory-time, the reservation may be more or less than
-the estimate, and the order of eviction may weigh estimate, progress and prompt; the estimate may
-start inside the interval and grow by more than what was seen. Both readings of A_min are members.
+The order of admission may weigh prompts and memory-time, count what was generated before and what
+is still to come, and age; the reservation may be more or less than the estimate, and the order of
+eviction may weigh estimate, progress, prompt and arrival; the estimate may start inside the
+interval and grow by more than what was seen. Both readings of A_min are members, and so are `fcfs`,
+`lcf` and `remaining_volume`.
 
 The arithmetic is that of integers in units of 1/1024, so that every engine agrees exactly; with
-`x >> 10` for floor(x / 1024), s the prompt, [l, u] the interval, k the tokens generated, M the
-memory (and the limits of `Policy` on estimates, keys and reservations):
+`x >> 10` for floor(x / 1024), s the prompt, [l, u] the interval, k the tokens generated, t the
+arrival, M the memory (and the limits of `Policy` on estimates, keys and reservations):
 
     estimate at first   l + (start (u - l) >> 10)
-    admission key       (1024 est + admit_prompt s + (admit_area a >> 10)) >> 6
-                        a = 1024 v / M, v = s e + e (e + 1) / 2, e = min(est, M)
-    reserve             max(reserve_floor, reserve_factor est >> 10)
-    eviction key        (evict_estimate r + evict_progress k + evict_prompt s) >> 6
-                        r = max(est, run_growth k >> 10)
+    admission key       w >> 6, or with `age` 1024 log2(w) + (age t >> 10)
+                        w = admit_estimate r + admit_prompt h + (admit_area a >> 10)
+                        h = s + g, r = max(est - g, 1), g = progress k >> 10
+                        a = 1024 v / M, v = h e + e (e + 1) / 2, e = min(r, M)
+    reserve             max(g + reserve_floor, reserve_factor est >> 10)
+    eviction key        (evict_estimate r + evict_progress k + evict_prompt s
+                         - evict_arrival t) >> 6, r = max(est, run_growth k >> 10)
     after an eviction   m + (evict_growth m >> 10), m = max(est, k)
+
+On the papers' worker k = 0 for whoever waits.
 """
 
 from __future__ import annotations
@@ -25,7 +31,7 @@ import jax.numpy as jnp
 from jax import lax
 
 from jaxsched.arrays import Pytree
-from jaxsched.policies.arithmetic import least, memory_time, most, over, shift
+from jaxsched.policies.arithmetic import least, log2, memory_time, most, over, shift, where
 from jaxsched.policies.fixed_point import fixed_point, module_of
 from jaxsched.policies.interface import Policy
 from jaxsched.policies.view import View
@@ -35,9 +41,10 @@ UNIT = 1024
 
 
 class FamilyParams(Pytree):
-    """The ten numbers of a rule, each of shape [] and traced; the defaults are A_min, literally.
+    """The numbers of a rule, each of shape [] and traced; the defaults are A_min, literally.
 
-    Values outside the range given are brought to its nearest end, and rounded to 1/1024.
+    Values outside the range given are brought to its nearest end, and rounded to 1/1024 (`age` to
+    2^-20).
 
     Attributes:
       start: Where in [lower, upper] the estimate starts, 0 to 1; 0 never reads the upper bound.
@@ -51,6 +58,12 @@ class FamilyParams(Pytree):
       evict_prompt: Weight of the prompt in it, -64 to 64.
       run_growth: Estimate of an active request, in it, over its tokens generated, 0 to 64.
       evict_growth: Growth of the estimate on eviction beyond max(estimate, tokens), 0 to 64.
+      admit_estimate: Weight of the estimate in the order of admission, 0 to 64.
+      progress: Share of the tokens generated that count as prompt and no more as to come, 0 to 1.
+      age: Octaves by which the key of a waiting request falls for every round of its arrival (under
+        a clock for every different arrival) that it is older than another, 0 to 1; 0 for never.
+      evict_arrival: Weight of the arrival in the order of eviction, -64 to 64; above 0 the latest
+        leave first.
     """
 
     start: Any = 0.0
@@ -63,10 +76,14 @@ class FamilyParams(Pytree):
     evict_prompt: Any = 0.0
     run_growth: Any = 0.0
     evict_growth: Any = 0.0
+    admit_estimate: Any = 1.0
+    progress: Any = 0.0
+    age: Any = 0.0
+    evict_arrival: Any = 0.0
 
 
 class Number(NamedTuple):
-    """What may be said of one of the ten numbers."""
+    """What may be said of one of the numbers."""
 
     low: float
     high: float
@@ -85,14 +102,21 @@ NUMBERS = {
     "evict_prompt": Number(-64, 64, 0.25),
     "run_growth": Number(0, 64, 1.0),
     "evict_growth": Number(0, 64, 1.0),
+    "admit_estimate": Number(0, 64, 1.0),
+    "progress": Number(0, 1, 1.0),
+    "age": Number(0, 1, 2**-14, unit=2**20),
+    "evict_arrival": Number(-64, 64, 0.25),
 }
 """Of every field of `FamilyParams` its range, scale and unit."""
 
 FAMILY_FIELDS = tuple(NUMBERS)
 
+LATER = ("admit_estimate", "progress", "age", "evict_arrival")
+"""Numbers that files and configurations made earlier do not have."""
+
 
 def quantize(params: FamilyParams) -> Any:
-    """The ten numbers in fixed point, int32 of shape [10] in the order of `FAMILY_FIELDS`.
+    """The numbers in fixed point, int32 of shape [14] in the order of `FAMILY_FIELDS`.
 
     From numpy's float32 if they are concrete, so that traced and concrete numbers agree.
 
@@ -132,7 +156,7 @@ def a_min_family(params: FamilyParams | None = None, name: str = "a_min_family")
     (5,)
 
     Args:
-      params: The ten numbers; `None` for A_min itself, refined on eviction.
+      params: The numbers; `None` for A_min itself, refined on eviction.
       name: What tables call it.
     """
     return Policy(
@@ -148,29 +172,38 @@ def a_min_family(params: FamilyParams | None = None, name: str = "a_min_family")
 
 
 (
-    START, ADMIT_PROMPT, ADMIT_AREA, RESERVE_FACTOR, RESERVE_FLOOR,
-    EVICT_ESTIMATE, EVICT_PROGRESS, EVICT_PROMPT, RUN_GROWTH, EVICT_GROWTH,
-) = range(10)  # fmt: skip
+    START, ADMIT_PROMPT, ADMIT_AREA, RESERVE_FACTOR, RESERVE_FLOOR, EVICT_ESTIMATE, EVICT_PROGRESS,
+    EVICT_PROMPT, RUN_GROWTH, EVICT_GROWTH, ADMIT_ESTIMATE, PROGRESS, AGE, EVICT_ARRIVAL,
+) = range(14)  # fmt: skip
 
 
 def estimate(r: View) -> Any:
     return r.lower + shift(r.params[START] * (r.upper - r.lower), 10)
 
 
+def gone(r: View) -> Any:
+    return shift(r.params[PROGRESS] * r.generated, 10)
+
+
 def admission_key(r: View) -> Any:
-    volume = memory_time(r.prompt, least(r.estimate, r.memory))
+    held, left = r.prompt + gone(r), most(r.estimate - gone(r), 1)
+    volume = memory_time(held, least(left, r.memory))
     area = least(over(1024 * least(volume, 2**42), r.memory), 2**31)
-    weighed = r.params[ADMIT_PROMPT] * r.prompt + shift(r.params[ADMIT_AREA] * area, 10)
-    return shift(1024 * r.estimate + weighed, 6)
+    weighed = r.params[ADMIT_ESTIMATE] * left + r.params[ADMIT_PROMPT] * held
+    weighed = weighed + shift(r.params[ADMIT_AREA] * area, 10)
+    aged = log2(most(weighed, 1), 10) + shift(r.params[AGE] * r.arrival, 10)
+    return where(r.params[AGE] == 0, shift(weighed, 6), aged)
 
 
 def reserve(r: View) -> Any:
-    return most(shift(r.params[RESERVE_FACTOR] * r.estimate, 10), r.params[RESERVE_FLOOR])
+    least_of_all = gone(r) + r.params[RESERVE_FLOOR]
+    return most(shift(r.params[RESERVE_FACTOR] * r.estimate, 10), least_of_all)
 
 
 def eviction_key(r: View) -> Any:
     grown = most(r.estimate, shift(r.params[RUN_GROWTH] * r.generated, 10))
     weighed = r.params[EVICT_PROGRESS] * r.generated + r.params[EVICT_PROMPT] * r.prompt
+    weighed = weighed - r.params[EVICT_ARRIVAL] * r.arrival
     return shift(r.params[EVICT_ESTIMATE] * grown + weighed, 6)
 
 

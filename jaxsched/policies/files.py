@@ -1,6 +1,6 @@
 """Tuned rules: members of the A_min family, or networks, in TOML files; shipped and your own.
 
-A file is what `jaxsched tune` writes: the ten numbers or the weights, what they were tuned on, what
+A file is what `jaxsched tune` writes: the numbers or the weights, what they were tuned on, what
 they score on instances that the tuning never saw, and the versions. Only the numbers matter to the
 rule.
 """
@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 
 from jaxsched import toml
-from jaxsched.policies.family import NUMBERS, FamilyParams, a_min_family
+from jaxsched.policies.family import LATER, NUMBERS, FamilyParams, a_min_family
 from jaxsched.policies.interface import Policy
 from jaxsched.policies.network import SHAPES, WIDEST, NetworkParams, a_min_network
 
@@ -24,12 +24,21 @@ RULES = Path(__file__).parent / "rules"
 """The shipped rules, a file each."""
 
 
-_Fields: Any = dataclasses.make_dataclass("_Fields", [(x, float) for x in NUMBERS], frozen=True)
+_Fields: Any = dataclasses.make_dataclass(
+    "_Fields",
+    [
+        (name, float, toml.later(default=getattr(FamilyParams(), name)))
+        if name in LATER
+        else (name, float)
+        for name in NUMBERS
+    ],
+    frozen=True,
+)
 
 
 @dataclasses.dataclass(frozen=True)
 class RuleNumbers(_Fields):
-    """The table [params] of a file: the fields of `FamilyParams`, all of them."""
+    """The table [params] of a file: the fields of `FamilyParams`, all but later ones."""
 
     def __post_init__(self) -> None:
         for name, (low, high, *_) in NUMBERS.items():
@@ -69,6 +78,13 @@ class Origin:
       simulated_requests: The work that it took: requests of all simulations of candidates.
       seed: Of everything random.
       versions: Of what the numbers can depend on, as "name version".
+      worker: Whose rules held.
+      arrivals: When requests arrived.
+      loads: At which rates, over what `fcfs` sustains.
+      rates: Or in requests per second (round).
+      clock: How long a round lasted; None counts rounds.
+      objective: What was made small.
+      slo: The service level of attainment.
     """
 
     lengths: str
@@ -79,11 +95,18 @@ class Origin:
     simulated_requests: int
     seed: int
     versions: tuple[str, ...]
+    worker: str = toml.later(default="paper")
+    arrivals: str = toml.later(default="backlog")
+    loads: tuple[float, ...] = toml.later(default=())
+    rates: tuple[float, ...] = toml.later(default=())
+    clock: str | None = None
+    objective: str = toml.later(default="mean")
+    slo: str | None = None
 
 
 @dataclasses.dataclass(frozen=True)
 class Score:
-    """A table of [[scores]]: mean ratio of mean latencies on instances not used in tuning.
+    """A table of [[scores]]: mean ratio on instances not used in tuning.
 
     Attributes:
       prediction: Interval specification.
@@ -91,6 +114,9 @@ class Score:
       ratio: Mean over the instances of the ratio.
       half_width: Of its 95 % confidence interval.
       instances: How many.
+      measure: What the ratio is of: "mean" latency, its "p99", or "attainment", 1 + the requests
+        that miss the service level.
+      load: Load, or rate of arrivals; 0 for a backlog and for the arrivals of a trace.
     """
 
     prediction: str
@@ -98,6 +124,8 @@ class Score:
     ratio: float
     half_width: float
     instances: int
+    measure: str = toml.later(default="mean")
+    load: float = toml.later(default=0.0)
 
 
 @dataclasses.dataclass(frozen=True)

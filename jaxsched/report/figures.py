@@ -246,12 +246,15 @@ def _gains(axes: Axes, table: pd.DataFrame, look: Look) -> None:
 
 
 @in_house_style
-def score_against_work(curves: pd.DataFrame, title: str) -> Figure:
+def score_against_work(curves: pd.DataFrame, title: str, yardstick: str = "h_sf") -> Figure:
     """Validation score of the best candidate so far (`Found.curves`) against the requests."""
     figure, (axes,) = plots.panels(1, 1, (5.4, 3.2))
     draw_curves(axes, curves)
     axes.set_xlabel("requests simulated for candidates")
-    axes.set_ylabel("mean latency / that of H-SF")
+    if yardstick == "h_sf":
+        axes.set_ylabel("mean latency / that of H-SF")
+    else:
+        axes.set_ylabel(f"score / that of {yardstick}")
     plots.subtitle(axes, title)
     axes.legend()
     return figure

@@ -180,18 +180,19 @@ def tuning_report(folder: Path, manifest: dict[str, Any], config: Config) -> Rep
     answer = study_tables.tuning(title, methods, tests)
     written = answer.data[answer.data["method"] == methods["method"].iloc[-1]]
     told = [
-        f"{read_prediction(row['prediction']).label}: the rule takes "
+        f"{read_prediction(row['prediction']).label}{_at_load(row['load'])}: the rule takes "
         f"{row[name]:.1%} ± {row[f'{name}_ci']:.1%} of the mean latency of {name[9:]}."
         for _, row in written.iterrows()
         for name in tests
         if name.startswith("ratio_to_")
     ]
-    drawn = figures.score_against_work(curves, subject)
+    objective = "h_sf" if "score" not in tests else f"fcfs ({config.get('objective', 'mean')})"
+    drawn = figures.score_against_work(curves, subject, objective)
     about = "Best validation score so far against the work done."
     rule = f"{_name(folder).removeprefix('tune_') or 'rule'}.toml"
     return Report(
         title=f"Tuning: {_name(folder)}",
-        lead="A rule of scheduling, searched on simulated backlogs.",
+        lead="A rule of scheduling, searched on simulated requests.",
         answer=answer,
         manifest=manifest,
         commands="jaxsched tune config.toml --out DIR\njaxsched report DIR",
@@ -201,6 +202,10 @@ def tuning_report(folder: Path, manifest: dict[str, Any], config: Config) -> Rep
         remark=f"config.toml is the configuration below. The rule is DIR/{rule}: --policies "
         f"tuned:DIR/{rule}.",
     )
+
+
+def _at_load(load: float) -> str:
+    return f", load {load:g}" if load else ""
 
 
 def trace_report(folder: Path, manifest: dict[str, Any], config: Config) -> Report:

@@ -56,11 +56,12 @@ SERVING_NOTE = (
 )
 
 TUNING_NOTE = (
-    "mean ratios of mean latencies on test instances, ± half a paired 95 % confidence interval",
-    f"P99: of the latency, in rounds; {WAIT}; means over the test instances",
+    "mean ratios of mean latencies (p99, missed: of those) on test instances, ± half a paired 95 % "
+    "confidence interval",
+    "P99 of the latency and longest wait: means over the test instances, in rounds or in seconds",
     "work: requests simulated for candidates; as written: the best by validation, made readable",
-    "validation, test: geometric means of the ratios to h_sf over all predictions; a word where "
-    "they differ by more than that interval",
+    "validation, test: geometric means of the scores over all predictions (and loads); a word "
+    "where they differ by more than that interval",
 )
 """How to read the tables, a remark each."""
 
@@ -281,18 +282,28 @@ def _serving_row(
 
 
 def tuning(title: str, methods: pd.DataFrame, tests: pd.DataFrame) -> Answer:
-    """One row per method and prediction, and the rule as written, from a `Found`'s tables."""
-    against = [name for name in tests if name.startswith("ratio_to_")]
-    groups = tests.groupby(["prediction", "method"], sort=False)
+    """One row per method, prediction and load, and the rule as written, from a `Found`'s tables."""
+    tests = tests if "load" in tests else tests.assign(load=0.0)
+    against = [name for name in tests if "_to_" in name]
+    tails = [name for name in tests if name.partition("_of_")[0] in _TUNED]
+    groups = tests.groupby(["load", "prediction", "method"], sort=False)
     halves = groups[against].agg(frames.half_width).add_suffix("_ci")
-    means = groups[[*against, *(name for name in tests if name.startswith(_TUNED))]].mean()
+    means = groups[[*against, *tails]].mean()
     summary = means.join(halves).reset_index().merge(methods, "left", "method")
     sections = (
-        (label, (_tuning_row(row, against) for _, row in rows.iterrows()))
-        for label, rows in _by(summary)
-    )
-    headings = [name.replace("ratio_to_", "/ ").removesuffix(":on_eviction") for name in against]
-    made = table([*headings, "P99", "of h_sf", "wait", "of h_sf", "work", "time"], sections)
+        (f"{label}, load {load:g}" if load else label,
+         (_tuning_row(row, against, tails) for _, row in rows.iterrows()))
+        for load, own in summary.groupby("load", sort=False)
+        for label, rows in _by(own)
+    )  # fmt: skip
+    headings = [
+        name.removeprefix("ratio_to_").replace("_to_", " / ").removesuffix(":on_eviction")
+        for name in against
+    ]
+    headings = [name if "/" in name else f"/ {name}" for name in headings]
+    headings += ["of " + name.partition("_of_")[2] if "_of_" in name else _TUNED[name]
+                 for name in tails]  # fmt: skip
+    made = table([*headings, "work", "time"], sections)
     warnings = missed(tests)
     if "validation" not in methods:  # in folders of earlier versions
         return Answer(title, (made,), (*TUNING_NOTE[:1], *warnings), summary)
@@ -307,17 +318,18 @@ def tuning(title: str, methods: pd.DataFrame, tests: pd.DataFrame) -> Answer:
     return Answer(title, (made, beside), (*TUNING_NOTE, *warnings), summary)
 
 
-_TUNED = ("latency_p99", "longest_wait")
-"""What stands beside the ratios of a tuned rule: its own, and that `_of_h_sf`."""
+_TUNED = {"latency_p99": "P99", "p99_e2el": "P99", "longest_wait": "wait", "max_queueing": "wait"}
+"""What stands beside the ratios of a tuned rule: its own, and another's."""
 
 
 def _validated(methods: pd.DataFrame, tests: pd.DataFrame) -> pd.DataFrame:
     """For each method its validation score, the same of the test instances, and a word on both.
 
-    The score is the geometric mean of the ratios to h_sf over all predictions; `half` is half its
-    95 % confidence interval on the test instances, each of which counts once.
+    The score is the geometric mean over all predictions and loads; `half` is half its 95 %
+    confidence interval on the test instances, each of which counts once.
     """
-    logs = np.log(tests["ratio_to_h_sf"]).groupby([tests["method"], tests["lane"]]).mean()
+    score = tests["score" if "score" in tests else "ratio_to_h_sf"]
+    logs = np.log(score).groupby([tests["method"], tests["lane"]]).mean()
     groups = logs.groupby("method")
     told = pd.DataFrame({"test": np.exp(groups.mean()), "half": groups.agg(frames.half_width)})
     both = methods[["method", "label", "validation"]].merge(told, "left", "method")
@@ -329,13 +341,17 @@ def _validated(methods: pd.DataFrame, tests: pd.DataFrame) -> pd.DataFrame:
     return both.assign(half=both["half"] * both["test"])
 
 
-def _tuning_row(row: pd.Series, against: Iterable[str]) -> tuple[str, ...]:
+def _tuning_row(row: pd.Series, against: Iterable[str], tails: Iterable[str]) -> tuple[str, ...]:
     ratios = (with_half(row[name], row[f"{name}_ci"], ".4f") for name in against)
-    names = (name + end for name in _TUNED for end in ("", "_of_h_sf"))
-    tails = (shown(row.get(name, math.nan), rounds) for name in names)
+    told = (
+        shown(row[name], seconds if name.partition("_of_")[0] in _IN_SECONDS else rounds)
+        for name in tails
+    )
     cost = () if row.isna()["work"] else (count(row["work"]), f"{row['seconds']:.0f} s")
-    return row["label"], *ratios, *tails, *cost
+    return row["label"], *ratios, *told, *cost
 
+
+_IN_SECONDS = frames.IN_SECONDS.values()
 
 _MOST_ROWS = 40
 """Policies in the table of a sweep; of more, the best."""

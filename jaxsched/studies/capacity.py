@@ -16,14 +16,16 @@ import jax
 import numpy as np
 import pandas as pd
 
-from jaxsched import clocks, metrics, policies
+from jaxsched import clocks, metrics, policies, workloads
 from jaxsched.bounds import busy_seconds_bound
+from jaxsched.clocks import Clock
 from jaxsched.instance import Instance
 from jaxsched.simulate import simulate
 from jaxsched.studies import frames
 from jaxsched.studies.replay import Loaded, ReplayConfig
 from jaxsched.studies.run import Point, Work, part_name
-from jaxsched.workers import worker_named
+from jaxsched.workers import Worker, worker_named
+from jaxsched.workloads import Lengths
 
 LANES = 4
 """Rates tried side by side."""
@@ -66,6 +68,23 @@ def ceiling(config: CapacityConfig, instance: Instance) -> float:
         max_batch=config.max_batch, worker=worker,
     )  # fmt: skip
     return float(instance.n / busy)
+
+
+def sustained_rate(
+    lengths: Lengths, memory: int, clock: Clock | None = None, worker: Worker | None = None
+) -> float:
+    """Requests per second (per round without a clock) that `fcfs` sustains: a load of 1.
+
+    Those that it completes in the middle of a long backlog of random requests.
+    """
+    drawn = workloads.make(
+        jax.random.key(1), lengths=lengths, intervals=workloads.intervals.relative(0), n=3000,
+        lanes=8, memory=memory,
+    )  # fmt: skip
+    result = simulate(drawn, policies.fcfs(), worker=worker, clock=clock)
+    done = result.completion if clock is None else result.completion_seconds
+    first, last = np.quantile(done, (0.2, 0.8), axis=-1)
+    return float(np.mean(0.6 * drawn.n / (last - first)))
 
 
 def capacity_work(config: CapacityConfig, loaded: Loaded) -> Work:

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterable
+import re
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
 from jaxsched import metrics, policies
 from jaxsched.clocks import clock_file
-from jaxsched.policies.files import digest
+from jaxsched.policies.files import digest, read_rule
 from jaxsched.toml import at_least, one_of, several, with_key
 from jaxsched.workloads import Lengths
 from jaxsched.workloads.texts import EMBEDDED, Prediction, read_lengths, read_prediction
@@ -101,6 +102,57 @@ def all_predictions(texts: tuple[str, ...], memory: int, trace: bool) -> None:
     for text in texts:
         if prediction("predictions", text, memory).source is None and not trace:
             raise ValueError('predictions: "columns" needs a trace; random lengths have none')
+
+
+def used_elsewhere(
+    names: Iterable[str],
+    *,
+    workers: Iterable[str | None],
+    arrivals: Iterable[str],
+    clocks: Iterable[str | None],
+    predictions: Iterable[str],
+    lengths: Iterable[str] = (),
+) -> Iterator[str]:
+    """A line for each tuned rule that is used for another kind than it was tuned for.
+
+    Kinds are the names of workers, backlog or arrivals in rounds or seconds, the kinds of
+    predictions, and the names of embedded lengths; the texts are those of configurations.
+    """
+    times = list(clocks)
+    used = {
+        "worker": {_head(text or "paper") for text in workers},
+        "requests": {_coming(text, clock) for text in arrivals for clock in times},
+        "predictions": {_head(text) for text in predictions},
+        "lengths": {_head(text) for text in lengths} & EMBEDDED.keys(),
+    }
+    for name in filter(lambda name: name.startswith("tuned:"), names):
+        (path,) = policies.policy_files(name)
+        if (origin := read_rule(path).origin) is None:
+            continue
+        own = {
+            "worker": {_head(origin.worker)},
+            "requests": {_coming(origin.arrivals, origin.clock)},
+            "predictions": {_head(text) for text in origin.predictions},
+            "lengths": {_head(origin.lengths)} & EMBEDDED.keys(),
+        }
+        other = {kind: found for kind in own if (found := used[kind] - own[kind])}
+        if other:
+            what = (f"{kind} {_listed(own[kind])}, not {_listed(other[kind])}" for kind in other)
+            yield f"{name} was tuned for other use: {'; '.join(what)}"
+
+
+def _head(text: str) -> str:
+    return re.split("[:,]", text)[0]
+
+
+def _coming(arrivals: str, clock: str | None) -> str:
+    if _head(arrivals) == "backlog":
+        return "at once"
+    return "arriving in rounds" if clock in (None, "rounds") else "arriving in seconds"
+
+
+def _listed(kinds: Iterable[str]) -> str:
+    return ", ".join(sorted(kinds)) or "others"
 
 
 def service_level(slo: str | None, **limits: float | None) -> dict[str, Any]:

@@ -52,7 +52,7 @@ class Drawn:
             law = plan.values.read["workloads"][tile.workload]
             self.lengths = law.draw(draws.purpose(self._keys, generate.LENGTHS), self._shape)
         else:
-            self.lengths, self._times = _stretches(plan.study.stretches, self._keys, tile.n)
+            self.lengths, self._times = stretches(plan.study.stretches, self._keys, tile.n)
         self._parts: dict[Any, Any] = {}
         self._kept = max(8, CACHE_BYTES // (8 * self.lengths.output.size))
 
@@ -147,7 +147,7 @@ class Drawn:
         return self._parts[name]
 
 
-def _stretches(trace: Trace, keys: jax.Array, n: int) -> tuple[Lengths, np.ndarray]:
+def stretches(trace: Trace, keys: jax.Array, n: int) -> tuple[Lengths, np.ndarray]:
     """Requests of a trace in a row, from a random one on, and their times at rate 1."""
     shape = (len(keys), 1)
     chosen = draws.uniforms(draws.purpose(keys, generate.ARRIVALS), shape)

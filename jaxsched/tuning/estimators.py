@@ -90,7 +90,7 @@ def relaxation(settings: DescentConfig, problem: Problem, space: Coordinates) ->
             timeline = event_timeline(result, settings.soft_steps)
             at = point.astype(np.float32), np.float32(temperature(step))
             values.append(np.asarray(soft(*at, batch.instance, timeline), float))
-            scores.append(np.log(result.total_latency / batch.yardstick).mean())
+            scores.append(np.log(result.total_latency / batch.yardstick["mean"]).mean())
         # One exact and one soft simulation of every instance.
         return Gradient(np.array(values), np.array(scores), problem.work(2 * len(z)))
 

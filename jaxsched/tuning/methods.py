@@ -69,9 +69,11 @@ class _Search:
         return self._problem.scores(batch, self._space.params(points)).mean(axis=1)
 
     def _best_starts(self, batch: Batch, rng: np.random.Generator) -> tuple[Floats, int]:
-        """A_min and random points, the best first, and the requests simulated for it."""
-        starts = self._space.random(rng, self._config.descent.starts)
-        points = np.concatenate([self._space.origin[None], starts])
+        """A_min, random points and known rules, the best first; the requests simulated for it."""
+        starts = [self._space.origin[None], self._space.random(rng, self._config.descent.starts)]
+        if self._config.serving:
+            starts.append(self._space.hand_written())
+        points = np.concatenate(starts)
         order = np.argsort(self._scores(batch, points), kind="stable")
         return points[order], self._problem.work(len(points))
 

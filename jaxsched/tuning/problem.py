@@ -1,12 +1,16 @@
 """What is tuned for: instances drawn afresh, and scores of candidates on them.
 
-The score of a rule on an instance is ln(mean latency / mean latency of h_sf), by the hard
-simulator. All candidates of a step meet the same instances, so that their differences are paired.
+The score of a rule on an instance is ln(x / x of the yardstick), by the hard simulator, where x is
+the mean latency, or a weighted sum of such logarithms: of the mean, of the P99, and of 1 + the
+requests that miss a service level. The yardstick is `h_sf` for the mean of backlogs on the papers'
+worker, else `fcfs`. All candidates of a step meet the same instances, so that their differences are
+paired; so do all loads and predictions.
 """
 
 from __future__ import annotations
 
 import functools
+import itertools
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -15,15 +19,20 @@ import jax.numpy as jnp
 import numpy as np
 from numpy.typing import NDArray
 
-from jaxsched import policies, workloads
+from jaxsched import clocks, metrics, policies, workloads
 from jaxsched.instance import Instance
 from jaxsched.policies.family import a_min_family
 from jaxsched.policies.network import a_min_network
+from jaxsched.result import Result
 from jaxsched.simulate import simulate
-from jaxsched.studies.draw import concatenate
+from jaxsched.studies import frames
+from jaxsched.studies.capacity import sustained_rate
+from jaxsched.studies.draw import concatenate, stretches
 from jaxsched.studies.trace import check_fit, read_requests
-from jaxsched.tuning.config import TuneConfig
-from jaxsched.workloads import Lengths, Trace
+from jaxsched.tuning.config import TuneConfig, read_objective
+from jaxsched.workers import worker_named
+from jaxsched.workloads import Trace, draws, generate
+from jaxsched.workloads.intervals import IntervalSource
 from jaxsched.workloads.texts import read_prediction
 
 TUNING, VALIDATION, TEST = range(3)
@@ -32,12 +41,26 @@ TUNING, VALIDATION, TEST = range(3)
 SHARES = (0.5, 0.25, 0.25)
 """Of the rows of a trace, in the same order."""
 
+Measured = dict[str, NDArray[np.float64]]
+"""Name of a measure -> its values, of shape [..., L]."""
+
+
+class Setting(NamedTuple):
+    """What a part of the instances of a batch has in common."""
+
+    prediction: str  # an interval specification
+    load: float  # share of what fcfs sustains, or rate; 0 without
+
 
 class Batch(NamedTuple):
     """Instances to score candidates on."""
 
-    instance: Instance  # of lane shape [L], the lanes of the first prediction first
-    yardstick: NDArray[np.float64]  # total latency of h_sf, of shape [L]
+    instance: Instance  # of lane shape [L], the lanes of the first setting first
+    yardstick: Measured  # of `Problem.yardstick`, of shape [L]
+
+
+TAIL = ("latency_p99", "longest_wait")
+"""What is told beside the scores on test instances."""
 
 
 class Problem:
@@ -53,14 +76,33 @@ class Problem:
     def __init__(self, config: TuneConfig) -> None:
         self.config = config
         self.trace = None if config.trace is None else _requests(config)
-        self._lengths = _laws(config, self.trace)
-        self.validation = self._batch(VALIDATION, config.validation_lanes)
-        rounds = simulate(self.validation.instance, policies.h_sf()).rounds
-        # A candidate is stopped after twice the rounds of h_sf; of a power of two, so that few
-        # programs are compiled.
-        self.max_rounds = 1 << int(2 * np.max(rounds)).bit_length()
+        self._parts = [] if self.trace is None else _parts(config, self.trace)
+        self._lengths = [part.lengths() for part in self._parts] or [config.lengths.law] * 3
+        self._weights = read_objective(config.objective)
+        self._clock = None if config.clock is None else clocks.clock(config.clock)
+        worker = None if config.worker is None else worker_named(config.worker)
+        self._given: dict[str, Any] = {"clock": self._clock, "worker": worker}
         self.policy = a_min_family if config.member == "family" else a_min_network
-        self._latencies = _latencies(self.policy, self.max_rounds)
+        instance = self._instances(VALIDATION, config.validation_lanes)
+        found = simulate(instance, policies.policy(config.against[0]), **self._given)
+        # A candidate is stopped after twice the rounds of the yardstick; of a power of two, so that
+        # few programs are compiled.
+        self._max_rounds = 1 << int(2 * np.max(found.rounds)).bit_length()
+        self._last = float(self._max_rounds)
+        if self._clock is not None:
+            self._last = 2 * float(np.max(found.completion_seconds))
+        self.validation = Batch(instance, self.measures(instance, found))
+
+    @property
+    def settings(self) -> list[Setting]:
+        """Every prediction at every load or rate, in order of the lanes."""
+        loads = self.config.loads or self.config.rates or (0.0,)
+        return [Setting(*pair) for pair in itertools.product(self.config.predictions, loads)]
+
+    @functools.cached_property
+    def sustained(self) -> float:
+        """Requests per second, or per round, that `fcfs` sustains on the worker."""
+        return sustained_rate(self._lengths[TUNING], self.config.memory, **self._given)
 
     def fresh(self, step: int) -> Batch:
         """The instances of a step."""
@@ -73,41 +115,115 @@ class Problem:
 
     def work(self, candidates: int) -> int:
         """Requests simulated when so many candidates are scored on the instances of a step."""
-        lanes = self.config.lanes * len(self.config.predictions)
+        lanes = self.config.lanes * len(self.settings)
         return candidates * lanes * self.config.num_requests
 
     def scores(self, batch: Batch, params: Any) -> NDArray[np.float64]:
         """Scores of rules with fields of shape [P, ...], of shape [P, L]; smaller is better."""
-        return np.log(self.latencies(batch, params) / batch.yardstick)
+        return self.compared(self.measured(batch, params), batch.yardstick)
 
-    def latencies(self, batch: Batch, params: Any) -> NDArray[np.float64]:
-        """Total latencies in rounds, [P, L], of rules with fields of shape [P, ...]."""
-        return self.counted(*self._latencies(batch.instance, params))
+    def compared(self, found: Measured, yardstick: Measured) -> NDArray[np.float64]:
+        """Scores of what was measured."""
+        logs = [w * np.log(found[name] / yardstick[name]) for name, w in self._weights.items()]
+        return np.sum(logs, axis=0)
 
-    def counted(self, total: Any, unfinished: Any) -> NDArray[np.float64]:
-        """Total latencies with the requests that a rule left unfinished when it was stopped early.
+    def measured(self, batch: Batch, params: Any) -> Measured:
+        """Measures, [P, L], of rules with fields of shape [P, ...]."""
+        if not self.config.serving:
+            run = _latencies(self.policy, self._max_rounds)
+            total, unfinished = run(batch.instance, params)
+            return {"mean": self._total(total, unfinished)}
+        # One after another, as arrivals in seconds would be float32 inside `jit`.
+        rules = range(len(jax.tree.leaves(params)[0]))
+        each = [
+            self.measured_of(
+                batch.instance, self.policy(jax.tree.map(lambda leaf, i=i: leaf[i], params))
+            )
+            for i in rules
+        ]
+        return {name: np.stack([one[name] for one in each]) for name in each[0]}
 
-        They count as if they ended there, which is too good for them and bad enough.
+    def measured_of(self, instance: Instance, policy: policies.Policy) -> Measured:
+        """The same of one policy, of shape [L]."""
+        return self.measures(instance, self.run(instance, policy))
+
+    def run(self, instance: Instance, policy: policies.Policy) -> Result:
+        """What a policy does, stopped where candidates are."""
+        return simulate(instance, policy, max_rounds=self._max_rounds, **self._given)
+
+    def tail(self, instance: Instance, result: Result) -> Measured:
+        """P99 of the latency and longest wait, [L], under their names in rounds or in seconds."""
+        if self._clock is None:
+            return {name: frames.latency_figures(instance, result)[name] for name in TAIL}
+        wait = metrics.requests(instance, result).queueing
+        wait = np.max(np.where(result.completion >= 0, wait, 0.0), axis=-1)
+        return {frames.IN_SECONDS[TAIL[0]]: self.measures(instance, result)["p99"],
+                frames.IN_SECONDS[TAIL[1]]: wait}  # fmt: skip
+
+    def measures(self, instance: Instance, result: Result) -> Measured:
+        """Mean (if not serving, total) and P99 of the latency, and 1 + misses of the level.
+
+        Requests of a rule that is stopped early count as if they ended there, which is too good
+        for them and bad enough.
         """
-        return np.asarray(total) + np.asarray(unfinished, float) * self.max_rounds
+        unfinished = result.completion < 0
+        if not self.config.serving:
+            return {"mean": self._total(result.total_latency, unfinished.sum(axis=-1))}
+        ended = result.completion if self._clock is None else result.completion_seconds
+        latency = np.where(unfinished, self._last, ended)
+        if instance.arrival is not None:
+            latency = latency - instance.arrival
+        found = {"mean": np.mean(latency, axis=-1), "p99": np.quantile(latency, 0.99, axis=-1)}
+        if limits := self.config.limits:
+            seen = metrics.requests(instance, result)
+            kept = [getattr(seen, name.removesuffix("_limit")) <= x for name, x in limits.items()]
+            kept = np.all([seen.finished, *kept], axis=0)
+            found["attainment"] = 1.0 + np.sum(~kept, axis=-1)
+        return found
+
+    def _total(self, total: Any, unfinished: Any) -> NDArray[np.float64]:
+        return np.asarray(total) + np.asarray(unfinished, float) * self._max_rounds
 
     def _batch(self, purpose: int, lanes: int, first_lane: int = 0) -> Batch:
+        instance = self._instances(purpose, lanes, first_lane)
+        yardstick = policies.policy(self.config.against[0])
+        return Batch(instance, self.measured_of(instance, yardstick))
+
+    def _instances(self, purpose: int, lanes: int, first_lane: int = 0) -> Instance:
+        """The instances of all settings, which share their draws."""
         config = self.config
-        drawn = [
-            workloads.make(
-                jax.random.fold_in(jax.random.key(config.seed), purpose),
-                lengths=self._lengths[purpose],
-                intervals=None if source is None else source(config.memory),
-                n=config.num_requests,
-                memory=config.memory,
-                lanes=lanes,
-                first_lane=first_lane,
-            )
-            for source in (read_prediction(text).source for text in config.predictions)
-        ]
-        instance = concatenate(drawn)
-        yardstick = simulate(instance, policies.h_sf()).total_latency.astype(float)
-        return Batch(instance, yardstick)
+        key = jax.random.fold_in(jax.random.key(config.seed), purpose)
+        drawn = []
+        for setting in self.settings:
+            source = read_prediction(setting.prediction).source
+            intervals = None if source is None else source(config.memory)
+            rate = setting.load * (self.sustained if config.loads else 1.0)
+            if config.arrivals == "trace":
+                keys = draws.lane_keys(key, lanes, first_lane)
+                drawn.append(self._stretches(purpose, keys, intervals, rate))
+                continue
+            arrivals = None
+            if config.arrivals == "poisson":
+                in_seconds = workloads.arrivals.poisson_seconds
+                arrivals = (in_seconds if config.clock else workloads.arrivals.poisson)(rate)
+            one = workloads.make(
+                key, lengths=self._lengths[purpose], intervals=intervals, arrivals=arrivals,
+                n=config.num_requests, memory=config.memory, lanes=lanes, first_lane=first_lane,
+            )  # fmt: skip
+            drawn.append(one)
+        return concatenate(drawn)
+
+    def _stretches(
+        self, purpose: int, keys: jax.Array, intervals: IntervalSource | None, rate: float
+    ) -> Instance:
+        """Requests of a part of the trace in a row, at this rate on the whole; 0 is its own."""
+        part = self._parts[purpose]
+        drawn, times = stretches(part, keys, self.config.num_requests)
+        lower, upper = generate.predict(draws.purpose(keys, generate.INTERVALS), intervals, drawn)
+        return Instance(
+            prompt=drawn.prompt, output=drawn.output, lower=lower, upper=upper,
+            arrival=times / (rate or part.rate), memory=self.config.memory,
+        )  # fmt: skip
 
 
 def _requests(config: TuneConfig) -> Trace:
@@ -121,19 +237,27 @@ def _requests(config: TuneConfig) -> Trace:
     return trace
 
 
-def _laws(config: TuneConfig, trace: Trace | None) -> list[Lengths]:
-    """Lengths for tuning, validation and test; of a trace each has rows of its own."""
-    if trace is None:
-        return [config.lengths.law] * 3
+def _parts(config: TuneConfig, trace: Trace) -> list[Trace]:
+    """Rows for tuning, validation and test: at random, or one after the other for stretches."""
     if len(trace) < len(SHARES) + 1:
         raise ValueError(
             f"{trace.source}: got {len(trace)} requests; expected at least {len(SHARES) + 1}, for "
             "tuning, validation and test have rows of their own"
         )
-    rows = np.asarray(jax.random.permutation(jax.random.key(config.seed), len(trace)))
+    rows = np.arange(len(trace))
+    if config.arrivals != "trace":
+        rows = np.asarray(jax.random.permutation(jax.random.key(config.seed), len(trace)))
     ends = np.rint(np.cumsum(SHARES) * len(trace)).astype(int)
-    parts = np.split(rows, ends[:-1])
-    return [trace.select(np.sort(part)).lengths() for part in parts]
+    parts = [trace.select(np.sort(part)) for part in np.split(rows, ends[:-1])]
+    if config.arrivals == "trace":
+        shortest = min(map(len, parts))
+        if trace.arrival_seconds is None or shortest < config.num_requests:
+            raise ValueError(
+                f"{trace.source}: has {len(trace)} requests, a quarter each for validation and "
+                f"test; expected arrival times, and num_requests = {config.num_requests} of them "
+                "in each part"
+            )
+    return parts
 
 
 @functools.cache

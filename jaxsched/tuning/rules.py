@@ -20,6 +20,9 @@ from jaxsched.tuning.config import TuneConfig
 from jaxsched.tuning.problem import Problem
 from jaxsched.tuning.space import lanes_of
 
+SERVING = ("arrivals", "loads", "rates", "clock", "objective", "slo")
+"""Fields of a configuration that stand in the origin as they are."""
+
 TOLERANCE = 0.001
 """Mean score on the validation instances that a rule may lose by being made readable."""
 
@@ -55,7 +58,7 @@ def _simpler(name: str, value: float) -> list[float]:
 
 
 def numbers(params: FamilyParams) -> RuleNumbers:
-    """The ten numbers as short as they can be written without changing the rule."""
+    """The numbers as short as they can be written without changing the rule."""
     fixed = np.asarray(quantize(params))
     values = {name: float(getattr(params, name)) for name in FAMILY_FIELDS}
     for i, name in enumerate(FAMILY_FIELDS):
@@ -92,6 +95,8 @@ def origin(config: TuneConfig, method: str, work: int) -> Origin:
         simulated_requests=work,
         seed=config.seed,
         versions=tuple(f"{name} {version}" for name, version in versions.items()),
+        worker=config.worker or "paper",
+        **{name: getattr(config, name) for name in SERVING},
     )
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import zlib
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -15,9 +16,8 @@ import pandas as pd
 from jaxsched import policies, toml
 from jaxsched._version import __version__
 from jaxsched.policies.files import Score
-from jaxsched.simulate import simulate
 from jaxsched.studies import store
-from jaxsched.studies.frames import half_width, latency_figures, missed
+from jaxsched.studies.frames import half_width, missed
 from jaxsched.studies.store import Store
 from jaxsched.tuning import loop, rules
 from jaxsched.tuning.config import TuneConfig
@@ -26,8 +26,8 @@ from jaxsched.tuning.methods import CmaEs, Descent, Method, Screen
 from jaxsched.tuning.problem import Problem
 from jaxsched.tuning.space import Coordinates, NetworkSpace, Space, lanes_of
 
-AGAINST = ("h_sf", "a_min:on_eviction", "a_min:every_round")
-"""Policies that a rule is compared with."""
+RATIOS = {"mean": "ratio", "p99": "p99", "attainment": "missed"}
+"""Measure -> the first word of columns that hold its ratios."""
 
 WRITTEN = "as written"
 """Method name of the rule that goes into the file."""
@@ -39,10 +39,10 @@ class Found:
 
     rule: Path  # path of the rule's file
     # One row per method, and one for the rule as written: method, label, steps, work, seconds,
-    # validation (mean ratio to h_sf)
+    # validation (mean score, as a ratio to the yardstick)
     methods: pd.DataFrame
-    # One row per method, prediction and test instance: mean latency, and its ratio to each policy
-    # of `AGAINST`
+    # One row per method, prediction, load and test instance: measures, their ratios to each policy
+    # of `TuneConfig.against`, and the score as a ratio
     tests: pd.DataFrame
     # One row per method and validation: work, and the ratio of incumbent and best
     curves: pd.DataFrame
@@ -105,7 +105,7 @@ def _run(
     curves = pd.concat([_curve(method, found[method.name]) for method in chosen])
     name = folder.resolve().name.removeprefix("tune_") or "rule"
     origin = rules.origin(config, best.label, int(found[best.name].work))
-    rules.write_rule(folder / f"{name}.toml", written, origin, tuple(_scores(tests)))
+    rules.write_rule(folder / f"{name}.toml", written, origin, tuple(_scores(config, tests)))
     for table, title in ((rows, "methods"), (tests, "results"), (curves, "curves")):
         kept.finish(table.reset_index(drop=True), title)
     return Found(folder / f"{name}.toml", rows, tests, curves)
@@ -138,35 +138,46 @@ def _method_rows(
 def _test_rows(problem: Problem, tried: dict[str, Any]) -> pd.DataFrame:
     """One row per rule, prediction and test instance, in this order."""
     batch, config = problem.test, problem.config
-    others = {name: simulate(batch.instance, policies.policy(name)) for name in AGAINST}
-    best = latency_figures(batch.instance, others["h_sf"])
+    instance, lanes = batch.instance, config.test_lanes
+    others = {name: problem.run(instance, policies.policy(name)) for name in config.against}
+    known = {name: problem.measures(instance, other) for name, other in others.items()}
+    best = problem.tail(instance, others[config.against[0]])
+    settings = pd.DataFrame(problem.settings).loc[np.repeat(range(len(problem.settings)), lanes)]
     parts = []
     for method, params in tried.items():
         policy = problem.policy(params)
-        result = simulate(batch.instance, policy, max_rounds=problem.max_rounds)
-        total = problem.counted(result.total_latency, np.sum(result.completion < 0, axis=-1))
+        result = problem.run(instance, policy)
+        found = problem.measures(instance, result)
         part = {
-            "method": method,
-            "prediction": np.repeat(config.predictions, config.test_lanes),
-            "lane": np.tile(np.arange(config.test_lanes), len(config.predictions)),
-            "mean_latency": total / config.num_requests,
-            **{f"ratio_to_{name}": total / other.total_latency for name, other in others.items()},
-            **latency_figures(batch.instance, result),
-            **{f"{name}_of_h_sf": values for name, values in best.items()},
-            "missed": missed(batch.instance, policy),
+            "mean_latency": found["mean"] / (1 if config.serving else config.num_requests),
+            **{
+                f"{RATIOS[measure]}_to_{name}": found[measure] / other[measure]
+                for measure, (name, other) in itertools.product(found, known.items())
+            },
+            **problem.tail(instance, result),
+            **{f"{name}_of_{config.against[0]}": values for name, values in best.items()},
+            "missed": missed(instance, policy),
+            "score": np.exp(problem.compared(found, batch.yardstick)),
         }
-        parts.append(pd.DataFrame(part))
-    return pd.concat(parts, ignore_index=True)
+        frame = settings.assign(lane=np.tile(np.arange(lanes), len(problem.settings)), **part)
+        frame.insert(0, "method", method)
+        parts.append(frame)
+    frame = pd.concat(parts, ignore_index=True)
+    return frame if config.serving else frame.drop(columns=["load", "score"])
 
 
-def _scores(tests: pd.DataFrame) -> Iterator[Score]:
+def _scores(config: TuneConfig, tests: pd.DataFrame) -> Iterator[Score]:
     """The scores that go into the rule's file."""
     written = tests[tests["method"] == WRITTEN]
-    for prediction, rows in written.groupby("prediction", sort=False):
-        for name in AGAINST:
-            ratio = rows[f"ratio_to_{name}"]
-            mean, half = round(float(ratio.mean()), 4), round(half_width(ratio), 4)
-            yield Score(str(prediction), name, mean, half, len(ratio))
+    by = ["prediction", "load"] if "load" in written else ["prediction"]
+    for (prediction, *load), rows in written.groupby(by, sort=False):
+        against = config.against[:1] if config.serving else config.against
+        for name, (measure, column) in itertools.product(against, RATIOS.items()):
+            if (title := f"{column}_to_{name}") in rows:
+                ratio = rows[title]
+                mean, half = round(float(ratio.mean()), 4), round(half_width(ratio), 4)
+                about = {"measure": measure, "load": (load or [0.0])[0]}
+                yield Score(prediction, name, mean, half, len(ratio), **about)
 
 
 def _curve(method: Method, progress: Progress) -> pd.DataFrame:

@@ -8,6 +8,7 @@ keys never fall while a request runs: `evict_progress` is at least 0, and so is 
 where `run_growth` is searched. Of the active requests the one with the largest (key, index) is then
 evicted only after one with a larger has entered. So the largest rises from overflow to overflow
 until its request completes, and it is bounded: some request completes, and in the end all do.
+Arrivals stand still, so their weight may be any.
 """
 
 from __future__ import annotations
@@ -26,6 +27,30 @@ from jaxsched.policies.family import NUMBERS, FamilyParams
 from jaxsched.policies.network import EVICT, PROGRESS, SHAPES, WIDEST, NetworkParams
 
 Floats = NDArray[np.float64]
+
+_VICTIM = dict(evict_estimate=0.0, evict_progress=1.0, reserve_factor=0.0)
+
+HAND_WRITTEN = {
+    "fcfs": FamilyParams(
+        admit_estimate=0.0, age=1.0, evict_estimate=0.0, evict_arrival=1.0, reserve_factor=0.0
+    ),
+    "lcf": FamilyParams(admit_estimate=0.0, age=1.0, evict_prompt=1.0, **_VICTIM),
+    "remaining_volume": FamilyParams(admit_estimate=0.0, admit_prompt=1.0, progress=1.0, **_VICTIM),
+    "remaining_volume:age=100": FamilyParams(
+        admit_estimate=0.0, admit_prompt=1.0, progress=1.0, age=0.01, **_VICTIM
+    ),
+    "remaining_volume:lower": FamilyParams(
+        admit_estimate=0.0, admit_area=1024.0, progress=1.0, **_VICTIM
+    ),
+    "remaining_volume:lower:age=100": FamilyParams(
+        admit_estimate=0.0, admit_area=1024.0, progress=1.0, age=0.01, **_VICTIM
+    ),
+}
+"""Good rules for live traffic as members of the family, from which a search for it starts.
+
+They are `fcfs` where arrivals differ, `lcf`; and, on the worker of an engine, `remaining_volume`
+without a prediction exactly and else but for rounding: its volumes are in 1/1024 of the memory.
+"""
 
 
 def lanes_of(rules: Sequence[Any]) -> Any:
@@ -57,6 +82,10 @@ class Coordinates(abc.ABC):
     def random(self, rng: np.random.Generator, count: int) -> Floats:
         """Points to start from, of shape [count, d]."""
 
+    def hand_written(self) -> Floats:
+        """Points of good rules for live traffic, of shape [count, d]."""
+        return np.empty((0, self.size))
+
     @property
     def size(self) -> int:
         """Coordinates of a point, d."""
@@ -69,7 +98,7 @@ class Coordinates(abc.ABC):
 
 @dataclasses.dataclass(frozen=True)
 class Space(Coordinates):
-    """Points for some of the ten numbers; the others stay as in A_min."""
+    """Points for some of the numbers; the others stay as in A_min."""
 
     free: tuple[str, ...]  # fields of `FamilyParams`, one for each coordinate
 
@@ -103,6 +132,10 @@ class Space(Coordinates):
         literal = dataclasses.asdict(FamilyParams())
         rest = {name: module.full(z.shape[:-1], x, z.dtype) for name, x in literal.items()}
         return FamilyParams(**rest | filled)
+
+    def hand_written(self) -> Floats:
+        """Those of `HAND_WRITTEN`, as far as their numbers are free."""
+        return self.clip(np.array([self.point(params) for params in HAND_WRITTEN.values()]))
 
     def random(self, rng: np.random.Generator, count: int) -> Floats:
         """Points anywhere in the box, of shape [count, d]; a quarter of the numbers as in A_min."""

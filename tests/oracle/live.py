@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable
 from dataclasses import replace
 from operator import attrgetter
 from typing import Any
 
 from jaxsched.policies import Policy
-from tests.oracle.rules import LARGEST, a_min, fcfs, no_evict
+from tests.oracle.rules import LARGEST, a_min, fcfs, no_evict, octaves
 
 P = 2**31 - 1
 
@@ -57,12 +56,7 @@ def sum_of_cache(held: int, tokens: int) -> int:
 
 def remaining_volume(by: str | None = None, age: int = 0) -> Policy:
     def aged(r: Any) -> int:
-        volume = volume_to_come(r)
-        whole = math.floor(math.log2(volume))
-        while 2**whole > volume:  # the logarithm of a large number may be rounded up
-            whole -= 1
-        part = (volume - 2**whole) * 2**16 // 2**whole
-        return min(whole * 2**16 + part + r.arrival * 2**16 // age, LARGEST)
+        return min(octaves(volume_to_come(r), 16) + r.arrival * 2**16 // age, LARGEST)
 
     name = "remaining_volume" + (f":{by}" if by else "")
     return Policy(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import replace
 from operator import attrgetter
@@ -10,6 +11,14 @@ from typing import Any
 from jaxsched.policies import Policy
 
 LARGEST = 2**31 - 2
+
+
+def octaves(value: int, bits: int) -> int:
+    """log2, linear between powers of 2, in units of 2^-bits."""
+    whole = math.floor(math.log2(value))
+    while 2**whole > value:  # the logarithm of a large number may be rounded up
+        whole -= 1
+    return whole * 2**bits + (value - 2**whole) * 2**bits // 2**whole
 
 
 def shortest_first(name: str, estimate: Callable[[Any], int]) -> Policy:
@@ -97,19 +106,33 @@ def a_min_family(
     evict_prompt: int,
     run_growth: int,
     evict_growth: int,
+    admit_estimate: int = 1024,
+    progress: int = 0,
+    age: int = 0,
+    evict_arrival: int = 0,
 ) -> Policy:
-    """Numbers in units of 1/1024 (`reserve_floor` in tokens)."""
+    """Numbers in units of 1/1024 (`reserve_floor` in tokens, `age` in 2^-20 octaves)."""
+
+    def kept(r: Any) -> int:
+        return progress * r.generated // 1024
 
     def admission_key(r: Any) -> int:
-        tokens = min(r.estimate, r.memory)
-        volume = min(r.prompt * tokens + tokens * (tokens + 1) // 2, 2**42)
+        prompt, remaining = r.prompt + kept(r), max(r.estimate - kept(r), 1)
+        tokens = min(remaining, r.memory)
+        volume = min(prompt * tokens + tokens * (tokens + 1) // 2, 2**42)
         area = min(volume * 1024 // r.memory, 2**31)
-        return _key(r.estimate * 1024 + admit_prompt * r.prompt + admit_area * area // 1024)
+        weight = remaining * admit_estimate + admit_prompt * prompt + admit_area * area // 1024
+        if age == 0:
+            return _key(weight)
+        return min(octaves(max(weight, 1), 10) + age * r.arrival // 1024, LARGEST)
 
     def eviction_key(r: Any) -> int:
         running = max(r.estimate, run_growth * r.generated // 1024)
         return _key(
-            evict_estimate * running + evict_progress * r.generated + evict_prompt * r.prompt
+            evict_estimate * running
+            + evict_progress * r.generated
+            + evict_prompt * r.prompt
+            - evict_arrival * r.arrival
         )
 
     def refine(r: Any) -> int:
@@ -121,7 +144,7 @@ def a_min_family(
         estimate=lambda r: r.lower + start * (r.upper - r.lower) // 1024,
         admission_key=admission_key,
         reserve=lambda r: max(
-            1, min(max(reserve_floor, reserve_factor * r.estimate // 1024), LARGEST)
+            1, min(max(kept(r) + reserve_floor, reserve_factor * r.estimate // 1024), LARGEST)
         ),
         eviction_key=eviction_key,
         refine=refine,
