@@ -89,7 +89,7 @@ def backlog_job(frame: pd.DataFrame) -> Answer:
     )  # fmt: skip
     title = f"n = {n:,} requests, M = {memory:,} tokens, {lanes} instances"
     notes = BACKLOG_NOTE + (BEST_NOTE if "ratio_to_best" in chosen else ())
-    return Answer(title, (made,), (*notes, *missed(chosen)), summary)
+    return Answer(title, (made,), (*notes, *misses(chosen)), summary)
 
 
 TAIL = {"P99": "latency_p99", "longest": "latency_max", "wait": "longest_wait"}
@@ -101,7 +101,7 @@ def _tail(row: pd.Series, form: NumberForm) -> list[str]:
     return [shown(row.get(name, math.nan), form) for name in TAIL.values()]
 
 
-def missed(frame: pd.DataFrame) -> list[str]:
+def misses(frame: pd.DataFrame) -> list[str]:
     """A warning for each prediction most of whose intervals miss the truth."""
     if "missed" not in frame or frame["missed"].isna().all():
         return []
@@ -151,11 +151,11 @@ def replay(frame: pd.DataFrame) -> Answer:
     title = f"{int(first['n']):,} requests, M = {int(first['memory']):,} tokens"
     if "clock" not in frame:
         notes = ROUNDS_NOTE + (BEST_NOTE if "ratio_to_best" in frame else ())
-        return Answer(title, (_in_rounds(frame),), (*notes, *missed(frame)), frame)
+        return Answer(title, (_in_rounds(frame),), (*notes, *misses(frame)), frame)
     rate = first["offered_rate"]
     offered = "" if math.isnan(rate) else f", {rate:.3g} req/s arrive"
     title = f"{title}, {first['clock']}{offered}"
-    notes = (*SERVED_NOTE, *missed(frame))
+    notes = (*SERVED_NOTE, *misses(frame))
     return Answer(title, (_latencies(frame), _figures(frame)), notes, frame)
 
 
@@ -256,7 +256,7 @@ def serving_job(frame: pd.DataFrame) -> Answer:
     )
     bound = f"{chosen['rate_bound'].mean():.3g}"
     note = (line.format(bound=bound) for line in SERVING_NOTE)
-    return Answer(title, (made,), (*note, *missed(frame)), summary)
+    return Answer(title, (made,), (*note, *misses(frame)), summary)
 
 
 def told_rate(summary: pd.DataFrame) -> float:
@@ -304,7 +304,7 @@ def tuning(title: str, methods: pd.DataFrame, tests: pd.DataFrame) -> Answer:
     headings += ["of " + name.partition("_of_")[2] if "_of_" in name else _TUNED[name]
                  for name in tails]  # fmt: skip
     made = table([*headings, "work", "time"], sections)
-    warnings = missed(tests)
+    warnings = misses(tests)
     if "validation" not in methods:  # in folders of earlier versions
         return Answer(title, (made,), (*TUNING_NOTE[:1], *warnings), summary)
     both = _validated(methods, tests)
@@ -370,7 +370,7 @@ def sweep_policies(view: SweepView) -> Answer:
     )
     waits = WAIT if view.time() == "rounds" else "wait: most seconds until an admission"
     note = f"{seen.held}; means over {seen.instances:,} instances, ± half a 95 % interval; {waits}"
-    notes = (note, *missed(view.frame))
+    notes = (note, *misses(view.frame))
     return Answer(f"{len(view.frame):,} simulations", (made,), notes, summary)
 
 
@@ -416,4 +416,4 @@ def capacity_table(told: pd.DataFrame, slo: str, at: float) -> Answer:
         f"largest rate at which {at:g} % of the requests keep {slo}: {int(first['n']):,} requests, "
         f"M = {int(first['memory']):,} tokens, {first['clock']}"
     )
-    return Answer(title, (made,), (*CAPACITY_NOTE, *missed(told)), told)
+    return Answer(title, (made,), (*CAPACITY_NOTE, *misses(told)), told)

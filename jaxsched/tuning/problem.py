@@ -59,7 +59,7 @@ class Batch(NamedTuple):
     yardstick: Measured  # of `Problem.yardstick`, of shape [L]
 
 
-TAIL = ("latency_p99", "longest_wait")
+BESIDE = ("latency_p99", "longest_wait")
 """What is told beside the scores on test instances."""
 
 
@@ -154,11 +154,11 @@ class Problem:
     def tail(self, instance: Instance, result: Result) -> Measured:
         """P99 of the latency and longest wait, [L], under their names in rounds or in seconds."""
         if self._clock is None:
-            return {name: frames.latency_figures(instance, result)[name] for name in TAIL}
+            return {name: frames.latency_figures(instance, result)[name] for name in BESIDE}
         wait = metrics.requests(instance, result).queueing
         wait = np.max(np.where(result.completion >= 0, wait, 0.0), axis=-1)
-        return {frames.IN_SECONDS[TAIL[0]]: self.measures(instance, result)["p99"],
-                frames.IN_SECONDS[TAIL[1]]: wait}  # fmt: skip
+        return {frames.IN_SECONDS[BESIDE[0]]: self.measures(instance, result)["p99"],
+                frames.IN_SECONDS[BESIDE[1]]: wait}  # fmt: skip
 
     def measures(self, instance: Instance, result: Result) -> Measured:
         """Mean (if not serving, total) and P99 of the latency, and 1 + misses of the level.
