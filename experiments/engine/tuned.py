@@ -148,7 +148,7 @@ def tuned_here(source: Source, worker: str, prediction: str, path: Path | None, 
         return f"tuned:{rule}"
     given = {
         "worker": str(WORKERS[worker]), "clock": CLOCK, "predictions": [STREAMS[prediction][1]],
-        "loads": TUNED_AT, "objective": OBJECTIVE, "test_lanes": 8,
+        "loads": TUNED_AT, "objective": OBJECTIVE, "test_lanes": 8, "descent.steps": 40,
     }  # fmt: skip
     config = toml.load(CONFIG, TuneConfig, given)
     if path is not None:
