@@ -158,7 +158,8 @@ def tuned_here(source: Source, worker: str, prediction: str, path: Path | None, 
         )
     problem = Problem(config)
     chosen = search.methods(config, problem, search.space_of(config))
-    return f"tuned:{search.run_search(config, problem, chosen, out / name).rule}"
+    found = search.run_search(config, problem, chosen, out / name, lambda *_: None)
+    return f"tuned:{found.rule}"
 
 
 def streams(source: Source, path: Path | None, lanes: int, out: Path) -> pd.DataFrame:
