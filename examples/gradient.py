@@ -13,7 +13,7 @@ STEPS, RATE, TEMPERATURE = 4, 0.1, 1.0
 
 
 def main() -> None:
-    """Sign descent on the ten numbers of the A_min family, from A_min itself."""
+    """Sign descent on the numbers of the A_min family, from A_min itself."""
     instances = js.workloads.make(
         jax.random.key(0),
         n=60,

@@ -13,8 +13,10 @@ import jaxsched as js
 from jaxsched import cli, toml
 from jaxsched.policies import files as tuned
 from jaxsched.studies.backlog import BacklogConfig
-from jaxsched.studies.config import different_policies
+from jaxsched.studies.config import LengthsConfig, different_policies
 from jaxsched.testing import check_policy
+from jaxsched.tuning.config import TuneConfig
+from jaxsched.tuning.problem import Problem
 from jaxsched.workloads.texts import EMBEDDED, read_prediction
 from tests.small_tuning import TRACE
 
@@ -22,11 +24,19 @@ NAMES = (
     "lmsys", "lmsys_classes", "lmsys_one", "lmsys_real", "lmsys_relative",
     "sharegpt_classes", "sharegpt_one", "sharegpt_relative",
 )  # fmt: skip
+VLLM = tuple(
+    sorted(
+        f"vllm_{lengths}_{kind}{live}"
+        for lengths in ("sharegpt", "lmsys")
+        for kind in ("one", "classes", "relative", "real")
+        for live in ("", "_live")
+    )
+)
 RULE = (tuned.RULES / "lmsys_classes.toml").read_text()
 
 
 def test_these_rules_are_shipped() -> None:
-    assert tuned.names() == list(NAMES)
+    assert tuned.names() == [*NAMES, *VLLM]
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -55,6 +65,29 @@ def home(rule: tuned.RuleFile, prediction: str) -> js.Instance:
 
 def latency(instance: js.Instance, policy: js.Policy) -> float:
     return float(js.simulate(instance, policy).mean_latency.mean())
+
+
+@pytest.mark.parametrize("name", VLLM)
+def test_a_shipped_rule_for_vllm_is_as_good_as_its_file_says(name: str) -> None:
+    rule = tuned.read_rule(tuned.RULES / f"{name}.toml")
+    said = rule.origin
+    lengths, _, most = said.lengths.partition(", prompt + output up to ")
+    assert said.arrivals == ("poisson" if name.endswith("_live") else "backlog")
+    problem = Problem(TuneConfig(
+        memory=said.memory, num_requests=said.num_requests, predictions=said.predictions,
+        lengths=LengthsConfig(lengths, max_total=int(most)), worker=said.worker, clock=said.clock,
+        arrivals=said.arrivals, loads=said.loads, objective=said.objective, seed=77,
+        validation_lanes=2, test_lanes=8,
+    ))  # fmt: skip
+    found = problem.measured_of(problem.test.instance, js.policy(f"tuned:{name}"))
+    for i, setting in enumerate(problem.settings):
+        lanes = slice(8 * i, 8 * i + 8)
+        scores = [s for s in rule.scores if (s.prediction, s.load) == setting]
+        assert [score.measure for score in scores] == ["mean", "p99"]
+        for score in scores:
+            ratio = found[score.measure][lanes] / problem.test.yardstick[score.measure][lanes]
+            assert ratio.mean() == pytest.approx(score.ratio, rel=0.15)
+            assert score.ratio < 1
 
 
 def test_a_tuned_rule_keeps_the_contract() -> None:

@@ -63,7 +63,9 @@ STREAMS = {NONE: ("one", "one:1:16480"), "half": ("relative", "relative:0.5")}
 """Prediction -> name of its rules, text for tuning."""
 
 CONFIG = Path(__file__).parents[2] / "configs" / "tune_vllm_live.toml"
+CLOCK = "llama2_70b_2xa100"
 OBJECTIVE = "mean:1,p99:1"
+TUNED_AT = (0.8, 0.95)
 REQUESTS = 1000
 MEASURES = ["mean", "p99"]
 SEED = 77
@@ -140,10 +142,13 @@ def rivals(prediction: str) -> list[tuple[str, str]]:
 
 def tuned_here(source: Source, worker: str, prediction: str, path: Path | None, out: Path) -> str:
     """A rule for this source, worker and prediction, found as `jaxsched tune` finds one."""
-    name = f"{source.name.split(',')[0]}_{WORKERS[worker].name}_{STREAMS[prediction][0]}"
+    name = f"{source.name}_{WORKERS[worker].name}_{STREAMS[prediction][0]}"
+    rule = out / name / f"{name}.toml"
+    if rule.exists():
+        return f"tuned:{rule}"
     given = {
-        "worker": str(WORKERS[worker]), "predictions": [STREAMS[prediction][1]], "loads": LOADS,
-        "objective": OBJECTIVE,
+        "worker": str(WORKERS[worker]), "clock": CLOCK, "predictions": [STREAMS[prediction][1]],
+        "loads": TUNED_AT, "objective": OBJECTIVE, "test_lanes": 8, "descent.steps": 40,
     }  # fmt: skip
     config = toml.load(CONFIG, TuneConfig, given)
     if path is not None:
@@ -153,7 +158,8 @@ def tuned_here(source: Source, worker: str, prediction: str, path: Path | None, 
         )
     problem = Problem(config)
     chosen = search.methods(config, problem, search.space_of(config))
-    return f"tuned:{search.run_search(config, problem, chosen, out / name).rule}"
+    found = search.run_search(config, problem, chosen, out / name, lambda *_: None)
+    return f"tuned:{found.rule}"
 
 
 def streams(source: Source, path: Path | None, lanes: int, out: Path) -> pd.DataFrame:
@@ -215,7 +221,7 @@ def main(given: argparse.Namespace) -> None:
         print(f"\n{source.name}\n", markdown(table_of(frame, "gap")), sep="\n")
     if given.quick:
         return
-    clock = clocks.llama2_70b_2xa100()
+    clock = clocks.clock(CLOCK)
     timed: list[tuple[Source, Path | None]] = [(Source("ShareGPT", SHAREGPT, clock=clock), None)]
     timed += [(held_out(path), path) for path in given.trace]
     frame = pd.concat(streams(s, path, given.lanes, given.folder) for s, path in timed)
@@ -225,7 +231,7 @@ def main(given: argparse.Namespace) -> None:
 
 def held_out(path: Path) -> Source:
     """The last quarter of a trace's requests, on which nothing is tuned."""
-    source = common.from_trace(path, common.MEMORY, clocks.llama2_70b_2xa100())
+    source = common.from_trace(path, common.MEMORY, clocks.clock(CLOCK))
     trace = source.trace
     assert trace is not None
     last = np.arange(round(sum(SHARES[:2]) * len(trace)), len(trace))

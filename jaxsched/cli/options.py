@@ -140,7 +140,7 @@ def report(parser: ArgumentParser) -> None:
 def tune(parser: ArgumentParser) -> None:
     """Search a rule of the A_min family.
 
-    Searches the ten numbers of a rule on simulated instances, beside baselines at the same work,
+    Searches the numbers of a rule on simulated requests, beside baselines at the same work,
     and writes the best to a file. Started again after an interruption, it goes on where it
     stopped. docs/tuning.md says more.
     """

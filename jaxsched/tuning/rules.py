@@ -47,14 +47,18 @@ def readable(problem: Problem, rule: FamilyParams) -> FamilyParams:
     for name in FAMILY_FIELDS:
         value = float(getattr(rule, name))
         rules = [dataclasses.replace(rule, **{name: v}) for v in _simpler(name, value)]
-        rule = rules[int(np.argmax(score(rules) <= limit))]
+        if rules:
+            rule = rules[int(np.argmax(score(rules) <= limit))]
     return rule
 
 
 def _simpler(name: str, value: float) -> list[float]:
     """Values to try, the simplest first and the present one last."""
+    literal = getattr(FamilyParams(), name)
+    if value == literal:
+        return []
     rounded = [float(f"{value:.{digits}g}") for digits in (1, 2, 3)]
-    return [getattr(FamilyParams(), name), 0.0, *rounded, value]
+    return list(dict.fromkeys([literal, 0.0, *rounded, value]))
 
 
 def numbers(params: FamilyParams) -> RuleNumbers:
