@@ -67,7 +67,7 @@ def test_the_bound_of_a_stream_on_an_engine_holds(unit: comparison.Unit) -> None
         result = js.simulate(instance, js.policy(name), worker=worker, engine="native")
         mean = np.mean(result.completion - instance.arrival, axis=-1)
         assert (mean >= bound).all()
-        assert name != "svf:output" or (mean < 2 * bound).all()
+        assert name != "svf:output" or (mean < 3 * bound).all()
 
 
 def test_every_shipped_rule_is_asked() -> None:
