@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import random
 
 import jax
@@ -18,7 +19,11 @@ from tests.oracle import LIVE
 pytest.importorskip("numba")
 
 AGED = {f"remaining_volume:age={age}": oracle.remaining_volume(age=age) for age in (1, 40)}
-ALL = {**LIVE, **AGED, "remaining_volume:lower:age=9": oracle.remaining_volume("lower", 9)}
+AGED |= {
+    "remaining_volume:lower:age=9": oracle.remaining_volume("lower", 9),
+    "remaining_volume:point:age=30": oracle.remaining_volume("point", 30),
+}
+ALL = {**LIVE, **AGED}
 WORKERS = [js.workers.vllm(block=3, max_num_seqs=4, budget=9), js.workers.vllm(16, 40, 64)]
 
 
@@ -109,3 +114,17 @@ def test_random_ties_are_no_order_of_positions():
 def test_bad_numbers_are_refused(text, error):
     with pytest.raises(ValueError, match=error):
         js.policy(text)
+
+
+def test_ageing_is_gamma_boost():
+    """Arrivals less (1/gamma) ln(1 / (1 - exp(-gamma S))), S = volume / memory (2404.08826)."""
+    rng, memory = random.Random(3), 16_492
+    policy = js.policy("remaining_volume:point:age=300")
+    constant = 300 * math.log2(memory * 300 / math.log(2))
+    for _ in range(1000):
+        s, o, a = rng.randint(1, 4000), rng.randint(1, 4000), rng.randint(0, 10_000)
+        view = js.policies.View(s, o, 1, o, o, a, memory, estimate=o, params=300)
+        size, gamma = (s * o + o * (o + 1) / 2) / memory, math.log(2) / 300
+        boosted = a + math.log(1 - math.exp(-gamma * size)) / gamma
+        apart = policy.admission_key(view) * 300 / 2**16 - constant - boosted
+        assert -0.0862 * 300 - 0.1 <= apart <= size / 2 + 0.1

@@ -88,12 +88,13 @@ class Source:
         rng = np.random.default_rng(seed)
         rows = rng.integers(0, len(trace.output) - n + 1, (lanes, 1)) + np.arange(n)
         seconds = trace.arrival_seconds[rows]
-        seconds = (seconds - seconds[:, :1]) / (seconds[:, -1:] - seconds[:, :1]) * (n / rate)
+        times = (seconds - seconds[:, :1]) / (seconds[:, -1:] - seconds[:, :1]) * (n / rate)
         output = trace.output[rows]
         lower, upper = intervals(jax.random.key(seed), output)
         return js.Instance(
             prompt=trace.prompt[rows], output=output, lower=lower, upper=upper,
-            point=lower + (upper - lower) // 2, arrival=seconds, memory=self.memory,
+            point=lower + (upper - lower) // 2, memory=self.memory,
+            arrival=times if self.clock else times.astype(np.int32),
         )  # fmt: skip
 
 

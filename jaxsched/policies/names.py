@@ -63,6 +63,7 @@ NUMBERED: dict[str, Callable[[float], Policy]] = {
     "gsa_spec:patience": gsa_spec,
     "remaining_volume:age": functools.partial(remaining_volume, None),
     "remaining_volume:lower:age": functools.partial(remaining_volume, "lower"),
+    "remaining_volume:point:age": functools.partial(remaining_volume, "point"),
     "tie:beta": tie,
     "trail:limit": trail,
 }

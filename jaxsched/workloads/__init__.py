@@ -8,6 +8,7 @@ from typing import Any
 
 from jaxsched.workloads import arrivals, draws, embedded, intervals, lengths, traces
 from jaxsched.workloads.draws import lane_keys, uniforms
+from jaxsched.workloads.fleet import replicas, route
 from jaxsched.workloads.generate import make
 from jaxsched.workloads.lengths import Lengths
 from jaxsched.workloads.marginals import Marginal
@@ -15,7 +16,7 @@ from jaxsched.workloads.traces import Trace, read_table, read_trace
 
 __all__ = [
     "Lengths", "Marginal", "Trace", "arrivals", "draws", "embedded", "intervals", "lane_keys",
-    "lengths", "make", "read_table", "read_trace", "traces", "uniforms",
+    "lengths", "make", "read_table", "read_trace", "replicas", "route", "traces", "uniforms",
 ]  # fmt: skip
 
 
