@@ -37,7 +37,7 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("out", type=Path, metavar="OUT")
     parser.add_argument("--seeds", type=int, default=5, metavar="N")
     args = parser.parse_args(argv)
-    found = splits(list(range(10, 10 + args.seeds)))
+    found = splits(args.seeds)
     made = {"figures": figures, "sides": sides, "scales": scales, "rows": rows}
     for name, function in made.items():
         frame = pd.DataFrame([row for split in found for row in function(split)])

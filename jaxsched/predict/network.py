@@ -31,7 +31,9 @@ def init(features: int, buckets: int, width: int, hidden: int, classes: int, see
     # Quantiles start near those of outputs of a few hundred tokens.
     steps = np.full(len(QUANTILE_LEVELS), -1.6, np.float32)
     steps[0] = 0.4
-    words = {"words": normal(buckets, width, scale=0.1)} if buckets else {}
+    words = {}
+    if buckets:
+        words = {"words": normal(buckets, width, scale=0.1), "unit": np.ones(width, np.float32)}
     return words | {
         "mean": np.zeros(features, np.float32),
         "scale": np.ones(features, np.float32),
@@ -42,6 +44,15 @@ def init(features: int, buckets: int, width: int, hidden: int, classes: int, see
         "classes": normal(hidden, classes, scale=0.3 * hidden**-0.5),
         "class_bias": np.zeros(classes, np.float32),
     }
+
+
+def packed(params: Params) -> Params:
+    """The same with a byte for each number of the words' table, in units of its columns."""
+    if "words" not in params:
+        return params
+    unit = np.maximum(np.abs(params["words"]).max(axis=0) / 127, 1e-9).astype(np.float32)
+    words = np.round(params["words"] / unit).astype(np.int8)
+    return {**params, "words": words, "unit": unit * params["unit"]}
 
 
 def apply(params: Params, numbers: Any, words: Any, xp: ModuleType) -> tuple[Any, Any]:
@@ -57,9 +68,10 @@ def apply(params: Params, numbers: Any, words: Any, xp: ModuleType) -> tuple[Any
     x = xp.clip(x, -4, 4)
     if "words" in params:
         there = (words >= 0)[..., None]
-        found = xp.where(there, params["words"][xp.maximum(words, 0)], xp.float32(0))
+        found = params["words"][xp.maximum(words, 0)] * params["unit"][None, None]
         count = xp.maximum(xp.sum(there, axis=1), 1).astype(found.dtype)
-        x = xp.concatenate([x, 4 * xp.sum(found, axis=1) / xp.sqrt(count)], axis=1)
+        total = xp.sum(xp.where(there, found, xp.float32(0)), axis=1)
+        x = xp.concatenate([x, 4 * total / xp.sqrt(count)], axis=1)
     h = xp.tanh(x @ params["hidden"] + params["bias"][None])
     raw = h @ params["quantiles"] + params["steps"][None]
     up = xp.logaddexp(raw[:, 1:], xp.float32(0))  # softplus: each level above the one before

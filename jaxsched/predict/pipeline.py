@@ -15,7 +15,7 @@ import numpy as np
 
 from jaxsched import toml
 from jaxsched._version import __version__
-from jaxsched.predict import conformal, data, evaluation, features, predictor, training
+from jaxsched.predict import conformal, data, evaluation, features, network, predictor, training
 from jaxsched.predict.config import PredictConfig
 from jaxsched.predict.data import Examples
 from jaxsched.predict.predictor import Predictor
@@ -28,12 +28,13 @@ LEAST_EXAMPLES = 10
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class ExampleParts:
-    """The rows of a data set by what they are for."""
+    """The rows of a data set by what they are for; later turns train as well, with less weight."""
 
     train: Examples
     validation: Examples
     calibration: Examples
     test: Examples
+    later: Examples
 
 
 def parts_of(config: PredictConfig, rows: Examples | None = None) -> ExampleParts:
@@ -44,7 +45,8 @@ def parts_of(config: PredictConfig, rows: Examples | None = None) -> ExamplePart
     if min(map(len, chosen)) < LEAST_EXAMPLES:
         raise ValueError(f"{rows.source}: has {len(rows):,} requests; expected more, such that "
             f"every part of the split has {LEAST_EXAMPLES}")  # fmt: skip
-    return ExampleParts(*map(rows.select, chosen))
+    later = rows.later or rows.select(np.zeros(0, np.int64))
+    return ExampleParts(*map(rows.select, chosen), later.select(data.later_rows(rows, chosen[0])))
 
 
 def train(
@@ -97,9 +99,12 @@ def _train(config: PredictConfig, parts: ExampleParts, folder: Path | None, on_e
     stamp = f"{zlib.crc32(f'{__version__}{toml.to_toml(config)}{parts.train.digest}'.encode()):08x}"
     params = {}
     for kind in evaluation.kinds_of(parts.train):
-        own, held = (_rows(kind, part, config, edges) for part in (parts.train, parts.validation))
+        held = _rows(kind, parts.validation, config, edges)
+        later = _rows(kind, parts.later, config, edges, config.training.later_weight)
+        own = training.joined(_rows(kind, parts.train, config, edges), later)
         where = None if folder is None else folder / "checkpoints" / stamp / kind
-        params[kind] = training.fit(kind, own, held, config, len(edges), where, on_epoch)
+        fitted = training.fit(kind, own, held, config, len(edges), where, on_epoch)
+        params[kind] = network.packed(fitted)
     made = Predictor(
         params=params,
         moves={},
@@ -125,7 +130,9 @@ def _edges(config: PredictConfig, output: Any) -> Any:
     return np.unique([1, *np.ceil(inner).astype(int)]).astype(np.int32)
 
 
-def _rows(kind: str, rows: Examples, config: PredictConfig, edges: Any) -> training.TrainingRows:
+def _rows(
+    kind: str, rows: Examples, config: PredictConfig, edges: Any, weight: float = 1.0
+) -> training.TrainingRows:
     prompts: Any = evaluation.prompts_of(kind, rows)
     if kind == "text":
         seen = features.of_texts(prompts, config.network.buckets)
@@ -133,7 +140,8 @@ def _rows(kind: str, rows: Examples, config: PredictConfig, edges: Any) -> train
         seen = features.of_lengths(prompts)
     classes = np.searchsorted(edges, rows.output, side="right") - 1
     numbers, words = seen
-    return training.TrainingRows(numbers, words, rows.output, classes.astype(np.int32))
+    weights = np.full(len(rows), weight, np.float32)
+    return training.TrainingRows(numbers, words, rows.output, classes.astype(np.int32), weights)
 
 
 def _about(config: PredictConfig, parts: ExampleParts) -> dict[str, Any]:

@@ -1,7 +1,7 @@
 """A trained predictor: numpy in, numpy out, kept by orbax in a folder.
 
-DIR/predictor/      weights and calibration, an orbax checkpoint
-DIR/predictor.json  where they come from: configuration, data, tokenizer, versions, digest
+DIR/predictor-DIGEST/  weights and calibration, an orbax checkpoint
+DIR/predictor.json     where they come from: configuration, data, tokenizer, versions, digest
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ class Predictor:
       moves: Kind -> moves of lower and upper bounds, [2, 199] (see `jaxsched.predict.conformal`).
       marginal: Outputs of the training rows at the levels of `SCALE_GRID`, in tokens, [199].
       edges: Of the classes, in tokens: class j is edges[j] … edges[j + 1] - 1, the last is open.
-      most: The longest output of the training rows; no bound is above it but by `update`.
+      most: The longest output of the training rows; only calibration moves a bound above it.
       about: Where it comes from: configuration, data, tokenizer, versions.
     """
 

@@ -24,12 +24,19 @@ OnEpoch = Callable[[str, int, float], Any]
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class TrainingRows:
-    """TrainingRows as the network sees them."""
+    """Rows as the network sees them."""
 
     numbers: NDArray[np.float32]  # [R, F]
     words: NDArray[np.int32]  # [R, W]
     output: NDArray[np.int32]  # tokens, [R]
     classes: NDArray[np.int32]  # [R]
+    weight: NDArray[np.float32]  # in the loss, [R]
+
+
+def joined(one: TrainingRows, other: TrainingRows) -> TrainingRows:
+    """The rows of both."""
+    pairs = zip(vars(one).values(), vars(other).values(), strict=True)
+    return TrainingRows(*map(np.concatenate, pairs))
 
 
 def fit(
@@ -42,6 +49,7 @@ def fit(
     optimizer = _optimizer(settings, len(train.output))
     state: dict[str, Any] = {
         "params": start,
+        "average": start,
         "best": start,
         "slots": jax.tree.leaves(optimizer.init(start)),
         "loss": np.array(np.inf),
@@ -61,14 +69,18 @@ def fit(
             steps = len(order) // settings.batch
             batches = order[: steps * settings.batch].reshape(steps, settings.batch)
             slots = jax.tree.unflatten(shape, state["slots"])
-            params, slots = _epoch(settings, len(order), state["params"], slots,
-                                   _device(train), batches)  # fmt: skip
-            params = jax.tree.map(np.asarray, params)
-            loss = float(_loss(params, _device(validation), 0.0))
-            state |= {"params": params, "slots": jax.tree.map(np.asarray, jax.tree.leaves(slots)),
+            params, slots, average = _epoch(
+                settings, len(order), (state["params"], slots, state["average"]),
+                _device(train), batches, np.arange(epoch * steps, (epoch + 1) * steps),
+            )  # fmt: skip
+            average = jax.tree.map(np.asarray, average)
+            loss = float(_loss(average, _device(validation), 0.0))
+            state |= {"params": jax.tree.map(np.asarray, params), "average": average,
+                      "slots": jax.tree.map(np.asarray, jax.tree.leaves(slots)),
                       "epoch": np.array(epoch + 1)}  # fmt: skip
             if loss < state["loss"]:
-                state |= {"best": params, "loss": np.array(loss), "best_epoch": np.array(epoch + 1)}
+                state |= {"best": average, "loss": np.array(loss),
+                          "best_epoch": np.array(epoch + 1)}  # fmt: skip
             if kept is not None:
                 kept.save(epoch + 1, args=ocp.args.StandardSave(state))
             on_epoch(kind, epoch + 1, float(state["loss"]))
@@ -89,8 +101,9 @@ def _start(kind: str, train: TrainingRows, config: PredictConfig, classes: int) 
     params = dict(network.init(
         train.numbers.shape[1], buckets, sizes.width, sizes.hidden, classes, config.seed
     ))  # fmt: skip
-    params["mean"] = train.numbers.mean(axis=0)
-    params["scale"] = np.maximum(train.numbers.std(axis=0), 0.05).astype(np.float32)
+    whole = train.numbers[train.weight == 1]
+    params["mean"] = whole.mean(axis=0)
+    params["scale"] = np.maximum(whole.std(axis=0), 0.05).astype(np.float32)
     return params
 
 
@@ -106,37 +119,42 @@ def _optimizer(settings: TrainingConfig, rows: int) -> optax.GradientTransformat
 
 
 def _device(rows: TrainingRows) -> tuple[Any, ...]:
-    return rows.numbers, rows.words, rows.output.astype(np.float32), rows.classes
+    return rows.numbers, rows.words, rows.output.astype(np.float32), rows.classes, rows.weight
 
 
 @functools.partial(jax.jit, static_argnums=(0, 1))
 def _epoch(
-    settings: TrainingConfig, rows: int, params: Any, slots: Any, data: Any, batches: Any
+    settings: TrainingConfig, rows: int, state: Any, data: Any, batches: Any, steps: Any
 ) -> Any:
     """One pass over the rows in an order."""
     optimizer = _optimizer(settings, rows)
 
-    def step(carry: Any, batch: Any) -> Any:
-        params, slots = carry
+    def step(carry: Any, now: Any) -> Any:
+        (params, slots, average), (batch, number) = carry, now
         some = jax.tree.map(lambda leaf: leaf[batch], data)
         gradient = jax.grad(_loss)(params, some, settings.class_weight)
         # How numbers are brought to one size stays as it is.
-        gradient |= {name: jnp.zeros_like(gradient[name]) for name in ("mean", "scale")}
+        fixed = [name for name in ("mean", "scale", "unit") if name in gradient]
+        gradient |= {name: jnp.zeros_like(gradient[name]) for name in fixed}
         # optax counts steps in integers and multiplies by them.
         with jax.numpy_dtype_promotion("standard"):
             updates, slots = optimizer.update(gradient, slots, params)
-        return (optax.apply_updates(params, updates), slots), None
+        params = optax.apply_updates(params, updates)
+        # At first the average is over few steps.
+        kept = jnp.minimum(settings.average, (1.0 + number) / (10.0 + number))
+        average = jax.tree.map(lambda a, b: kept * a + (1 - kept) * b, average, params)
+        return (params, slots, average), None
 
-    return jax.lax.scan(step, (params, slots), batches)[0]
+    return jax.lax.scan(step, state, (batches, steps.astype(jnp.float32)))[0]
 
 
 @jax.jit
 def _loss(params: Any, data: Any, class_weight: Any) -> Any:
     """Mean pinball loss of the roots in units, and the classes' cross entropy."""
-    numbers, words, output, classes = data
+    numbers, words, output, classes, weight = data
     roots, logits = network.apply(params, numbers, words, jnp)
     error = (jnp.sqrt(output)[:, None] - roots) / network.TOKEN_UNIT
     levels = jnp.asarray(network.QUANTILE_LEVELS, jnp.float32)[None]
-    pinball = jnp.mean(jnp.maximum(levels * error, (levels - 1) * error))
+    pinball = jnp.mean(jnp.maximum(levels * error, (levels - 1) * error), axis=1)
     entropy = optax.softmax_cross_entropy_with_integer_labels(logits, classes)
-    return pinball + class_weight * jnp.mean(entropy)
+    return jnp.sum(weight * (pinball + class_weight * entropy)) / jnp.sum(weight)
