@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 
 import jax
@@ -98,6 +99,8 @@ def _simulate_group(
     counts_evictions = "evictions" in choices.reads
     plan = make_plan(instance.n, instance.lanes[0], arrivals, clocked, history, counts_evictions)
     in_order = choices.shortest_first and not (arrivals or clocked or capped)
+    if in_order:
+        plan = dataclasses.replace(plan, party=1)
     table = make_table(instance, limits, choices, numbers)
     records = loop.run_pool(table, choices, plan, ~valid, hindsight.step if in_order else step)
     return _summary(table, records, valid)

@@ -18,6 +18,7 @@ from jax import lax
 
 from jaxsched.arrays import Pytree
 from jaxsched.engines.xla import log as events
+from jaxsched.engines.xla.fold import Loops
 from jaxsched.engines.xla.inputs import Inputs, LaneTable, Queue, gather, inputs_of, sorted_pairs
 from jaxsched.engines.xla.state import (
     DONE,
@@ -36,7 +37,7 @@ from jaxsched.policies.program import Choices
 _Step = Callable[[Lane, Queue, Inputs, Choices, LoopPlan], tuple[Lane, Event]]
 _Run = tuple[jax.Array, jax.Array]
 _Runs = tuple[_Run, ...]
-Merged = tuple[_Runs, jax.Array]
+Merged = tuple[_Runs, tuple[jax.Array, ...]]
 
 
 class Records(Pytree):
@@ -127,9 +128,9 @@ def _start(table: LaneTable, plan: LoopPlan, skip: jax.Array) -> Pool:
     )
 
 
-def _fresh_heads(plan: LoopPlan, lanes: int) -> jax.Array:
+def _fresh_heads(plan: LoopPlan, lanes: int) -> tuple[jax.Array, ...]:
     """Nothing taken from the fresh order; the returned runs are empty, that is all taken."""
-    return jnp.broadcast_to(jnp.asarray((0, *plan.runs), jnp.int32), (lanes, 1 + len(plan.runs)))
+    return tuple(jnp.full((lanes,), taken, jnp.int32) for taken in (0, *plan.runs))
 
 
 def _empty_queues(plan: LoopPlan, lanes: int) -> Queue:
@@ -166,7 +167,8 @@ def _chunk(
     shape = (plan.chunk, plan.pool)
     never, zeros = jnp.full(shape, NEVER), jnp.zeros(shape, jnp.int32)
     clock = events.wide_zeros(shape) if plan.clocked else None
-    log = Event(admitted=never, evicted=never, time=never, lost=zeros, clock=clock)
+    admitted = (never,) * plan.party
+    log = Event(admitted=admitted, evicted=never, time=never, lost=zeros, clock=clock)
     _, lanes, log = lax.while_loop(unfinished, body, (jnp.int32(0), lanes, log))
     slots = jax.tree.map(
         lambda wide, part: lax.dynamic_update_slice(wide, part, (0, 0)) if count < widest else part,
@@ -208,9 +210,10 @@ def _record(pool: Pool, log: Event, table: LaneTable, plan: LoopPlan) -> Records
     records = pool.records
     row = jnp.broadcast_to(pool.row[None, :], log.time.shape)
     drop = {"mode": "drop"}
-    last = records.last.at[row, log.admitted].max(2 * log.time + 1, **drop)
+    admitted, each = jnp.stack(log.admitted, axis=-1), row[..., None]
+    last = records.last.at[each, admitted].max(2 * log.time[..., None] + 1, **drop)
     last = last.at[row, log.evicted].max(2 * log.time, **drop)
-    first = records.first.at[row, log.admitted].min(log.time, **drop)
+    first = records.first.at[each, admitted].min(log.time[..., None], **drop)
     timed, runs = records.timed, records.runs
     if plan.clocked:
         output = table.fields["output"].reshape(last.shape)[pool.row]
@@ -219,7 +222,7 @@ def _record(pool: Pool, log: Event, table: LaneTable, plan: LoopPlan) -> Records
     if plan.history:
         runs = events.write_runs(runs, log, pool.row)
     evicted = log.evicted != NEVER
-    prompt = gather(table.fields["prompt"], table, row, log.evicted)
+    prompt = gather(Loops(table.one), table.fields["prompt"], table, row, log.evicted)
     with jax.enable_x64(True):
         tokens = jnp.where(evicted, log.lost, np.int32(0)).astype(jnp.int64)
         area = tokens * prompt.astype(jnp.int64) + tokens * (tokens + 1) // 2
@@ -251,16 +254,18 @@ def _flush(plan: LoopPlan, lanes: Lane, queues: Queue) -> tuple[Lane, Queue]:
     return lanes, Queue(runs=runs, estimate=estimate, evictions=evictions)
 
 
-def _insert_from(i: int, plan: LoopPlan, runs: _Runs, heads: jax.Array, incoming: _Run) -> Merged:
+def _insert_from(
+    i: int, plan: LoopPlan, runs: _Runs, heads: tuple[jax.Array, ...], incoming: _Run
+) -> Merged:
     """Merges pairs into run i, or with all of run i into the next if they might not fit."""
     position = lax.broadcasted_iota(np.int32, runs[i][0].shape, 1)
-    taken = position < heads[:, i + 1, None]
+    taken = position < heads[i + 1][:, None]
     left, other = (jnp.where(taken, NEVER, array) for array in runs[i])
     pairs = (
         jnp.concatenate([left, incoming[0]], axis=1),
         jnp.concatenate([other, incoming[1]], axis=1),
     )
-    merged_heads = heads.at[:, i + 1].set(0)
+    merged_heads = (*heads[: i + 1], jnp.zeros_like(heads[0]), *heads[i + 2 :])
 
     def merge() -> Merged:
         key, index = (array[:, : plan.runs[i]] for array in sorted_pairs(*pairs))
@@ -299,7 +304,11 @@ def _reload(pool: Pool, plan: LoopPlan, skip: jax.Array) -> Pool:
             ),
             time=jnp.where(fresh, 0, lanes.time),
             jump=jnp.where(fresh, 0, lanes.jump),
-            heads=jnp.where(fresh[:, None], _fresh_heads(plan, plan.pool), lanes.heads),
+            heads=jax.tree.map(
+                lambda new, old: jnp.where(fresh, new, old),
+                _fresh_heads(plan, plan.pool),
+                lanes.heads,
+            ),
             peak=jnp.where(fresh, 0, lanes.peak),
             halt=jnp.where(fresh & ~skip[row], RUN, lanes.halt),
             clock=clock,

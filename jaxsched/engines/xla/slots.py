@@ -12,15 +12,15 @@ Each line that is violated says for how many rounds it stays violated at least, 
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from collections.abc import Sequence
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax import lax
 
 from jaxsched.engines.xla.choices import Read, ask
-from jaxsched.engines.xla.fold import highest, lowest, place_of_first, put, settle, total
+from jaxsched.engines.xla.home import Home
 from jaxsched.engines.xla.inputs import Inputs, fields_of, known_as
 from jaxsched.engines.xla.state import NEVER, Slots
 from jaxsched.policies.program import Choices
@@ -69,30 +69,45 @@ class Entrant(NamedTuple):
     headroom: jax.Array | None  # memory that its look-ahead test leaves free beside others
 
 
+class Party(NamedTuple):
+    """Requests next to each other in admission order that reserve alike; scalars."""
+
+    requests: list[Entrant]
+    count: jax.Array  # how many of them, from the first on
+    prompts: jax.Array  # their prompts together
+
+    @property
+    def largest(self) -> int:
+        """Most that there may be."""
+        return len(self.requests)
+
+
 class Ahead(NamedTuple):
     """Outcome of the look-ahead test; scalars."""
 
-    passes: jax.Array
-    wait: jax.Array  # rounds that it fails for at least
+    passes: jax.Array  # the first of the party
+    together: jax.Array  # all of it
+    wait: jax.Array  # rounds that the first fails for at least
     next_completion: jax.Array  # rounds to it
-    load: jax.Array  # memory reserved at the request's own end, its own included
+    above: jax.Array  # memory reserved at their end by others
 
 
 def slots_usage(slots: Slots, time: jax.Array, inputs: Inputs, choices: Choices) -> Usage:
     """Counts what is running; completing costs no write, since a slot knows when it is free."""
     running = slots.finish > time
     late = ~running & (slots.end > time)
-    count = total(running.astype(np.int32))
-    base = total(jnp.where(running, slots.prompt - slots.admitted, 0))
+    home = inputs.home
+    count = home.total(running.astype(np.int32))
+    base = home.total(jnp.where(running, slots.prompt - slots.admitted, 0))
     room = inputs.memory - (base + count * (time + 1))
-    num_late = total(late.astype(np.int32))
+    num_late = home.total(late.astype(np.int32))
     if choices.quantum is None:
         return Usage(running, late, None, count, room, num_late, None, None)
     quantum = ask(choices, "quantum", _seen(slots, time, inputs), inputs.params, running.shape)
     left = quantum - (time - slots.admitted)
     spent = running & (left <= 0)
-    num_spent = total(spent.astype(np.int32))
-    next_spent = lowest(jnp.where(running & ~spent, left, NEVER))
+    num_spent = home.total(spent.astype(np.int32))
+    next_spent = home.lowest(jnp.where(running & ~spent, left, NEVER))
     return Usage(running, late, spent, count, room, num_late, num_spent, next_spent)
 
 
@@ -105,21 +120,21 @@ def leaver(
     choices: Choices,
 ) -> Leaver:
     """A late slot, else one with its quantum generated, else on overflow the first evicted."""
-    one = inputs.table.one
+    home = inputs.home
     leaves, some = usage.running, usage.room < 0
     if usage.spent is not None:
         leaves = jnp.where(usage.num_spent > 0, usage.spent, leaves)
         some |= usage.num_spent > 0
     evicts = stepping & (usage.num_late == 0) & some
-    evicts, stepping = settle(one, evicts, stepping)
+    evicts, stepping = home.settle(evicts, stepping)
     index, seen = slots.index, _seen(slots, time, inputs)
     key = ask(choices, "eviction_key", seen, inputs.params, index.shape)
     if choices.evict_largest:
         key, index = ~key, ~index
     key = jnp.where(leaves & evicts, key, NEVER)
     key = jnp.where(usage.late & stepping, FIRST, key)
-    slot = place_of_first(key, index, one)
-    own = jax.tree.map(lambda array: array.at[slot].get(mode="promise_in_bounds"), slots)
+    slot = home.place_of_first(key, index)
+    own = jax.tree.map(lambda array: home.pick(array, slot), slots.replace(load=None, finish=None))
     end, prompt, index, generated = own.end, own.prompt, own.index, time - own.admitted
     read = known_as(fields_of(inputs, index), prompt=prompt, evictions=own.evictions)
     before = known_as(read, estimate=own.estimate, generated=generated)
@@ -138,7 +153,7 @@ def leaver(
         evictions=evictions,
         key=ask(choices, "admission_key", after, inputs.params),
     )
-    return jax.tree.map(lambda value: settle(one, value)[0], found)
+    return jax.tree.map(lambda value: home.settle(value)[0], found)
 
 
 def _seen(slots: Slots, time: jax.Array, inputs: Inputs) -> Read:
@@ -153,79 +168,110 @@ def _seen(slots: Slots, time: jax.Array, inputs: Inputs) -> Read:
     )
 
 
-def release(slots: Slots, leaver: Leaver, time: jax.Array) -> Slots:
+def release(home: Home, slots: Slots, leaver: Leaver, time: jax.Array) -> Slots:
     """Takes the leaver out of its slot and of the loads of the ends that it had reserved."""
     shared = leaver.exists & (slots.end <= leaver.end)
     held = leaver.prompt + leaver.generated + (slots.end - time)
     return slots.replace(
-        end=put(slots.end, leaver.exists, leaver.slot, np.int32(0)),
-        finish=put(slots.finish, leaver.exists, leaver.slot, np.int32(0)),
+        end=home.put(slots.end, leaver.exists, leaver.slot, np.int32(0)),
+        finish=home.put(slots.finish, leaver.exists, leaver.slot, np.int32(0)),
         load=slots.load - jnp.where(shared, held, 0),
     )
 
 
 def look_ahead(
+    home: Home,
     slots: Slots,
     time: jax.Array,
     request: Entrant,
+    party: Party,
     room: jax.Array,
     memory: jax.Array,
-    one: jax.Array,
 ) -> Ahead:
-    """Tests a request against the reservations, see the head of this file.
+    """Tests a request against the reservations, see the head of this file, and its party at once.
+
+    All of a party reserve to one round, so that at an end e_j in (t, t + r] they add the sum of
+    their prompts and e_j - t for each.
 
     Under a headroom those that last longer than the request may themselves hold too much of
     `memory`, which is then less than they were tested against.
     """
     prompt, reserve = request.prompt, request.reserve
-    own_end, shift = settle(one, time + reserve, prompt - memory - time)
-    excess = jnp.minimum(slots.end - time, slots.load + shift)
-    wait = jnp.maximum(highest(jnp.where(slots.end <= own_end, excess, 0)), 0)
+    own_end, shift, others = home.settle(time + reserve, prompt - memory - time, party.count - 1)
+    within = slots.end <= own_end
+    left, excess = slots.end - time, slots.load + shift
+    wait = jnp.maximum(home.highest(jnp.where(within, jnp.minimum(left, excess), 0)), 0)
     beyond = slots.end >= own_end
     held = slots.prompt - slots.admitted + own_end
-    load = total(jnp.where(beyond, held, 0)) + prompt + reserve
+    above = home.total(jnp.where(beyond, held, 0))
+    load = above + prompt + reserve
     # The last line can only come true once the nearest end beyond the request's own has passed.
-    nearest = lowest(jnp.where(beyond, slots.end, NEVER)) - own_end
+    nearest = home.lowest(jnp.where(beyond, slots.end, NEVER)) - own_end
     wait = jnp.where(load <= memory, wait, jnp.maximum(wait, nearest + 1))
     if request.headroom is not None:
         full = (slots.end > own_end) & (slots.load - slots.end > memory)
-        wait = jnp.maximum(wait, highest(jnp.where(full, slots.end - time, 0)))
+        wait = jnp.maximum(wait, home.highest(jnp.where(full, slots.end - time, 0)))
     fits_next = prompt < room
-    finish = lowest(jnp.where(slots.finish > time, slots.finish, NEVER))
+    finish = home.lowest(jnp.where(slots.finish > time, slots.finish, NEVER))
+    passes = fits_next & (wait <= 0)
+    together = passes
+    if party.largest > 1:
+        more, rest = home.settle(party.prompts - prompt, others)
+        excess = excess + (more + rest * jnp.maximum(left, 0))
+        crowded = home.highest(jnp.where(within, jnp.minimum(left, excess), 0)) > 0
+        together &= ~crowded & (above + party.prompts + party.count * reserve <= memory)
     return Ahead(
-        passes=fits_next & (wait <= 0),
+        passes=passes,
+        together=together,
         wait=jnp.where(fits_next, wait, NEVER),
         next_completion=jnp.where(finish == NEVER, NEVER, finish - time),
-        load=load,
+        above=above,
     )
-
-
-def first_free(slots: Slots, time: jax.Array) -> jax.Array:
-    """Lowest free slot, or their number if all are taken."""
-    count = slots.end.shape[-1]
-    free = (slots.finish <= time) & (slots.end <= time)
-    return lowest(jnp.where(free, lax.iota(np.int32, count), np.int32(count)))
 
 
 def insert(
+    home: Home,
     slots: Slots,
-    slot: jax.Array,
-    admitted: jax.Array,
-    request: Entrant,
-    load: jax.Array,
+    places: Sequence[jax.Array],
+    party: Party,
+    above: jax.Array,
     time: jax.Array,
 ) -> Slots:
-    """Puts an admitted request into a slot and its memory into the loads of the ends it reaches."""
-    end = time + request.reserve
-    held = request.prompt + (slots.end - time)
-    loads = slots.load + jnp.where(admitted & (slots.end <= end), held, 0)
+    """Puts those admitted into slots and their memory into the loads of the ends they reach.
+
+    Args:
+      home: What the step stands on.
+      slots: Before.
+      places: Where, for each of the party; past the end who is not admitted.
+      party: `count` of them are admitted, which may be none.
+      above: Memory reserved at their end by others.
+      time: The round.
+    """
+    first, count = party.requests[0], party.count
+    reserve = first.reserve
+    end, share, own = home.settle(
+        time + reserve, party.prompts - count * time, time + reserve + above + party.prompts
+        + count * reserve,
+    )  # fmt: skip
+    shared = (slots.end <= end) & (count > 0)
+    loads = slots.load + jnp.where(shared, share + count * slots.end, 0)
+    several = len(places)
+
+    def put(old: Any, name: str) -> Any:
+        return home.put_all(old, places, [getattr(r, name) for r in party.requests])
+
     return Slots(
-        end=put(slots.end, admitted, slot, end),
-        load=put(loads, admitted, slot, end + load),
-        finish=put(slots.finish, admitted, slot, time + request.output),
-        admitted=put(slots.admitted, admitted, slot, time),
-        prompt=put(slots.prompt, admitted, slot, request.prompt),
-        estimate=put(slots.estimate, admitted, slot, request.estimate),
-        index=put(slots.index, admitted, slot, request.position),
-        evictions=put(slots.evictions, admitted, slot, request.evictions),
+        end=home.put_all(slots.end, places, [end] * several),
+        load=home.put_all(loads, places, [own] * several),
+        finish=home.put_all(slots.finish, places, [time + r.output for r in party.requests]),
+        admitted=home.put_all(slots.admitted, places, [time] * several),
+        prompt=put(slots.prompt, "prompt"),
+        estimate=put(slots.estimate, "estimate"),
+        index=put(slots.index, "position"),
+        evictions=put(slots.evictions, "evictions"),
     )
+
+
+def free_slots(home: Home, slots: Slots, time: jax.Array, count: int) -> list[jax.Array]:
+    """Places of `count` free slots, the lowest first; their number where there are no more."""
+    return home.first_places((slots.finish <= time) & (slots.end <= time), count)

@@ -11,8 +11,7 @@ import numpy as np
 from jaxsched.engines.xla import queue as waiting
 from jaxsched.engines.xla import slots as running
 from jaxsched.engines.xla.clock import LAST_TICK, elapsed, first_round, rounds_until
-from jaxsched.engines.xla.fold import settle
-from jaxsched.engines.xla.inputs import Inputs, Queue
+from jaxsched.engines.xla.inputs import Inputs, Queue, lookup
 from jaxsched.engines.xla.state import (
     DONE,
     NEVER,
@@ -41,8 +40,8 @@ def step(
     Returns:
       The lane after the step, and what happened. A lane that stands still comes back unchanged.
     """
-    one = inputs.table.one
-    (time,) = settle(one, lane.time + lane.jump)
+    home = inputs.home
+    (time,) = home.settle(lane.time + lane.jump)
     stepping = (lane.halt == RUN) & (time < inputs.limits.max_rounds)
     if plan.clocked:
         with jax.enable_x64(True):
@@ -54,48 +53,58 @@ def step(
         leaver = running.leaver(lane.slots, usage, time, stepping, inputs, choices)
         room = usage.room + jnp.where(leaver.evicted, leaver.prompt + leaver.generated + 1, 0)
         count = usage.active - leaver.evicted.astype(np.int32)
-        room, count = settle(one, room, count)
-        slots = running.release(lane.slots, leaver, time)
+        room, count = home.settle(room, count)
+        slots = running.release(home, lane.slots, leaver, time)
     with jax.named_scope("admit"):
-        candidate = waiting.candidate(
+        queued = waiting.candidates(
             arrivals.buffer, arrivals.heads, queue, inputs, leaver, choices, plan
         )
-        request = waiting.request(candidate, inputs, choices)
-        free = _headroom(request, count)
-        ahead = running.look_ahead(slots, time, request, room - free, inputs.memory - free, one)
+        first = queued.requests[0]
+        free = _headroom(first, count)
+        party = _party(queued, room - free, count, inputs)
+        memory = inputs.memory - free
+        ahead = running.look_ahead(home, slots, time, first, party, room - free, memory)
         blocked = (usage.num_late > 1) | (room < 0) | arrivals.more
         if usage.num_spent is not None:
             blocked |= usage.num_spent > leaver.evicted.astype(np.int32)
-        exists = (candidate.position != NEVER) & (count < inputs.limits.max_batch)
+        exists = queued.follows[0] & (count < inputs.limits.max_batch)
         wanted = stepping & exists & ahead.passes & ~blocked
-        slot = running.first_free(slots, time)
-        admitted = wanted & (slot < np.int32(slots.end.shape[-1]))
-        admitted, slot, load = settle(one, admitted, slot, ahead.load)
-        slots = running.insert(slots, slot, admitted, request, load, time)
+        places = running.free_slots(home, slots, time, plan.party)
+        width = np.int32(slots.end.shape[-1])
+        entering = _entering(queued, ahead, wanted, places, width, party, inputs)
+        slots = running.insert(home, slots, entering.places, entering.party, ahead.above, time)
     with jax.named_scope("queue"):
-        buffer, heads = waiting.take(arrivals.buffer, arrivals.heads, candidate, admitted)
-        returns = leaver.evicted & ~(admitted & (candidate.position == leaver.position))
+        heads, admitted = arrivals.heads, entering.party.count
+        buffer, heads = waiting.take(home, arrivals.buffer, heads, queued.first, admitted)
+        again = (admitted > 0) & (queued.first.position == leaver.position)
         entry = (leaver.key, leaver.position, leaver.estimate, leaver.evictions)
-        buffer = waiting.push(buffer, returns, *entry)
+        buffer = waiting.push(home, buffer, leaver.evicted & ~again, *entry)
     with jax.named_scope("jump"):
-        wait = jnp.where(exists, ahead.wait, NEVER)
+        room, count = room - entering.party.prompts - admitted, count + admitted
+        wait = jnp.where(exists & (admitted == 0), ahead.wait, NEVER)
         overflow = jnp.where(count > 0, room // jnp.maximum(count, 1) + 1, NEVER)
-        change = jnp.minimum(jnp.minimum(wait, overflow), ahead.next_completion)
+        completion = jnp.minimum(ahead.next_completion, entering.next_completion)
+        change = jnp.minimum(jnp.minimum(wait, overflow), completion)
         change = jnp.minimum(change, inputs.limits.max_rounds - time)
         if usage.next_spent is not None:
             change = jnp.minimum(change, usage.next_spent)
         still = stepping & ~blocked & ~wanted
         silent = still & ~exists & (count == 0)
-        prompt = jnp.where(admitted, request.prompt, 0)
+        if usage.next_spent is None:
+            full = (entering.next_prompt >= room) | (count >= inputs.limits.max_batch)
+            still |= (admitted > 0) & full
+        prompts = entering.party.prompts
         if plan.clocked:
             used = inputs.memory - room
-            passing = _pass_time(lane, arrivals, inputs, change, still, silent, prompt, count, used)
+            passing = _pass_time(
+                lane, arrivals, inputs, change, still, silent, prompts, count, used
+            )
         else:
             passing = _pass_rounds(arrivals, change, still, silent)
         jump = passing.jump
         used = inputs.memory - room + (jump - 1) * count
-    halt = jnp.where(wanted & ~admitted, WANTS_SLOT, RUN)
-    halt = jnp.where(waiting.crowded(buffer), WANTS_BUFFER, halt)
+    halt = jnp.where(wanted & (admitted == 0), WANTS_SLOT, RUN)
+    halt = jnp.where(waiting.crowded(home, buffer), WANTS_BUFFER, halt)
     halt = jnp.where(passing.idle | ~stepping, DONE, halt)
     after = Lane(
         slots=slots,
@@ -109,13 +118,73 @@ def step(
         prefill=passing.prefill,
     )
     event = Event(
-        admitted=jnp.where(admitted, candidate.position, NEVER),
+        admitted=tuple(
+            jnp.where(np.int32(i) < admitted, request.position, NEVER)
+            for i, request in enumerate(queued.requests)
+        ),
         evicted=jnp.where(leaver.evicted, leaver.position, NEVER),
         time=time,
         lost=leaver.generated,
         clock=lane.clock,
     )
     return after, event
+
+
+def _party(
+    queued: waiting.Candidates, room: jax.Array, count: jax.Array, inputs: Inputs
+) -> running.Party:
+    """As many of the first in the queue as reserve alike and have room in the next round."""
+    first, most = queued.requests[0], inputs.limits.max_batch - count
+    size, prompts, others = np.int32(1), first.prompt, first.prompt
+    joins = jnp.ones_like(queued.follows[0])
+    several = queued.requests[1:] if first.headroom is None else []
+    for i, (request, follows) in enumerate(
+        zip(several, queued.follows[1:], strict=False), start=1
+    ):
+        others = others + request.prompt
+        joins &= follows & (request.reserve == first.reserve)
+        joins &= (others + np.int32(i) < room) & (np.int32(i) < most)
+        size = size + joins.astype(np.int32)
+        prompts = jnp.where(joins, others, prompts)
+    size, prompts = inputs.home.settle(size + jnp.zeros_like(count), prompts)
+    return running.Party(queued.requests[: 1 + len(several)], size, prompts)
+
+
+class Entering(NamedTuple):
+    """Those who are admitted."""
+
+    party: running.Party
+    places: list[jax.Array]  # in the slots, past the end of who is not admitted
+    next_completion: jax.Array  # rounds to that of the first who completes
+    next_prompt: jax.Array  # of who is next in the queue; 0 if that is not known
+
+
+def _entering(
+    queued: waiting.Candidates,
+    ahead: running.Ahead,
+    wanted: jax.Array,
+    places: list[jax.Array],
+    slots: np.int32,
+    party: running.Party,
+    inputs: Inputs,
+) -> Entering:
+    """All of a party that passes the test together, or its first; as many as find a slot."""
+    size = jnp.where(wanted, jnp.where(ahead.together, party.count, 1), 0)
+    found = sum((place < slots).astype(np.int32) for place in places)
+    size = jnp.minimum(size, found)
+    (size,) = inputs.home.settle(size)
+    prompts, completion = jnp.zeros_like(size), jnp.full_like(size, NEVER)
+    next_prompt, known = jnp.zeros_like(size), queued.known
+    then = jnp.where(queued.then.position == NEVER, NEVER, lookup(inputs, "prompt", queued.then.position))
+    for i, (request, follows) in enumerate(zip(queued.requests, queued.follows, strict=True)):
+        enters, is_next = np.int32(i) < size, np.int32(i) == size
+        prompts += jnp.where(enters, request.prompt, 0)
+        completion = jnp.minimum(completion, jnp.where(enters, request.output, NEVER))
+        coming = jnp.where(follows, request.prompt, jnp.where(known, then, 0))
+        next_prompt = jnp.where(is_next, coming, next_prompt)
+    chosen = [jnp.where(np.int32(i) < size, place, slots) for i, place in enumerate(places)]
+    entering = running.Party(queued.requests, size, prompts)
+    return Entering(entering, chosen, completion, next_prompt)
 
 
 class Passing(NamedTuple):
