@@ -28,9 +28,13 @@ T = TypeVar("T")
 PARTS = 8
 """Slot and buffer counts are multiples of this."""
 
+LONGEST = 32
+"""XLA:CPU fuses a reduction of so many elements with what feeds it; a longer one it takes apart."""
+
 
 def _fold(combine: Callable[[jax.Array, jax.Array], jax.Array], values: jax.Array) -> jax.Array:
-    return functools.reduce(combine, jnp.split(values, PARTS))
+    parts = max(PARTS, values.shape[-1] // LONGEST)
+    return functools.reduce(combine, jnp.split(values, parts))
 
 
 def lowest(values: jax.Array) -> jax.Array:
