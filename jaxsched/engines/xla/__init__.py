@@ -21,7 +21,7 @@ from jaxsched.engines.xla.inputs import (
     ranks,
     valid_numbers,
 )
-from jaxsched.engines.xla.plan import make_plan
+from jaxsched.engines.xla.plan import compiler_options, make_plan
 from jaxsched.engines.xla.serving import simulate_serving
 from jaxsched.engines.xla.step import step
 from jaxsched.instance import Instance, valid_lanes
@@ -32,6 +32,7 @@ __all__ = [
     "NO_CAP",
     "Numbers",
     "RunLimits",
+    "compiler_options",
     "make_plan",
     "ranks",
     "simulate_lanes",

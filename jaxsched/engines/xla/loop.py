@@ -17,6 +17,7 @@ import numpy as np
 from jax import lax
 
 from jaxsched.arrays import Pytree
+from jaxsched.engines.xla import kernel
 from jaxsched.engines.xla import log as events
 from jaxsched.engines.xla.fold import Loops
 from jaxsched.engines.xla.inputs import Inputs, LaneTable, Queue, gather, inputs_of, sorted_pairs
@@ -61,7 +62,8 @@ class Pool(Pytree):
     queues: Queue  # their returned requests, [W, ...]
     row: chex.Array  # instance that each works on, [W]
     next_row: chex.Array  # first instance not yet started, []
-    level: chex.Array  # position in `LoopPlan.slots` of the slot count in use, []
+    # position in `LoopPlan.slots` of the slot count in use, []; of each lane, [W], in kernels
+    level: chex.Array
     records: Records  # results so far
 
 
@@ -83,7 +85,10 @@ def run_pool(
     ]
 
     def body(pool: Pool) -> Pool:
-        pool, log = lax.switch(pool.level, branches, pool)
+        if plan.kernel:
+            pool, log = _kernels(table, choices, plan, advance, pool)
+        else:
+            pool, log = lax.switch(pool.level, branches, pool)
         return _border(pool, log, table, plan, skip)
 
     def unfinished(pool: Pool) -> jax.Array:
@@ -115,7 +120,7 @@ def _start(table: LaneTable, plan: LoopPlan, skip: jax.Array) -> Pool:
         queues=_empty_queues(plan, lanes),
         row=row,
         next_row=jnp.int32(min(lanes, total)),
-        level=jnp.int32(0),
+        level=zero if plan.kernel else jnp.int32(0),
         records=Records(
             last=jnp.full(shape, -1, jnp.int32),
             first=jnp.full(shape, NEVER),
@@ -164,11 +169,7 @@ def _chunk(
         i, lanes, _ = carry
         return (i < plan.chunk) & jnp.any(lanes.halt == RUN)
 
-    shape = (plan.chunk, plan.pool)
-    never, zeros = jnp.full(shape, NEVER), jnp.zeros(shape, jnp.int32)
-    clock = events.wide_zeros(shape) if plan.clocked else None
-    admitted = (never,) * plan.party
-    log = Event(admitted=admitted, evicted=never, time=never, lost=zeros, clock=clock)
+    log = _empty_log(plan, (plan.chunk, plan.pool))
     _, lanes, log = lax.while_loop(unfinished, body, (jnp.int32(0), lanes, log))
     slots = jax.tree.map(
         lambda wide, part: lax.dynamic_update_slice(wide, part, (0, 0)) if count < widest else part,
@@ -179,12 +180,42 @@ def _chunk(
     return pool.replace(lanes=lanes, level=following), log
 
 
-def _next_level(lanes: Lane, plan: LoopPlan, level: int) -> jax.Array:
-    """Wider if a lane lacks a slot, narrower if the slots in use leave a quarter of that free."""
+def _empty_log(plan: LoopPlan, shape: tuple[int, int]) -> Event:
+    never, zeros = jnp.full(shape, NEVER), jnp.zeros(shape, jnp.int32)
+    clock = events.wide_zeros(shape) if plan.clocked else None
+    admitted = (never,) * plan.party
+    return Event(admitted=admitted, evicted=never, time=never, lost=zeros, clock=clock)
+
+
+def _kernels(
+    table: LaneTable, choices: Choices, plan: LoopPlan, advance: _Step, pool: Pool
+) -> tuple[Pool, Event]:
+    """The same in kernels, one for each number of slots; a lane takes part in that of its own."""
+    lanes, log = pool.lanes, _empty_log(plan, (plan.pool, plan.chunk))
+    for level in range(len(plan.slots)):
+        mine = pool.level == level
+        lanes, log = kernel.run_chunk(
+            table, choices, plan, advance, level, mine, lanes, pool.queues, pool.row, log
+        )
+    sizes = np.asarray(plan.slots, np.int32)
+    occupied = jnp.max(_occupied(lanes), axis=1)
+    fitting = jnp.sum(occupied[:, None] > 3 * sizes // 4, axis=1, dtype=np.int32)
+    wider = jnp.minimum(pool.level + 1, np.int32(len(plan.slots) - 1))
+    following = jnp.where(lanes.halt == WANTS_SLOT, wider, jnp.minimum(fitting, pool.level))
+    return pool.replace(lanes=lanes, level=following), jax.tree.map(lambda rows: rows.T, log)
+
+
+def _occupied(lanes: Lane) -> jax.Array:
+    """Places of slots in use, counted from 1, and 0 for the others, [W, S]."""
     slots, time = lanes.slots, lanes.time[:, None]
     position = lax.broadcasted_iota(np.int32, slots.end.shape, 1)
-    occupied = ((slots.end > time) | (slots.finish > time)) & (lanes.halt != DONE)[:, None]
-    highest = jnp.max(jnp.where(occupied, position + 1, 0), keepdims=True)[0]
+    used = ((slots.end > time) | (slots.finish > time)) & (lanes.halt != DONE)[:, None]
+    return jnp.where(used, position + 1, 0)
+
+
+def _next_level(lanes: Lane, plan: LoopPlan, level: int) -> jax.Array:
+    """Wider if a lane lacks a slot, narrower if the slots in use leave a quarter of that free."""
+    highest = jnp.max(_occupied(lanes), keepdims=True)[0]
     wider = jnp.int32(min(level + 1, len(plan.slots) - 1))
     fitting = jnp.sum(highest > 3 * np.asarray(plan.slots, np.int32) // 4, dtype=np.int32)
     narrower = jnp.minimum(fitting, np.int32(level))

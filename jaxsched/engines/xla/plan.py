@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import functools
+from typing import Any
+
 import jax
+import numpy as np
 
 from jaxsched.engines.xla.fold import PARTS
 from jaxsched.engines.xla.state import LoopPlan
@@ -24,6 +28,25 @@ CHUNK = 128
 
 SHORT_RUN = 4096
 """Returned requests that are merged at once; beyond, a short run is merged into a long one."""
+
+
+@functools.cache
+def compiler_options(backend: str) -> dict[str, Any] | None:
+    """What XLA is told on a CPU: to copy less, and to keep to the order of the program.
+
+    `None` elsewhere, and where this jaxlib does not know the options.
+    """
+    known = {
+        "xla_cpu_copy_insertion_use_region_analysis": True,
+        "xla_cpu_enable_concurrency_optimized_scheduler": False,
+    }
+    if backend != "cpu":
+        return None
+    try:
+        jax.jit(lambda: np.int32(0), compiler_options=known)()
+    except RuntimeError:
+        return None
+    return known
 
 
 def make_plan(

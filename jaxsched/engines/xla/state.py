@@ -35,6 +35,8 @@ class LoopPlan:
     counts_evictions: bool = False  # whether the policy reads how often a request was evicted
     # requests that may be admitted in one step, 1, 2 or 4: more would need more than 32 bits
     party: int = 4
+    # "" to step in loops of XLA, "gpu" in a kernel, "interpret" in one that is interpreted
+    kernel: str = ""
 
 
 class Slots(Pytree):
