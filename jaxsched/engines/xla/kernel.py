@@ -75,7 +75,11 @@ class Chip(Home):
         return found
 
     def when(self, condition: jax.Array, function: Callable[[T], T], state: T) -> T:
-        return lax.cond(condition, function, lambda state: state, state)
+        def solid(tree: T) -> T:
+            # The lowering of `cond` takes no constants; the compiler takes this choice out again.
+            return jax.tree.map(lambda x: x if x.shape else jnp.where(condition, x, x), tree)
+
+        return lax.cond(condition, lambda s: solid(function(s)), lambda s: s, solid(state))
 
 
 def _places(array: jax.Array) -> jax.Array:

@@ -40,14 +40,20 @@ class Candidate(NamedTuple):
 
 
 class Candidates(NamedTuple):
-    """The first in admission order, and those that waited behind it in one sorted queue."""
+    """The first in admission order, and the first of all other queues."""
 
     first: Candidate
-    requests: list[Entrant]  # the first one, and `plan.party` - 1 more
+    then: Candidate
+
+
+class Line(NamedTuple):
+    """The first in admission order, and those behind it in the same sorted queue."""
+
+    requests: list[Entrant]  # `plan.party` of them
     # whether each of them is the next in admission order once those before it are admitted
     follows: list[jax.Array]
-    known: jax.Array  # whether who comes then is `then`, if one of them is not
-    then: Candidate  # the first of the other queues
+    known: jax.Array  # whether who comes where one of them is not next is `then`
+    then: jax.Array  # the first of the other queues, NEVER if there is none
 
 
 def arrive(
@@ -69,7 +75,11 @@ def arrive(
     with jax.enable_x64(True):
         known = lookup(inputs, name, index) <= now
     arrived = stepping & (taken < inputs.num_requests) & known
-    buffer = push(inputs.home, lane.buffer, arrived, *_fresh(inputs, index, choices, plan))
+
+    def join(buffer: Entries) -> Entries:
+        return push(inputs.home, buffer, arrived, *_fresh(inputs, index, choices, plan))
+
+    buffer = inputs.home.when(arrived, join, lane.buffer)
     taken = taken + arrived.astype(np.int32)
     arrival = lookup(inputs, name, jnp.where(arrived, following, index))
     left = taken < inputs.num_requests
@@ -102,23 +112,38 @@ def candidates(
         best, other = _in_order(best, mine)
         then, _ = _in_order(then, other)
     best, then = (jax.tree.map(lambda x: home.settle(x)[0], c) for c in (best, then))
+    return Candidates(best, then)
+
+
+def line(
+    queued: Candidates,
+    queue: Queue,
+    heads: tuple[jax.Array, ...],
+    inputs: Inputs,
+    choices: Choices,
+    plan: LoopPlan,
+) -> Line:
+    """Those behind the first candidate."""
+    first, then = queued
+    zero = jnp.zeros_like(first.origin)
+    waiting = functools.partial(_waiting, heads, queue, inputs, choices, plan)
 
     def behind(i: jax.Array) -> tuple[Entrant, jax.Array]:
-        place = zero + i
+        place = zero + i + 1
         found = waiting(len(queue.runs), place)
         for origin in range(len(queue.runs) - 1, 0 if plan.arrivals else -1, -1):
-            here = best.origin == np.int32(origin)
-            found = _where(here, waiting(origin, place), found)
+            found = _where(first.origin == np.int32(origin), waiting(origin, place), found)
         mine = Candidate(*found, zero, zero)
         # Where there is none, NEVER is before nobody.
         return request(mine, inputs, choices), _before(mine, then)
 
-    requests, follows = [request(best, inputs, choices)], [best.position != NEVER]
-    sorted_queue = best.origin < buffered
-    for entrant, before in home.each(lambda i: behind(i + 1), plan.party - 1):
-        requests.append(entrant)
-        follows.append(follows[-1] & sorted_queue & before)
-    return Candidates(best, requests, follows, best.origin != buffered, then)
+    buffered = np.int32(1 + len(queue.runs))
+    requests, follows = [request(first, inputs, choices)], [first.position != NEVER]
+    if plan.party > 1:
+        for entrant, before in inputs.home.each(behind, plan.party - 1):
+            requests.append(entrant)
+            follows.append(follows[-1] & (first.origin < buffered) & before)
+    return Line(requests, follows, first.origin != buffered, then.position)
 
 
 def _waiting(

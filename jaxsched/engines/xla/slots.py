@@ -12,7 +12,6 @@ Each line that is violated says for how many rounds it stays violated at least, 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -22,7 +21,7 @@ import numpy as np
 from jaxsched.engines.xla.choices import Read, ask
 from jaxsched.engines.xla.home import Home
 from jaxsched.engines.xla.inputs import Inputs, fields_of, known_as
-from jaxsched.engines.xla.state import NEVER, Slots
+from jaxsched.engines.xla.state import NEVER, LoopPlan, Slots
 from jaxsched.policies.program import Choices
 
 FIRST = np.int32(-(2**31))
@@ -69,27 +68,13 @@ class Entrant(NamedTuple):
     headroom: jax.Array | None  # memory that its look-ahead test leaves free beside others
 
 
-class Party(NamedTuple):
-    """Requests next to each other in admission order that reserve alike; scalars."""
-
-    requests: list[Entrant]
-    count: jax.Array  # how many of them, from the first on
-    prompts: jax.Array  # their prompts together
-
-    @property
-    def largest(self) -> int:
-        """Most that there may be."""
-        return len(self.requests)
-
-
 class Ahead(NamedTuple):
     """Outcome of the look-ahead test; scalars."""
 
-    passes: jax.Array  # the first of the party
-    together: jax.Array  # all of it
-    wait: jax.Array  # rounds that the first fails for at least
+    passes: jax.Array
+    wait: jax.Array  # rounds that it fails for at least
     next_completion: jax.Array  # rounds to it
-    above: jax.Array  # memory reserved at their end by others
+    above: jax.Array  # memory reserved at the request's own end by others
 
 
 def slots_usage(slots: Slots, time: jax.Array, inputs: Inputs, choices: Choices) -> Usage:
@@ -156,6 +141,13 @@ def leaver(
     return jax.tree.map(lambda value: home.settle(value)[0], found)
 
 
+def nobody(time: jax.Array, plan: LoopPlan) -> Leaver:
+    """That there is none."""
+    zero, no = jnp.zeros_like(time), jnp.zeros_like(time) > 0
+    evictions = zero if plan.counts_evictions else None
+    return Leaver(no, no, zero, zero, zero, zero, zero, zero, evictions, zero)
+
+
 def _seen(slots: Slots, time: jax.Array, inputs: Inputs) -> Read:
     """What a policy may know of the requests in the slots."""
     return known_as(
@@ -184,20 +176,16 @@ def look_ahead(
     slots: Slots,
     time: jax.Array,
     request: Entrant,
-    party: Party,
     room: jax.Array,
     memory: jax.Array,
 ) -> Ahead:
-    """Tests a request against the reservations, see the head of this file, and its party at once.
-
-    All of a party reserve to one round, so that at an end e_j in (t, t + r] they add the sum of
-    their prompts and e_j - t for each.
+    """Tests a request against the reservations, see the head of this file.
 
     Under a headroom those that last longer than the request may themselves hold too much of
     `memory`, which is then less than they were tested against.
     """
     prompt, reserve = request.prompt, request.reserve
-    own_end, shift, others = home.settle(time + reserve, prompt - memory - time, party.count - 1)
+    own_end, shift = home.settle(time + reserve, prompt - memory - time)
     within = slots.end <= own_end
     left, excess = slots.end - time, slots.load + shift
     wait = jnp.maximum(home.highest(jnp.where(within, jnp.minimum(left, excess), 0)), 0)
@@ -213,27 +201,43 @@ def look_ahead(
         wait = jnp.maximum(wait, home.highest(jnp.where(full, slots.end - time, 0)))
     fits_next = prompt < room
     finish = home.lowest(jnp.where(slots.finish > time, slots.finish, NEVER))
-    passes = fits_next & (wait <= 0)
-    together = passes
-    if party.largest > 1:
-        more, rest = home.settle(party.prompts - prompt, others)
-        excess = excess + (more + rest * jnp.maximum(left, 0))
-        crowded = home.highest(jnp.where(within, jnp.minimum(left, excess), 0)) > 0
-        together &= ~crowded & (above + party.prompts + party.count * reserve <= memory)
     return Ahead(
-        passes=passes,
-        together=together,
+        passes=fits_next & (wait <= 0),
         wait=jnp.where(fits_next, wait, NEVER),
         next_completion=jnp.where(finish == NEVER, NEVER, finish - time),
         above=above,
     )
 
 
+def all_pass(
+    home: Home,
+    slots: Slots,
+    time: jax.Array,
+    count: jax.Array,
+    prompts: jax.Array,
+    reserve: jax.Array,
+    ahead: Ahead,
+    memory: jax.Array,
+) -> jax.Array:
+    """Whether `count` requests that reserve alike pass the test one after another.
+
+    At an end e_j in (t, t + r] they add all their prompts, and e_j - t for each. The first passes
+    for itself; that the next round has room for all is seen elsewhere.
+    """
+    own_end, shift, rest = home.settle(time + reserve, prompts - memory - time, count - 1)
+    left = slots.end - time
+    excess = jnp.minimum(left, slots.load + shift + rest * jnp.maximum(left, 0))
+    worst = home.highest(jnp.where(slots.end <= own_end, excess, 0))
+    return (worst <= 0) & (ahead.above + prompts + count * reserve <= memory)
+
+
 def insert(
     home: Home,
     slots: Slots,
-    places: Sequence[jax.Array],
-    party: Party,
+    places: list[jax.Array],
+    count: jax.Array,
+    prompts: jax.Array,
+    requests: list[Entrant],
     above: jax.Array,
     time: jax.Array,
 ) -> Slots:
@@ -242,33 +246,34 @@ def insert(
     Args:
       home: What the step stands on.
       slots: Before.
-      places: Where, for each of the party; past the end who is not admitted.
-      party: `count` of them are admitted, which may be none.
+      places: Where, for each request; past the end for those from `count` on.
+      count: How many are admitted, which may be none.
+      prompts: Their prompts together.
+      requests: They, and more; all admitted reserve alike.
       above: Memory reserved at their end by others.
       time: The round.
     """
-    first, count = party.requests[0], party.count
-    reserve = first.reserve
-    end, share, own = home.settle(
-        time + reserve, party.prompts - count * time, time + reserve + above + party.prompts
-        + count * reserve,
-    )  # fmt: skip
+    end = time + requests[0].reserve
+    own = end + above + prompts + count * requests[0].reserve
+    end, share, own = home.settle(end, prompts - count * time, own)
     shared = (slots.end <= end) & (count > 0)
     loads = slots.load + jnp.where(shared, share + count * slots.end, 0)
-    several = len(places)
+    alike = len(places)
 
-    def put(old: Any, name: str) -> Any:
-        return home.put_all(old, places, [getattr(r, name) for r in party.requests])
+    def put(name: str) -> Any:
+        return home.put_all(
+            getattr(slots, name), places, [getattr(request, name) for request in requests]
+        )
 
     return Slots(
-        end=home.put_all(slots.end, places, [end] * several),
-        load=home.put_all(loads, places, [own] * several),
-        finish=home.put_all(slots.finish, places, [time + r.output for r in party.requests]),
-        admitted=home.put_all(slots.admitted, places, [time] * several),
-        prompt=put(slots.prompt, "prompt"),
-        estimate=put(slots.estimate, "estimate"),
-        index=put(slots.index, "position"),
-        evictions=put(slots.evictions, "evictions"),
+        end=home.put_all(slots.end, places, [end] * alike),
+        load=home.put_all(loads, places, [own] * alike),
+        finish=home.put_all(slots.finish, places, [time + r.output for r in requests]),
+        admitted=home.put_all(slots.admitted, places, [time] * alike),
+        prompt=put("prompt"),
+        estimate=put("estimate"),
+        index=home.put_all(slots.index, places, [r.position for r in requests]),
+        evictions=put("evictions"),
     )
 
 
