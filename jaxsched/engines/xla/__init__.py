@@ -98,7 +98,10 @@ def _simulate_group(
         table = make_table(instance, limits, choices, numbers)
         return simulate_serving(table, numbers.worker, choices, arrivals, ~valid, history)
     counts_evictions = "evictions" in choices.reads
-    plan = make_plan(instance.n, instance.lanes[0], arrivals, clocked, history, counts_evictions)
+    whole = choices.unknown is None
+    plan = make_plan(
+        instance.n, instance.lanes[0], arrivals, clocked, history, counts_evictions, whole
+    )
     in_order = choices.shortest_first and not (arrivals or clocked or capped)
     if in_order:
         plan = dataclasses.replace(plan, party=1)

@@ -98,10 +98,11 @@ class Loops(Home):
     def put(self, old: Any, condition: jax.Array, place: jax.Array, new: Any) -> Any:
         return None if old is None else put(old, condition, place, new)
 
-    def put_all(self, old: Any, places: Sequence[jax.Array], new: Sequence[Any]) -> Any:
-        if old is None:
-            return None
-        return old.at[jnp.stack(places)].set(jnp.stack(new), mode="drop")
+    def put_all(self, old: T, places: Sequence[jax.Array], new: Sequence[T]) -> T:
+        where = jnp.stack(places)
+        return jax.tree.map(
+            lambda array, *values: array.at[where].set(jnp.stack(values), mode="drop"), old, *new
+        )
 
     def pick(self, array: Any, place: jax.Array) -> Any:
         return None if array is None else array.at[place].get(mode="promise_in_bounds")

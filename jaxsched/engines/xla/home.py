@@ -44,8 +44,8 @@ class Home(abc.ABC):
         """Values [S] with `new` at `place` if `condition` holds; `None` of `None`."""
 
     @abc.abstractmethod
-    def put_all(self, old: Any, places: Sequence[jax.Array], new: Sequence[Any]) -> Any:
-        """Values [S] with these at those places, but for places past the end; `None` of `None`."""
+    def put_all(self, old: T, places: Sequence[jax.Array], new: Sequence[T]) -> T:
+        """Arrays [S] with these at those places; past the end for who is left out, as the last."""
 
     @abc.abstractmethod
     def pick(self, array: Any, place: jax.Array) -> Any:

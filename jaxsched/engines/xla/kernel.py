@@ -26,9 +26,6 @@ from jaxsched.policies.program import Choices
 
 T = TypeVar("T")
 
-MOST_SLOTS = 4096
-"""Slots of a lane that registers of one multiprocessor can hold."""
-
 _WARP = 256
 """Slots that a warp of 32 threads takes; with one warp a lane no reduction needs a barrier."""
 
@@ -53,10 +50,19 @@ class Chip(Home):
             return None
         return jnp.where((_places(old) == place) & condition, new, old)
 
-    def put_all(self, old: Any, places: Sequence[jax.Array], new: Sequence[Any]) -> Any:
-        for place, value in zip(places, new, strict=True):
-            old = None if old is None else jnp.where(_places(old) == place, value, old)
-        return old
+    def put_all(self, old: T, places: Sequence[jax.Array], new: Sequence[T]) -> T:
+        def put(tree: T, which: range) -> T:
+            for i in which:
+                tree = jax.tree.map(
+                    lambda a, x, i=i: jnp.where(_places(a) == places[i], x, a), tree, new[i]
+                )
+            return tree
+
+        old = put(old, range(1))
+        if len(places) == 1:
+            return old
+        several = places[1] < np.int32(jax.tree.leaves(old)[0].shape[-1])
+        return self.when(several, lambda tree: put(tree, range(1, len(places))), old)
 
     def pick(self, array: Any, place: jax.Array) -> Any:
         return None if array is None else self.total(jnp.where(_places(array) == place, array, 0))
@@ -77,7 +83,7 @@ class Chip(Home):
     def when(self, condition: jax.Array, function: Callable[[T], T], state: T) -> T:
         def solid(tree: T) -> T:
             # The lowering of `cond` takes no constants; the compiler takes this choice out again.
-            return jax.tree.map(lambda x: x if x.shape else jnp.where(condition, x, x), tree)
+            return jax.tree.map(lambda x: x if x.shape else lax.select(condition, x, x), tree)
 
         return lax.cond(condition, lambda s: solid(function(s)), lambda s: s, solid(state))
 
@@ -101,11 +107,6 @@ class _Row:
 
 
 _Step = Callable[[Lane, Queue, Inputs, Choices, LoopPlan], tuple[Lane, Event]]
-
-
-def kernel_fits(plan: LoopPlan, choices: Choices) -> bool:
-    """Whether lanes fit on a chip, and the policy is told in whole numbers."""
-    return plan.slots[-1] <= MOST_SLOTS and choices.unknown is None
 
 
 def run_chunk(

@@ -258,23 +258,14 @@ def insert(
     end, share, own = home.settle(end, prompts - count * time, own)
     shared = (slots.end <= end) & (count > 0)
     loads = slots.load + jnp.where(shared, share + count * slots.end, 0)
-    alike = len(places)
-
-    def put(name: str) -> Any:
-        return home.put_all(
-            getattr(slots, name), places, [getattr(request, name) for request in requests]
+    entries = [
+        Slots(
+            end=end, load=own, finish=time + r.output, admitted=time, prompt=r.prompt,
+            estimate=r.estimate, index=r.position, evictions=r.evictions,
         )
-
-    return Slots(
-        end=home.put_all(slots.end, places, [end] * alike),
-        load=home.put_all(loads, places, [own] * alike),
-        finish=home.put_all(slots.finish, places, [time + r.output for r in requests]),
-        admitted=home.put_all(slots.admitted, places, [time] * alike),
-        prompt=put("prompt"),
-        estimate=put("estimate"),
-        index=home.put_all(slots.index, places, [r.position for r in requests]),
-        evictions=put("evictions"),
-    )
+        for r in requests
+    ]  # fmt: skip
+    return home.put_all(slots.replace(load=loads), places, entries)
 
 
 def free_slots(home: Home, slots: Slots, time: jax.Array, count: int) -> list[jax.Array]:
