@@ -9,6 +9,7 @@ All that depends on Triton, through which Pallas compiles here, is in `_call` an
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable, Sequence
 from typing import Any, TypeVar
 
@@ -161,7 +162,7 @@ def run_chunk(
             i, lane = carry
             lane, event = advance(lane, queue, inputs, choices, plan)
             for ref, value in zip(jax.tree.leaves(log), jax.tree.leaves(event), strict=True):
-                ref[me, i] = value
+                _write(ref, (me, i), value)
             return i + np.int32(1), lane
 
         _, lane = lax.while_loop(unfinished, one, (jnp.int32(0), lane))
@@ -186,14 +187,20 @@ def _inputs(table: LaneTable, row: jax.Array) -> Inputs:
 
 
 def _load(ref: Any, me: jax.Array, count: int | None = None) -> jax.Array:
-    return ref[me] if len(ref.shape) == 1 else ref[me, pl.ds(0, count or ref.shape[1])]
+    if len(ref.shape) == 1:
+        with jax.enable_x64(True):
+            return ref[me]
+    return ref[me, pl.ds(0, count or ref.shape[1])]
 
 
 def _store(ref: Any, me: jax.Array, value: jax.Array) -> None:
-    if len(ref.shape) == 1:
-        ref[me] = value
-    else:
-        ref[me, pl.ds(0, value.shape[0])] = value
+    _write(ref, me if len(ref.shape) == 1 else (me, pl.ds(0, value.shape[0])), value)
+
+
+def _write(ref: Any, place: Any, value: jax.Array) -> None:
+    """A clock has 64 bits."""
+    with jax.enable_x64(True) if value.dtype == np.int64 else contextlib.nullcontext():
+        ref[place] = value
 
 
 def _call(body: Callable[..., None], plan: LoopPlan, slots: int, read: Any, written: Any) -> Any:

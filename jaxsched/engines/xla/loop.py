@@ -199,7 +199,7 @@ def _kernels(
         )
     sizes = np.asarray(plan.slots, np.int32)
     occupied = jnp.max(_occupied(lanes), axis=1)
-    fitting = jnp.sum(occupied[:, None] > 3 * sizes // 4, axis=1, dtype=np.int32)
+    fitting = jnp.sum(occupied[:, None] > (3 * sizes // 4)[None, :], axis=1, dtype=np.int32)
     wider = jnp.minimum(pool.level + 1, np.int32(len(plan.slots) - 1))
     following = jnp.where(lanes.halt == WANTS_SLOT, wider, jnp.minimum(fitting, pool.level))
     return pool.replace(lanes=lanes, level=following), jax.tree.map(lambda rows: rows.T, log)
