@@ -52,11 +52,12 @@ def lowered(policy, **options):
     return traced.lower(lowering_platforms=("cuda",)).as_text()
 
 
+@pytest.mark.filterwarnings("error")  # that 64 bits become 32
 def test_lowers_for_a_gpu_without_one(monkeypatch):
-    """The paper's worker with a policy of one's own, arrivals, a clock and a cap."""
+    """The papers' worker with a policy of one's own, arrivals, a clock and a cap."""
     monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
     own = dataclasses.replace(
-        js.a_min(), name="own", eviction_key=lambda r: r.estimate + r.output // 2 - r.evictions
+        js.a_min(), name="own", eviction_key=lambda r: r.generated * r.output // 7 - r.evictions
     )
     # One for each number of slots, 128 and 256.
     assert lowered(js.a_min()).count("@__gpu$xla.gpu.triton") == 2
