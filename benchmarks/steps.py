@@ -135,8 +135,7 @@ def _compile(
 
 def _taken(log: Event) -> int:
     """Steps that a chunk took; only rows that were never written say nothing at time 0."""
-    used = (log.time > 0) | (log.admitted != NEVER) | (log.evicted != NEVER)
-    return int(np.sum(np.any(used, axis=1)))
+    return int(np.sum(np.any(np.asarray(log.time) != NEVER, axis=1)))
 
 
 def _cost(level: Level, plan: LoopPlan, slots: int) -> Row:

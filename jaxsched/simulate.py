@@ -19,7 +19,15 @@ from jax.sharding import Mesh, PartitionSpec
 
 from jaxsched.arrays import join, split
 from jaxsched.clocks import Clock, check_clock, ticks, valid_clock
-from jaxsched.engines.xla import NO_CAP, Numbers, RunLimits, ranks, simulate_lanes, valid_numbers
+from jaxsched.engines.xla import (
+    NO_CAP,
+    Numbers,
+    RunLimits,
+    compiler_options,
+    ranks,
+    simulate_lanes,
+    valid_numbers,
+)
 from jaxsched.instance import (
     MAX_MEMORY,
     MAX_ROUND,
@@ -295,12 +303,10 @@ def _runner(choices: Choices, engine: str, capped: bool, history: int, traced: b
         if traced:
             return _batched(functools.partial(_native_callback, choices))
         return functools.partial(_native, choices, history=history)
-    compiled = jax.jit(
-        functools.partial(simulate_lanes, choices=choices, capped=capped, history=history)
-    )
+    run = functools.partial(simulate_lanes, choices=choices, capped=capped, history=history)
     if traced:
-        return _batched(compiled)
-    return _at_border(_sharded(compiled), choices.unknown is not None)
+        return _batched(jax.jit(run))
+    return _at_border(_sharded(run), choices.unknown is not None)
 
 
 def _at_border(run: Runner, wide: bool) -> Runner:
@@ -354,19 +360,22 @@ def _batched(run: Runner) -> Runner:
 def _sharded(run: Runner) -> Runner:
     """Spreads the lanes over all local devices."""
 
+    alone = jax.jit(run, compiler_options=compiler_options(jax.default_backend()))
+
     @functools.lru_cache(maxsize=8)
     def compiled(devices: tuple[jax.Device, ...]) -> Runner:
         spec, all_of_it = PartitionSpec("lanes"), PartitionSpec()
         mesh = Mesh(np.asarray(devices), ("lanes",))
         specs = (spec, spec, all_of_it)
         return jax.jit(
-            jax.shard_map(run, mesh=mesh, in_specs=specs, out_specs=spec, check_vma=False)
+            jax.shard_map(run, mesh=mesh, in_specs=specs, out_specs=spec, check_vma=False),
+            compiler_options=compiler_options(jax.default_backend()),
         )
 
     def sharded(flat: Instance, numbers: Numbers, limits: RunLimits) -> Result:
         devices, lanes = tuple(jax.local_devices()), flat.prompt.shape[0]
         if len(devices) == 1 or lanes < len(devices):
-            return run(flat, numbers, limits)
+            return alone(flat, numbers, limits)
         # Dealt out one by one, so that a batch sorted by cost does not load one device.
         deal = np.arange(-(-lanes // len(devices)) * len(devices)).reshape(-1, len(devices)).T
         order = deal.reshape(-1)

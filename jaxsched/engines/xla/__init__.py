@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 
 import jax
@@ -20,7 +21,7 @@ from jaxsched.engines.xla.inputs import (
     ranks,
     valid_numbers,
 )
-from jaxsched.engines.xla.plan import make_plan
+from jaxsched.engines.xla.plan import compiler_options, make_plan
 from jaxsched.engines.xla.serving import simulate_serving
 from jaxsched.engines.xla.step import step
 from jaxsched.instance import Instance, valid_lanes
@@ -31,6 +32,7 @@ __all__ = [
     "NO_CAP",
     "Numbers",
     "RunLimits",
+    "compiler_options",
     "make_plan",
     "ranks",
     "simulate_lanes",
@@ -96,8 +98,13 @@ def _simulate_group(
         table = make_table(instance, limits, choices, numbers)
         return simulate_serving(table, numbers.worker, choices, arrivals, ~valid, history)
     counts_evictions = "evictions" in choices.reads
-    plan = make_plan(instance.n, instance.lanes[0], arrivals, clocked, history, counts_evictions)
+    whole = choices.unknown is None
+    plan = make_plan(
+        instance.n, instance.lanes[0], arrivals, clocked, history, counts_evictions, whole
+    )
     in_order = choices.shortest_first and not (arrivals or clocked or capped)
+    if in_order:
+        plan = dataclasses.replace(plan, party=1)
     table = make_table(instance, limits, choices, numbers)
     records = loop.run_pool(table, choices, plan, ~valid, hindsight.step if in_order else step)
     return _summary(table, records, valid)

@@ -39,8 +39,8 @@ def first_round(
 def elapsed(first: jax.Array, growth: jax.Array, rounds: jax.Array) -> jax.Array:
     """Picoseconds of `rounds` rounds, the first lasting `first`, each `growth` longer; int64."""
     with jax.enable_x64(True):
-        one, two = np.int64(1), np.int64(2)
-        return rounds * first + growth * (rounds * (rounds - one) // two)
+        one = np.int64(1)
+        return rounds * first + growth * ((rounds * (rounds - one)) >> one)
 
 
 def rounds_until(

@@ -1,4 +1,4 @@
-"""Two shapes of code that decide how well XLA:CPU compiles a step.
+"""A step as loops of XLA over a pool of lanes, and what decides how well XLA:CPU compiles them.
 
 A masked reduction over the minor axis compiles to a scalar loop. Folding the axis first, eight
 parts elementwise into one, leaves a vector loop and a reduction of an eighth of the length; it was
@@ -13,34 +13,33 @@ one that it cannot see through keeps the decision outside.
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable
-from typing import Any
+from collections.abc import Callable, Sequence
+from typing import Any, TypeVar
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax import lax
+
+from jaxsched.engines.xla.home import Home
+
+T = TypeVar("T")
 
 PARTS = 8
 """Slot and buffer counts are multiples of this."""
 
+LONGEST = 32
+"""XLA:CPU fuses a reduction of so many elements with what feeds it; a longer one it takes apart."""
+
 
 def _fold(combine: Callable[[jax.Array, jax.Array], jax.Array], values: jax.Array) -> jax.Array:
-    return functools.reduce(combine, jnp.split(values, PARTS))
+    parts = max(PARTS, values.shape[-1] // LONGEST)
+    return functools.reduce(combine, jnp.split(values, parts))
 
 
 def lowest(values: jax.Array) -> jax.Array:
     """Minimum of int32 values of shape [S], S a multiple of `PARTS`."""
     return jnp.min(_fold(jnp.minimum, values))
-
-
-def highest(values: jax.Array) -> jax.Array:
-    """Maximum of int32 values of shape [S], S a multiple of `PARTS`."""
-    return jnp.max(_fold(jnp.maximum, values))
-
-
-def total(values: jax.Array) -> jax.Array:
-    """Sum of int32 values of shape [S], S a multiple of `PARTS`."""
-    return jnp.sum(_fold(jnp.add, values), dtype=np.int32)
 
 
 def settle(one: jax.Array, *values: jax.Array) -> tuple[jax.Array, ...]:
@@ -58,8 +57,8 @@ def settle(one: jax.Array, *values: jax.Array) -> tuple[jax.Array, ...]:
     )
 
 
-def put(old: Any, condition: jax.Array, place: jax.Array, new: Any) -> Any:
-    """Values of shape [S] with `new` at `place` if `condition` holds; `None` of `None`.
+def put(old: jax.Array, condition: jax.Array, place: jax.Array, new: Any) -> jax.Array:
+    """Values of shape [S] with `new` at `place` if `condition` holds.
 
     A scatter works in place, where a masked choice over all slots does not: XLA:CPU gives its
     result the memory of `old`, and LLVM then refuses to vectorize it.
@@ -70,23 +69,65 @@ def put(old: Any, condition: jax.Array, place: jax.Array, new: Any) -> Any:
       place: Where, [].
       new: What to put there, [].
     """
-    if old is None:
-        return None
     place = jnp.where(condition, place, np.int32(old.shape[-1]))
     return old.at[place].set(new, mode="drop")
 
 
-def place_of_first(key: jax.Array, index: jax.Array, one: jax.Array) -> jax.Array:
-    """Position of the smallest (key, index) pair; three minima are cheaper than one argmin.
+class Loops(Home):
+    """What a step stands on in a loop of XLA, under `vmap` over the lanes.
 
     Args:
-      key: int32 keys, [S].
-      index: int32 tie-breaks, [S].
-      one: A traced 1.
+      one: A 1 that the compiler cannot see through.
     """
-    none = np.int32(2**31 - 1)
-    (least,) = settle(one, lowest(key))
-    (first,) = settle(one, lowest(jnp.where(key == least, index, none)))
-    positions = jax.lax.iota(np.int32, key.shape[-1])
-    here = (key == least) & (index == first)
-    return lowest(jnp.where(here, positions, np.int32(key.shape[-1] - 1)))
+
+    def __init__(self, one: jax.Array) -> None:
+        self._one = one
+
+    def lowest(self, values: jax.Array) -> jax.Array:
+        return lowest(values)
+
+    def highest(self, values: jax.Array) -> jax.Array:
+        return jnp.max(_fold(jnp.maximum, values))
+
+    def total(self, values: jax.Array) -> jax.Array:
+        return jnp.sum(_fold(jnp.add, values), dtype=np.int32)
+
+    def settle(self, *values: jax.Array) -> tuple[jax.Array, ...]:
+        return settle(self._one, *values)
+
+    def put(self, old: Any, condition: jax.Array, place: jax.Array, new: Any) -> Any:
+        return None if old is None else put(old, condition, place, new)
+
+    def put_all(self, old: T, places: Sequence[jax.Array], new: Sequence[T]) -> T:
+        where = jnp.stack(places)
+        return jax.tree.map(
+            lambda array, *values: array.at[where].set(jnp.stack(values), mode="drop"), old, *new
+        )
+
+    def pick(self, array: Any, place: jax.Array) -> Any:
+        return None if array is None else array.at[place].get(mode="promise_in_bounds")
+
+    def lookup(self, table: Any, place: jax.Array) -> jax.Array:
+        (place,) = self.settle(place)
+        return table.at[place].get(mode="promise_in_bounds")
+
+    def each(self, function: Callable[[Any], T], count: int) -> list[T]:
+        found = jax.vmap(function)(lax.iota(np.int32, count))
+        return [jax.tree.map(lambda leaf, i=i: leaf[i], found) for i in range(count)]
+
+    def first_places(self, free: jax.Array, count: int) -> list[jax.Array]:
+        """The lowest place of each of `count` parts of the slots, in order."""
+        width = free.shape[-1]
+        places = jnp.where(free, lax.iota(np.int32, width), np.int32(width))
+        folded = _fold(jnp.minimum, places)
+        if folded.shape[-1] % count:
+            return [jnp.min(folded), *[jnp.int32(width)] * (count - 1)]
+        found = list(jnp.min(folded.reshape(count, -1), axis=1))
+        for last in range(count - 1, 0, -1):
+            for i in range(last):
+                pair = found[i], found[i + 1]
+                found[i], found[i + 1] = jnp.minimum(*pair), jnp.maximum(*pair)
+        return found
+
+    def when(self, condition: jax.Array, function: Callable[[T], T], state: T) -> T:
+        return function(state)

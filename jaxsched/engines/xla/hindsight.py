@@ -16,7 +16,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
-from jaxsched.engines.xla.fold import highest, lowest, put, settle, total
+from jaxsched.engines.xla.home import Home
 from jaxsched.engines.xla.inputs import Inputs, Queue, lookup
 from jaxsched.engines.xla.state import DONE, NEVER, RUN, WANTS_SLOT, Event, Lane, LoopPlan, Slots
 from jaxsched.policies.program import Choices
@@ -26,32 +26,33 @@ def step(
     lane: Lane, queue: Queue, inputs: Inputs, choices: Choices, plan: LoopPlan
 ) -> tuple[Lane, Event]:
     """Admits the next request of one lane; arguments and results as of `step.step`."""
-    one, slots, time = inputs.table.one, lane.slots, lane.time
-    index = lookup(inputs, "order", lane.heads[0])
+    home, slots, time = inputs.home, lane.slots, lane.time
+    taken = lane.heads[0]
+    index = lookup(inputs, "order", taken)
     prompt, output = (lookup(inputs, name, index) for name in ("prompt", "output"))
-    shift, prompt, output = settle(one, prompt - inputs.memory - time, prompt, output)
-    wait = highest(jnp.minimum(slots.end - time, slots.load + shift))
-    (start,) = settle(one, time + jnp.maximum(wait, 0))
-    more = (lane.heads[0] < inputs.num_requests) & (start < inputs.limits.max_rounds)
+    shift, prompt, output = home.settle(prompt - inputs.memory - time, prompt, output)
+    wait = home.highest(jnp.minimum(slots.end - time, slots.load + shift))
+    (start,) = home.settle(time + jnp.maximum(wait, 0))
+    more = (taken < inputs.num_requests) & (start < inputs.limits.max_rounds)
     count = slots.end.shape[-1]
-    slot = lowest(jnp.where(slots.end <= start, lax.iota(np.int32, count), np.int32(count)))
+    slot = home.lowest(jnp.where(slots.end <= start, lax.iota(np.int32, count), np.int32(count)))
     active = lane.halt == RUN
-    admitted, slot = settle(one, active & more & (slot < np.int32(count)), slot)
+    admitted, slot = home.settle(active & more & (slot < np.int32(count)), slot)
     # The use of memory peaks where a request ends; that of an end that has passed is final.
-    passed = _peak_until(slots, jnp.minimum(start, inputs.limits.max_rounds))
-    last = jnp.maximum(passed, _last_peak(slots, inputs.limits.max_rounds))
+    passed = _peak_until(home, slots, jnp.minimum(start, inputs.limits.max_rounds))
+    last = jnp.maximum(passed, _last_peak(home, slots, inputs.limits.max_rounds))
     peak = jnp.maximum(lane.peak, jnp.where(admitted, passed, jnp.where(more, 0, last)))
     halt = jnp.where(more, jnp.where(admitted, RUN, WANTS_SLOT), DONE)
     after = lane.replace(
-        slots=_insert(slots, slot, admitted, prompt, output, start),
+        slots=_insert(home, slots, slot, admitted, prompt, output, start),
         time=jnp.where(admitted, start, time),
-        heads=lane.heads.at[0].add(admitted.astype(np.int32)),
+        heads=(taken + admitted.astype(np.int32), *lane.heads[1:]),
         peak=jnp.where(active, peak, lane.peak),
         halt=jnp.where(active, halt, lane.halt),
     )
     never = jnp.full_like(index, NEVER)
     event = Event(
-        admitted=jnp.where(admitted, index, never),
+        admitted=(jnp.where(admitted, index, never),),
         evicted=never,
         time=start,
         lost=jnp.zeros_like(index),
@@ -60,6 +61,7 @@ def step(
 
 
 def _insert(
+    home: Home,
     slots: Slots,
     slot: jax.Array,
     admitted: jax.Array,
@@ -70,22 +72,22 @@ def _insert(
     end = start + output
     held = prompt + (slots.end - start)
     load = slots.load + jnp.where(admitted & (slots.end > start), held, 0)
-    own = jnp.maximum(highest(jnp.where(slots.end == end, load, 0)), end + prompt + output)
+    own = jnp.maximum(home.highest(jnp.where(slots.end == end, load, 0)), end + prompt + output)
     return slots.replace(
-        end=put(slots.end, admitted, slot, end),
-        load=put(load, admitted, slot, own),
-        admitted=put(slots.admitted, admitted, slot, start),
-        prompt=put(slots.prompt, admitted, slot, prompt),
+        end=home.put(slots.end, admitted, slot, end),
+        load=home.put(load, admitted, slot, own),
+        admitted=home.put(slots.admitted, admitted, slot, start),
+        prompt=home.put(slots.prompt, admitted, slot, prompt),
     )
 
 
-def _last_peak(slots: Slots, limit: jax.Array | np.int32) -> jax.Array:
+def _last_peak(home: Home, slots: Slots, limit: jax.Array | np.int32) -> jax.Array:
     """Largest memory still to come when nobody else is admitted before the round limit."""
     held = jnp.where(slots.end > limit, slots.prompt - slots.admitted + limit, 0)
-    return jnp.maximum(_peak_until(slots, limit), total(held))
+    return jnp.maximum(_peak_until(home, slots, limit), home.total(held))
 
 
-def _peak_until(slots: Slots, time: jax.Array | np.int32) -> jax.Array:
+def _peak_until(home: Home, slots: Slots, time: jax.Array | np.int32) -> jax.Array:
     """Largest memory at the ends up to a round; slots never used, or of an older lane, end at 0."""
     ended = (slots.end > 0) & (slots.end <= time)
-    return highest(jnp.where(ended, slots.load - slots.end, 0))
+    return home.highest(jnp.where(ended, slots.load - slots.end, 0))

@@ -12,7 +12,8 @@ from jax import lax
 
 from jaxsched.arrays import Pytree, join
 from jaxsched.engines.xla.choices import Read, ask
-from jaxsched.engines.xla.fold import settle
+from jaxsched.engines.xla.fold import Loops
+from jaxsched.engines.xla.home import Home
 from jaxsched.instance import Instance
 from jaxsched.policies.program import Choices
 from jaxsched.policies.view import View
@@ -66,6 +67,7 @@ class LaneTable(Pytree):
 class Inputs(NamedTuple):
     """One lane's row of the table; scalars but for the table and the policy's numbers."""
 
+    home: Home
     table: LaneTable
     row: jax.Array
     num_requests: jax.Array
@@ -200,23 +202,25 @@ def view_fields(instance: Instance) -> dict[str, jax.Array]:
 
 
 def inputs_of(table: LaneTable, row: jax.Array) -> Inputs:
-    """Looks one lane's scalars up."""
+    """Looks one lane's scalars up, for a loop of XLA."""
     params, clock = jax.tree.map(lambda leaf: leaf[row], (table.params, table.clock))
-    return Inputs(table, row, table.count[row], table.memory[row], params, clock, table.limits)
+    home, count, memory = Loops(table.one), table.count[row], table.memory[row]
+    return Inputs(home, table, row, count, memory, params, clock, table.limits)
 
 
 def lookup(inputs: Inputs, name: str, column: jax.Array) -> jax.Array:
     """An element of a lane's row of `order`, `due` or a field of `View`; past the end the last."""
     table = inputs.table
     array = getattr(table, name) if name in ("order", "due") else table.fields[name]
-    return gather(array, table, inputs.row, column)
+    return gather(inputs.home, array, table, inputs.row, column)
 
 
-def gather(array: jax.Array, table: LaneTable, row: jax.Array, column: jax.Array) -> jax.Array:
+def gather(
+    home: Home, array: jax.Array, table: LaneTable, row: jax.Array, column: jax.Array
+) -> jax.Array:
     """Looks `[row, column]` up in a flat array of the table; past its end a row gives its last."""
     width = np.int32(array.shape[0] // table.memory.shape[0])
-    (place,) = settle(table.one, row * width + jnp.clip(column, 0, width - 1))
-    return array.at[place].get(mode="promise_in_bounds")
+    return home.lookup(array, row * width + jnp.clip(column, 0, width - 1))
 
 
 def fields_of(inputs: Inputs, index: jax.Array) -> Read:

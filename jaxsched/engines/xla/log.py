@@ -85,10 +85,10 @@ def write_times(
         old = timed.times[row]
         new = jnp.stack([old[..., 0], *found], axis=-1)
         times = timed.times.at[row].set(jnp.where(old >= 0, old, new))
-        rows = jnp.broadcast_to(row[None, :], log.time.shape)
         entered = times[..., 0].astype(jnp.uint64)  # -1 is the largest
-        clock = log.clock.astype(jnp.uint64)
-        entered = entered.at[rows, log.admitted].min(clock, mode="drop").astype(jnp.int64)
+        clock, admitted = log.clock.astype(jnp.uint64)[..., None], jnp.stack(log.admitted, axis=-1)
+        entered = entered.at[row[None, :, None], admitted].min(clock, mode="drop")
+        entered = entered.astype(jnp.int64)
         return timed.replace(times=times.at[..., 0].set(entered))
 
 

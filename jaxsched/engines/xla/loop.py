@@ -17,7 +17,9 @@ import numpy as np
 from jax import lax
 
 from jaxsched.arrays import Pytree
+from jaxsched.engines.xla import kernel
 from jaxsched.engines.xla import log as events
+from jaxsched.engines.xla.fold import Loops
 from jaxsched.engines.xla.inputs import Inputs, LaneTable, Queue, gather, inputs_of, sorted_pairs
 from jaxsched.engines.xla.state import (
     DONE,
@@ -36,7 +38,7 @@ from jaxsched.policies.program import Choices
 _Step = Callable[[Lane, Queue, Inputs, Choices, LoopPlan], tuple[Lane, Event]]
 _Run = tuple[jax.Array, jax.Array]
 _Runs = tuple[_Run, ...]
-Merged = tuple[_Runs, jax.Array]
+Merged = tuple[_Runs, tuple[jax.Array, ...]]
 
 
 class Records(Pytree):
@@ -60,7 +62,8 @@ class Pool(Pytree):
     queues: Queue  # their returned requests, [W, ...]
     row: chex.Array  # instance that each works on, [W]
     next_row: chex.Array  # first instance not yet started, []
-    level: chex.Array  # position in `LoopPlan.slots` of the slot count in use, []
+    # position in `LoopPlan.slots` of the slot count in use, []; of each lane, [W], in kernels
+    level: chex.Array
     records: Records  # results so far
 
 
@@ -82,7 +85,10 @@ def run_pool(
     ]
 
     def body(pool: Pool) -> Pool:
-        pool, log = lax.switch(pool.level, branches, pool)
+        if plan.kernel:
+            pool, log = _kernels(table, choices, plan, advance, pool)
+        else:
+            pool, log = lax.switch(pool.level, branches, pool)
         return _border(pool, log, table, plan, skip)
 
     def unfinished(pool: Pool) -> jax.Array:
@@ -114,7 +120,7 @@ def _start(table: LaneTable, plan: LoopPlan, skip: jax.Array) -> Pool:
         queues=_empty_queues(plan, lanes),
         row=row,
         next_row=jnp.int32(min(lanes, total)),
-        level=jnp.int32(0),
+        level=zero if plan.kernel else jnp.int32(0),
         records=Records(
             last=jnp.full(shape, -1, jnp.int32),
             first=jnp.full(shape, NEVER),
@@ -127,9 +133,9 @@ def _start(table: LaneTable, plan: LoopPlan, skip: jax.Array) -> Pool:
     )
 
 
-def _fresh_heads(plan: LoopPlan, lanes: int) -> jax.Array:
+def _fresh_heads(plan: LoopPlan, lanes: int) -> tuple[jax.Array, ...]:
     """Nothing taken from the fresh order; the returned runs are empty, that is all taken."""
-    return jnp.broadcast_to(jnp.asarray((0, *plan.runs), jnp.int32), (lanes, 1 + len(plan.runs)))
+    return tuple(jnp.full((lanes,), taken, jnp.int32) for taken in (0, *plan.runs))
 
 
 def _empty_queues(plan: LoopPlan, lanes: int) -> Queue:
@@ -163,10 +169,7 @@ def _chunk(
         i, lanes, _ = carry
         return (i < plan.chunk) & jnp.any(lanes.halt == RUN)
 
-    shape = (plan.chunk, plan.pool)
-    never, zeros = jnp.full(shape, NEVER), jnp.zeros(shape, jnp.int32)
-    clock = events.wide_zeros(shape) if plan.clocked else None
-    log = Event(admitted=never, evicted=never, time=never, lost=zeros, clock=clock)
+    log = _empty_log(plan, (plan.chunk, plan.pool))
     _, lanes, log = lax.while_loop(unfinished, body, (jnp.int32(0), lanes, log))
     slots = jax.tree.map(
         lambda wide, part: lax.dynamic_update_slice(wide, part, (0, 0)) if count < widest else part,
@@ -177,12 +180,42 @@ def _chunk(
     return pool.replace(lanes=lanes, level=following), log
 
 
-def _next_level(lanes: Lane, plan: LoopPlan, level: int) -> jax.Array:
-    """Wider if a lane lacks a slot, narrower if the slots in use leave a quarter of that free."""
+def _empty_log(plan: LoopPlan, shape: tuple[int, int]) -> Event:
+    never, zeros = jnp.full(shape, NEVER), jnp.zeros(shape, jnp.int32)
+    clock = events.wide_zeros(shape) if plan.clocked else None
+    admitted = (never,) * plan.party
+    return Event(admitted=admitted, evicted=never, time=never, lost=zeros, clock=clock)
+
+
+def _kernels(
+    table: LaneTable, choices: Choices, plan: LoopPlan, advance: _Step, pool: Pool
+) -> tuple[Pool, Event]:
+    """The same in kernels, one for each number of slots; a lane takes part in that of its own."""
+    lanes, log = pool.lanes, _empty_log(plan, (plan.pool, plan.chunk))
+    for level in range(len(plan.slots)):
+        mine = pool.level == level
+        lanes, log = kernel.run_chunk(
+            table, choices, plan, advance, level, mine, lanes, pool.queues, pool.row, log
+        )
+    sizes = np.asarray(plan.slots, np.int32)
+    occupied = jnp.max(_occupied(lanes), axis=1)
+    fitting = jnp.sum(occupied[:, None] > (3 * sizes // 4)[None, :], axis=1, dtype=np.int32)
+    wider = jnp.minimum(pool.level + 1, np.int32(len(plan.slots) - 1))
+    following = jnp.where(lanes.halt == WANTS_SLOT, wider, jnp.minimum(fitting, pool.level))
+    return pool.replace(lanes=lanes, level=following), jax.tree.map(lambda rows: rows.T, log)
+
+
+def _occupied(lanes: Lane) -> jax.Array:
+    """Places of slots in use, counted from 1, and 0 for the others, [W, S]."""
     slots, time = lanes.slots, lanes.time[:, None]
     position = lax.broadcasted_iota(np.int32, slots.end.shape, 1)
-    occupied = ((slots.end > time) | (slots.finish > time)) & (lanes.halt != DONE)[:, None]
-    highest = jnp.max(jnp.where(occupied, position + 1, 0), keepdims=True)[0]
+    used = ((slots.end > time) | (slots.finish > time)) & (lanes.halt != DONE)[:, None]
+    return jnp.where(used, position + 1, 0)
+
+
+def _next_level(lanes: Lane, plan: LoopPlan, level: int) -> jax.Array:
+    """Wider if a lane lacks a slot, narrower if the slots in use leave a quarter of that free."""
+    highest = jnp.max(_occupied(lanes), keepdims=True)[0]
     wider = jnp.int32(min(level + 1, len(plan.slots) - 1))
     fitting = jnp.sum(highest > 3 * np.asarray(plan.slots, np.int32) // 4, dtype=np.int32)
     narrower = jnp.minimum(fitting, np.int32(level))
@@ -208,9 +241,10 @@ def _record(pool: Pool, log: Event, table: LaneTable, plan: LoopPlan) -> Records
     records = pool.records
     row = jnp.broadcast_to(pool.row[None, :], log.time.shape)
     drop = {"mode": "drop"}
-    last = records.last.at[row, log.admitted].max(2 * log.time + 1, **drop)
+    admitted, each = jnp.stack(log.admitted, axis=-1), row[..., None]
+    last = records.last.at[each, admitted].max(2 * log.time[..., None] + 1, **drop)
     last = last.at[row, log.evicted].max(2 * log.time, **drop)
-    first = records.first.at[row, log.admitted].min(log.time, **drop)
+    first = records.first.at[each, admitted].min(log.time[..., None], **drop)
     timed, runs = records.timed, records.runs
     if plan.clocked:
         output = table.fields["output"].reshape(last.shape)[pool.row]
@@ -219,7 +253,7 @@ def _record(pool: Pool, log: Event, table: LaneTable, plan: LoopPlan) -> Records
     if plan.history:
         runs = events.write_runs(runs, log, pool.row)
     evicted = log.evicted != NEVER
-    prompt = gather(table.fields["prompt"], table, row, log.evicted)
+    prompt = gather(Loops(table.one), table.fields["prompt"], table, row, log.evicted)
     with jax.enable_x64(True):
         tokens = jnp.where(evicted, log.lost, np.int32(0)).astype(jnp.int64)
         area = tokens * prompt.astype(jnp.int64) + tokens * (tokens + 1) // 2
@@ -251,16 +285,18 @@ def _flush(plan: LoopPlan, lanes: Lane, queues: Queue) -> tuple[Lane, Queue]:
     return lanes, Queue(runs=runs, estimate=estimate, evictions=evictions)
 
 
-def _insert_from(i: int, plan: LoopPlan, runs: _Runs, heads: jax.Array, incoming: _Run) -> Merged:
+def _insert_from(
+    i: int, plan: LoopPlan, runs: _Runs, heads: tuple[jax.Array, ...], incoming: _Run
+) -> Merged:
     """Merges pairs into run i, or with all of run i into the next if they might not fit."""
     position = lax.broadcasted_iota(np.int32, runs[i][0].shape, 1)
-    taken = position < heads[:, i + 1, None]
+    taken = position < heads[i + 1][:, None]
     left, other = (jnp.where(taken, NEVER, array) for array in runs[i])
     pairs = (
         jnp.concatenate([left, incoming[0]], axis=1),
         jnp.concatenate([other, incoming[1]], axis=1),
     )
-    merged_heads = heads.at[:, i + 1].set(0)
+    merged_heads = (*heads[: i + 1], jnp.zeros_like(heads[0]), *heads[i + 2 :])
 
     def merge() -> Merged:
         key, index = (array[:, : plan.runs[i]] for array in sorted_pairs(*pairs))
@@ -299,7 +335,11 @@ def _reload(pool: Pool, plan: LoopPlan, skip: jax.Array) -> Pool:
             ),
             time=jnp.where(fresh, 0, lanes.time),
             jump=jnp.where(fresh, 0, lanes.jump),
-            heads=jnp.where(fresh[:, None], _fresh_heads(plan, plan.pool), lanes.heads),
+            heads=jax.tree.map(
+                lambda new, old: jnp.where(fresh, new, old),
+                _fresh_heads(plan, plan.pool),
+                lanes.heads,
+            ),
             peak=jnp.where(fresh, 0, lanes.peak),
             halt=jnp.where(fresh & ~skip[row], RUN, lanes.halt),
             clock=clock,

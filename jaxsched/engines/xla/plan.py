@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import functools
+from typing import Any
+
 import jax
+import numpy as np
 
 from jaxsched.engines.xla.fold import PARTS
 from jaxsched.engines.xla.state import LoopPlan
@@ -22,8 +26,33 @@ ACCELERATOR_POOL = 2**14
 CHUNK = 128
 """Steps between two borders, and room for those that return to the queue meanwhile."""
 
+KERNEL_CHUNK = 1024
+"""The same in a kernel, where a lane that stands still costs nothing, and a border 40 kernels."""
+
+MOST_SLOTS = 4096
+"""Slots of a lane that the registers of one multiprocessor hold."""
+
 SHORT_RUN = 4096
 """Returned requests that are merged at once; beyond, a short run is merged into a long one."""
+
+
+@functools.cache
+def compiler_options(backend: str) -> dict[str, Any] | None:
+    """What XLA is told on a CPU: to copy less, and to keep to the order of the program.
+
+    `None` elsewhere, and where this jaxlib does not know the options.
+    """
+    known = {
+        "xla_cpu_copy_insertion_use_region_analysis": True,
+        "xla_cpu_enable_concurrency_optimized_scheduler": False,
+    }
+    if backend != "cpu":
+        return None
+    try:
+        jax.jit(lambda: np.int32(0), compiler_options=known)()
+    except RuntimeError:
+        return None
+    return known
 
 
 def make_plan(
@@ -33,30 +62,44 @@ def make_plan(
     clocked: bool = False,
     history: int = 0,
     counts_evictions: bool = False,
+    whole: bool = True,
+    backend: str | None = None,
 ) -> LoopPlan:
     """Sizes for `lanes` instances of n requests each.
 
     The numbers are measured on a CPU, see docs/performance.md. They depend on shapes only, so that
     instances of one shape share a compiled program whatever their values.
+
+    Args:
+      n: Requests of a lane.
+      lanes: Instances.
+      arrivals: Whether requests arrive over time.
+      clocked: Whether rounds have lengths.
+      history: Evicted runs of a lane to keep.
+      counts_evictions: Whether the policy reads how often a request was evicted.
+      whole: Whether all functions of the policy are programs on whole numbers.
+      backend: "cpu", "gpu" or "tpu"; `None` for that of JAX.
     """
-    pool = CPU_POOL if jax.default_backend() == "cpu" else ACCELERATOR_POOL
+    backend = jax.default_backend() if backend is None else backend
+    in_kernel = backend == "gpu" and whole and n <= MOST_SLOTS
     return LoopPlan(
         n=n,
-        pool=min(lanes, pool),
-        slots=_slot_counts(n),
-        chunk=CHUNK,
+        pool=min(lanes, CPU_POOL if backend == "cpu" else ACCELERATOR_POOL),
+        slots=_slot_counts(n, in_kernel),
+        chunk=KERNEL_CHUNK if in_kernel else CHUNK,
         buffer=CHUNK,
         runs=(n,) if n <= SHORT_RUN else (SHORT_RUN, n),
         arrivals=arrivals,
         clocked=clocked,
         history=history,
         counts_evictions=counts_evictions,
+        kernel="gpu" if in_kernel else "",
     )
 
 
-def _slot_counts(n: int) -> tuple[int, ...]:
-    """Doubling, up to one slot for every request."""
-    if n <= NARROWEST:
+def _slot_counts(n: int, powers: bool) -> tuple[int, ...]:
+    """Doubling, up to one slot for every request; all powers of two if need be."""
+    if n <= NARROWEST and not powers:
         return (-(-n // PARTS) * PARTS,)
     counts = [NARROWEST]
     while counts[-1] < n:

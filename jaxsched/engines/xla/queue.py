@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from typing import Any, NamedTuple
 
 import jax
@@ -11,7 +12,7 @@ from jax import lax
 
 from jaxsched.engines.xla.choices import ask
 from jaxsched.engines.xla.clock import LAST_TICK
-from jaxsched.engines.xla.fold import lowest, place_of_first, put, settle, total
+from jaxsched.engines.xla.home import Home
 from jaxsched.engines.xla.inputs import Inputs, Queue, fields_of, known_as, lookup
 from jaxsched.engines.xla.slots import Entrant, Leaver
 from jaxsched.engines.xla.state import NEVER, Entries, Lane, LoopPlan
@@ -22,7 +23,7 @@ class Joined(NamedTuple):
     """The queue after a step's arrival; scalars but for the first two."""
 
     buffer: Entries
-    heads: jax.Array
+    heads: tuple[jax.Array, ...]
     more: jax.Array  # another request that has arrived still has to join
     next_one: jax.Array  # rounds to the next arrival, under a clock picoseconds; NEVER for none
 
@@ -36,6 +37,23 @@ class Candidate(NamedTuple):
     evictions: jax.Array | None
     origin: jax.Array  # 0 the fresh order, then the returned runs, the buffer, the evicted one
     place: jax.Array  # in the buffer
+
+
+class Candidates(NamedTuple):
+    """The first in admission order, and the first of all other queues."""
+
+    first: Candidate
+    then: Candidate
+
+
+class Line(NamedTuple):
+    """The first in admission order, and those behind it in the same sorted queue."""
+
+    requests: list[Entrant]  # `plan.party` of them
+    # whether each of them is the next in admission order once those before it are admitted
+    follows: list[jax.Array]
+    known: jax.Array  # whether who comes where one of them is not next is `then`
+    then: jax.Array  # the first of the other queues, NEVER if there is none
 
 
 def arrive(
@@ -57,48 +75,100 @@ def arrive(
     with jax.enable_x64(True):
         known = lookup(inputs, name, index) <= now
     arrived = stepping & (taken < inputs.num_requests) & known
-    buffer = push(lane.buffer, arrived, *_fresh(inputs, index, choices, plan))
+
+    def join(buffer: Entries) -> Entries:
+        return push(inputs.home, buffer, arrived, *_fresh(inputs, index, choices, plan))
+
+    buffer = inputs.home.when(arrived, join, lane.buffer)
     taken = taken + arrived.astype(np.int32)
     arrival = lookup(inputs, name, jnp.where(arrived, following, index))
     left = taken < inputs.num_requests
     with jax.enable_x64(True):
         next_one, more = jnp.where(left, arrival - now, never), left & (arrival <= now)
-    return Joined(buffer, lane.heads.at[0].set(taken), more, next_one)
+    return Joined(buffer, (taken, *lane.heads[1:]), more, next_one)
 
 
-def candidate(
+def candidates(
     buffer: Entries,
-    heads: jax.Array,
+    heads: tuple[jax.Array, ...],
     queue: Queue,
     inputs: Inputs,
     leaver: Leaver,
     choices: Choices,
     plan: LoopPlan,
-) -> Candidate:
+) -> Candidates:
     """The smallest (key, index) of the fresh order, returned runs, buffer and the evicted one."""
-    zero = jnp.zeros_like(leaver.slot)
-    place = place_of_first(buffer.key, buffer.index, inputs.table.one)
-    key, index, estimate, evictions = (
-        _at(a, place) for a in (buffer.key, buffer.index, buffer.estimate, buffer.evictions)
-    )
-    origin = zero + np.int32(1 + len(queue.runs))
-    best = Candidate(key, index, estimate, evictions, origin, place)
+    home, zero = inputs.home, jnp.zeros_like(leaver.slot)
+    buffered = np.int32(1 + len(queue.runs))
+    place = home.place_of_first(buffer.key, buffer.index)
+    entry = (home.pick(a, place) for a in (buffer.key, buffer.index, buffer.estimate))
+    best = Candidate(*entry, home.pick(buffer.evictions, place), zero + buffered, place)
     key, index = (jnp.where(leaver.evicted, a, NEVER) for a in (leaver.key, leaver.position))
-    evicted = Candidate(key, index, leaver.estimate, leaver.evictions, origin + 1, zero)
-    best = _earlier(best, evicted)
-    for i, run in enumerate(queue.runs, start=1):
-        left = heads[i] < np.int32(run[0].shape[-1])
-        key, index = (jnp.where(left, _at(array, heads[i]), NEVER) for array in run)
-        estimate, evictions = (_at(array, index) for array in (queue.estimate, queue.evictions))
-        mine = Candidate(key, index, estimate, evictions, zero + np.int32(i), zero)
-        best = _earlier(best, mine)
-    if not plan.arrivals:
-        left = heads[0] < inputs.num_requests
-        index = jnp.where(left, lookup(inputs, "order", heads[0]), NEVER)
+    evicted = Candidate(key, index, leaver.estimate, leaver.evictions, zero + buffered + 1, zero)
+    best, then = _in_order(best, evicted)
+    waiting = functools.partial(_waiting, heads, queue, inputs, choices, plan)
+    for origin in range(1 if plan.arrivals else 0, 1 + len(queue.runs)):
+        mine = Candidate(*waiting(origin, zero), zero + np.int32(origin), zero)
+        best, other = _in_order(best, mine)
+        then, _ = _in_order(then, other)
+    best, then = (jax.tree.map(lambda x: home.settle(x)[0], c) for c in (best, then))
+    return Candidates(best, then)
+
+
+def line(
+    queued: Candidates,
+    queue: Queue,
+    heads: tuple[jax.Array, ...],
+    inputs: Inputs,
+    choices: Choices,
+    plan: LoopPlan,
+) -> Line:
+    """Those behind the first candidate."""
+    first, then = queued
+    zero = jnp.zeros_like(first.origin)
+    waiting = functools.partial(_waiting, heads, queue, inputs, choices, plan)
+
+    def behind(i: jax.Array) -> tuple[Entrant, jax.Array]:
+        place = zero + i + 1
+        found = waiting(len(queue.runs), place)
+        for origin in range(len(queue.runs) - 1, 0 if plan.arrivals else -1, -1):
+            found = _where(first.origin == np.int32(origin), waiting(origin, place), found)
+        mine = Candidate(*found, zero, zero)
+        # Where there is none, NEVER is before nobody.
+        return request(mine, inputs, choices), _before(mine, then)
+
+    buffered = np.int32(1 + len(queue.runs))
+    requests, follows = [request(first, inputs, choices)], [first.position != NEVER]
+    if plan.party > 1:
+        for entrant, before in inputs.home.each(behind, plan.party - 1):
+            requests.append(entrant)
+            follows.append(follows[-1] & (first.origin < buffered) & before)
+    return Line(requests, follows, first.origin != buffered, then.position)
+
+
+def _waiting(
+    heads: tuple[jax.Array, ...],
+    queue: Queue,
+    inputs: Inputs,
+    choices: Choices,
+    plan: LoopPlan,
+    origin: int,
+    place: jax.Array,
+) -> tuple[jax.Array, jax.Array, jax.Array, jax.Array | None]:
+    """Key, index, estimate and evictions of a request behind the head of a sorted queue."""
+    place = heads[origin] + place
+    if origin == 0:
+        left = place < inputs.num_requests
+        index = jnp.where(left, lookup(inputs, "order", place), NEVER)
         key, _, estimate, evictions = _fresh(inputs, index, choices, plan)
-        key = jnp.where(left, key, NEVER)
-        best = _earlier(best, Candidate(key, index, estimate, evictions, zero, zero))
-    return jax.tree.map(lambda value: settle(inputs.table.one, value)[0], best)
+        return jnp.where(left, key, NEVER), index, estimate, evictions
+    run = queue.runs[origin - 1]
+    left = place < np.int32(run[0].shape[-1])
+    key, index = (jnp.where(left, _at(inputs.home, array, place), NEVER) for array in run)
+    estimate, evictions = (
+        _at(inputs.home, array, index) for array in (queue.estimate, queue.evictions)
+    )
+    return key, index, estimate, evictions
 
 
 def _fresh(
@@ -118,7 +188,7 @@ def request(candidate: Candidate, inputs: Inputs, choices: Choices) -> Entrant:
     prompt, output = read("prompt"), read("output")
     read = known_as(read, estimate=candidate.estimate, evictions=candidate.evictions)
     reserve = ask(choices, "reserve", read, inputs.params)
-    (reserve,) = settle(inputs.table.one, jnp.clip(reserve, 1, inputs.memory - prompt))
+    (reserve,) = inputs.home.settle(jnp.clip(reserve, 1, inputs.memory - prompt))
     free = None
     if choices.headroom is not None:
         free = jnp.minimum(ask(choices, "headroom", read, inputs.params), inputs.memory)
@@ -128,16 +198,22 @@ def request(candidate: Candidate, inputs: Inputs, choices: Choices) -> Entrant:
 
 
 def take(
-    buffer: Entries, heads: jax.Array, candidate: Candidate, admitted: jax.Array
-) -> tuple[Entries, jax.Array]:
-    """Takes an admitted candidate from where it waited."""
-    buffered = admitted & (candidate.origin == np.int32(heads.shape[-1]))
-    key, index = (put(a, buffered, candidate.place, NEVER) for a in (buffer.key, buffer.index))
-    taken = admitted & (lax.iota(np.int32, heads.shape[-1]) == candidate.origin)
-    return buffer.replace(key=key, index=index), heads + taken.astype(np.int32)
+    home: Home, buffer: Entries, heads: tuple[jax.Array, ...], first: Candidate, count: jax.Array
+) -> tuple[Entries, tuple[jax.Array, ...]]:
+    """Takes those admitted from where they waited: the first, and `count` - 1 behind it."""
+    buffered = (count > 0) & (first.origin == np.int32(len(heads)))
+    taken = tuple(
+        head + jnp.where(first.origin == np.int32(origin), count, 0)
+        for origin, head in enumerate(heads)
+    )
+    return buffer.replace(
+        key=home.put(buffer.key, buffered, first.place, NEVER),
+        index=home.put(buffer.index, buffered, first.place, NEVER),
+    ), taken
 
 
 def push(
+    home: Home,
     buffer: Entries,
     condition: jax.Array,
     key: jax.Array,
@@ -148,29 +224,36 @@ def push(
     """Puts one request into the first free place of the buffer; there always is one."""
     count = buffer.key.shape[-1]
     places = lax.iota(np.int32, count)
-    place = lowest(jnp.where(buffer.key == NEVER, places, np.int32(count)))
+    place = home.lowest(jnp.where(buffer.key == NEVER, places, np.int32(count)))
     return Entries(
-        key=put(buffer.key, condition, place, key),
-        index=put(buffer.index, condition, place, index),
-        estimate=put(buffer.estimate, condition, place, estimate),
-        evictions=put(buffer.evictions, condition, place, evictions),
+        key=home.put(buffer.key, condition, place, key),
+        index=home.put(buffer.index, condition, place, index),
+        estimate=home.put(buffer.estimate, condition, place, estimate),
+        evictions=home.put(buffer.evictions, condition, place, evictions),
     )
 
 
-def crowded(buffer: Entries) -> jax.Array:
+def crowded(home: Home, buffer: Entries) -> jax.Array:
     """Whether a step that lets one request arrive and evicts another could lack a place."""
-    taken = total((buffer.key != NEVER).astype(np.int32))
+    taken = home.total((buffer.key != NEVER).astype(np.int32))
     return taken > np.int32(buffer.key.shape[-1] - 2)
 
 
-def _earlier(a: Candidate, b: Candidate) -> Candidate:
-    first = (a.key < b.key) | ((a.key == b.key) & (a.position < b.position))
-    return jax.tree.map(lambda x, y: jnp.where(first, x, y), a, b)
+def _before(a: Candidate, b: Candidate) -> jax.Array:
+    return (a.key < b.key) | ((a.key == b.key) & (a.position < b.position))
 
 
-def _at(array: Any, place: jax.Array) -> Any:
-    """One element; past the end the last. `None` of `None`."""
-    if array is None:
+def _in_order(a: Candidate, b: Candidate) -> tuple[Candidate, Candidate]:
+    first = _before(a, b)
+    return _where(first, a, b), _where(first, b, a)
+
+
+def _where(condition: jax.Array, a: Any, b: Any) -> Any:
+    return jax.tree.map(lambda x, y: jnp.where(condition, x, y), a, b)
+
+
+def _at(home: Home, table: Any, place: jax.Array) -> Any:
+    """One element of a table; past the end the last. `None` of `None`."""
+    if table is None:
         return None
-    place = jnp.minimum(place, np.int32(array.shape[-1] - 1))
-    return array.at[place].get(mode="promise_in_bounds")
+    return home.lookup(table, jnp.minimum(place, np.int32(table.shape[-1] - 1)))

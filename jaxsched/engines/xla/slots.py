@@ -12,17 +12,16 @@ Each line that is violated says for how many rounds it stays violated at least, 
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax import lax
 
 from jaxsched.engines.xla.choices import Read, ask
-from jaxsched.engines.xla.fold import highest, lowest, place_of_first, put, settle, total
+from jaxsched.engines.xla.home import Home
 from jaxsched.engines.xla.inputs import Inputs, fields_of, known_as
-from jaxsched.engines.xla.state import NEVER, Slots
+from jaxsched.engines.xla.state import NEVER, LoopPlan, Slots
 from jaxsched.policies.program import Choices
 
 FIRST = np.int32(-(2**31))
@@ -75,24 +74,25 @@ class Ahead(NamedTuple):
     passes: jax.Array
     wait: jax.Array  # rounds that it fails for at least
     next_completion: jax.Array  # rounds to it
-    load: jax.Array  # memory reserved at the request's own end, its own included
+    above: jax.Array  # memory reserved at the request's own end by others
 
 
 def slots_usage(slots: Slots, time: jax.Array, inputs: Inputs, choices: Choices) -> Usage:
     """Counts what is running; completing costs no write, since a slot knows when it is free."""
     running = slots.finish > time
     late = ~running & (slots.end > time)
-    count = total(running.astype(np.int32))
-    base = total(jnp.where(running, slots.prompt - slots.admitted, 0))
+    home = inputs.home
+    count = home.total(running.astype(np.int32))
+    base = home.total(jnp.where(running, slots.prompt - slots.admitted, 0))
     room = inputs.memory - (base + count * (time + 1))
-    num_late = total(late.astype(np.int32))
+    num_late = home.total(late.astype(np.int32))
     if choices.quantum is None:
         return Usage(running, late, None, count, room, num_late, None, None)
     quantum = ask(choices, "quantum", _seen(slots, time, inputs), inputs.params, running.shape)
     left = quantum - (time - slots.admitted)
     spent = running & (left <= 0)
-    num_spent = total(spent.astype(np.int32))
-    next_spent = lowest(jnp.where(running & ~spent, left, NEVER))
+    num_spent = home.total(spent.astype(np.int32))
+    next_spent = home.lowest(jnp.where(running & ~spent, left, NEVER))
     return Usage(running, late, spent, count, room, num_late, num_spent, next_spent)
 
 
@@ -105,21 +105,21 @@ def leaver(
     choices: Choices,
 ) -> Leaver:
     """A late slot, else one with its quantum generated, else on overflow the first evicted."""
-    one = inputs.table.one
+    home = inputs.home
     leaves, some = usage.running, usage.room < 0
     if usage.spent is not None:
         leaves = jnp.where(usage.num_spent > 0, usage.spent, leaves)
         some |= usage.num_spent > 0
     evicts = stepping & (usage.num_late == 0) & some
-    evicts, stepping = settle(one, evicts, stepping)
+    evicts, stepping = home.settle(evicts, stepping)
     index, seen = slots.index, _seen(slots, time, inputs)
     key = ask(choices, "eviction_key", seen, inputs.params, index.shape)
     if choices.evict_largest:
         key, index = ~key, ~index
     key = jnp.where(leaves & evicts, key, NEVER)
     key = jnp.where(usage.late & stepping, FIRST, key)
-    slot = place_of_first(key, index, one)
-    own = jax.tree.map(lambda array: array.at[slot].get(mode="promise_in_bounds"), slots)
+    slot = home.place_of_first(key, index)
+    own = jax.tree.map(lambda array: home.pick(array, slot), slots.replace(load=None, finish=None))
     end, prompt, index, generated = own.end, own.prompt, own.index, time - own.admitted
     read = known_as(fields_of(inputs, index), prompt=prompt, evictions=own.evictions)
     before = known_as(read, estimate=own.estimate, generated=generated)
@@ -138,7 +138,14 @@ def leaver(
         evictions=evictions,
         key=ask(choices, "admission_key", after, inputs.params),
     )
-    return jax.tree.map(lambda value: settle(one, value)[0], found)
+    return jax.tree.map(lambda value: home.settle(value)[0], found)
+
+
+def nobody(time: jax.Array, plan: LoopPlan) -> Leaver:
+    """That there is none."""
+    zero, no = jnp.zeros_like(time), jnp.zeros_like(time) > 0
+    evictions = zero if plan.counts_evictions else None
+    return Leaver(no, no, zero, zero, zero, zero, zero, zero, evictions, zero)
 
 
 def _seen(slots: Slots, time: jax.Array, inputs: Inputs) -> Read:
@@ -153,24 +160,24 @@ def _seen(slots: Slots, time: jax.Array, inputs: Inputs) -> Read:
     )
 
 
-def release(slots: Slots, leaver: Leaver, time: jax.Array) -> Slots:
+def release(home: Home, slots: Slots, leaver: Leaver, time: jax.Array) -> Slots:
     """Takes the leaver out of its slot and of the loads of the ends that it had reserved."""
     shared = leaver.exists & (slots.end <= leaver.end)
     held = leaver.prompt + leaver.generated + (slots.end - time)
     return slots.replace(
-        end=put(slots.end, leaver.exists, leaver.slot, np.int32(0)),
-        finish=put(slots.finish, leaver.exists, leaver.slot, np.int32(0)),
+        end=home.put(slots.end, leaver.exists, leaver.slot, np.int32(0)),
+        finish=home.put(slots.finish, leaver.exists, leaver.slot, np.int32(0)),
         load=slots.load - jnp.where(shared, held, 0),
     )
 
 
 def look_ahead(
+    home: Home,
     slots: Slots,
     time: jax.Array,
     request: Entrant,
     room: jax.Array,
     memory: jax.Array,
-    one: jax.Array,
 ) -> Ahead:
     """Tests a request against the reservations, see the head of this file.
 
@@ -178,54 +185,89 @@ def look_ahead(
     `memory`, which is then less than they were tested against.
     """
     prompt, reserve = request.prompt, request.reserve
-    own_end, shift = settle(one, time + reserve, prompt - memory - time)
-    excess = jnp.minimum(slots.end - time, slots.load + shift)
-    wait = jnp.maximum(highest(jnp.where(slots.end <= own_end, excess, 0)), 0)
+    own_end, shift = home.settle(time + reserve, prompt - memory - time)
+    within = slots.end <= own_end
+    left, excess = slots.end - time, slots.load + shift
+    wait = jnp.maximum(home.highest(jnp.where(within, jnp.minimum(left, excess), 0)), 0)
     beyond = slots.end >= own_end
     held = slots.prompt - slots.admitted + own_end
-    load = total(jnp.where(beyond, held, 0)) + prompt + reserve
+    above = home.total(jnp.where(beyond, held, 0))
+    load = above + prompt + reserve
     # The last line can only come true once the nearest end beyond the request's own has passed.
-    nearest = lowest(jnp.where(beyond, slots.end, NEVER)) - own_end
+    nearest = home.lowest(jnp.where(beyond, slots.end, NEVER)) - own_end
     wait = jnp.where(load <= memory, wait, jnp.maximum(wait, nearest + 1))
     if request.headroom is not None:
         full = (slots.end > own_end) & (slots.load - slots.end > memory)
-        wait = jnp.maximum(wait, highest(jnp.where(full, slots.end - time, 0)))
+        wait = jnp.maximum(wait, home.highest(jnp.where(full, slots.end - time, 0)))
     fits_next = prompt < room
-    finish = lowest(jnp.where(slots.finish > time, slots.finish, NEVER))
+    finish = home.lowest(jnp.where(slots.finish > time, slots.finish, NEVER))
     return Ahead(
         passes=fits_next & (wait <= 0),
         wait=jnp.where(fits_next, wait, NEVER),
         next_completion=jnp.where(finish == NEVER, NEVER, finish - time),
-        load=load,
+        above=above,
     )
 
 
-def first_free(slots: Slots, time: jax.Array) -> jax.Array:
-    """Lowest free slot, or their number if all are taken."""
-    count = slots.end.shape[-1]
-    free = (slots.finish <= time) & (slots.end <= time)
-    return lowest(jnp.where(free, lax.iota(np.int32, count), np.int32(count)))
+def all_pass(
+    home: Home,
+    slots: Slots,
+    time: jax.Array,
+    count: jax.Array,
+    prompts: jax.Array,
+    reserve: jax.Array,
+    ahead: Ahead,
+    memory: jax.Array,
+) -> jax.Array:
+    """Whether `count` requests that reserve alike pass the test one after another.
+
+    At an end e_j in (t, t + r] they add all their prompts, and e_j - t for each. The first passes
+    for itself; that the next round has room for all is seen elsewhere.
+    """
+    own_end, shift, rest = home.settle(time + reserve, prompts - memory - time, count - 1)
+    left = slots.end - time
+    excess = jnp.minimum(left, slots.load + shift + rest * jnp.maximum(left, 0))
+    worst = home.highest(jnp.where(slots.end <= own_end, excess, 0))
+    return (worst <= 0) & (ahead.above + prompts + count * reserve <= memory)
 
 
 def insert(
+    home: Home,
     slots: Slots,
-    slot: jax.Array,
-    admitted: jax.Array,
-    request: Entrant,
-    load: jax.Array,
+    places: list[jax.Array],
+    count: jax.Array,
+    prompts: jax.Array,
+    requests: list[Entrant],
+    above: jax.Array,
     time: jax.Array,
 ) -> Slots:
-    """Puts an admitted request into a slot and its memory into the loads of the ends it reaches."""
-    end = time + request.reserve
-    held = request.prompt + (slots.end - time)
-    loads = slots.load + jnp.where(admitted & (slots.end <= end), held, 0)
-    return Slots(
-        end=put(slots.end, admitted, slot, end),
-        load=put(loads, admitted, slot, end + load),
-        finish=put(slots.finish, admitted, slot, time + request.output),
-        admitted=put(slots.admitted, admitted, slot, time),
-        prompt=put(slots.prompt, admitted, slot, request.prompt),
-        estimate=put(slots.estimate, admitted, slot, request.estimate),
-        index=put(slots.index, admitted, slot, request.position),
-        evictions=put(slots.evictions, admitted, slot, request.evictions),
-    )
+    """Puts those admitted into slots and their memory into the loads of the ends they reach.
+
+    Args:
+      home: What the step stands on.
+      slots: Before.
+      places: Where, for each request; past the end for those from `count` on.
+      count: How many are admitted, which may be none.
+      prompts: Their prompts together.
+      requests: They, and more; all admitted reserve alike.
+      above: Memory reserved at their end by others.
+      time: The round.
+    """
+    end = time + requests[0].reserve
+    own = end + above + prompts + count * requests[0].reserve
+    end, share, own = home.settle(end, prompts - count * time, own)
+    shared = (slots.end <= end) & (count > 0)
+    loads = slots.load + jnp.where(shared, share + count * slots.end, 0)
+    entries = [
+        Slots(
+            end=end, load=own, finish=time + r.output, admitted=time, prompt=r.prompt,
+            estimate=r.estimate, index=r.position, evictions=r.evictions,
+        )
+        for r in requests
+    ]  # fmt: skip
+    return home.put_all(slots.replace(load=loads), places, entries)
+
+
+def free_slots(home: Home, slots: Slots, time: jax.Array, count: int) -> list[jax.Array]:
+    """Places of `count` free slots, the lowest first; their number where there are no more."""
+    return home.first_places((slots.finish <= time) & (slots.end <= time), count)

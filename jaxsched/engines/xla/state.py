@@ -33,6 +33,10 @@ class LoopPlan:
     clocked: bool = False  # whether rounds have lengths
     history: int = 0  # evicted runs of a lane that there is room for in `Records.history`
     counts_evictions: bool = False  # whether the policy reads how often a request was evicted
+    # requests that may be admitted in one step, 1, 2 or 4: more would need more than 32 bits
+    party: int = 4
+    # "" to step in loops of XLA, "gpu" in a kernel, "interpret" in one that is interpreted
+    kernel: str = ""
 
 
 class Slots(Pytree):
@@ -69,7 +73,8 @@ class Lane(Pytree):
     buffer: Entries  # requests that joined the queue since the last border
     time: chex.Array  # the current round
     jump: chex.Array  # rounds that pass before anything can change
-    heads: chex.Array  # requests taken from the fresh order and from each returned run, [1 + runs]
+    # requests taken from the fresh order and from each returned run
+    heads: tuple[chex.Array, ...]
     peak: chex.Array  # largest per-round memory so far
     halt: chex.Array  # RUN, DONE, WANTS_SLOT or WANTS_BUFFER
     # picoseconds at which round `time + jump` starts, int64; `None` without a clock
@@ -81,7 +86,7 @@ class Lane(Pytree):
 class Event(Pytree):
     """What one step did, for the log: request positions, NEVER where nothing happened."""
 
-    admitted: chex.Array  # request admitted in this step
+    admitted: tuple[chex.Array, ...]  # requests admitted in this step
     evicted: chex.Array  # request evicted in this step
     time: chex.Array  # round in which both happened
     lost: chex.Array  # tokens that the evicted request lost

@@ -11,17 +11,18 @@ import numpy as np
 from jaxsched.engines.xla import queue as waiting
 from jaxsched.engines.xla import slots as running
 from jaxsched.engines.xla.clock import LAST_TICK, elapsed, first_round, rounds_until
-from jaxsched.engines.xla.fold import settle
-from jaxsched.engines.xla.inputs import Inputs, Queue
+from jaxsched.engines.xla.inputs import Inputs, Queue, lookup
 from jaxsched.engines.xla.state import (
     DONE,
     NEVER,
     RUN,
     WANTS_BUFFER,
     WANTS_SLOT,
+    Entries,
     Event,
     Lane,
     LoopPlan,
+    Slots,
 )
 from jaxsched.policies.program import Choices
 
@@ -41,8 +42,8 @@ def step(
     Returns:
       The lane after the step, and what happened. A lane that stands still comes back unchanged.
     """
-    one = inputs.table.one
-    (time,) = settle(one, lane.time + lane.jump)
+    home = inputs.home
+    (time,) = home.settle(lane.time + lane.jump)
     stepping = (lane.halt == RUN) & (time < inputs.limits.max_rounds)
     if plan.clocked:
         with jax.enable_x64(True):
@@ -51,51 +52,83 @@ def step(
         arrivals = waiting.arrive(lane, inputs, time, stepping, choices, plan)
     with jax.named_scope("evict"):
         usage = running.slots_usage(lane.slots, time, inputs, choices)
-        leaver = running.leaver(lane.slots, usage, time, stepping, inputs, choices)
+        leaves = stepping & ((usage.num_late > 0) | (usage.room < 0))
+        if usage.num_spent is not None:
+            leaves |= stepping & (usage.num_spent > 0)
+
+        def leave(state: tuple[running.Leaver, Slots]) -> tuple[running.Leaver, Slots]:
+            who = running.leaver(state[1], usage, time, stepping, inputs, choices)
+            return who, running.release(home, state[1], who, time)
+
+        leaver, slots = home.when(leaves, leave, (running.nobody(time, plan), lane.slots))
         room = usage.room + jnp.where(leaver.evicted, leaver.prompt + leaver.generated + 1, 0)
         count = usage.active - leaver.evicted.astype(np.int32)
-        room, count = settle(one, room, count)
-        slots = running.release(lane.slots, leaver, time)
+        room, count = home.settle(room, count)
     with jax.named_scope("admit"):
-        candidate = waiting.candidate(
+        queued = waiting.candidates(
             arrivals.buffer, arrivals.heads, queue, inputs, leaver, choices, plan
         )
-        request = waiting.request(candidate, inputs, choices)
-        free = _headroom(request, count)
-        ahead = running.look_ahead(slots, time, request, room - free, inputs.memory - free, one)
+        first = waiting.request(queued.first, inputs, choices)
+        free = _headroom(first, count)
+        ahead = running.look_ahead(home, slots, time, first, room - free, inputs.memory - free)
         blocked = (usage.num_late > 1) | (room < 0) | arrivals.more
         if usage.num_spent is not None:
             blocked |= usage.num_spent > leaver.evicted.astype(np.int32)
-        exists = (candidate.position != NEVER) & (count < inputs.limits.max_batch)
+        exists = (queued.first.position != NEVER) & (count < inputs.limits.max_batch)
         wanted = stepping & exists & ahead.passes & ~blocked
-        slot = running.first_free(slots, time)
-        admitted = wanted & (slot < np.int32(slots.end.shape[-1]))
-        admitted, slot, load = settle(one, admitted, slot, ahead.load)
-        slots = running.insert(slots, slot, admitted, request, load, time)
+        (wanted,) = home.settle(wanted)
+
+        def enter(state: tuple[Entering, Slots]) -> tuple[Entering, Slots]:
+            slots = state[1]
+            line = waiting.line(queued, queue, arrivals.heads, inputs, choices, plan)
+            party = _party(line, first, ahead, slots, time, room, count, inputs)
+            places = running.free_slots(home, slots, time, plan.party)
+            entering, places = _entering(line, party, wanted, places, slots, inputs)
+            size, prompts = entering.count, entering.prompts
+            return entering, running.insert(
+                home, slots, places, size, prompts, line.requests, ahead.above, time
+            )
+
+        entering, slots = home.when(wanted, enter, (_nobody(time, plan), slots))
     with jax.named_scope("queue"):
-        buffer, heads = waiting.take(arrivals.buffer, arrivals.heads, candidate, admitted)
-        returns = leaver.evicted & ~(admitted & (candidate.position == leaver.position))
-        entry = (leaver.key, leaver.position, leaver.estimate, leaver.evictions)
-        buffer = waiting.push(buffer, returns, *entry)
+        heads, admitted = arrivals.heads, entering.count
+        buffer, heads = waiting.take(home, arrivals.buffer, heads, queued.first, admitted)
+        again = (admitted > 0) & (queued.first.position == leaver.position)
+        returns = leaver.evicted & ~again
+
+        def come_back(state: tuple[Entries, jax.Array]) -> tuple[Entries, jax.Array]:
+            entry = (leaver.key, leaver.position, leaver.estimate, leaver.evictions)
+            buffer = waiting.push(home, state[0], returns, *entry)
+            return buffer, waiting.crowded(home, buffer)
+
+        full = waiting.crowded(home, buffer) if plan.arrivals else jnp.zeros_like(returns)
+        buffer, full = home.when(returns, come_back, (buffer, full))
     with jax.named_scope("jump"):
-        wait = jnp.where(exists, ahead.wait, NEVER)
+        room, count = room - entering.prompts - admitted, count + admitted
+        wait = jnp.where(exists & (admitted == 0), ahead.wait, NEVER)
         overflow = jnp.where(count > 0, room // jnp.maximum(count, 1) + 1, NEVER)
-        change = jnp.minimum(jnp.minimum(wait, overflow), ahead.next_completion)
+        completion = jnp.minimum(ahead.next_completion, entering.next_completion)
+        change = jnp.minimum(jnp.minimum(wait, overflow), completion)
         change = jnp.minimum(change, inputs.limits.max_rounds - time)
         if usage.next_spent is not None:
             change = jnp.minimum(change, usage.next_spent)
         still = stepping & ~blocked & ~wanted
         silent = still & ~exists & (count == 0)
-        prompt = jnp.where(admitted, request.prompt, 0)
+        if usage.next_spent is None:
+            alone = (entering.next_prompt >= room) | (count >= inputs.limits.max_batch)
+            still |= (admitted > 0) & alone
         if plan.clocked:
             used = inputs.memory - room
-            passing = _pass_time(lane, arrivals, inputs, change, still, silent, prompt, count, used)
+            prompts = entering.prompts
+            passing = _pass_time(
+                lane, arrivals, inputs, change, still, silent, prompts, count, used
+            )
         else:
             passing = _pass_rounds(arrivals, change, still, silent)
         jump = passing.jump
         used = inputs.memory - room + (jump - 1) * count
-    halt = jnp.where(wanted & ~admitted, WANTS_SLOT, RUN)
-    halt = jnp.where(waiting.crowded(buffer), WANTS_BUFFER, halt)
+    halt = jnp.where(wanted & (admitted == 0), WANTS_SLOT, RUN)
+    halt = jnp.where(full, WANTS_BUFFER, halt)
     halt = jnp.where(passing.idle | ~stepping, DONE, halt)
     after = Lane(
         slots=slots,
@@ -109,13 +142,84 @@ def step(
         prefill=passing.prefill,
     )
     event = Event(
-        admitted=jnp.where(admitted, candidate.position, NEVER),
+        admitted=entering.positions,
         evicted=jnp.where(leaver.evicted, leaver.position, NEVER),
         time=time,
         lost=leaver.generated,
         clock=lane.clock,
     )
     return after, event
+
+
+class Entering(NamedTuple):
+    """Those who are admitted in a step; scalars."""
+
+    count: jax.Array
+    prompts: jax.Array  # together
+    positions: tuple[jax.Array, ...]  # in their instance, NEVER from `count` on
+    next_completion: jax.Array  # rounds to that of the first who completes
+    next_prompt: jax.Array  # of who is next in the queue; 0 if that is not known
+
+
+def _nobody(time: jax.Array, plan: LoopPlan) -> Entering:
+    zero, never = jnp.zeros_like(time), jnp.full_like(time, NEVER)
+    return Entering(zero, zero, (never,) * plan.party, never, zero)
+
+
+def _party(
+    line: waiting.Line,
+    first: running.Entrant,
+    ahead: running.Ahead,
+    slots: Slots,
+    time: jax.Array,
+    room: jax.Array,
+    count: jax.Array,
+    inputs: Inputs,
+) -> jax.Array:
+    """How many of those in line, who reserve alike, pass the tests together; 1 if not all do."""
+    if first.headroom is not None or len(line.requests) == 1:
+        return jnp.ones_like(count)
+    most = inputs.limits.max_batch - count
+    size, prompts, others = jnp.ones_like(count), first.prompt, first.prompt
+    joins = jnp.ones_like(ahead.passes)
+    several = zip(line.requests[1:], line.follows[1:], strict=True)
+    for i, (request, follows) in enumerate(several, start=1):
+        others = others + request.prompt
+        joins &= follows & (request.reserve == first.reserve)
+        joins &= (others + np.int32(i) < room) & (np.int32(i) < most)
+        size = size + joins.astype(np.int32)
+        prompts = jnp.where(joins, others, prompts)
+    size, prompts = inputs.home.settle(size, prompts)
+    home, reserve = inputs.home, first.reserve
+    passes = running.all_pass(home, slots, time, size, prompts, reserve, ahead, inputs.memory)
+    return jnp.where(passes, size, 1)
+
+
+def _entering(
+    line: waiting.Line,
+    size: jax.Array,
+    wanted: jax.Array,
+    places: list[jax.Array],
+    slots: Slots,
+    inputs: Inputs,
+) -> tuple[Entering, list[jax.Array]]:
+    """As many as find a slot, and where; past the end for those who do not enter."""
+    none = np.int32(slots.end.shape[-1])
+    found = sum((place < none).astype(np.int32) for place in places)
+    (size,) = inputs.home.settle(jnp.where(wanted, jnp.minimum(size, found), 0))
+    prompts, completion = jnp.zeros_like(size), jnp.full_like(size, NEVER)
+    next_prompt, positions = jnp.zeros_like(size), list[jax.Array]()
+    # Behind the last of the line nobody is known.
+    then = jnp.where(line.then == NEVER, NEVER, lookup(inputs, "prompt", line.then))
+    then = jnp.where(line.known, then, 0)
+    for i, (request, follows) in enumerate(zip(line.requests, line.follows, strict=True)):
+        enters, is_next = np.int32(i) < size, np.int32(i) == size
+        prompts += jnp.where(enters, request.prompt, 0)
+        completion = jnp.minimum(completion, jnp.where(enters, request.output, NEVER))
+        positions.append(jnp.where(enters, request.position, NEVER))
+        next_prompt = jnp.where(is_next, jnp.where(follows, request.prompt, then), next_prompt)
+    places = [jnp.where(np.int32(i) < size, place, none) for i, place in enumerate(places)]
+    return Entering(size, prompts, tuple(positions), completion, next_prompt), places
 
 
 class Passing(NamedTuple):

@@ -1,0 +1,77 @@
+"""What the scheduler's step stands on, in two forms: loops of XLA, and one kernel on a chip.
+
+A step is written once, for one lane. It looks numbers up in tables, puts one number into an array,
+and reduces arrays. As a loop of XLA over a pool of lanes that is gathers, scatters and folded
+reductions (`fold.py`); in a kernel, which has a lane's arrays in registers, it is loads, masked
+choices and plain reductions, and what is not needed is branched over (`kernel.py`).
+"""
+
+from __future__ import annotations
+
+import abc
+from collections.abc import Callable, Sequence
+from typing import Any, TypeVar
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import lax
+
+T = TypeVar("T")
+
+
+class Home(abc.ABC):
+    """The operations; arrays of slots have shape [S], everything else is a scalar."""
+
+    @abc.abstractmethod
+    def lowest(self, values: jax.Array) -> jax.Array:
+        """Minimum of int32 values, [S]."""
+
+    @abc.abstractmethod
+    def highest(self, values: jax.Array) -> jax.Array:
+        """Maximum of int32 values, [S]."""
+
+    @abc.abstractmethod
+    def total(self, values: jax.Array) -> jax.Array:
+        """Sum of int32 values, [S]."""
+
+    @abc.abstractmethod
+    def settle(self, *values: jax.Array) -> tuple[jax.Array, ...]:
+        """Scalars, int32 or bool, in a form that is not computed again at each use."""
+
+    @abc.abstractmethod
+    def put(self, old: Any, condition: jax.Array, place: jax.Array, new: Any) -> Any:
+        """Values [S] with `new` at `place` if `condition` holds; `None` of `None`."""
+
+    @abc.abstractmethod
+    def put_all(self, old: T, places: Sequence[jax.Array], new: Sequence[T]) -> T:
+        """Arrays [S] with these at those places; past the end for who is left out, as the last."""
+
+    @abc.abstractmethod
+    def pick(self, array: Any, place: jax.Array) -> Any:
+        """The value at a place of an array that is carried, [S]; `None` of `None`."""
+
+    @abc.abstractmethod
+    def lookup(self, table: Any, place: jax.Array) -> jax.Array:
+        """The value at a place of a table that is only read."""
+
+    @abc.abstractmethod
+    def each(self, function: Callable[[Any], T], count: int) -> list[T]:
+        """What a function of scalars gives for 0, 1, ..., `count` - 1."""
+
+    @abc.abstractmethod
+    def first_places(self, free: jax.Array, count: int) -> list[jax.Array]:
+        """`count` places where a mask [S] holds, the lowest first; S where there are no more."""
+
+    @abc.abstractmethod
+    def when(self, condition: jax.Array, function: Callable[[T], T], state: T) -> T:
+        """`function(state)`, which must give back the state if the condition does not hold."""
+
+    def place_of_first(self, key: jax.Array, index: jax.Array) -> jax.Array:
+        """Position of the smallest (key, index) pair, [S]; three minima are cheaper than argmin."""
+        none = np.int32(2**31 - 1)
+        (least,) = self.settle(self.lowest(key))
+        (first,) = self.settle(self.lowest(jnp.where(key == least, index, none)))
+        positions = lax.iota(np.int32, key.shape[-1])
+        here = (key == least) & (index == first)
+        return self.lowest(jnp.where(here, positions, np.int32(key.shape[-1] - 1)))

@@ -1,0 +1,224 @@
+"""A chunk of steps as one kernel on a GPU: a program a lane, which holds the lane's arrays on chip.
+
+The step is that of the loop. A program loads a lane, steps it until it stands still or the chunk is
+over, writes a row of the log after each step, and stores the lane. Every number of slots has a
+kernel of its own; a program whose lane needs another number leaves at once.
+
+All that depends on Triton, through which Pallas compiles here, is in `_call` and `_WARP`.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable, Sequence
+from typing import Any, TypeVar
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import lax
+from jax.experimental import pallas as pl
+from jax.experimental.pallas import triton
+
+from jaxsched.engines.xla.home import Home
+from jaxsched.engines.xla.inputs import Inputs, LaneTable, Queue
+from jaxsched.engines.xla.state import RUN, Event, Lane, LoopPlan
+from jaxsched.policies.program import Choices
+
+T = TypeVar("T")
+
+_WARP = 256
+"""Slots that a warp of 32 threads takes; with one warp a lane no reduction needs a barrier."""
+
+
+class Chip(Home):
+    """What a step stands on in a kernel: registers, and references to tables in memory."""
+
+    def lowest(self, values: jax.Array) -> jax.Array:
+        return jnp.min(values)
+
+    def highest(self, values: jax.Array) -> jax.Array:
+        return jnp.max(values)
+
+    def total(self, values: jax.Array) -> jax.Array:
+        return jnp.sum(values, dtype=np.int32)
+
+    def settle(self, *values: jax.Array) -> tuple[jax.Array, ...]:
+        return values
+
+    def put(self, old: Any, condition: jax.Array, place: jax.Array, new: Any) -> Any:
+        if old is None:
+            return None
+        return jnp.where((_places(old) == place) & condition, new, old)
+
+    def put_all(self, old: T, places: Sequence[jax.Array], new: Sequence[T]) -> T:
+        def put(tree: T, which: range) -> T:
+            for i in which:
+                tree = jax.tree.map(
+                    lambda a, x, i=i: jnp.where(_places(a) == places[i], x, a), tree, new[i]
+                )
+            return tree
+
+        old = put(old, range(1))
+        if len(places) == 1:
+            return old
+        several = places[1] < np.int32(jax.tree.leaves(old)[0].shape[-1])
+        return self.when(several, lambda tree: put(tree, range(1, len(places))), old)
+
+    def pick(self, array: Any, place: jax.Array) -> Any:
+        return None if array is None else self.total(jnp.where(_places(array) == place, array, 0))
+
+    def lookup(self, table: Any, place: jax.Array) -> jax.Array:
+        return table[place]
+
+    def each(self, function: Callable[[Any], T], count: int) -> list[T]:
+        return [function(np.int32(i)) for i in range(count)]
+
+    def first_places(self, free: jax.Array, count: int) -> list[jax.Array]:
+        position, none, found = _places(free), np.int32(free.shape[-1]), list[jax.Array]()
+        for _ in range(count):
+            free = free & (position > found[-1]) if found else free
+            found.append(self.lowest(jnp.where(free, position, none)))
+        return found
+
+    def when(self, condition: jax.Array, function: Callable[[T], T], state: T) -> T:
+        def solid(tree: T) -> T:
+            # The lowering of `cond` takes no constants; the compiler takes this choice out again.
+            return jax.tree.map(lambda x: x if x.shape else lax.select(condition, x, x), tree)
+
+        return lax.cond(condition, lambda s: solid(function(s)), lambda s: s, solid(state))
+
+
+def _places(array: jax.Array) -> jax.Array:
+    return lax.iota(np.int32, array.shape[-1])
+
+
+class _Row:
+    """A row of a table in memory, as a flat array of which single elements are read."""
+
+    def __init__(self, table: Any, row: jax.Array) -> None:
+        self._table, self._row, self.shape = table, row, table.shape[1:]
+
+    def reshape(self, _: int) -> _Row:
+        """Itself."""
+        return self
+
+    def __getitem__(self, place: Any) -> jax.Array:
+        return self._table[self._row, place]
+
+
+_Step = Callable[[Lane, Queue, Inputs, Choices, LoopPlan], tuple[Lane, Event]]
+
+
+def run_chunk(
+    table: LaneTable,
+    choices: Choices,
+    plan: LoopPlan,
+    advance: _Step,
+    level: int,
+    mine: jax.Array,
+    lanes: Lane,
+    queues: Queue,
+    row: jax.Array,
+    log: Event,
+) -> tuple[Lane, Event]:
+    """Steps lanes until each stands still, `plan.chunk` times at most.
+
+    Args:
+      table: N instances.
+      choices: The scheduler.
+      plan: Static sizes.
+      advance: A step of one lane.
+      level: Position in `plan.slots` of the number of slots that the kernel has.
+      mine: Lanes that need that number; others stay as they are, [W].
+      lanes: Their small state, [W, ...].
+      queues: Their returned requests, [W, ...].
+      row: Instance that each works on, [W].
+      log: Of shape [W, chunk], in which nothing has happened.
+    """
+    table = table.replace(
+        params=jax.tree.map(lambda leaf: leaf.reshape(leaf.shape[0], -1), table.params),
+        limits=jax.tree.map(lambda leaf: jnp.reshape(leaf, 1), table.limits),
+        one=jnp.reshape(table.one, 1),
+    )
+    read = (table, queues, row, mine)
+    written = (lanes, log)
+    count = plan.slots[level]
+
+    def body(refs: tuple[Any, Any], out: tuple[Lane, Event]) -> None:
+        (table, queues, row, mine), _ = refs
+        lanes, log = out
+        me = pl.program_id(0)
+        lane = jax.tree.map(lambda ref: _load(ref, me), lanes)
+        lane = lane.replace(slots=jax.tree.map(lambda ref: _load(ref, me, count), lanes.slots))
+        queue = jax.tree.map(lambda ref: _Row(ref, me), queues)
+        inputs = _inputs(table, row[me])
+
+        def unfinished(carry: tuple[jax.Array, Lane]) -> jax.Array:
+            i, lane = carry
+            return (i < np.int32(plan.chunk)) & (lane.halt == RUN) & mine[me]
+
+        def one(carry: tuple[jax.Array, Lane]) -> tuple[jax.Array, Lane]:
+            i, lane = carry
+            lane, event = advance(lane, queue, inputs, choices, plan)
+            for ref, value in zip(jax.tree.leaves(log), jax.tree.leaves(event), strict=True):
+                _write(ref, (me, i), value)
+            return i + np.int32(1), lane
+
+        _, lane = lax.while_loop(unfinished, one, (jnp.int32(0), lane))
+        jax.tree.map(lambda ref, value: _store(ref, me, value), lanes, lane)
+
+    found: tuple[Lane, Event] = _call(body, plan, count, read, written)
+    return found
+
+
+def _inputs(table: LaneTable, row: jax.Array) -> Inputs:
+    clock = None if table.clock is None else tuple(table.clock[row, i] for i in range(6))
+    return Inputs(
+        home=Chip(),
+        table=table,
+        row=row,
+        num_requests=table.count[row],
+        memory=table.memory[row],
+        params=jax.tree.map(lambda ref: _Row(ref, row), table.params),
+        clock=clock,  # type: ignore[arg-type] - six scalars
+        limits=jax.tree.map(lambda ref: ref[0], table.limits),
+    )
+
+
+def _load(ref: Any, me: jax.Array, count: int | None = None) -> jax.Array:
+    if len(ref.shape) == 1:
+        with jax.enable_x64(True):
+            return ref[me]
+    return ref[me, pl.ds(0, count or ref.shape[1])]
+
+
+def _store(ref: Any, me: jax.Array, value: jax.Array) -> None:
+    _write(ref, me if len(ref.shape) == 1 else (me, pl.ds(0, value.shape[0])), value)
+
+
+def _write(ref: Any, place: Any, value: jax.Array) -> None:
+    """A clock has 64 bits."""
+    with jax.enable_x64(True) if value.dtype == np.int64 else contextlib.nullcontext():
+        ref[place] = value
+
+
+def _call(body: Callable[..., None], plan: LoopPlan, slots: int, read: Any, written: Any) -> Any:
+    """Runs a body for every lane on references to what is read and to what is written in place."""
+    given, structure = jax.tree.flatten((read, written))
+    outputs, out_structure = jax.tree.flatten(written)
+    first = len(given) - len(outputs)
+
+    def kernel(*refs: Any) -> None:
+        body(structure.unflatten(refs[: len(given)]), out_structure.unflatten(refs[len(given) :]))
+
+    call = pl.pallas_call(
+        kernel,
+        out_shape=[jax.ShapeDtypeStruct(leaf.shape, leaf.dtype) for leaf in outputs],
+        grid=(plan.pool,),
+        input_output_aliases={first + i: i for i in range(len(outputs))},
+        interpret=plan.kernel == "interpret",
+        compiler_params=triton.CompilerParams(num_warps=max(1, slots // _WARP), num_stages=1),
+        name=f"steps_{slots}",
+    )
+    return out_structure.unflatten(call(*given))

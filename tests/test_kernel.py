@@ -1,0 +1,73 @@
+"""The kernel for a GPU: exact where it is interpreted on a CPU, and compiled without a GPU."""
+
+from __future__ import annotations
+
+import dataclasses
+import random
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import jaxsched as js
+from jaxsched.engines import xla as jax_engine
+from jaxsched.testing import check_result
+from jaxsched.testing.contract import TRIALS, draw
+from tests.oracle import RULES
+
+SHAPE = jax.ShapeDtypeStruct((4, 200), jnp.int32)
+
+
+# One backlog with an order of its own, and arrivals with evictions under a cap.
+@pytest.mark.parametrize("name, trial, cap", [("h_sf", 0, None), ("a_min:every_round", 1, 3)])
+def test_equals_the_reference(name, trial, cap, monkeypatch):
+    def small(*args):
+        plan = make_plan(*args)
+        # So few of everything that lanes change kernels, fill buffers and take new instances.
+        return dataclasses.replace(
+            plan, kernel="interpret", slots=(8, 32), chunk=16, buffer=16, pool=3
+        )
+
+    make_plan = jax_engine.make_plan
+    monkeypatch.setattr(jax_engine, "make_plan", small)
+    policy = dataclasses.replace(js.policy(name), name="in a kernel", limit=2**40)
+    instance = draw(TRIALS[trial], random.Random(name), 8)
+    result = js.simulate(instance, policy, max_batch=cap, engine="jax")
+    check_result(instance, jax.tree.map(np.asarray, result), RULES[name], max_batch=cap)
+
+
+def lowered(policy, **options):
+    """The program for a GPU, which need not be there."""
+
+    def run(prompt, output, lower, upper, arrival):
+        instance = js.Instance(
+            prompt=prompt, output=output, lower=lower, upper=upper, memory=4_000,
+            arrival=arrival if options else None,
+        )  # fmt: skip
+        return js.simulate(instance, policy, engine="jax", **options).completion
+
+    arrival = jax.ShapeDtypeStruct(SHAPE.shape, jnp.float32)
+    traced = jax.jit(run).trace(*(SHAPE,) * 4, arrival)
+    return traced.lower(lowering_platforms=("cuda",)).as_text()
+
+
+@pytest.mark.filterwarnings("error")  # that 64 bits become 32
+def test_lowers_for_a_gpu_without_one(monkeypatch):
+    """The papers' worker with a policy of one's own, arrivals, a clock and a cap."""
+    monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
+    own = dataclasses.replace(
+        js.a_min(), name="own", eviction_key=lambda r: r.generated * r.output // 7 - r.evictions
+    )
+    # One for each number of slots, 128 and 256.
+    assert lowered(js.a_min()).count("@__gpu$xla.gpu.triton") == 2
+    options = dict(clock=js.clocks.llama2_70b_2xa100(), max_batch=7)
+    assert lowered(own, **options).count("@__gpu$xla.gpu.triton") == 2
+
+
+def test_plans_for_a_gpu_take_the_kernel_where_it_can_run():
+    plan = jax_engine.make_plan(2_000, 9, False, backend="gpu")
+    assert (plan.kernel, plan.slots[-1]) == ("gpu", 2_048)
+    assert not jax_engine.make_plan(2_000, 9, False, whole=False, backend="gpu").kernel
+    assert not jax_engine.make_plan(5_000, 9, False, backend="gpu").kernel
+    assert not jax_engine.make_plan(2_000, 9, False, backend="cpu").kernel
