@@ -12,14 +12,17 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import Array, lax
 from jax.ad_checkpoint import checkpoint_name
 
 from jaxsched.arrays import Pytree
 from jaxsched.engines.soft.threshold import (
+    FAR,
     SAVED,
     bracket,
     cumulative,
+    implicit,
     root,
     share,
     standardize,
@@ -59,6 +62,8 @@ class State(Pytree):
     active_evictions: Array | None  # the same for the active share
     completion: Array  # sum over the completed share of its completion time, in rounds
     evictions: Array  # mass evicted so far, of shape []
+    # thresholds of the step before, where the search for the next ones begins, of shape [2]
+    thresholds: Array
 
     @property
     def generated(self) -> Array:
@@ -104,13 +109,17 @@ def _evict(lane: SoftLane, state: State, step: Timeline, present: Array) -> Stat
     key = _distinct(lane, -key if lane.policy.evict_largest else key)
     key = standardize(key, _held(lane, state.active))
     used = present * (state.active * (view.prompt + _ahead(step)) + state.tokens)
+    over = jnp.sum(used) - view.memory
 
-    def spare(z: Array, key: Array, used: Array) -> Array:
-        return view.memory - jnp.sum(used * jax.nn.sigmoid((key - z) / temperature))
+    def freed(z: Array, key: Array, used: Array, over: Array) -> tuple[Array, Array]:
+        part = jax.nn.sigmoid((z - key) / temperature)
+        return jnp.sum(used * part) - over, jnp.sum(used * part * (1 - part)) / temperature
 
-    z = root(spare, bracket(key, state.active, temperature), key, used)
-    kept = share(key - z, state.active, temperature)
-    lost = jnp.where(jnp.sum(used) > view.memory, 1 - kept, 0.0) * present
+    fixed = lax.stop_gradient((key, used, over))
+    ends, full = bracket(key, state.active, temperature), over > 0
+    z = root(lambda z: freed(z, *fixed), ends, state.thresholds[0], temperature, full)
+    kept = share(key - implicit(z, *freed(z, key, used, over)), state.active, temperature)
+    lost = jnp.where(full, 1 - kept, 0.0) * present
     lost = _through(step.evicted, lost, state.active)
     mass = lost * state.active
     estimate = lane.policy.refine(running)
@@ -123,6 +132,7 @@ def _evict(lane: SoftLane, state: State, step: Timeline, present: Array) -> Stat
         waiting_estimate=_mixed(state.waiting_estimate, part, estimate),
         waiting_evictions=_mixed(state.waiting_evictions, part, evicted),
         evictions=state.evictions + jnp.sum(mass),
+        thresholds=state.thresholds.at[0].set(z),
     )
 
 
@@ -131,7 +141,7 @@ def _admit(lane: SoftLane, state: State, step: Timeline, present: Array) -> Stat
     known = jnp.where(view.arrival <= step.start, state.waiting, 0.0)
     key = lane.policy.admission_key(_waiting(lane, state))
     key = standardize(_distinct(lane, key), _held(lane, known))
-    z = _admission_threshold(lane, state, step, present, known, key)
+    z, found = _admission_threshold(lane, state, step, present, known, key)
     entering = known * _through(step.admitted, share(z - key, known, temperature), known)
     part = _part(entering, state.active, known)
     return state.replace(
@@ -139,6 +149,7 @@ def _admit(lane: SoftLane, state: State, step: Timeline, present: Array) -> Stat
         active=state.active + entering,
         active_estimate=_mixed(state.active_estimate, part, state.waiting_estimate),
         active_evictions=_mixed(state.active_evictions, part, state.waiting_evictions),
+        thresholds=state.thresholds.at[1].set(found),
     )
 
 
@@ -162,11 +173,11 @@ def _mixed(old: Any, part: Array, new: Any) -> Any:
 
 def _admission_threshold(
     lane: SoftLane, state: State, step: Timeline, present: Array, known: Array, key: Array
-) -> Array:
-    """The key up to which the look-ahead test passes.
+) -> tuple[Array, Array]:
+    """The key up to which the look-ahead test passes; and where the search for it ended.
 
-    Expected memory is largest at one of the expected ends. They are sorted, the last one first:
-    then running sums say how much is in use at each, exactly, whatever the shares are.
+    Expected memory is largest at one of the expected ends. Which, and for what key it is full, is
+    sought in `_fullest`; the derivative is that of the memory at that end.
     """
     view, temperature, ahead = lane.view, lane.temperature, _ahead(step)
     running = dataclasses.replace(
@@ -175,31 +186,72 @@ def _admission_threshold(
     rest = _reserve(lane, running) - state.generated
     ends = jnp.concatenate([rest, _reserve(lane, _waiting(lane, state))])
     ends = jnp.maximum(ends, ahead)
-    order = checkpoint_name(jnp.argsort(lax.stop_gradient(-ends)), SAVED)
-    none = jnp.zeros_like(key)
-    columns = [
-        jnp.concatenate([present * state.active, none]),
-        jnp.concatenate([present * (state.active * view.prompt + state.tokens), none]),
-        jnp.concatenate([none, known]),
-        jnp.concatenate([none, known * view.prompt]),
-        jnp.concatenate([none, key]),
-    ]
-    by_end = [column[order] for column in (ends, *columns)]
+    shares = jnp.concatenate([present * state.active, known])
+    held = present * (state.active * view.prompt + state.tokens)
+    held = jnp.concatenate([held, known * view.prompt])
+    keys = jnp.concatenate([jnp.full_like(key, -FAR), key])
+    limits = bracket(key, known, temperature)
+    z, which, none, all_ = _fullest(
+        lane, lax.stop_gradient((ends, shares, held, keys)), limits, state.thresholds[1]
+    )
+    here = jnp.arange(2 * len(key)) == which
+    end = jnp.sum(jnp.where(here, ends, 0.0))
+    taken = jax.nn.sigmoid((z - keys) / temperature)
+    there = jnp.where(here | (ends >= end), held + shares * end, 0.0)
+    steepness = taken * (1 - taken) / temperature
+    slope = jnp.sum(there * steepness)
+    if not lane.exact_gradient:
+        displaced = known * (view.prompt + ahead) * steepness[len(key) :]
+        slope = jnp.maximum(slope, jnp.sum(displaced))
+    passed = implicit(z, jnp.sum(there * taken), slope)
+    return jnp.where(none, -FAR, jnp.where(all_, FAR, passed)), z
 
-    def missing(z: Array, *by_end: Array) -> Array:
-        ends, active, held, known, prompts, key = by_end
-        taken = jax.nn.sigmoid((z - key) / temperature)
-        many, much = cumulative(jnp.stack([active + taken * known, held + taken * prompts]))
+
+def _fullest(
+    lane: SoftLane, columns: tuple[Array, ...], limits: tuple[Array, Array], guess: Array
+) -> tuple[Array, Array, Array, Array]:
+    """Where expected memory is full: the key, the place of that end; and if never, or always.
+
+    The ends are sorted, the last one first: then running sums say how much is in use at each,
+    exactly, whatever the shares are.
+    """
+    temperature, memory = lane.temperature, lane.view.memory
+    order = _descending(columns[0])
+    ends, shares, held, keys = (column[order] for column in columns)
+
+    def memory_at_ends(taken: Array) -> Array:
+        many, much = cumulative(jnp.stack([taken * shares, taken * held]))
         # Where nobody ends expected memory is no larger, but the derivative would be another's.
-        ends_here = active + taken * known > _NONE
-        return jnp.max(jnp.where(ends_here, much + many * ends, 0.0)) - view.memory
+        return jnp.where(taken * shares > _NONE, much + many * ends, 0.0) - memory
 
-    def displaced(z: Array) -> Array:
-        taken = jax.nn.sigmoid((z - key) / temperature)
-        return jnp.sum(known * (view.prompt + ahead) * taken * (1 - taken)) / temperature
+    def missing(z: Array) -> tuple[Array, Array]:
+        taken = jax.nn.sigmoid((z - keys) / temperature)
+        at_ends = memory_at_ends(taken)
+        place = jnp.argmax(at_ends)
+        steepness = taken * (1 - taken) * (held + shares * ends[place])
+        before = jnp.arange(len(ends)) <= place
+        return at_ends[place], jnp.sum(jnp.where(before, steepness, 0.0)) / temperature
 
-    least = None if lane.exact_gradient else displaced
-    return root(missing, bracket(key, known, temperature), *by_end, least_slope=least)
+    running = jnp.asarray(keys == -FAR, ends.dtype)
+    none = jnp.max(memory_at_ends(running)) >= 0
+    all_ = jnp.max(memory_at_ends(jnp.ones_like(ends))) <= 0
+    z = root(missing, limits, guess, temperature, ~none & ~all_)
+    place = jnp.argmax(memory_at_ends(jax.nn.sigmoid((z - keys) / temperature)))
+    return z, *(checkpoint_name(x, SAVED) for x in (order[place], none, all_))
+
+
+def _descending(values: Array) -> Array:
+    """The order of values that are not negative, the largest first.
+
+    They are packed with their indices into integers, for XLA:CPU takes five times as long to sort
+    floats, or pairs. That rounds them, to eps times the largest times their number at the worst.
+    """
+    bits = (values.size - 1).bit_length()
+    integer = np.dtype(f"int{8 * values.dtype.itemsize}")
+    levels = 2.0 ** (8 * integer.itemsize - 1 - bits) * (1 - 2.0**-20)
+    rank = (levels * (1 - values / jnp.max(values))).astype(integer)
+    packed = rank << bits | jnp.arange(values.size, dtype=integer)
+    return lax.sort(packed, is_stable=False) & integer.type(2**bits - 1)
 
 
 def _reserve(lane: SoftLane, view: View) -> Array:

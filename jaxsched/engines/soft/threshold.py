@@ -2,14 +2,14 @@
 
 A scheduler takes requests in the order of a key until memory is full. Softly, request i is taken
 to the share sigmoid((z - key_i) / temperature), and memory says where the threshold z lies: at the
-root of an increasing function. The root is found by bisection; its derivative is that of an
-implicit function, so that a request that moves up in the order pushes others out.
+root of an increasing function. The root is found by Newton's method within a bracket; its
+derivative is that of an implicit function, so that a request that moves up in the order pushes
+others out.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -23,10 +23,12 @@ SAVED = "threshold"
 SPAN = 16.0
 """How far beyond the outermost key a threshold may lie, in temperatures."""
 
-ITERATIONS = 24
-"""Bisections of a bracket; a Newton step in the end squares what is left of the error."""
+FAR = 1e6
+"""A threshold beyond all keys, and with a minus before them."""
 
-_FAR = 1e6
+MOST = 60
+"""Most steps of a search for a root, about twice what halving alone takes."""
+
 _VARIANCE_FLOOR = 256e-6
 _BLOCK = 32
 
@@ -52,40 +54,59 @@ def bracket(key: Array, mass: Array, temperature: Array) -> tuple[Array, Array]:
 
 
 def root(
-    function: Callable[..., Array],
+    function: Callable[[Array], tuple[Array, Array]],
     ends: tuple[Array, Array],
-    *arguments: Any,
-    least_slope: Callable[[Array], Array] | None = None,
+    guess: Array,
+    temperature: Array,
+    sought: Array,
 ) -> Array:
-    """The z between the ends with function(z, *arguments) = 0, or one far beyond if there is none.
+    """The z between the ends where the function is 0, of shape [] and without a derivative.
+
+    Newton's method; where it leaves the bracket, or its steps do not halve, the bracket is halved.
 
     Args:
-      function: Increasing in z.
+      function: z -> (value, slope), the value increasing from below 0 to above it.
       ends: Least and largest z.
-      arguments: What the derivative of z is with respect to; 0 where there is no root.
-      least_slope: z -> a slope of the function that its derivative is at least taken to have, to
-        damp the derivative of z; `None` for that derivative as it is.
+      guess: Where to begin, if it lies between.
+      temperature: How z is scaled: what is left after a step of sqrt(eps) temperatures is eps.
+      sought: Whether there is a root; where not, nothing is spent on it.
     """
-    ends, fixed = lax.stop_gradient((ends, arguments))
-    none, all_ = function(ends[0], *fixed) >= 0, function(ends[1], *fixed) <= 0
+    low, high = ends
+    z = jnp.where((low < guess) & (guess < high), guess, (low + high) / 2)
+    eps = float(jnp.finfo(z.dtype).eps)
 
-    def halve(_: int, between: tuple[Array, Array]) -> tuple[Array, Array]:
-        low, high = between
-        middle = (low + high) / 2
-        over = function(middle, *fixed) > 0
-        return jnp.where(over, low, middle), jnp.where(over, middle, high)
+    def unsettled(state: tuple[Array, ...]) -> Array:
+        _, _, z, step, count = state
+        small = jnp.maximum(eps**0.5 * temperature, 4 * eps * jnp.abs(z))
+        return (jnp.abs(step) > small) & (count < MOST)
 
-    low, high = lax.fori_loop(0, ITERATIONS, halve, ends)
-    z = checkpoint_name((low + high) / 2, SAVED)
-    value, slope = jax.jvp(lambda z: function(z, *fixed), (z,), (jnp.ones_like(z),))
+    def improve(state: tuple[Array, ...]) -> tuple[Array, ...]:
+        low, high, z, last, count = state
+        value, slope = function(z)
+        low, high = jnp.where(value > 0, low, z), jnp.where(value > 0, z, high)
+        newton = value / jnp.where(slope > 0, slope, 1.0)
+        good = (2 * jnp.abs(newton) <= jnp.abs(last)) & (slope > 0)
+        good &= (low <= z - newton) & (z - newton <= high)
+        step = jnp.where(good, newton, z - (low + high) / 2)
+        return low, high, z - step, step, count + 1
+
+    start = low, high, z, jnp.where(sought, high - low, 0.0), jnp.zeros((), np.int32)
+    found = lax.while_loop(unsettled, improve, lax.stop_gradient(start))[2]
+    return checkpoint_name(found, SAVED)
+
+
+def implicit(z: Array, value: Array, slope: Array) -> Array:
+    """A root z with the derivative of an implicit function.
+
+    Args:
+      z: Where a function of z and of some arguments is 0, of shape [].
+      value: The function there, with the derivative with respect to the arguments.
+      slope: Its derivative with respect to z, or more, which damps the derivative of z; where it
+        is 0, so is that.
+    """
     steep = slope > 1e-9
-    slope = jnp.where(steep, slope, 1.0)
-    # Twice the width that bisection leaves: a Newton step is for the last digits only.
-    step = jnp.clip(value / slope, low - high, high - low)
-    damped = slope if least_slope is None else jnp.maximum(slope, least_slope(z))
-    implicit = (function(z, *arguments) - value) / lax.stop_gradient(damped)
-    z = z - jnp.where(steep, step + implicit, 0.0)
-    return jnp.where(none, -_FAR, jnp.where(all_, _FAR, z))
+    moved = (value - lax.stop_gradient(value)) / jnp.where(steep, lax.stop_gradient(slope), 1.0)
+    return z - jnp.where(steep, moved, 0.0)
 
 
 def share(distance: Array, mass: Array, temperature: Array) -> Array:
