@@ -178,6 +178,7 @@ def _scan(lane: SoftLane, steps: Timeline) -> State:
         completion=zero,
         evictions=jnp.sum(zero),
         thresholds=jnp.zeros_like(zero, shape=2),
+        fullest=jnp.zeros_like(zero, np.int32, shape=()),
     )
     keep = jax.checkpoint_policies.save_only_these_names(SAVED)
 

@@ -19,6 +19,7 @@ from jax.ad_checkpoint import checkpoint_name
 from jaxsched.arrays import Pytree
 from jaxsched.engines.soft.threshold import (
     FAR,
+    MOST,
     SAVED,
     bracket,
     cumulative,
@@ -64,6 +65,7 @@ class State(Pytree):
     evictions: Array  # mass evicted so far, of shape []
     # thresholds of the step before, where the search for the next ones begins, of shape [2]
     thresholds: Array
+    fullest: Array  # at whose end memory was full; its place in both shares, one after the other
 
     @property
     def generated(self) -> Array:
@@ -110,16 +112,11 @@ def _evict(lane: SoftLane, state: State, step: Timeline, present: Array) -> Stat
     key = standardize(key, _held(lane, state.active))
     used = present * (state.active * (view.prompt + _ahead(step)) + state.tokens)
     over = jnp.sum(used) - view.memory
-
-    def freed(z: Array, key: Array, used: Array, over: Array) -> tuple[Array, Array]:
-        part = jax.nn.sigmoid((z - key) / temperature)
-        return jnp.sum(used * part) - over, jnp.sum(used * part * (1 - part)) / temperature
-
-    fixed = lax.stop_gradient((key, used, over))
-    ends, full = bracket(key, state.active, temperature), over > 0
-    z = root(lambda z: freed(z, *fixed), ends, state.thresholds[0], temperature, full)
-    kept = share(key - implicit(z, *freed(z, key, used, over)), state.active, temperature)
-    lost = jnp.where(full, 1 - kept, 0.0) * present
+    ends = bracket(key, state.active, temperature)
+    fixed = lax.stop_gradient((key, used, over, temperature, ends))
+    found = checkpoint_name(root(*fixed, state.thresholds[0]), SAVED)
+    z = implicit(found, key, used, over, temperature)
+    lost = (1 - share(key - z, state.active, temperature)) * present
     lost = _through(step.evicted, lost, state.active)
     mass = lost * state.active
     estimate = lane.policy.refine(running)
@@ -132,7 +129,7 @@ def _evict(lane: SoftLane, state: State, step: Timeline, present: Array) -> Stat
         waiting_estimate=_mixed(state.waiting_estimate, part, estimate),
         waiting_evictions=_mixed(state.waiting_evictions, part, evicted),
         evictions=state.evictions + jnp.sum(mass),
-        thresholds=state.thresholds.at[0].set(z),
+        thresholds=state.thresholds.at[0].set(found),
     )
 
 
@@ -141,7 +138,7 @@ def _admit(lane: SoftLane, state: State, step: Timeline, present: Array) -> Stat
     known = jnp.where(view.arrival <= step.start, state.waiting, 0.0)
     key = lane.policy.admission_key(_waiting(lane, state))
     key = standardize(_distinct(lane, key), _held(lane, known))
-    z, found = _admission_threshold(lane, state, step, present, known, key)
+    z, found, fullest = _admission_threshold(lane, state, step, present, known, key)
     entering = known * _through(step.admitted, share(z - key, known, temperature), known)
     part = _part(entering, state.active, known)
     return state.replace(
@@ -150,6 +147,7 @@ def _admit(lane: SoftLane, state: State, step: Timeline, present: Array) -> Stat
         active_estimate=_mixed(state.active_estimate, part, state.waiting_estimate),
         active_evictions=_mixed(state.active_evictions, part, state.waiting_evictions),
         thresholds=state.thresholds.at[1].set(found),
+        fullest=fullest,
     )
 
 
@@ -173,7 +171,7 @@ def _mixed(old: Any, part: Array, new: Any) -> Any:
 
 def _admission_threshold(
     lane: SoftLane, state: State, step: Timeline, present: Array, known: Array, key: Array
-) -> tuple[Array, Array]:
+) -> tuple[Array, Array, Array]:
     """The key up to which the look-ahead test passes; and where the search for it ended.
 
     Expected memory is largest at one of the expected ends. Which, and for what key it is full, is
@@ -184,60 +182,75 @@ def _admission_threshold(
         lane.view, estimate=state.active_estimate, evictions=state.active_evictions
     )
     rest = _reserve(lane, running) - state.generated
-    ends = jnp.concatenate([rest, _reserve(lane, _waiting(lane, state))])
-    ends = jnp.maximum(ends, ahead)
-    shares = jnp.concatenate([present * state.active, known])
-    held = present * (state.active * view.prompt + state.tokens)
-    held = jnp.concatenate([held, known * view.prompt])
-    keys = jnp.concatenate([jnp.full_like(key, -FAR), key])
-    limits = bracket(key, known, temperature)
-    z, which, none, all_ = _fullest(
-        lane, lax.stop_gradient((ends, shares, held, keys)), limits, state.thresholds[1]
+    use = _Use(
+        ends=jnp.maximum(
+            jnp.concatenate([rest, _reserve(lane, _waiting(lane, state))]), ahead
+        ),
+        shares=jnp.concatenate([present * state.active, known]),
+        held=jnp.concatenate(
+            [present * (state.active * view.prompt + state.tokens), known * view.prompt]
+        ),
     )
-    here = jnp.arange(2 * len(key)) == which
-    end = jnp.sum(jnp.where(here, ends, 0.0))
-    taken = jax.nn.sigmoid((z - keys) / temperature)
-    there = jnp.where(here | (ends >= end), held + shares * end, 0.0)
-    steepness = taken * (1 - taken) / temperature
-    slope = jnp.sum(there * steepness)
-    if not lane.exact_gradient:
-        displaced = known * (view.prompt + ahead) * steepness[len(key) :]
-        slope = jnp.maximum(slope, jnp.sum(displaced))
-    passed = implicit(z, jnp.sum(there * taken), slope)
-    return jnp.where(none, -FAR, jnp.where(all_, FAR, passed)), z
+    ends = bracket(key, known, temperature)
+    guess = state.thresholds[1], state.fullest
+    found, which = _fullest(lane, *lax.stop_gradient((use, key, ends)), guess)
+    weight, room = use.at(which, view.memory)
+
+    def displaced(steepness: Array) -> Array:
+        return jnp.sum(known * (view.prompt + ahead) * steepness)
+
+    least = None if lane.exact_gradient else displaced
+    return implicit(found, key, weight, room, temperature, least), found, which
+
+
+class _Use(Pytree):
+    """Expected use of the memory: of the active shares and then of the waiting, [2 n]."""
+
+    ends: Array  # steps until each ends, if it runs from now
+    shares: Array  # which grow by a token in a round
+    held: Array  # tokens that they hold now
+
+    def at(self, which: Array, memory: Array) -> tuple[Array, Array]:
+        """What each that waits would use at the end of one, [n], and the room that is left."""
+        here = jnp.arange(self.ends.size, dtype=np.int32) == which
+        end = jnp.sum(jnp.where(here, self.ends, 0.0))
+        use = jnp.where(here | (self.ends >= end), self.held + self.shares * end, 0.0)
+        active, waiting = jnp.split(use, 2)
+        return waiting, memory - jnp.sum(active)
 
 
 def _fullest(
-    lane: SoftLane, columns: tuple[Array, ...], limits: tuple[Array, Array], guess: Array
-) -> tuple[Array, Array, Array, Array]:
-    """Where expected memory is full: the key, the place of that end; and if never, or always.
+    lane: SoftLane, use: _Use, key: Array, ends: tuple[Array, Array], guess: tuple[Array, Array]
+) -> tuple[Array, Array]:
+    """The key for which expected memory is full, and at the end of which request.
 
-    The ends are sorted, the last one first: then running sums say how much is in use at each,
-    exactly, whatever the shares are.
+    For one end, that is `root`. Then running sums over the sorted ends, the last one first, say how
+    much is in use at each: if more than there is, then at the worst of these ends the key is lower.
+    It never rises, and at the last no end is too much.
     """
     temperature, memory = lane.temperature, lane.view.memory
-    order = _descending(columns[0])
-    ends, shares, held, keys = (column[order] for column in columns)
+    order = _descending(use.ends)
+    keys = jnp.concatenate([jnp.full_like(key, -FAR), key])
+    last_first = jax.tree.map(lambda column: column[order], use)
+    keys, places = keys[order], jnp.arange(use.ends.size, dtype=np.int32)
+    noise = 32 * float(jnp.finfo(key.dtype).eps) * memory
 
-    def memory_at_ends(taken: Array) -> Array:
-        many, much = cumulative(jnp.stack([taken * shares, taken * held]))
+    def improve(state: tuple[Array, ...]) -> tuple[Array, ...]:
+        z, which, _, count = state
+        below = root(key, *use.at(which, memory), temperature, ends, z)
+        taken = jax.nn.sigmoid((below - keys) / temperature)
+        shares = taken * last_first.shares
+        many, much = cumulative(jnp.stack([shares, taken * last_first.held]))
         # Where nobody ends expected memory is no larger, but the derivative would be another's.
-        return jnp.where(taken * shares > _NONE, much + many * ends, 0.0) - memory
+        at_ends = jnp.where(shares > _NONE, much + many * last_first.ends, 0.0)
+        most = jnp.max(at_ends)
+        worst = order[jnp.max(jnp.where(at_ends >= most - noise, places, 0))]
+        better = (most > memory + noise) & (worst != which) & ((below < z) | (count == 0))
+        return below, jnp.where(better, worst, which), better, count + 1
 
-    def missing(z: Array) -> tuple[Array, Array]:
-        taken = jax.nn.sigmoid((z - keys) / temperature)
-        at_ends = memory_at_ends(taken)
-        place = jnp.argmax(at_ends)
-        steepness = taken * (1 - taken) * (held + shares * ends[place])
-        before = jnp.arange(len(ends)) <= place
-        return at_ends[place], jnp.sum(jnp.where(before, steepness, 0.0)) / temperature
-
-    running = jnp.asarray(keys == -FAR, ends.dtype)
-    none = jnp.max(memory_at_ends(running)) >= 0
-    all_ = jnp.max(memory_at_ends(jnp.ones_like(ends))) <= 0
-    z = root(missing, limits, guess, temperature, ~none & ~all_)
-    place = jnp.argmax(memory_at_ends(jax.nn.sigmoid((z - keys) / temperature)))
-    return z, *(checkpoint_name(x, SAVED) for x in (order[place], none, all_))
+    start = (*guess, jnp.array(True), jnp.zeros((), np.int32))
+    found = lax.while_loop(lambda state: state[2] & (state[3] < MOST), improve, start)
+    return checkpoint_name(found[0], SAVED), checkpoint_name(found[1], SAVED)
 
 
 def _descending(values: Array) -> Array:
@@ -251,7 +264,7 @@ def _descending(values: Array) -> Array:
     levels = 2.0 ** (8 * integer.itemsize - 1 - bits) * (1 - 2.0**-20)
     rank = (levels * (1 - values / jnp.max(values))).astype(integer)
     packed = rank << bits | jnp.arange(values.size, dtype=integer)
-    return lax.sort(packed, is_stable=False) & integer.type(2**bits - 1)
+    return (lax.sort(packed, is_stable=False) & integer.type(2**bits - 1)).astype(np.int32)
 
 
 def _reserve(lane: SoftLane, view: View) -> Array:

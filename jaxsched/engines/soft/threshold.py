@@ -9,13 +9,13 @@ others out.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import Array, lax
-from jax.ad_checkpoint import checkpoint_name
 
 SAVED = "threshold"
 """Name of what checkpoints keep: the roots, which are dear to find again."""
@@ -54,35 +54,46 @@ def bracket(key: Array, mass: Array, temperature: Array) -> tuple[Array, Array]:
 
 
 def root(
-    function: Callable[[Array], tuple[Array, Array]],
+    key: Array,
+    weight: Array,
+    amount: Array,
+    temperature: Array,
     ends: tuple[Array, Array],
     guess: Array,
-    temperature: Array,
-    sought: Array,
 ) -> Array:
-    """The z between the ends where the function is 0, of shape [] and without a derivative.
+    """The z where the shares sigmoid((z - key) / temperature) of the weights come to an amount.
 
     Newton's method; where it leaves the bracket, or its steps do not halve, the bracket is halved.
+    Without a derivative, which `implicit` has.
 
     Args:
-      function: z -> (value, slope), the value increasing from below 0 to above it.
+      key: Of shape [n], like the weights; not negative ones.
+      weight: As above.
+      amount: Of shape [].
+      temperature: Of shape [].
       ends: Least and largest z.
       guess: Where to begin, if it lies between.
-      temperature: How z is scaled: what is left after a step of sqrt(eps) temperatures is eps.
-      sought: Whether there is a root; where not, nothing is spent on it.
+
+    Returns:
+      z, of shape []; -FAR if the amount is not above 0, FAR if all weights do not come to it.
     """
+    # Before the first key and beyond the last one the shares come to this little, or lack it.
+    total, little = jnp.sum(weight), math.exp(-SPAN)
+    none, all_ = amount <= little * total, amount >= (1 - little) * total
     low, high = ends
-    z = jnp.where((low < guess) & (guess < high), guess, (low + high) / 2)
-    eps = float(jnp.finfo(z.dtype).eps)
+    eps = float(jnp.finfo(key.dtype).eps)
 
     def unsettled(state: tuple[Array, ...]) -> Array:
         _, _, z, step, count = state
+        # A step of Newton's method squares the error, in temperatures.
         small = jnp.maximum(eps**0.5 * temperature, 4 * eps * jnp.abs(z))
         return (jnp.abs(step) > small) & (count < MOST)
 
     def improve(state: tuple[Array, ...]) -> tuple[Array, ...]:
         low, high, z, last, count = state
-        value, slope = function(z)
+        part = jax.nn.sigmoid((z - key) / temperature)
+        value = jnp.sum(weight * part) - amount
+        slope = jnp.sum(weight * part * (1 - part)) / temperature
         low, high = jnp.where(value > 0, low, z), jnp.where(value > 0, z, high)
         newton = value / jnp.where(slope > 0, slope, 1.0)
         good = (2 * jnp.abs(newton) <= jnp.abs(last)) & (slope > 0)
@@ -90,22 +101,39 @@ def root(
         step = jnp.where(good, newton, z - (low + high) / 2)
         return low, high, z - step, step, count + 1
 
-    start = low, high, z, jnp.where(sought, high - low, 0.0), jnp.zeros((), np.int32)
-    found = lax.while_loop(unsettled, improve, lax.stop_gradient(start))[2]
-    return checkpoint_name(found, SAVED)
+    z = jnp.where((low < guess) & (guess < high), guess, (low + high) / 2)
+    start = low, high, z, jnp.where(none | all_, 0.0, high - low), jnp.zeros((), np.int32)
+    z = lax.while_loop(unsettled, improve, start)[2]
+    return jnp.where(none, -FAR, jnp.where(all_, FAR, z))
 
 
-def implicit(z: Array, value: Array, slope: Array) -> Array:
+def implicit(
+    z: Array,
+    key: Array,
+    weight: Array,
+    amount: Array,
+    temperature: Array,
+    least_slope: Callable[[Array], Array] | None = None,
+) -> Array:
     """A root z with the derivative of an implicit function.
 
     Args:
-      z: Where a function of z and of some arguments is 0, of shape [].
-      value: The function there, with the derivative with respect to the arguments.
-      slope: Its derivative with respect to z, or more, which damps the derivative of z; where it
-        is 0, so is that.
+      z: From `root`, whose arguments follow; its derivative is with respect to these.
+      key: As there.
+      weight: As there.
+      amount: As there.
+      temperature: As there.
+      least_slope: Derivatives of the shares with respect to z -> a slope that what they come to
+        is at least taken to have, to damp the derivative of z; `None` for that as it is.
     """
+    part = jax.nn.sigmoid((z - key) / temperature)
+    steepness = part * (1 - part) / temperature
+    slope = jnp.sum(weight * steepness)
     steep = slope > 1e-9
-    moved = (value - lax.stop_gradient(value)) / jnp.where(steep, lax.stop_gradient(slope), 1.0)
+    if least_slope is not None:
+        slope = jnp.maximum(slope, least_slope(steepness))
+    value = jnp.sum(weight * part) - amount
+    moved = (value - lax.stop_gradient(value)) / lax.stop_gradient(jnp.where(steep, slope, 1.0))
     return z - jnp.where(steep, moved, 0.0)
 
 
