@@ -182,14 +182,11 @@ def _admission_threshold(
         lane.view, estimate=state.active_estimate, evictions=state.active_evictions
     )
     rest = _reserve(lane, running) - state.generated
+    waiting = _reserve(lane, _waiting(lane, state))
     use = _Use(
-        ends=jnp.maximum(
-            jnp.concatenate([rest, _reserve(lane, _waiting(lane, state))]), ahead
-        ),
-        shares=jnp.concatenate([present * state.active, known]),
-        held=jnp.concatenate(
-            [present * (state.active * view.prompt + state.tokens), known * view.prompt]
-        ),
+        ends=(jnp.maximum(rest, ahead), jnp.maximum(waiting, ahead)),
+        shares=(present * state.active, known),
+        held=(present * (state.active * view.prompt + state.tokens), known * view.prompt),
     )
     ends = bracket(key, known, temperature)
     guess = state.thresholds[1], state.fullest
@@ -204,18 +201,22 @@ def _admission_threshold(
 
 
 class _Use(Pytree):
-    """Expected use of the memory: of the active shares and then of the waiting, [2 n]."""
+    """Expected use of the memory: of the active shares and of the waiting, each of shape [n]."""
 
-    ends: Array  # steps until each ends, if it runs from now
-    shares: Array  # which grow by a token in a round
-    held: Array  # tokens that they hold now
+    ends: tuple[Array, Array]  # steps until each ends, if it runs from now
+    shares: tuple[Array, Array]  # which grow by a token in a round
+    held: tuple[Array, Array]  # tokens that they hold now
 
     def at(self, which: Array, memory: Array) -> tuple[Array, Array]:
         """What each that waits would use at the end of one, [n], and the room that is left."""
-        here = jnp.arange(self.ends.size, dtype=np.int32) == which
-        end = jnp.sum(jnp.where(here, self.ends, 0.0))
-        use = jnp.where(here | (self.ends >= end), self.held + self.shares * end, 0.0)
-        active, waiting = jnp.split(use, 2)
+        places = jnp.arange(self.ends[0].size, dtype=np.int32)
+        here = places == which, places + np.int32(places.size) == which
+        of_it = [jnp.where(x, ends, 0.0) for x, ends in zip(here, self.ends, strict=True)]
+        end = jnp.sum(sum(of_it))
+        active, waiting = (
+            jnp.where(x | (ends >= end), held + shares * end, 0.0)
+            for x, ends, shares, held in zip(here, self.ends, self.shares, self.held, strict=True)
+        )
         return waiting, memory - jnp.sum(active)
 
 
@@ -229,20 +230,20 @@ def _fullest(
     It never rises, and at the last no end is too much.
     """
     temperature, memory = lane.temperature, lane.view.memory
-    order = _descending(use.ends)
-    keys = jnp.concatenate([jnp.full_like(key, -FAR), key])
-    last_first = jax.tree.map(lambda column: column[order], use)
-    keys, places = keys[order], jnp.arange(use.ends.size, dtype=np.int32)
+    columns = use.ends, use.shares, use.held, (jnp.full_like(key, -FAR), key)
+    both = [jnp.concatenate(column) for column in columns]
+    order = _descending(both[0])
+    last, shares, held, keys = (column[order] for column in both)
+    places = jnp.arange(2 * key.size, dtype=np.int32)
     noise = 32 * float(jnp.finfo(key.dtype).eps) * memory
 
     def improve(state: tuple[Array, ...]) -> tuple[Array, ...]:
         z, which, _, count = state
         below = root(key, *use.at(which, memory), temperature, ends, z)
         taken = jax.nn.sigmoid((below - keys) / temperature)
-        shares = taken * last_first.shares
-        many, much = cumulative(jnp.stack([shares, taken * last_first.held]))
+        many, much = cumulative(jnp.stack([taken * shares, taken * held]))
         # Where nobody ends expected memory is no larger, but the derivative would be another's.
-        at_ends = jnp.where(shares > _NONE, much + many * last_first.ends, 0.0)
+        at_ends = jnp.where(taken * shares > _NONE, much + many * last, 0.0)
         most = jnp.max(at_ends)
         worst = order[jnp.max(jnp.where(at_ends >= most - noise, places, 0))]
         better = (most > memory + noise) & (worst != which) & ((below < z) | (count == 0))

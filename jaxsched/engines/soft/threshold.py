@@ -47,9 +47,8 @@ def standardize(key: Array, mass: Array) -> Array:
 def bracket(key: Array, mass: Array, temperature: Array) -> tuple[Array, Array]:
     """Thresholds so low and so high that all keys with any mass lie within."""
     present = mass > 1e-6
-    some = jnp.any(present)
-    low = jnp.where(some, jnp.min(jnp.where(present, key, np.inf)), -1.0)
-    high = jnp.where(some, jnp.max(jnp.where(present, key, -np.inf)), 1.0)
+    low = jnp.min(jnp.where(present, key, FAR))
+    high = jnp.max(jnp.where(present, key, -FAR))
     return low - SPAN * temperature, high + SPAN * temperature
 
 
