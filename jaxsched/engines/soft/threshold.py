@@ -49,6 +49,8 @@ def bracket(key: Array, mass: Array, temperature: Array) -> tuple[Array, Array]:
     present = mass > 1e-6
     low = jnp.min(jnp.where(present, key, FAR))
     high = jnp.max(jnp.where(present, key, -FAR))
+    some = low <= high
+    low, high = jnp.where(some, low, -1.0), jnp.where(some, high, 1.0)
     return low - SPAN * temperature, high + SPAN * temperature
 
 
