@@ -237,7 +237,7 @@ def _fullest(
     places = jnp.arange(2 * key.size, dtype=np.int32)
     noise = 32 * float(jnp.finfo(key.dtype).eps) * memory
 
-    def improve(state: tuple[Array, ...]) -> tuple[Array, ...]:
+    def improve(state: Any) -> Any:
         z, which, _, count = state
         below = root(key, *use.at(which, memory), temperature, ends, z)
         taken = jax.nn.sigmoid((below - keys) / temperature)

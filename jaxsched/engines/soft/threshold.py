@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -84,13 +85,13 @@ def root(
     low, high = ends
     eps = float(jnp.finfo(key.dtype).eps)
 
-    def unsettled(state: tuple[Array, ...]) -> Array:
+    def unsettled(state: Any) -> Array:
         _, _, z, step, count = state
         # A step of Newton's method squares the error, in temperatures.
         small = jnp.maximum(eps**0.5 * temperature, 4 * eps * jnp.abs(z))
         return (jnp.abs(step) > small) & (count < MOST)
 
-    def improve(state: tuple[Array, ...]) -> tuple[Array, ...]:
+    def improve(state: Any) -> Any:
         low, high, z, last, count = state
         part = jax.nn.sigmoid((z - key) / temperature)
         value = jnp.sum(weight * part) - amount
