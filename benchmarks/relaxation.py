@@ -1,0 +1,103 @@
+"""What a relaxed simulation with its gradient costs, beside an exact one."""
+
+from __future__ import annotations
+
+import functools
+import time
+from collections.abc import Callable, Mapping
+
+import jax
+import jax.numpy as jnp
+
+from benchmarks.instances import draw
+from benchmarks.scale import Scale
+from benchmarks.section import Job, Row, Section
+from benchmarks.timing import simulation
+from jaxsched import FamilyParams, Instance, policy, relaxation, simulate
+
+SIZES = (128, 512)
+STEPS, TEMPERATURE = 64, 1.0
+LANES, EXACT_LANES = 32, 1024
+MEMORY = 4096
+RULE = "a_min:on_eviction"
+
+
+def _jobs(scale: Scale) -> list[Job]:
+    sizes = sorted({min(n, scale.n) for n in SIZES})
+    return [
+        Job(f"n = {n}, {setting}", functools.partial(_row, scale, setting, n))
+        for setting in scale.settings[:2]
+        for n in sizes
+    ]
+
+
+def _row(scale: Scale, setting: str, n: int) -> list[Row]:
+    many = draw(setting, min(EXACT_LANES, scale.wide), n, MEMORY)
+    few = draw(setting, min(LANES, scale.wide), n, MEMORY)
+    timeline = relaxation.event_timeline(simulate(few, policy(RULE)), STEPS)
+    at = FamilyParams(), jnp.float32(TEMPERATURE), few, timeline
+    begun = time.process_time()
+    run = _gradient.lower(*at).compile()
+    compiling = time.process_time() - begun
+    runs = {
+        "exact": simulation(many, RULE, "native"),
+        "gradient": lambda: jax.block_until_ready(run(*at)),
+    }
+    took = _processor_seconds(runs, scale.repeats)
+    exact, gradient = took["exact"] / many.lanes[0], took["gradient"] / few.lanes[0]
+    return [
+        {
+            "setting": setting,
+            "n": n,
+            "steps": STEPS,
+            "exact_ms": 1e3 * exact,
+            "gradient_ms": 1e3 * gradient,
+            "ratio": gradient / exact,
+            "compile_s": compiling,
+            "kilobytes": run.memory_analysis().temp_size_in_bytes / few.lanes[0] / 1e3,
+        }
+    ]
+
+
+@jax.jit
+@jax.grad
+def _gradient(
+    rule: FamilyParams, temperature: jax.Array, instance: Instance, timeline: relaxation.Timeline
+) -> jax.Array:
+    soft = relaxation.soft_simulate(instance, rule, temperature, timeline)
+    return jnp.mean(jnp.log(soft.mean_latency))
+
+
+def _processor_seconds(runs: Mapping[str, Callable[[], object]], repeats: int) -> dict[str, float]:
+    """The least of some turns, after one that compiles."""
+    took: dict[str, list[float]] = {name: [] for name in runs}
+    for i in range(repeats + 1):
+        for name, run in runs.items():
+            begun = time.process_time()
+            run()
+            if i:
+                took[name].append(time.process_time() - begun)
+    return {name: min(times) for name, times in took.items()}
+
+
+RELAXATION = Section(
+    name="relaxation",
+    title="The relaxation",
+    note=(
+        f"Processor time per instance, the least of some turns: a relaxed simulation of A_min with "
+        f"the gradient of ln(mean latency) in ten numbers, {LANES} instances in a call, beside an "
+        f"exact simulation by the native engine, {EXACT_LANES:,} in a call; M = {MEMORY:,}, "
+        f"T = {TEMPERATURE:g}."
+    ),
+    columns={
+        "setting": ("predictions", "s"),
+        "n": ("n", ",d"),
+        "steps": ("steps", ",d"),
+        "exact_ms": ("exact, ms", ".4f"),
+        "gradient_ms": ("relaxed, with its gradient", ".2f"),
+        "ratio": ("ratio", ".0f"),
+        "compile_s": ("compile, s", ".1f"),
+        "kilobytes": ("memory, kB", ",.0f"),
+    },
+    jobs=_jobs,
+)
