@@ -560,7 +560,7 @@ def _no_format(source: files.Source, fits: Sequence[str], option: Naming) -> Val
 
 
 def _nearest(names: Sequence[str], most: int = 2) -> Iterator[tuple[str, str]]:
-    """The formats that lack least, of those that lack no more than they find; and what they lack."""
+    """The formats that lack least, and no more than they find; and what they lack."""
     lacking = {
         name: [x for f, x in known.columns.items() if f not in known.optional and x not in names]
         for name, known in FORMATS.items()
