@@ -83,6 +83,7 @@ def _sections() -> dict[str, Section]:
         loop,
         peer,
         processes,
+        readers,
         relaxation,
         steps,
         tricks,
@@ -91,8 +92,8 @@ def _sections() -> dict[str, Section]:
 
     found = (
         engines.ENGINES, engines.REFERENCE, growth.GROWTH, growth.UNEVEN, processes.PARALLEL,
-        processes.STARTUP, processes.MEMORY, loop.LOOP, steps.STEPS, tricks.TRICKS, peer.PEER,
-        vllm.WORKER, relaxation.RELAXATION, accelerator.ACCELERATOR,
+        processes.STARTUP, processes.MEMORY, readers.READERS, loop.LOOP, steps.STEPS,
+        tricks.TRICKS, peer.PEER, vllm.WORKER, relaxation.RELAXATION, accelerator.ACCELERATOR,
     )  # fmt: skip
     return {section.name: section for section in found}
 

@@ -24,6 +24,7 @@ class Scale:
       growth_lanes: Batch size for growth.
       factors: (outputs, memory) as multiples.
       reference: Whether the plain reference simulates one instance.
+      fraction: Share of the rows of a trace.
     """
 
     n: int = 2000
@@ -40,10 +41,16 @@ class Scale:
     growth_lanes: int = 16
     factors: tuple[tuple[int, int], ...] = ((1, 1), (8, 8), (32, 32), (1, 8))
     reference: bool = True
+    fraction: float = 1.0
+
+    def rows(self, whole: int) -> int:
+        """Rows of an imitation of a trace that has so many."""
+        return round(whole * self.fraction)
 
 
 FULL = Scale()
 QUICK = Scale(
+    fraction=0.02,
     lanes=(1, 64),
     wide=64,
     accelerator_lanes=(256, 4096),

@@ -89,5 +89,10 @@ def test_worst_case_writes_what_simulate_reads(
     assert (out / "worst_case.png").exists()
     assert len(pd.read_csv(out / "worst_case.csv")) == 10
     assert cli.main(command.split()[1:]) == 0
+    assert cli.main(["report", str(out), "--csv"]) == 0
+    header, row = capsys.readouterr().out.splitlines()[-2:]
+    assert header.startswith("policy,against,memory,n,") and row.startswith("a_min:on_eviction,op")
+    text = (out / "report.html").read_text()
+    assert "worst case made by hand" in text and "--against optimal" in text and "<figure>" in text
     assert cli.main(["worst-case", "--alpha", "2"]) == 1
     assert "alpha is 2.0; expected more than 0 and at most 1" in capsys.readouterr().err

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gzip
+import hashlib
 import os
 import subprocess
 import sys
@@ -390,3 +391,33 @@ def test_policies_of_a_configuration_are_replaced(
     out = ["--out", str(tmp_path / "out"), "--policies", "a_max,fcfs"]
     output_of(capsys, [command, str(path), *out])
     assert list(store.read_results(tmp_path / "out")["policy"].unique()) == ["a_max", "fcfs"]
+
+
+def test_a_clock_of_a_file_is_kept_by_its_digest(tmp_path: Path, capsys: Any) -> None:
+    clock = tmp_path / "clock.toml"
+    clock.write_text("fixed = 0.02\nper_request = 1e-4\n")
+    out = tmp_path / "out"
+    command = ["simulate", "sample", "--limit", "5", "--memory", "16492", "--policies", "fcfs",
+               "--clock", str(clock), "--out", str(out)]  # fmt: skip
+    assert main(command) == 0
+    digest = hashlib.sha256(clock.read_bytes()).hexdigest()
+    assert digest in store.manifest(out)["config"]
+    assert main(command) == 0
+    clock.write_text("fixed = 0.03\n")
+    capsys.readouterr()
+    assert main(command) == 1
+    error = capsys.readouterr().err
+    assert "results of another configuration" in error and f"sha256 {digest}" in error
+
+
+def test_arrivals_beyond_the_clock_name_their_line(tmp_path: Path, capsys: Any) -> None:
+    path = tmp_path / "late.csv"
+    path.write_text("arrived_at,num_prefill_tokens,num_decode_tokens\n0,1,2\n7,1,2\n4611687,1,2\n")
+    command = ["simulate", str(path), "--memory", "50", "--policies", "fcfs",
+               "--clock", "llama2_70b_2xa100", "--arrivals"]  # fmt: skip
+    assert main([*command, "trace"]) == 1
+    error = capsys.readouterr().err
+    assert f"{path}:4: arrives 4,611,687 s after the first request; a simulation reaches" in error
+    assert "2^62 ps" in error and "--window START:END, or --arrivals trace:SPEED" in error
+    assert main([*command, "trace:2"]) == 0
+    assert main([*command, "trace", "--window", "0:100"]) == 0

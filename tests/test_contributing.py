@@ -73,8 +73,8 @@ def test_a_trace_format(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None
     monkeypatch.setitem(traces.FORMATS, "mine", entry)
     (tmp_path / "mine.csv").write_text("asked,answered\n3,4\n")
     assert js.workloads.read_trace(tmp_path / "mine.csv").output.tolist() == [4]
-    (tmp_path / "other.csv").write_text("what,ever\n3,4\n")
-    with pytest.raises(ValueError, match="mine: asked, answered"):
+    (tmp_path / "other.csv").write_text("what,answered\n3,4\n")
+    with pytest.raises(ValueError, match=r"nearest: mine \(without 'asked'\)"):
         js.workloads.read_trace(tmp_path / "other.csv")
 
 

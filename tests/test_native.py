@@ -5,12 +5,14 @@ from __future__ import annotations
 import importlib
 import random
 import sys
+import warnings
 from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
 
 import jaxsched as js
+from jaxsched.cli import program
 from jaxsched.engines.reference import Request
 from jaxsched.testing import KINDS as INSTANCES
 from tests.native_oracle import (
@@ -164,3 +166,20 @@ def test_the_next_process_finds_what_is_compiled():
 
     for entry in (run_lanes, run_block_lanes):
         assert [type(cell.cell_contents) for cell in entry.py_func.__closure__] == [int]
+
+
+def test_one_line_tells_that_numba_is_missing(monkeypatch, capsys):
+    simulating = importlib.import_module("jaxsched.simulate")
+    monkeypatch.setitem(sys.modules, "numba", None)
+    monkeypatch.delitem(sys.modules, "jaxsched.engines.cpu")
+    monkeypatch.delattr(importlib.import_module("jaxsched.engines"), "cpu", raising=False)
+    for cached in (simulating._native_works, simulating._say_once):
+        cached.cache_clear()
+    with warnings.catch_warnings():
+        warnings.simplefilter("always")
+        warnings.showwarning = program._say
+        engines = [simulating.engine_for("auto", js.policy(name)) for name in ("fcfs", "a_max")]
+    simulating._native_works.cache_clear()
+    assert engines == ["jax", "jax"]
+    (told,) = capsys.readouterr().err.splitlines()
+    assert told.startswith("jaxsched: numba cannot be imported, so the JAX engine runs, 10 to 50 t")

@@ -233,7 +233,7 @@ def test_bytes_stand_for_words(predictor: js.predict.Predictor) -> None:
     np.testing.assert_allclose(found, params["words"], atol=packed["unit"].max() / 1.99)
 
 
-def test_the_report(folder: Path) -> None:
+def test_the_report(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     report = json.loads((folder / "out" / "report.json").read_text())
     assert report["coverage"]["0.8"] == pytest.approx(0.8, abs=0.05)
     assert report["pinball"] < 0.9 * report["pinball_marginal"]
@@ -241,7 +241,13 @@ def test_the_report(folder: Path) -> None:
     assert report["class_accuracy"] > report["class_majority"]
     assert set(report["by"]) == {"predicted class", "true class", "prompt length"}
     assert sum(row["rows"] for row in report["by"]["true class"]) == report["rows"]
-    assert "Who is covered" in (folder / "out" / "report.html").read_text()
+    page = (folder / "out" / "report.html").read_text()
+    assert "Who is covered" in page
+    assert cli.main(["report", str(folder / "out"), "--json"]) == 0
+    assert (folder / "out" / "report.html").read_text() == page
+    told = json.loads(capsys.readouterr().out)
+    assert told["rows"][0]["pinball"] == report["kinds"][told["rows"][0]["sees"]]["pinball"]
+    assert f"{report['rows']:,} test requests" == told["title"]
     for path in filter(Path.is_file, (folder / "out").rglob("*")):
         assert b"north east" not in path.read_bytes(), f"{path} holds texts"
 

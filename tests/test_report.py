@@ -189,9 +189,9 @@ def test_most_intervals_are_more_than_half() -> None:
     table = pd.DataFrame(
         {"prediction": ["a", "a", "b", "b", "c"], "missed": [0.4, 0.7, 0.2, 0.7, np.nan]}
     )
-    (told,) = study_tables.misses(table)
+    (told,) = study_tables.missed_notes(table)
     assert told.startswith("55% of the predicted intervals of a miss")
-    assert study_tables.misses(table.drop(columns="missed")) == []
+    assert study_tables.missed_notes(table.drop(columns="missed")) == []
 
 
 def test_figures_go_nowhere_else(trace: Path, tmp_path: Path, capsys: Any) -> None:

@@ -172,6 +172,7 @@ def predict(parser: ArgumentParser) -> None:
     add("--columns", type=_pairs, metavar="FIELD=NAME,…",
         help="its columns: text or prompt (tokens) or both, and output (tokens)")  # fmt: skip
     add("--seed", type=int, metavar="S", help="of the split and the weights")
+    _printed(train)
     apply = actions.add_parser("apply", help="add lower and upper to requests",
         description="Writes requests with the columns lower and upper, for jaxsched simulate; the "
         "text is left out.")  # fmt: skip
@@ -222,6 +223,7 @@ def worst_case(parser: ArgumentParser) -> None:
     add("--seed", type=int, default=0, metavar="S", help="of the mutations")
     add("--out", type=Path, default=Path("out/worst_case"), metavar="DIR",
         help="folder of the file and the picture; default: %(default)s")  # fmt: skip
+    _printed(parser)
     _explain(parser, _known_policies())
 
 

@@ -12,10 +12,8 @@ from jaxsched import toml
 from jaxsched.cli.resume import folder_of, kept_in
 from jaxsched.predict import data, pipeline, predictor
 from jaxsched.predict.config import PredictConfig
-from jaxsched.predict.evaluation import SHOWN
 from jaxsched.report import predictor_page
-from jaxsched.report.tables import grid, table
-from jaxsched.report.terminal import console, progress_bar, say
+from jaxsched.report.terminal import console, progress_bar, say, show
 from jaxsched.studies import store
 
 
@@ -28,7 +26,7 @@ def _train(args: argparse.Namespace) -> None:
     names = ("data", "columns", "seed")
     keys = {name: value for name in names if (value := getattr(args, name)) is not None}
     settings = toml.load(args.config, PredictConfig, keys)
-    folder, out = folder_of(args), console()
+    folder, out = folder_of(args), console(args.form)
     with kept_in(folder, args.config, "finished epochs are"), progress_bar(out, "loss") as bar:
         tasks = {
             kind: bar.add_task(f"the {kind}", total=settings.training.epochs, loss="", start=False)
@@ -43,11 +41,7 @@ def _train(args: argparse.Namespace) -> None:
         for kind, task in tasks.items():
             # It stopped early, or the data have nothing to train it on.
             bar.update(task, total=bar.tasks[task].completed or 1, visible=kind in trained.params)
-    heading, *rows = predictor_page.PAGE_HEADER, *predictor_page.rows_of(report)
-    out.print(grid(table(heading[1:], [(f"{report['rows']:,} test requests", rows)])))
-    held = {row["group"]: f"{row['inside']:.0%}" for row in report["by"]["true class"]}
-    say(out, f"coverage at {SHOWN} by true length: "
-        + ", ".join(f"{group} tokens {share}" for group, share in held.items()))  # fmt: skip
+    show(out, predictor_page.answer_of(report), args.form)
     for path in predictor_page.write(folder, report):
         say(out, f"{'page:     ' if path.suffix == '.html' else 'figure:   '} {path}")
     say(out, f"report:    {folder / 'report.json'}")

@@ -14,7 +14,7 @@ from rich.console import Console
 from jaxsched import toml
 from jaxsched.cli.resume import folder_of, kept_in, replaced, say_notes
 from jaxsched.report.formats import duration, size
-from jaxsched.report.study_tables import missed
+from jaxsched.report.study_tables import missed_notes
 from jaxsched.report.terminal import console, progress_bar, say
 from jaxsched.studies import run as runs
 from jaxsched.studies import store
@@ -143,4 +143,4 @@ def _axes(plan: Plan) -> str:
 def _warnings(path: Path) -> list[str]:
     """What a reader of the results should know; reads two columns only."""
     there = [name for name in ("prediction", "missed") if name in pq.read_schema(path).names]
-    return missed(store.read_parquet(path, there)[0])
+    return missed_notes(store.read_parquet(path, there)[0])

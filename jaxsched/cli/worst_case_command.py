@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import argparse
+import json
 from pathlib import Path
 
 import pandas as pd
 from rich.console import Console
 
 import jaxsched as js
-from jaxsched.engines import reference
-from jaxsched.report import gantt, plots
-from jaxsched.report.tables import Answer, table
+from jaxsched import toml
+from jaxsched.report import plots, reports
 from jaxsched.report.terminal import console, progress_bar, say, show
 from jaxsched.studies import adversary, store
 
@@ -25,24 +25,37 @@ def run(args: argparse.Namespace) -> None:
         js.policy(args.policy), args.against, args.memory, args.requests,
         max(1, round(args.alpha * upper)), upper, args.prompt,
     )  # fmt: skip
-    out = console()
+    out = console(args.form)
     first, last = _evolved(game, args, out)
     total, evictions = game.replay(last.output)
     found = js.simulate(game.instance(last.output), game.policy)
     if (total, evictions) != (int(found.total_latency), int(found.evictions)):
         raise RuntimeError("the reference counts otherwise than the engine")
     least, most = adversary.proved_ratio(game, last.output)
-    title = f"{game.policy.name} / {game.against}, M = {game.memory}, n = {game.requests}, "
-    title += f"lengths in [{game.lower}, {game.upper}]"
-    rows = (
-        ("worst case made by hand", f"{first.ratio:.3f}"),
-        ("worst case found", f"{last.ratio:.3f}"),
-        ("more than by hand", f"{last.ratio / first.ratio - 1:.1%}"),
-        ("its total latency / optimum", f"{least:.3f} to {most:.3f}"),
-        ("its evictions", f"{evictions:,}"),
-    )
-    show(out, Answer(title, (table(["total latency"], [("", rows)]),), (), pd.DataFrame(rows)))
-    _write(game, last.output, args.out, out)
+    row = {
+        "policy": game.policy.name, "against": game.against, "memory": game.memory,
+        "n": game.requests, "lower": game.lower, "upper": game.upper,
+        "ratio_by_hand": first.ratio, "ratio": last.ratio, "least": least, "most": most,
+        "evictions": evictions,
+    }  # fmt: skip
+    options = ("policy", "against", "alpha", "memory", "requests", "prompt", "lanes",
+               "generations", "seed")  # fmt: skip
+    about = store.about(toml.to_toml({name: getattr(args, name) for name in options}))
+    _write(game, last.output, args.out)
+    store.write_text(args.out / "manifest.json", json.dumps(about, indent=2) + "\n")
+    texts = {"config": about["config"]}
+    store.write_parquet(args.out / "results.parquet", pd.DataFrame([row]), texts)
+    report = reports.of_folder(args.out)
+    show(out, report.answer, args.form)
+    path = args.out / "worst_case.csv"
+    say(out, f"instance: {path}; simulate it with")
+    fields = ",".join(f"{name}={name}" for name in ("prompt", "output", "lower", "upper"))
+    say(out, f"jaxsched simulate {path} --columns {fields} --memory {game.memory} --policies "
+        f"h_sf,{game.policy.name}")  # fmt: skip
+    for drawing in report.drawings:
+        if drawing.figure is not None:
+            path = plots.save(drawing.figure, args.out / "worst_case")
+            say(out, f"figure:   {path} (and .pdf)")
 
 
 def _evolved(
@@ -58,24 +71,8 @@ def _evolved(
     return seen[0], seen[-1]
 
 
-def _write(game: adversary.Game, output: adversary.CaseOutputs, folder: Path, out: Console) -> None:
-    columns = {name: getattr(game.instance(output), name) for name in
-               ("prompt", "output", "lower", "upper", "point")}  # fmt: skip
+def _write(game: adversary.Game, output: adversary.CaseOutputs, folder: Path) -> None:
+    names = ("prompt", "output", "lower", "upper", "point")
+    frame = pd.DataFrame({name: getattr(game.instance(output), name) for name in names})
     path = folder / "worst_case.csv"
-    folder.mkdir(parents=True, exist_ok=True)
-    frame = pd.DataFrame(columns)
     store.write_atomically(path, lambda partial: frame.to_csv(partial, index=False))
-    say(out, f"instance: {path}; simulate it with")
-    fields = ",".join(f"{name}={name}" for name in ("prompt", "output", "lower", "upper"))
-    say(out, f"jaxsched simulate {path} --columns {fields} --memory {game.memory} --policies "
-        f"h_sf,{game.policy.name}")  # fmt: skip
-    if game.requests > adversary.LARGEST_REPLAY:
-        return
-    requests = [reference.Request(*row) for row in frame.assign(a=0)[
-        ["prompt", "output", "lower", "upper", "a", "point"]].to_numpy().tolist()]  # fmt: skip
-    drawn = {
-        policy.name: reference.simulate(requests, game.memory, policy)
-        for policy in (game.policy, js.h_sf())
-    }
-    figure = gantt.schedules(requests, game.memory, drawn)
-    say(out, f"figure:   {plots.save(figure, folder / 'worst_case')} (and .pdf)")

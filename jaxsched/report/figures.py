@@ -269,3 +269,4 @@ def draw_curves(axes: Axes, curves: pd.DataFrame) -> None:
             marker="o" if len(line) == 1 else None,  # a grid is a single point
         )  # fmt: skip
     axes.set_xscale("log")
+    axes.xaxis.grid(visible=True, which="both")  # often there is one power of ten only

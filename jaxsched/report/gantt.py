@@ -3,13 +3,30 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas as pd
 from matplotlib.figure import Figure
 
+from jaxsched import policies
+from jaxsched.engines import reference
 from jaxsched.engines.reference import COMPLETED, Outcome, Request
 from jaxsched.report import looks, plots
+from jaxsched.studies.adversary import LARGEST_REPLAY
+
+
+def of_case(path: Path, memory: int, name: str) -> Figure | None:
+    """The schedules of a policy and of h_sf on the requests of a file; None if they are many."""
+    frame = pd.read_csv(path)
+    if len(frame) > LARGEST_REPLAY:
+        return None
+    columns = frame.assign(a=0)[["prompt", "output", "lower", "upper", "a", "point"]]
+    requests = [reference.Request(*row) for row in columns.to_numpy().tolist()]
+    rules = (policies.policy(name), policies.policy("h_sf"))
+    drawn = {rule.name: reference.simulate(requests, memory, rule) for rule in rules}
+    return schedules(requests, memory, drawn)
 
 
 @looks.in_house_style

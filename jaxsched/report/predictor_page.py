@@ -6,12 +6,14 @@ from html import escape
 from pathlib import Path
 from typing import Any
 
+import pandas as pd
+
 from jaxsched.predict.evaluation import LABELS, NONE, SHOWN
 from jaxsched.report import plots
 from jaxsched.report.looks import DASHES, DOTS, Line, in_house_style
 from jaxsched.report.page import PAGE_STYLE, _code, _figure, _note, laid_out, table_html, texts_html
 from jaxsched.report.plots import Drawing
-from jaxsched.report.tables import table
+from jaxsched.report.tables import Answer, table
 from jaxsched.studies import store
 
 COLORS: dict[str, tuple[str, Line]] = {
@@ -82,14 +84,28 @@ def rows_of(report: dict[str, Any]) -> list[tuple[str, ...]]:
     return rows
 
 
-def summary(report: dict[str, Any]) -> str:
+def answer_of(report: dict[str, Any]) -> Answer:
     """The table of the predictor and of what it is compared with."""
-    majority = report["class_majority"]
-    note = (
-        f"Pinball loss in tokens, mean over 11 levels; width in tokens. Who sees nothing calls the "
-        f"same class for all, the most frequent one: {majority:.1%}."
+    held = {row["group"]: f"{row['inside']:.0%}" for row in report["by"]["true class"]}
+    notes = (
+        "Pinball loss in tokens, mean over 11 levels; width in tokens. Who sees nothing calls the "
+        f"same class for all, the most frequent one: {report['class_majority']:.1%}.",
+        f"coverage at {SHOWN} by true length: "
+        + ", ".join(f"{group} tokens {share}" for group, share in held.items()),
     )
-    return f"{table_html(table(PAGE_HEADER[1:], [('', rows_of(report))]))}\n{_note(note)}"
+    numbers = [{"sees": kind, **found} for kind, found in report["kinds"].items()]
+    return Answer(
+        f"{report['rows']:,} test requests",
+        (table(PAGE_HEADER[1:], [("", rows_of(report))]),),
+        notes,
+        pd.json_normalize(numbers),
+    )
+
+
+def summary(report: dict[str, Any]) -> str:
+    """The same within the page."""
+    answer = answer_of(report)
+    return "\n".join([*map(table_html, answer.tables), *map(_note, answer.notes)])
 
 
 def _by(rows: list[dict[str, Any]]) -> str:

@@ -14,7 +14,16 @@ import pandas as pd
 
 from jaxsched import clocks
 from jaxsched.machine import faults
-from jaxsched.report import advice, figures, page, plots, replay_figures, study_tables
+from jaxsched.report import (
+    advice,
+    figures,
+    gantt,
+    page,
+    plots,
+    predictor_page,
+    replay_figures,
+    study_tables,
+)
 from jaxsched.report.formats import said_rounds, said_seconds
 from jaxsched.report.page import Report
 from jaxsched.report.sweep_figures import drawings
@@ -54,6 +63,11 @@ def write_report(folder: Path) -> tuple[Answer, list[Path]]:
       FileNotFoundError: If there are no results, or nothing of them is finished.
       ValueError: If a file is damaged, or figures/ is a link to somewhere else.
     """
+    trained = folder / "report.json"  # of jaxsched predict train, which keeps no manifest
+    if trained.exists():
+        with faults.reading(trained, "a report of a predictor", "train it again"):
+            found = json.loads(trained.read_text(encoding="utf-8"))
+            return predictor_page.answer_of(found), predictor_page.write(folder, found)
     report = of_folder(folder)
     paths = plots.save_all(report.drawings, folder / "figures")
     path = folder / "report.html"
@@ -276,6 +290,23 @@ def capacity_report(folder: Path, manifest: dict[str, Any], config: Config) -> R
     )
 
 
+def worst_case_report(folder: Path, manifest: dict[str, Any], config: Config) -> Report:
+    """An input on which a policy does badly."""
+    found = store.read_results(folder)
+    drawn = gantt.of_case(folder / "worst_case.csv", config["memory"], config["policy"])
+    about = "Which requests run when: red what was evicted. Below it the memory in use."
+    words = (f"--{name} {value}" for name, value in config.items())
+    return Report(
+        title=f"Worst case: {_name(folder)}",
+        lead="An input on which a policy does badly, evolved from those that are known.",
+        answer=study_tables.worst_case_table(found),
+        manifest=manifest,
+        commands=" \\\n    ".join(["jaxsched worst-case", *words]),
+        drawings=(plots.Drawing("worst_case", drawn, "Its schedules", about),) if drawn else (),
+        remark="The requests are in DIR/worst_case.csv.",
+    )
+
+
 def replay_command(config: Config) -> str:
     """The command that makes these results again."""
     trace, options = config["trace"], dict(config)
@@ -411,6 +442,7 @@ STUDIES: dict[str, StudyKind] = {
     "serving": StudyKind(lambda config: config.get("job") == "serving", serving_report),
     "sweep": StudyKind(lambda config: "lanes" in config and "workloads" in config, sweep_report),
     "capacity": StudyKind(lambda config: {"at", "slo"} <= {*config}, capacity_report),
+    "worst-case": StudyKind(lambda config: {"against", "alpha"} <= {*config}, worst_case_report),
     "simulate": StudyKind(lambda config: "trace" in config and "lanes" not in config, trace_report),
     "run": StudyKind(lambda config: {"lanes", "num_requests"} <= {*config}, backlog_report),
 }

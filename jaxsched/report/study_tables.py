@@ -89,7 +89,7 @@ def backlog_job(frame: pd.DataFrame) -> Answer:
     )  # fmt: skip
     title = f"n = {n:,} requests, M = {memory:,} tokens, {lanes} instances"
     notes = BACKLOG_NOTE + (BEST_NOTE if "ratio_to_best" in chosen else ())
-    return Answer(title, (made,), (*notes, *misses(chosen)), summary)
+    return Answer(title, (made,), (*notes, *missed_notes(chosen)), summary)
 
 
 TAIL = {"P99": "latency_p99", "longest": "latency_max", "wait": "longest_wait"}
@@ -101,7 +101,7 @@ def _tail(row: pd.Series, form: NumberForm) -> list[str]:
     return [shown(row.get(name, math.nan), form) for name in TAIL.values()]
 
 
-def misses(frame: pd.DataFrame) -> list[str]:
+def missed_notes(frame: pd.DataFrame) -> list[str]:
     """A warning for each prediction most of whose intervals miss the truth."""
     if "missed" not in frame or frame["missed"].isna().all():
         return []
@@ -151,11 +151,11 @@ def replay(frame: pd.DataFrame) -> Answer:
     title = f"{int(first['n']):,} requests, M = {int(first['memory']):,} tokens"
     if "clock" not in frame:
         notes = ROUNDS_NOTE + (BEST_NOTE if "ratio_to_best" in frame else ())
-        return Answer(title, (_in_rounds(frame),), (*notes, *misses(frame)), frame)
+        return Answer(title, (_in_rounds(frame),), (*notes, *missed_notes(frame)), frame)
     rate = first["offered_rate"]
     offered = "" if math.isnan(rate) else f", {rate:.3g} req/s arrive"
     title = f"{title}, {first['clock']}{offered}"
-    notes = (*SERVED_NOTE, *misses(frame))
+    notes = (*SERVED_NOTE, *missed_notes(frame))
     return Answer(title, (_latencies(frame), _figures(frame)), notes, frame)
 
 
@@ -256,7 +256,7 @@ def serving_job(frame: pd.DataFrame) -> Answer:
     )
     bound = f"{chosen['rate_bound'].mean():.3g}"
     note = (line.format(bound=bound) for line in SERVING_NOTE)
-    return Answer(title, (made,), (*note, *misses(frame)), summary)
+    return Answer(title, (made,), (*note, *missed_notes(frame)), summary)
 
 
 def told_rate(summary: pd.DataFrame) -> float:
@@ -304,7 +304,7 @@ def tuning(title: str, methods: pd.DataFrame, tests: pd.DataFrame) -> Answer:
     headings += ["of " + name.partition("_of_")[2] if "_of_" in name else _TUNED[name]
                  for name in tails]  # fmt: skip
     made = table([*headings, "work", "time"], sections)
-    warnings = misses(tests)
+    warnings = missed_notes(tests)
     if "validation" not in methods:  # in folders of earlier versions
         return Answer(title, (made,), (*TUNING_NOTE[:1], *warnings), summary)
     both = _validated(methods, tests)
@@ -370,7 +370,7 @@ def sweep_policies(view: SweepView) -> Answer:
     )
     waits = WAIT if view.time() == "rounds" else "wait: most seconds until an admission"
     note = f"{seen.held}; means over {seen.instances:,} instances, ± half a 95 % interval; {waits}"
-    notes = (note, *misses(view.frame))
+    notes = (note, *missed_notes(view.frame))
     return Answer(f"{len(view.frame):,} simulations", (made,), notes, summary)
 
 
@@ -416,4 +416,21 @@ def capacity_table(told: pd.DataFrame, slo: str, at: float) -> Answer:
         f"largest rate at which {at:g} % of the requests keep {slo}: {int(first['n']):,} requests, "
         f"M = {int(first['memory']):,} tokens, {first['clock']}"
     )
-    return Answer(title, (made,), (*CAPACITY_NOTE, *misses(told)), told)
+    return Answer(title, (made,), (*CAPACITY_NOTE, *missed_notes(told)), told)
+
+
+def worst_case_table(found: pd.DataFrame) -> Answer:
+    """How badly a policy does on the input that was found, from a table of one row."""
+    one = found.iloc[0]
+    title = (
+        f"{one['policy']} / {one['against']}, M = {one['memory']}, n = {one['n']}, "
+        f"lengths in [{one['lower']}, {one['upper']}]"
+    )
+    rows = (
+        ("worst case made by hand", f"{one['ratio_by_hand']:.3f}"),
+        ("worst case found", f"{one['ratio']:.3f}"),
+        ("more than by hand", f"{one['ratio'] / one['ratio_by_hand'] - 1:.1%}"),
+        ("its total latency / optimum", f"{one['least']:.3f} to {one['most']:.3f}"),
+        ("its evictions", f"{one['evictions']:,}"),
+    )
+    return Answer(title, (table(["total latency"], [("", rows)]),), (), found)

@@ -453,14 +453,14 @@ class _JsonLines(_Lines):
         return self.parsed(cells, range(line, line + len(lines)), kinds)
 
 
-FIRST_RECORDS = 20
+FIRST_OBJECTS = 20
 """Objects of JSON whose names are looked at: the first one may be of a request that failed."""
 
 
 def _first_seen(records: Sequence[dict[str, Any]]) -> dict[str, int]:
     """The names in the first objects, and the number of the first object that has each."""
     seen: dict[str, int] = {}
-    for i, record in enumerate(records[:FIRST_RECORDS], start=1):
+    for i, record in enumerate(records[:FIRST_OBJECTS], start=1):
         for name in _paths(record):
             seen.setdefault(name, i)
     return seen
@@ -586,7 +586,7 @@ def _items(path: str, items: list[Any]) -> Source:
 def _next_records(path: str, text: bytes) -> Iterator[dict[str, Any]]:
     """The objects in the lines after the first, up to one that is no object or is not all there."""
     with contextlib.suppress(ValueError):  # which is said where it is read
-        for line in text.split(b"\n")[: FIRST_RECORDS - 1]:
+        for line in text.split(b"\n")[: FIRST_OBJECTS - 1]:
             yield _record(path, 0, _decoded(path, line, 0))
 
 

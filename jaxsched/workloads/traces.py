@@ -560,13 +560,13 @@ def _no_format(source: files.Source, fits: Sequence[str], option: Naming) -> Val
 
 
 def _nearest(names: Sequence[str], most: int = 2) -> Iterator[tuple[str, str]]:
-    """The formats that lack least, of those that lack less than they find; and what they lack."""
+    """The formats that lack least, and no more than they find; and what they lack."""
     lacking = {
         name: [x for f, x in known.columns.items() if f not in known.optional and x not in names]
         for name, known in FORMATS.items()
     }
     order = sorted(lacking, key=lambda name: len(lacking[name]))
-    near = [x for x in order if 2 * len(lacking[x]) < len(FORMATS[x].columns)]
+    near = [x for x in order if 2 * len(lacking[x]) <= len(FORMATS[x].columns)]
     for name in near[:most]:
         yield name, " and ".join(map(repr, lacking[name]))
 
