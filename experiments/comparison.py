@@ -21,20 +21,20 @@ import functools
 import time
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import jax
 import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
-from matplotlib.ticker import LogLocator, NullLocator
+from matplotlib.ticker import LogLocator, MaxNLocator, NullLocator
 from numpy.typing import NDArray
 from rich.progress import track
 
 import jaxsched as js
 from experiments.engine import common
 from experiments.engine.common import PAPER, SHAREGPT, VLLM, WORKERS, Source
-from jaxsched import bounds, policies, workloads
+from jaxsched import bounds, clocks, policies, workloads
+from jaxsched.clocks import Clock
 from jaxsched.optimum.lane import fluid_bound, problems_of
 from jaxsched.policies import files
 from jaxsched.report import looks, plots
@@ -134,7 +134,9 @@ class Unit:
         return sustained(self.source, self.worker)
 
     def bound(self, instance: js.Instance) -> NDArray[np.float64]:
-        """Lower bound on the mean latency of every lane, for every policy."""
+        """Lower bound on the mean latency of every lane, for every policy; none in seconds."""
+        if self.source.clock is not None:
+            return np.full(instance.lanes, np.nan)
         if self.worker == PAPER:
             return np.asarray(js.lower_bound(instance) / instance.n)
         if instance.arrival is None:
@@ -174,11 +176,11 @@ def predictions(source: Source) -> dict[str, IntervalSource]:
     }
 
 
-def sources(folder: Path | None) -> Iterator[Source]:
+def sources(folder: Path | None, clock: Clock | None) -> Iterator[Source]:
     """The embedded lengths, and the traces that are there."""
     lmsys = embedded.lmsys_tokens().truncated(max_total=common.MEMORY)
-    yield Source("ShareGPT", SHAREGPT)
-    yield Source("LMSYS", lmsys)
+    yield Source("ShareGPT", SHAREGPT, clock=clock)
+    yield Source("LMSYS", lmsys, clock=clock)
     for name, (pattern, kind, memory, where) in TRACES.items():
         found = sorted(folder.glob(pattern)) if folder else []
         if not found:
@@ -187,11 +189,11 @@ def sources(folder: Path | None) -> Iterator[Source]:
         trace = workloads.read_trace(found[0], format=kind, most=memory, zero_output="skip")
         lengths = workloads.lengths.empirical(trace.prompt, trace.output)
         recorded = trace if trace.arrival_seconds is not None else None
-        yield Source(name, lengths, recorded, memory)
+        yield Source(name, lengths, recorded, memory, clock)
 
 
-def units(folder: Path | None) -> Iterator[Unit]:
-    for source in sources(folder):
+def units(folder: Path | None, clock: Clock | None = None) -> Iterator[Unit]:
+    for source in sources(folder, clock):
         kinds = ("Poisson",) if source.trace is None else ("Poisson", "recorded")
         for worker in WORKERS:
             yield Unit(source, "at once", 0, worker)
@@ -204,7 +206,9 @@ def simulated(unit: Unit, known: str, name: str, lanes: int) -> pd.DataFrame | N
     planned, live = name == "best:hindsight", unit.arrivals != "at once"
     if unit.worker == PAPER and name == "mcf":
         return None  # where tokens are lost it need not end
-    if (unit.worker == VLLM and planned) or (live and name.startswith("sorted_f")):
+    if (planned and (unit.worker == VLLM or unit.source.clock)) or (
+        live and name.startswith("sorted_f")
+    ):
         return None
     instance = unit.instance(known, lanes)
     before = time.process_time()
@@ -225,6 +229,7 @@ def done(unit: Unit, folder: Path, lanes: int) -> pd.DataFrame:
     path = folder / "parts" / f"{unit.name.replace(' ', '_')}.parquet"
     wanted = {key(*asked): asked for asked in questions()}
     told, parts = {"lanes": str(lanes), "requests": str(REQUESTS)}, []
+    told |= {"clock": repr(unit.source.clock)} if unit.source.clock else {}
     if path.exists():
         kept, about = store.read_parquet(path)
         parts = [kept[kept["key"].isin({*wanted, "bound"})]] if about == told else []
@@ -290,17 +295,8 @@ def over_sources(table: pd.DataFrame) -> pd.DataFrame:
     return pd.DataFrame(columns).reset_index()
 
 
-def told(row: Any) -> str:
-    """A rule and what it costs, in a cell."""
-    known = "" if row["known"] in ("none", "perfect") else f" ({row['known']})"
-    return (
-        f"`{row['policy']}`{known}: {row['mean']:.2f} ± {row['mean_ci']:.2f}; P99 {row['p99']:.2f} "
-        f"± {row['p99_ci']:.2f}, at worst {row['worst p99']:.2f}; longest {row['longest']:.1f}"
-    )
-
-
 def advice(table: pd.DataFrame, worker: str = VLLM) -> pd.DataFrame:
-    """For every load: who harms nobody, and the least mean by what is known."""
+    """For every load: what harms nobody, and the least mean by what is known."""
     some, rows = over_sources(table), []
     some = some[(some["worker"] == worker) & ~some["policy"].str.startswith("sorted_f")]
     some = some[some["known"] != "hindsight"]
@@ -311,14 +307,24 @@ def advice(table: pd.DataFrame, worker: str = VLLM) -> pd.DataFrame:
             own[["worst p99", "worst longest"]].max(axis=1) <= 1.02,
         )
         chosen = {
-            "nobody worse off": own[blind & calm],
-            "least mean, nothing predicted": own[blind],
-            "least mean, real predictions": own[blind | (own["known"] == "real")],
-            "least mean, lower bounds of half": own[blind | (own["known"] == "half")],
-            "least mean, perfect predictions": own[own["known"] != "real"],
+            "nothing, and nobody may be worse off": own[blind & calm],
+            "nothing predicted": own[blind],
+            "real predictions": own[blind | (own["known"] == "real")],
+            "perfect predictions": own[blind | own["known"].isin(("real", "perfect"))],
         }
-        best = {name: told(few.loc[few["mean"].idxmin()]) for name, few in chosen.items()}
-        rows.append({"load": f"{load:g}" if load else "backlog", **best})
+        for known, few in chosen.items():
+            best = few.loc[few["mean"].idxmin()]
+            p99 = f"{best['p99']:.2f} ± {best['p99_ci']:.2f} ({best['worst p99']:.2f})"
+            rows.append(
+                {
+                    "load": f"{load:g}" if load else "backlog",
+                    "known": known,
+                    "least mean": f"`{best['policy']}`",
+                    "mean": f"{best['mean']:.2f} ± {best['mean_ci']:.2f}",
+                    "P99 (at worst)": p99,
+                    "longest wait": f"{best['longest']:.1f} ± {best['longest_ci']:.1f}",
+                }
+            )
     return pd.DataFrame(rows)
 
 
@@ -388,15 +394,18 @@ def draw(table: pd.DataFrame, worker: str = VLLM, load: float = 0.9) -> Figure:
             row = some.loc[asked]
             axes.errorbar(
                 row["mean"], row["p99"], row["p99_ci"], row["mean_ci"], look.marker,
-                color=look.color, label=f"{look.label}, {asked[1]}", ms=5, mec="white", mew=0.5,
-                elinewidth=0.5,
+                color=look.color, ms=5,
+                label=look.label + ", real predictions" * (asked[1] == "real"), mec="white",
+                mew=0.5, elinewidth=0.5,
             )  # fmt: skip
         axes.axhline(1, color="#999999", lw=0.7, zorder=1)
         axes.axvline(1, color="#999999", lw=0.7, zorder=1)
         axes.set_xscale("log")
         axes.set_yscale("log")
         for axis in (axes.xaxis, axes.yaxis):
-            axis.set_major_locator(LogLocator(subs=(1, 1.5, 2, 3, 5, 7)))
+            low, high = axis.get_view_interval()
+            few = LogLocator(subs=(1, 1.5, 2, 3, 5, 7)) if high > 1.7 * low else MaxNLocator(4)
+            axis.set_major_locator(few)
             axis.set_minor_locator(NullLocator())
             plots.write_ticks(axis)
         axes.set_title(f"{source}, {arrivals} arrivals")
@@ -408,14 +417,15 @@ def draw(table: pd.DataFrame, worker: str = VLLM, load: float = 0.9) -> Figure:
 def main(given: argparse.Namespace) -> None:
     """Simulates what is missing, writes table and figure into the folder, and prints the tables."""
     started, before = time.perf_counter(), time.process_time()
-    parts = [done(x, given.folder, given.lanes) for x in track([*units(given.traces)], "units")]
+    asked = [*units(given.traces, given.clock and clocks.clock(given.clock))]
+    parts = [done(x, given.folder, given.lanes) for x in track(asked, "units")]
     frame = pd.concat(parts, ignore_index=True)
     table = ratios(frame)
     table.round(3).to_csv(given.folder / "comparison.csv.gz", index=False)
     print(plots.save(draw(table), given.folder / "comparison"))
     for worker in WORKERS:
-        print(f"\nWhich rule, on the {worker}\n", markdown(advice(table, worker)), sep="\n")
-        print(f"\nEvery rule on the {worker}: mean, P99 and longest wait over those of fcfs\n")
+        print(f"\nWhich rule, on {worker}\n", markdown(advice(table, worker)), sep="\n")
+        print(f"\nEvery rule on {worker}: mean, P99 and longest wait over those of fcfs\n")
         print(markdown(summary(table, worker)))
     slowest = frame.groupby("policy")["seconds"].sum().sort_values(ascending=False)
     wall, used = time.perf_counter() - started, time.process_time() - before
@@ -430,5 +440,6 @@ if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("folder", type=Path, help="where to write; goes on from what is there")
     parser.add_argument("--traces", type=Path, help="folder with recorded traces")
+    parser.add_argument("--clock", help="a preset, for seconds instead of rounds and bounds")
     parser.add_argument("--lanes", type=int, default=24, help="instances of every kind")
     main(parser.parse_args())

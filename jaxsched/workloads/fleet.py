@@ -20,9 +20,14 @@ from jaxsched.instance import REQUEST_FIELDS, Instance, check_instance, in_secon
 from jaxsched.workloads import draws
 from jaxsched.workloads.checks import integers, positive, whole
 
-LEAST = "least_outstanding"
+LEAST_OUTSTANDING = "least_outstanding"
 KNOWN_LENGTHS = ("point", "lower", "upper", "output")
-ROUTES = ("round_robin", "random", "session", *(f"{LEAST}:{by}" for by in KNOWN_LENGTHS))
+ROUTES = (
+    "round_robin",
+    "random",
+    "session",
+    *(f"{LEAST_OUTSTANDING}:{by}" for by in KNOWN_LENGTHS),
+)
 """Rules of `route`."""
 
 
@@ -109,7 +114,7 @@ def replicas(
     needs = {
         "key": (key, kind == "random"),
         "session": (session, kind == "session"),
-        "round_seconds": (round_seconds, kind == LEAST and seconds),
+        "round_seconds": (round_seconds, kind == LEAST_OUTSTANDING and seconds),
     }
     for name, (given, needed) in needs.items():
         if (given is not None) != needed:
@@ -122,7 +127,7 @@ def replicas(
     elif kind == "session":
         chosen = (_mixed(integers("session", session)) % np.uint64(workers)).astype(np.int64)
         chosen = np.broadcast_to(chosen, shape).copy()
-    elif kind == LEAST:
+    elif kind == LEAST_OUTSTANDING:
         chosen = _by_lane(stream, functools.partial(_least, workers), by, round_seconds)
     else:
         chosen = _by_lane(stream, lambda at, *_: np.arange(len(at)) % workers, "output", None)
