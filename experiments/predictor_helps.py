@@ -223,7 +223,7 @@ def drawn(frame: pd.DataFrame, spearman: float) -> Figure:
                 axes.plot(mean.index, mean, color=COLORS[policy], ls=line, marker=".",
                           label=f"{policy}, sees {SEES.get(kind, kind)}")  # fmt: skip
         axes.set_xlabel("level of the lower bound")
-        axes.legend(fontsize=6, frameon=False)
+        axes.legend(fontsize=6, frameon=True, framealpha=0.9, edgecolor="none")
     here = at_best_level(frame[frame["where"] == "backlog"])
     for policy in COLORS:
         some = here[(here["policy"] == policy) & here["kind"].str.startswith("ρ")]

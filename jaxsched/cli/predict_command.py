@@ -68,11 +68,9 @@ def _apply(args: argparse.Namespace) -> None:
     about = {"predictor": loaded.digest, "coverage": str(args.coverage), "level": str(args.level)}
     store.write_parquet(args.out, frame, about)
     say(out, f"requests: {args.out} ({len(frame):,} rows, with columns lower and upper)")
-    if missing := [x for x in ("prompt", "output") if x not in frame.columns]:
-        say(out, f"`jaxsched simulate` needs {' and '.join(missing)} as well")
-    else:
-        pairs = [f"{field}={field}" for field in ("prompt", "output", "lower", "upper")]
-        say(out, f"next: jaxsched simulate {args.out} --memory 16492 --columns {','.join(pairs)}")
+    columns = {"prompt": named["prompt"], "output": "output", "lower": "lower", "upper": "upper"}
+    pairs = [f"{x}={name if name in frame else 'COLUMN'}" for x, name in columns.items()]
+    say(out, f"next: jaxsched simulate {args.out} --memory 16492 --columns {','.join(pairs)}")
 
 
 def _prompts(
