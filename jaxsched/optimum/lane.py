@@ -214,8 +214,8 @@ def climb_paths(
     )  # fmt: skip
     each_round = np.abs(lam) * lane.memory + lane.n * (np.abs(nu) + np.abs(g).max(axis=0))
     unit = _unit(lane, np.abs(lam), mu, upper + float(each_round.sum()) + np.abs(g).sum())
-    lam, nu, mu, g = (np.rint(x * unit).astype(np.int64) for x in (lam, nu, mu, g))
-    return PathPrices(lam, nu, mu, g, found.alpha, found.beta, unit, allowed)
+    memory, number, row, end = (np.rint(x * unit).astype(np.int64) for x in (lam, nu, mu, g))
+    return PathPrices(memory, number, row, end, found.alpha, found.beta, unit, allowed)
 
 
 def fluid_bound(lane: HindsightProblem) -> int:
