@@ -2,12 +2,13 @@
 
 Usage:
 
-    python -m experiments.optimum OUT [DRAWS] [SECONDS]
+    python -m experiments.optimum OUT [DRAWS] [SECONDS] [TABLE] [SIZES]
 
 Two tables are printed and written to OUT, of DRAWS draws (20 by default) each: `published`, the
-published size, the optimum bounded from both sides; and `proofs`, as many draws for each
-n, each searched for at most SECONDS (60). Times are CPU seconds. OUT/proofs.csv has what was drawn
-and proved; tests/optima.csv is made of such rows:
+published size, the optimum bounded from both sides; and `proofs`, as many draws for each of the
+SIZES (12,15,20), each searched for at most SECONDS (60) of processor time. With TABLE just that
+one. Rows that OUT has are not made again, so that a run can be stopped. OUT/proofs.csv has what
+was drawn and proved; tests/optima.csv is made of such rows:
 
     python -m experiments.optimum OUT 6 5 && python -m experiments.optimum --keep OUT
 """
@@ -16,7 +17,7 @@ from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -24,9 +25,6 @@ import pandas as pd
 from rich.progress import track
 
 import jaxsched as js
-
-SIZES = (12, 15, 20)
-"""Numbers of requests of the proofs."""
 
 
 def backlog(rng: np.random.Generator, n: int | None = None) -> js.Instance:
@@ -76,38 +74,57 @@ def skipping(instance: js.Instance) -> int:
     return int(total)
 
 
-def proofs(draws: int, seconds: float) -> Iterator[dict[str, object]]:
-    """A row a draw: what `optimal` proved, in what time, and what MC-SF makes of the draw."""
-    js.optimal(backlog(np.random.default_rng(0), 8))  # compiles
-    for kind, draw in DRAWS.items():
-        for n in SIZES:
-            for k in track(range(draws), f"{kind}, n = {n}"):
-                instance = draw(np.random.default_rng([n, k, kind == "poisson"]), n)
-                began = time.process_time()
-                found = js.optimal(instance, seconds)
-                spent = time.process_time() - began
-                yield {
-                    "draw": kind, "n": n, "k": k, "proved": bool(found.proved), "seconds": spent,
-                    "total": int(found.total_latency), "bound": int(found.lower_bound),
-                    "mc_sf": int(js.simulate(instance, js.mc_sf()).total_latency),
-                    "memory": int(instance.memory),
-                    "prompt": " ".join(map(str, instance.prompt)),
-                    "output": " ".join(map(str, instance.output)),
-                    "arrival": " ".join(map(str, instance.arrival)),
-                }  # fmt: skip
+Job = tuple[str, int, int]
+"""Kind of draw, number of requests (0 for the published size), number of the draw."""
 
 
-def published(draws: int) -> Iterator[dict[str, object]]:
-    """A row a draw of the published size: MC-SF over both sides of the optimum."""
-    for kind, draw in DRAWS.items():
-        for k in track(range(draws), f"{kind}, published size"):
-            instance = draw(np.random.default_rng([k, kind == "poisson"]))
-            mc_sf = int(js.simulate(instance, js.mc_sf()).total_latency)
-            best = int(js.best_schedule(instance, 300_000).total_latency)
-            yield {
-                "draw": kind, "n": instance.n, "best": min(best, mc_sf), "mc_sf": mc_sf,
-                "bound": int(js.lower_bound(instance)), "skipping": skipping(instance),
-            }  # fmt: skip
+def proof(job: Job, seconds: float) -> dict[str, object]:
+    """What `optimal` proved, in what time, and what MC-SF makes of the draw."""
+    kind, n, k = job
+    instance = DRAWS[kind](np.random.default_rng([n, k, kind == "poisson"]), n)
+    began = time.process_time()
+    found = js.optimal(instance, seconds)
+    return {
+        "proved": bool(found.proved), "seconds": time.process_time() - began,
+        "total": int(found.total_latency), "bound": int(found.lower_bound),
+        "mc_sf": int(js.simulate(instance, js.mc_sf()).total_latency),
+        "memory": int(instance.memory),
+        "prompt": " ".join(map(str, instance.prompt)),
+        "output": " ".join(map(str, instance.output)),
+        "arrival": " ".join(map(str, instance.arrival)),
+    }  # fmt: skip
+
+
+def both_sides(job: Job, _: float) -> dict[str, object]:
+    """MC-SF and both sides of the optimum of a draw of the published size."""
+    kind, _, k = job
+    instance = DRAWS[kind](np.random.default_rng([k, kind == "poisson"]))
+    mc_sf = int(js.simulate(instance, js.mc_sf()).total_latency)
+    began = time.process_time()
+    best = int(js.best_schedule(instance, 300_000).total_latency)
+    middle = time.process_time()
+    bound = int(js.lower_bound(instance))
+    return {
+        "requests": instance.n, "best": min(best, mc_sf), "mc_sf": mc_sf, "bound": bound,
+        "skipping": skipping(instance), "seconds of best": middle - began,
+        "seconds of bound": time.process_time() - middle,
+    }  # fmt: skip
+
+
+def made(
+    path: Path, jobs: list[Job], seconds: float, make: Callable[[Job, float], dict[str, object]]
+) -> pd.DataFrame:
+    """The rows of these jobs, each written as soon as it is made, and read where it has been."""
+    names = ["draw", "n", "k"]
+    rows = pd.read_csv(path) if path.exists() else pd.DataFrame(columns=names)
+    there = set(rows[names].itertuples(index=False, name=None))
+    if set(jobs) - there:
+        js.optimal(backlog(np.random.default_rng(0), 8))  # compiles
+    for job in track([job for job in jobs if job not in there], path.stem):
+        row = dict(zip(names, job, strict=True)) | make(job, seconds)
+        pd.DataFrame([row]).to_csv(path, mode="a", header=not path.exists(), index=False)
+    rows = pd.read_csv(path)
+    return rows[[job in set(jobs) for job in rows[names].itertuples(index=False, name=None)]]
 
 
 def proof_table(rows: pd.DataFrame) -> pd.DataFrame:
@@ -140,19 +157,21 @@ def published_table(rows: pd.DataFrame) -> pd.DataFrame:
     )  # fmt: skip
 
 
-def main(folder: str, draws: str = "20", seconds: str = "60") -> None:
+def main(
+    folder: str, draws: str = "20", seconds: str = "60", only: str = "", sizes: str = "12,15,20"
+) -> None:
     """Prints and writes both tables."""
     out = Path(folder)
     out.mkdir(parents=True, exist_ok=True)
-    for name, rows, table in (
-        ("published", published(int(draws)), published_table),
-        ("proofs", proofs(int(draws), float(seconds)), proof_table),
-    ):
-        frame = pd.DataFrame(rows)
-        frame.to_csv(out / f"{name}.csv", index=False)
-        made = table(frame)
-        made.to_csv(out / f"{name}_table.csv")
-        print(made.T.round(4).to_string())
+    numbers = {"published": [0], "proofs": [int(n) for n in sizes.split(",")]}
+    for name, make, table in (
+        ("published", both_sides, published_table), ("proofs", proof, proof_table),
+    ):  # fmt: skip
+        if only in ("", name):
+            jobs = [(d, n, k) for k in range(int(draws)) for n in numbers[name] for d in DRAWS]
+            found = table(made(out / f"{name}.csv", jobs, float(seconds), make))
+            found.to_csv(out / f"{name}_table.csv")
+            print(found.T.round(4).to_string())
 
 
 def keep(folder: str) -> None:
@@ -167,4 +186,4 @@ if __name__ == "__main__":
     if len(sys.argv) == 3 and sys.argv[1] == "--keep":
         keep(sys.argv[2])
     else:
-        main(*sys.argv[1:]) if 2 <= len(sys.argv) <= 4 else sys.exit(__doc__)
+        main(*sys.argv[1:]) if 2 <= len(sys.argv) <= 6 else sys.exit(__doc__)

@@ -156,8 +156,9 @@ def lower_bound(instance: Instance) -> NDArray[np.int64]:
         sum of latencies >= sum_i min_p cost_i(p) - sum a - M sum lambda - sum mu,
 
     for whatever prices, which are searched for by subgradients and then rounded to integers: the
-    bound is exact. docs/optimum.md has the proofs and how strong it is. Up to half a second a lane
-    where requests need a good part of the memory, else milliseconds.
+    bound is exact. Where requests need a good part of the memory, prices of paths follow, which
+    know that memory cannot be full in every round. docs/optimum.md has the proofs and how strong it
+    is. Up to two or three seconds a lane in the latter case, else milliseconds.
 
     Args:
       instance: Instances in rounds, with request arrays of shape [..., n].

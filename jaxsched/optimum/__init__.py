@@ -6,6 +6,7 @@
     profile    compiled: where a request fits, and what an order of requests makes
     anneal     compiled: better orders
     prices     compiled: bounds from prices of memory
+    paths      compiled: bounds from what memory in use and active requests can do together
     branch     compiled: the search of `optimal`
 
 Everything here counts rounds, and needs numba. docs/optimum.md has the proofs.

@@ -4,8 +4,8 @@ A node is a round t, the requests started so far, and an index: in a round reque
 order of their indices, so that every set of starts is tried once. What is left out:
 
 1. a start or a round whose bound is above the best total less 1. A node's bound is that of the
-   relaxation (`prices`) in which started requests stay where they are, and prices of rounds that
-   are over are dropped: what those rounds had to spare is added as they pass.
+   relaxation (`paths`) in which started requests stay where they are, the path is theirs up to
+   now, and prices of the row are dropped for rounds that are over, as they pass.
 2. a request that could have started a round earlier when all rounds until its end are known: the
    schedule is not the best. So is one with a request left for later that fits into rounds that are
    over.
@@ -28,7 +28,7 @@ FAR = np.int64(2**60)
 """The cost of what is not allowed."""
 
 # Slots of the numbers that live from one call of `search` to the next.
-DEPTH, ROUND, NEXT, BOUND, LEFT, BEST, NODES, SPENT, IMPROVED, DONE = range(10)
+DEPTH, ROUND, NEXT, BOUND, LEFT, BEST, NODES, SPENT, ACTIVE, DONE = range(10)
 COUNTERS = 10
 
 ENDS = 12
@@ -40,20 +40,21 @@ WORDS = ENDS + 3
 
 @compiled()
 def search(
-    numbers, prompt, output, arrival, memory, alpha, beta, unit, table, least, lam, mu,
-    used, cover, start, best_start, frames, memo, twin, nodes,
+    numbers, prompt, output, arrival, memory, alpha, beta, unit, table, least, lam, nu, mu, g,
+    to_go, used, cover, start, best_start, frames, memo, twin, nodes,
 ):  # fmt: skip
     """Goes on with a search for at most so many nodes; whether it is at its end stands in DONE.
 
     `table[i, t]` is the cost of starting i in round t, FAR if that is ruled out, and `least[i, t]`
-    the least of it from t on, in units of 1 / `unit`. `frames[d]` is (i, or -1 for a round that
-    passed; index to go on from; bound). `twin[i]` is a request that has to start no later, or -1.
+    the least of it from t on, in units of 1 / `unit`; `to_go` is of `paths.cost_to_go`, and a
+    bound here is without it. `frames[d]` is (i, or -1 for a round that passed; index to go on from;
+    bound; active requests). `twin[i]` is a request that has to start no later, or -1.
     """
     n = len(prompt)
     rounds = table.shape[1]
     depth, t, following = numbers[DEPTH], numbers[ROUND], numbers[NEXT]
     bound, left, best = numbers[BOUND], numbers[LEFT], numbers[BEST]
-    spent, last = numbers[SPENT], arrival.max()
+    spent, active, last = numbers[SPENT], numbers[ACTIVE], arrival.max()
     one = np.int64(1)
     limit = unit * (best - 1)
     tried = 0
@@ -64,6 +65,8 @@ def search(
         while i < n:
             if left >> i & 1 and table[i, t] < FAR:
                 more = table[i, t] - least[i, t]
+                if t < len(lam) and used[t] + prompt[i] < memory:
+                    more += to_go[t, active + 1, used[t] + prompt[i] + 1]
                 late = twin[i] >= 0 and left >> twin[i] & 1
                 if (
                     bound + more <= limit
@@ -73,8 +76,9 @@ def search(
                     break
             i += 1
         if i < n:
-            frames[depth, 0], frames[depth, 1], frames[depth, 2] = i, i + 1, bound
+            frames[depth] = i, i + 1, bound, active
             depth += 1
+            active += 1
             bound += table[i, t] - least[i, t]
             left ^= one << i
             start[i] = t
@@ -92,24 +96,23 @@ def search(
                 best = total
                 limit = unit * (best - 1)
                 best_start[:] = start
-                numbers[IMPROVED] += 1
         else:
-            later = _passed(
-                numbers, n, t, bound, left, limit, prompt, output, arrival, memory, least, lam, mu,
-                used, cover, start, rounds,
+            later, going_on = _passed(
+                n, t, bound, active, left, limit, prompt, output, arrival, memory, least, lam, nu,
+                mu, g, to_go, used, cover, start, rounds,
             )  # fmt: skip
             if later < FAR and _is_new(
                 memo, n, t + 1, left, spent, prompt, output, arrival, start, last
             ):
-                frames[depth, 0], frames[depth, 1], frames[depth, 2] = -1, 0, bound
+                frames[depth] = -1, 0, bound, active
                 depth += 1
-                bound, t, following = later, t + 1, 0
+                bound, active, t, following = later, going_on, t + 1, 0
                 continue
         # Back to the last start, and on from there without it.
         while depth > 0:
             depth -= 1
             i = frames[depth, 0]
-            bound = frames[depth, 2]
+            bound, active = frames[depth, 2], frames[depth, 3]
             if i >= 0:
                 left |= one << i
                 spent -= t
@@ -124,7 +127,7 @@ def search(
             break
     numbers[DEPTH], numbers[ROUND], numbers[NEXT] = depth, t, following
     numbers[BOUND], numbers[LEFT], numbers[BEST] = bound, left, best
-    numbers[SPENT] = spent
+    numbers[SPENT], numbers[ACTIVE] = spent, active
     numbers[NODES] += tried
 
 
@@ -140,35 +143,39 @@ def _fits(used, memory, prompt, output, start):
 
 @compiled()
 def _passed(
-    numbers, n, t, bound, left, limit, prompt, output, arrival, memory, least, lam, mu, used, cover,
-    start, rounds,
+    n, t, bound, active, left, limit, prompt, output, arrival, memory, least, lam, nu, mu, g, to_go,
+    used, cover, start, rounds,
 ):  # fmt: skip
-    """The bound once round t is over; FAR if nothing good can follow."""
+    """The bound once round t is over, FAR if nothing good can follow; and who is active then."""
     if t + 1 >= rounds:
-        return FAR
+        return FAR, active
     if t < len(lam):
-        bound += lam[t] * (memory - used[t]) + mu[t] * (1 - cover[t])
+        bound += mu[t] * (1 - cover[t]) - lam[t] * used[t] - nu[t] * active
     for i in range(n):
         if left >> i & 1:
             if least[i, t + 1] >= FAR:
-                return FAR
+                return FAR, active
             bound += least[i, t + 1] - least[i, t]
-    if bound > limit:
-        return FAR
+        elif start[i] + output[i] == t + 1:
+            active -= 1
+            if t + 1 < len(lam):
+                bound += g[i, t + 1]
+    if bound + (to_go[t + 1, active, used[t + 1]] if t + 1 < len(lam) else 0) > limit:
+        return FAR, active
     for i in range(n):
         if left >> i & 1:
             # Could it have run in the rounds that end with this one?
             p = t + 1 - output[i]
             if p >= arrival[i] and _fits(used, memory, prompt[i], output[i], p):
-                return FAR
+                return FAR, active
         elif start[i] + output[i] == t + 1 and start[i] > arrival[i]:
             if memory - used[start[i] - 1] > prompt[i]:
                 k = start[i]
                 while k < t and used[k] < memory:
                     k += 1
                 if k == t:
-                    return FAR
-    return bound
+                    return FAR, active
+    return bound, active
 
 
 @compiled()

@@ -11,12 +11,12 @@ from numpy.typing import NDArray
 from jaxsched.bounds import MOST_ROUNDS
 from jaxsched.engines import reference
 from jaxsched.instance import Instance, check_instance, in_seconds
-from jaxsched.optimum import anneal, prices, profile
+from jaxsched.optimum import anneal, paths, prices, profile
 from jaxsched.policies import h_sf
 
 WholeNumbers = NDArray[np.int64]
 
-WIDEST_PRICE = 2.0**60
+WIDEST_PRICE = 2.0**56
 """Integers that stand for costs stay below."""
 
 ORDER_WEIGHTS = (1.0, 0.7, 0.5, 0.35)
@@ -47,6 +47,10 @@ class HindsightProblem:
     def crowded(self) -> bool:
         """Whether some requests cannot run side by side for some time, so that a row may bind."""
         return bool(np.any(_best_row(self)[1]))
+
+    def path_states(self, rounds: int) -> int:
+        """States of paths in so many rounds."""
+        return rounds * len(paths.floor_of(self.prompt, self.memory)) * (self.memory + 1)
 
     def latency(self, starts: int) -> int:
         """The total latency of a schedule with this sum of starts."""
@@ -135,6 +139,83 @@ class Prices:
     def bound(self, lane: HindsightProblem) -> int:
         """The least whole total latency that the prices allow."""
         return -(-self.value(lane) // self.unit)
+
+
+@dataclasses.dataclass(frozen=True)
+class PathPrices:
+    """Whole prices of paths (see `paths`) in rounds 0 … T - 1, in units of 1 / `unit`."""
+
+    memory: WholeNumbers  # lambda, of shape [T]
+    number: WholeNumbers  # nu, of shape [T]
+    row: WholeNumbers  # mu, of shape [T]
+    end: WholeNumbers  # g, of shape [n, T]
+    alpha: WholeNumbers  # the row's offsets of each request
+    beta: WholeNumbers
+    unit: int
+    allowed: NDArray[np.bool_]  # of shape [n, T]: what was not ruled out when they were made
+
+    def costs(self, lane: HindsightProblem, beyond: int) -> WholeNumbers:
+        """Of every request the cost of its starts, up to so many rounds after all prices.
+
+        `FAR` for what is not allowed.
+        """
+        rounds = len(self.memory)
+        last = max(rounds, int(lane.arrival.max())) + beyond
+        table = np.full((lane.n, last + 1), paths.FAR)
+        paths.start_costs(
+            lane.prompt, lane.output, self.alpha, self.beta, self.unit, self.memory, self.number,
+            self.row, self.end, lane.arrival, last, table,
+        )  # fmt: skip
+        table[:, :rounds][~self.allowed] = paths.FAR
+        return table
+
+    def cost_to_go(self, lane: HindsightProblem) -> WholeNumbers:
+        """The least cost of the rest of a path, by round, active requests and memory in use."""
+        size, kind = paths.kinds_of(lane.prompt + lane.output)
+        prompts, which = paths.kinds_of(lane.prompt)
+        floor = paths.floor_of(lane.prompt, lane.memory)
+        end, _ = paths.cheapest_ends(kind, len(size), lane.output, self.allowed, self.end)
+        may_start = paths.starts_of(which, len(prompts), self.allowed)
+        starting = np.empty((len(self.memory) + 1, len(floor), lane.memory + 1), np.int64)
+        arrays = (size, prompts, end, may_start, self.memory, self.number, floor)
+        paths.cost_to_go(*arrays, starting, np.empty_like(starting))
+        return starting
+
+    def value(self, lane: HindsightProblem) -> int:
+        """The bound on the total latency, times `unit`: exact."""
+        least = self.costs(lane, 0).min(axis=1).sum() + self.cost_to_go(lane)[0, 0, 0]
+        return int(least - self.row.sum() - self.unit * lane.arrival.sum())
+
+    def bound(self, lane: HindsightProblem) -> int:
+        """The least whole total latency that the prices allow."""
+        return -(-self.value(lane) // self.unit)
+
+    def without_worse(self, lane: HindsightProblem, total: int) -> PathPrices:
+        """The same, less the starts that are in no schedule of less than this total latency."""
+        slack = self.unit * (total - 1) - self.value(lane)
+        table = self.costs(lane, 0)
+        near = table <= table.min(axis=1, keepdims=True) + slack
+        return dataclasses.replace(self, allowed=self.allowed & near[:, : len(self.memory)])
+
+
+def climb_paths(
+    lane: HindsightProblem, found: Prices | PathPrices, upper: int, steps: int
+) -> PathPrices:
+    """Prices of paths from others, and so many steps towards the total latency of a schedule."""
+    lam, mu = found.memory / found.unit, found.row / found.unit
+    rounds = len(lam)
+    nu, g = np.zeros(rounds), np.zeros((lane.n, rounds))
+    allowed = np.arange(rounds) >= lane.arrival[:, None]
+    if isinstance(found, PathPrices):
+        nu, g, allowed = found.number / found.unit, found.end / found.unit, found.allowed
+    paths.climb(
+        lane.prompt, lane.output, lane.arrival, lane.memory, found.alpha, found.beta, float(upper),
+        lam, mu, nu, g, allowed, steps,
+    )  # fmt: skip
+    each_round = np.abs(lam) * lane.memory + lane.n * (np.abs(nu) + np.abs(g).max(axis=0))
+    unit = _unit(lane, np.abs(lam), mu, upper + float(each_round.sum()) + np.abs(g).sum())
+    memory, number, row, end = (np.rint(x * unit).astype(np.int64) for x in (lam, nu, mu, g))
+    return PathPrices(memory, number, row, end, found.alpha, found.beta, unit, allowed)
 
 
 def fluid_bound(lane: HindsightProblem) -> int:

@@ -15,6 +15,7 @@ from jaxsched.instance import Instance
 from jaxsched.optimum.lane import (
     HindsightProblem,
     WholeNumbers,
+    climb_paths,
     climb_prices,
     fluid_bound,
     problems_of,
@@ -26,8 +27,8 @@ SECOND = 1e9
 MOVES_OF_A_PLAN = SECOND / 10
 """The same for a lane of a table."""
 
-MOST_MOVES, MOST_STEPS = 1_000_000, 1_000
-"""Of annealing and of prices for a lane, at most."""
+MOST_MOVES, MOST_STEPS, MOST_PATH_STEPS = 1_000_000, 1_000, 300
+"""Of annealing, of prices and of prices of paths for a lane, at most."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -123,4 +124,8 @@ def _bound(lane: HindsightProblem) -> int:
     steps = min(MOST_STEPS, int(SECOND / 4 / (lane.n * rounds)))
     # Without a row that binds, prices gain less than a per cent on those of the fluid.
     found = climb_prices(lane, start, steps if lane.crowded and steps >= 100 else 0)
-    return max(found.bound(lane), fluid_bound(lane))
+    plain = max(found.bound(lane), fluid_bound(lane))
+    steps = min(MOST_PATH_STEPS, int(SECOND / 8 / lane.path_states(rounds)))
+    if not lane.crowded or steps < 100:
+        return plain
+    return max(plain, climb_paths(lane, found, lane.latency(int(start.sum())), steps).bound(lane))

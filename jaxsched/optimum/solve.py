@@ -11,13 +11,21 @@ import numpy as np
 from numpy.typing import NDArray
 
 from jaxsched.instance import Instance
-from jaxsched.optimum import branch, prices
-from jaxsched.optimum.lane import HindsightProblem, Prices, WholeNumbers, climb_prices, problems_of
+from jaxsched.optimum import branch
+from jaxsched.optimum.lane import (
+    HindsightProblem,
+    PathPrices,
+    Prices,
+    WholeNumbers,
+    climb_paths,
+    climb_prices,
+    problems_of,
+)
 
 MOST_REQUESTS = 62
 """Requests that a branch and bound takes; with more of them only bounds are found."""
 
-NODES_AT_A_TIME = 2**20
+NODES_AT_A_TIME = 2**19
 """Nodes between two looks at the time."""
 
 MEMO = 2**20
@@ -25,6 +33,10 @@ MEMO = 2**20
 
 STEPS = 1500
 """Steps of prices before a search."""
+
+PATH_STEPS, LEAST_GAIN = (250, 1000), 2e-3
+"""Steps of the climbs of prices of paths, and what one must gain for another to follow, as a part
+of the total latency. Found by trial."""
 
 OnProgress = Callable[[int, int, int, int], Any]
 """Called as (lane, nodes, best total, lower bound) a few times a second."""
@@ -66,8 +78,9 @@ def optimal(
     Args:
       instance: Instances in rounds, with request arrays of shape [..., n]; predictions are not
         looked at. Beyond 62 requests nothing is searched, only bounded.
-      time_limit: Seconds for the search of one lane, above 0. What is found then depends on the
-        machine, but what is proved does not. Ctrl-C stops as ever.
+      time_limit: Seconds of processor time for one lane, above 0, looked at about once a second.
+        What is found then depends on the machine, but what is proved does not. Ctrl-C stops as
+        ever.
       on_progress: Called as (lane, nodes, best total, lower bound) a few times a second.
 
     Raises:
@@ -102,7 +115,7 @@ def _solve(
     lane: HindsightProblem, time_limit: float, on_progress: Callable[[int, int, int], Any]
 ) -> Optimum:
     """One lane."""
-    began = time.perf_counter()
+    began = time.thread_time()
     if lane.n == 0:
         nothing = np.zeros(0, np.int64)
         return _one(nothing, 0, 0, 0)
@@ -112,15 +125,30 @@ def _solve(
     found = climb_prices(lane, start, STEPS)
     total = lane.latency(start.sum())
     lower, nodes = min(found.bound(lane), total), 0
-    if lower < total and lane.n <= MOST_REQUESTS:
-        search = Search(lane, found, start)
-        while True:
-            search.go_on(NODES_AT_A_TIME)
-            on_progress(search.nodes, search.total, lower)
-            if search.done or time.perf_counter() - began > time_limit:
-                break
-        start, total, nodes = search.start, search.total, search.nodes
-        lower = total if search.done else lower
+    paths: Prices | PathPrices = found
+    for climb, steps in enumerate(PATH_STEPS):
+        if lower == total or lane.n > MOST_REQUESTS:
+            break
+        paths, before = climb_paths(lane, paths, total, steps), lower
+        # From the second climb on a bound on schedules that are better than the best: no matter.
+        lower = min(max(lower, paths.bound(lane)), total)
+        if lower == total:
+            break
+        enough = climb + 1 == len(PATH_STEPS) or lower - before < LEAST_GAIN * total
+        if climb == 0 or enough:
+            # After the first climb a try, after the last one for good.
+            search = Search(lane, paths, start)
+            while True:
+                search.go_on(NODES_AT_A_TIME)
+                on_progress(nodes + search.nodes, search.total, lower)
+                late = time.thread_time() - began > time_limit
+                if search.done or late or not enough:
+                    break
+            start, total, nodes = search.start, search.total, nodes + search.nodes
+            lower = total if search.done else min(lower, total)
+        if enough or time.thread_time() - began > time_limit:
+            break
+        paths = paths.without_worse(lane, total)
     return _one(lane.checked(start), total, lower, nodes)
 
 
@@ -132,7 +160,7 @@ def _one(completion: WholeNumbers, *numbers: int) -> Optimum:
 class Search:
     """The state of a branch and bound (see `branch`)."""
 
-    def __init__(self, lane: HindsightProblem, found: Prices, start: WholeNumbers) -> None:
+    def __init__(self, lane: HindsightProblem, found: PathPrices, start: WholeNumbers) -> None:
         self.lane, self.prices = lane, found
         # In the order of volumes, so that small requests are tried first.
         self._order = np.lexsort((lane.prompt, lane.volume))
@@ -142,16 +170,19 @@ class Search:
         ]
         self._best = start[self._order]
         best = lane.latency(start.sum())
-        bound = found.value(lane)
-        self._table, self._least = self._costs(found.unit * (best - 1) - bound)
+        self._to_go = found.cost_to_go(lane)
+        self._table, self._least = self._costs(found.unit * (best - 1) - found.value(lane))
+        # Without what `to_go` adds.
+        bound = found.value(lane) - int(self._to_go[0, 0, 0])
         self._numbers = np.zeros(branch.COUNTERS, np.int64)
         self._numbers[branch.BOUND] = bound
         self._numbers[branch.LEFT] = (1 << lane.n) - 1
         self._numbers[branch.BEST] = best
         rounds = self._table.shape[1]
-        self._use = [np.zeros(rounds + int(lane.output.max()) + 1, np.int64) for _ in range(2)]
+        width = max(rounds, len(found.memory)) + int(lane.output.max()) + 1
+        self._use = [np.zeros(width, np.int64) for _ in range(2)]
         self._start = np.zeros(lane.n, np.int64)
-        self._frames = np.zeros((rounds + lane.n + 1, 3), np.int64)
+        self._frames = np.zeros((rounds + lane.n + 1, 4), np.int64)
         self._memo = np.zeros((min(4**lane.n, MEMO), branch.WORDS), np.int64)
         self._twin = _twins(*self._fields[:3])
 
@@ -182,8 +213,9 @@ class Search:
         prompt, output, arrival, alpha, beta = self._fields
         branch.search(
             self._numbers, prompt, output, arrival, self.lane.memory, alpha, beta,
-            self.prices.unit, self._table, self._least, self.prices.memory, self.prices.row,
-            *self._use, self._start, self._best, self._frames, self._memo, self._twin, nodes,
+            self.prices.unit, self._table, self._least, self.prices.memory, self.prices.number,
+            self.prices.row, self.prices.end[self._order], self._to_go, *self._use, self._start,
+            self._best, self._frames, self._memo, self._twin, nodes,
         )  # fmt: skip
 
     def _costs(self, slack: int) -> tuple[WholeNumbers, WholeNumbers]:
@@ -192,19 +224,8 @@ class Search:
         A start that costs more than the least and `slack` is in no better schedule. That ends the
         table: from the last price on, every round costs more than the one before.
         """
-        unit, rounds = self.prices.unit, len(self.prices.memory)
-        beyond = slack // unit + 1
-        width = max(rounds, int(self.lane.arrival.max())) + beyond + int(self.lane.output.max()) + 2
-        L, W = prices.sums(self.prices.memory, width)  # noqa: N806 - as in `prices.costs`
-        U, _ = prices.sums(self.prices.row, width)  # noqa: N806
-        rows = []
-        for s, o, a, alpha, beta in zip(*self._fields, strict=True):
-            cost = np.full(width, branch.FAR)
-            last = max(rounds, a) + beyond
-            prices.costs(a, last, unit, s, o, alpha, beta, L, W, U, cost[a:])
-            cost[cost > cost.min() + slack] = branch.FAR
-            rows.append(cost)
-        table = np.stack(rows)
+        table = self.prices.costs(self.lane, slack // self.prices.unit + 1)[self._order]
+        table[table > table.min(axis=1, keepdims=True) + slack] = branch.FAR
         table = table[:, : int(np.flatnonzero((table < branch.FAR).any(axis=0))[-1]) + 2]
         least = np.minimum.accumulate(table[:, ::-1], axis=1)[:, ::-1]
         return np.ascontiguousarray(table), np.ascontiguousarray(least)
