@@ -9,14 +9,14 @@ from collections.abc import Callable, Mapping
 import jax
 import jax.numpy as jnp
 
-from benchmarks.instances import draw
+from benchmarks.instances import SEED
 from benchmarks.scale import Scale
 from benchmarks.section import Job, Row, Section
 from benchmarks.timing import simulation
-from jaxsched import FamilyParams, Instance, policy, relaxation, simulate
+from jaxsched import FamilyParams, Instance, policy, relaxation, simulate, workloads
 
 SIZES = (128, 512)
-STEPS, TEMPERATURE = 64, 1.0
+STEPS, TEMPERATURE = 48, 1.0
 LANES, EXACT_LANES = 32, 1024
 MEMORY = 4096
 RULE = "a_min:on_eviction"
@@ -24,16 +24,23 @@ RULE = "a_min:on_eviction"
 
 def _jobs(scale: Scale) -> list[Job]:
     sizes = sorted({min(n, scale.n) for n in SIZES})
-    return [
-        Job(f"n = {n}, {setting}", functools.partial(_row, scale, setting, n))
-        for setting in scale.settings[:2]
-        for n in sizes
-    ]
+    return [Job(f"n = {n}", functools.partial(_row, scale, n)) for n in sizes]
 
 
-def _row(scale: Scale, setting: str, n: int) -> list[Row]:
-    many = draw(setting, min(EXACT_LANES, scale.wide), n, MEMORY)
-    few = draw(setting, min(LANES, scale.wide), n, MEMORY)
+def _draw(n: int, lanes: int) -> Instance:
+    """A backlog with embedded ShareGPT lengths, predicted by classes of 100 tokens."""
+    return workloads.make(
+        jax.random.key(SEED),
+        lengths=workloads.embedded.sharegpt().truncated(max_total=MEMORY),
+        intervals=workloads.intervals.classes(width=100, count=18),
+        n=n,
+        lanes=lanes,
+        memory=MEMORY,
+    )
+
+
+def _row(scale: Scale, n: int) -> list[Row]:
+    many, few = (_draw(n, min(lanes, scale.wide)) for lanes in (EXACT_LANES, LANES))
     timeline = relaxation.event_timeline(simulate(few, policy(RULE)), STEPS)
     at = FamilyParams(), jnp.float32(TEMPERATURE), few, timeline
     begun = time.process_time()
@@ -47,7 +54,6 @@ def _row(scale: Scale, setting: str, n: int) -> list[Row]:
     exact, gradient = took["exact"] / many.lanes[0], took["gradient"] / few.lanes[0]
     return [
         {
-            "setting": setting,
             "n": n,
             "steps": STEPS,
             "exact_ms": 1e3 * exact,
@@ -85,12 +91,11 @@ RELAXATION = Section(
     title="The relaxation",
     note=(
         f"Processor time per instance, the least of some turns: a relaxed simulation of A_min with "
-        f"the gradient of ln(mean latency) in ten numbers, {LANES} instances in a call, beside an "
-        f"exact simulation by the native engine, {EXACT_LANES:,} in a call; M = {MEMORY:,}, "
-        f"T = {TEMPERATURE:g}."
+        f"the gradient of ln(mean latency) in ten numbers, {LANES} instances of ShareGPT lengths "
+        f"in a call, beside an exact one by the native engine, {EXACT_LANES:,} in a call; "
+        f"M = {MEMORY:,}, T = {TEMPERATURE:g}."
     ),
     columns={
-        "setting": ("predictions", "s"),
         "n": ("n", ",d"),
         "steps": ("steps", ",d"),
         "exact_ms": ("exact, ms", ".4f"),
