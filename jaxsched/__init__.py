@@ -1,10 +1,10 @@
 """jaxsched: exact, batched simulation of LLM inference scheduling under a KV-cache limit."""
 
+from jaxsched.machine import start as _start  # noqa: F401  # isort: skip  # before all else
+
 import importlib
 import sys
 from typing import Any
-
-from jaxsched.machine import start as _start  # noqa: F401  # isort: skip  # before what is slow
 
 from jaxsched import clocks, metrics, workers, workloads
 from jaxsched._version import __version__

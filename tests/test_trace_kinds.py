@@ -181,6 +181,10 @@ def test_arrays_and_nested_columns(tmp_path: Path) -> None:
             lines(dict(id="t", requests=[{"t": 0, "in": 7}, {"t": 1, "in": 8}])),
             "sub-requests are not supported: 'requests' holds 2 objects",
         ),
+        (
+            KINDS["llmservingsim"] + lines(dict(session_id="s", sub_requests=[dict(input_toks=7)])),
+            ":4: sub-requests are not supported: 'sub_requests' holds 1 objects",
+        ),
         (lines(dict(prompt_len=7, out_lens=[3, 4])) * 2, "'out_lens' holds a list, as of sub-req"),
         (KINDS["vllm"] + "\n" + KINDS["vllm"], ":1: .* of several runs in one file, give the line"),
         (lines(dict(timestamp=0, queries=[{"prompt_length": 9}])) * 2, "'queries' holds 1 object"),

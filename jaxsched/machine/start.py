@@ -7,8 +7,6 @@ jaxsched keep their own way with Ctrl-C.
 import os
 import signal
 import sys
-import threading
-from typing import Any
 
 
 def is_the_command() -> bool:
@@ -19,7 +17,7 @@ def is_the_command() -> bool:
     return module or name.removesuffix(".exe") == "jaxsched"
 
 
-def _leave(*_: Any) -> None:
+def _leave(*_: object) -> None:
     sys.stderr.write("jaxsched: stopped; run the same command again to go on\n")
     sys.stderr.flush()
     os._exit(130)  # whatever was half imported is not waited for
@@ -39,11 +37,13 @@ def hand_over() -> None:
         signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
-def _not_lost(lost: Any) -> None:
+def _not_lost(lost: "sys.UnraisableHookArgs") -> None:
     """Ctrl-C that falls where Python has to ignore it, such as among garbage, comes again.
 
     What a thread of a checkpoint says after a disk has refused it is left out.
     """
+    import threading  # noqa: PLC0415 - not before Ctrl-C is watched
+
     if issubclass(lost.exc_type, KeyboardInterrupt):
         again = threading.Timer(0.05, os.kill, (os.getpid(), signal.SIGINT))
         again.daemon = True

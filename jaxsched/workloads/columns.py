@@ -503,6 +503,9 @@ def _cell(where: str, record: Mapping[str, Any], name: str, there: str, kind: Co
     if value is _MISSING or value is None:
         if waits := next((delay for delay in DELAYS if delay in record), None):
             raise ValueError(f"{where}: {no_sessions(waits)} in {name!r}")
+        for part, inner in record.items():
+            if isinstance(inner, list) and inner and isinstance(inner[0], dict):
+                raise ValueError(f"{where}: {no_sub_requests(part, inner)}")
         if kind.dtype is np.int32 and record.get("error"):
             return 0
         if value is _MISSING:
@@ -511,6 +514,14 @@ def _cell(where: str, record: Mapping[str, Any], name: str, there: str, kind: Co
 
 
 _MISSING = object()
+
+
+def no_sub_requests(name: str, inner: Sequence[Any]) -> str:
+    """Says why a column of objects cannot be a request's."""
+    return (
+        f"sub-requests are not supported: {name!r} holds {len(inner):,} objects; expected one "
+        "object per request, with its time and numbers of tokens"
+    )
 
 
 def no_sessions(waits: str) -> str:

@@ -537,12 +537,8 @@ def _no_format(source: files.Source, fits: Sequence[str], option: Naming) -> Val
     if waits is not None and not fits:
         return ValueError(f"{source.path}: {files.no_sessions(waits)}; for lengths alone {named}")
     for name, value in source.lists.items():
-        objects = sum(isinstance(item, dict) for item in value)
-        if objects and not fits:
-            return ValueError(
-                f"{source.path}: sub-requests are not supported: {name!r} holds {objects} objects; "
-                "expected one object per request, with its time and numbers of tokens"
-            )
+        if not fits and any(isinstance(item, dict) for item in value):
+            return ValueError(f"{source.path}: {files.no_sub_requests(name, value)}")
     found = f"{source.path}: the columns {files.shortened(source.names)}"
     if fits:
         which = " or ".join(option("format", name) for name in fits)
