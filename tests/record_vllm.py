@@ -19,6 +19,7 @@ import json
 import os
 import random
 import tempfile
+import time
 from pathlib import Path
 from typing import Any
 
@@ -47,6 +48,10 @@ MODEL = {
 """Enough of a model for a scheduler to be made; nothing is ever computed."""
 
 
+seconds: list[float] = []
+"""Processor time of every stream that was run, without making its scheduler."""
+
+
 def stream(rng: random.Random) -> dict[str, Any]:
     """A worker whose memory holds a few of the requests, and some that come at once or apart."""
     block, longest = rng.choice((1, 3, 16)), rng.choice((12, 60, 150))
@@ -66,8 +71,12 @@ def stream(rng: random.Random) -> dict[str, Any]:
 def ruled_stream(rng: random.Random, rule: str, most: int = 24) -> dict[str, Any]:
     """The same for a policy that sees predictions, some of which are wrong."""
     case = stream(rng)
-    case["rule"], case["worker"]["watermark"] = rule, rng.choice((0, 0, 1, 2))
+    worker = case["worker"]
+    case["rule"], worker["watermark"] = rule, rng.choice((0, 0, 1, 2))
     del case["requests"][most:]
+    # of memory little more than one of them needs
+    needed = max(-(-(prompt + output) // worker["block"]) for _, prompt, output, _ in case["requests"])
+    case["blocks"] = int(needed * rng.choice((1, 1.4, 2))) + rng.randint(0, 3)
     for request in case["requests"]:
         output = request[2]
         lower = rng.choice((1, max(1, output // 2), rng.randint(1, 150)))
@@ -96,7 +105,9 @@ def scheduler_of(case: dict[str, Any], model: Any) -> Any:
         policy=case["policy"],
         watermark=(worker.get("watermark", 0) + 0.5) / blocks,
     )
-    told = {"jaxsched": {"policy": case["rule"], "max_wait": 0.0}} if "rule" in case else {}
+    told: dict[str, Any] = {}
+    if "rule" in case:
+        told = {"jaxsched": {"policy": case["rule"], "max_wait": 0.0} | case.get("settings", {})}
     whole = VllmConfig(
         scheduler_config=own, model_config=model, cache_config=cache, additional_config=told
     )
@@ -124,6 +135,7 @@ def recorded(case: dict[str, Any], model: Any) -> dict[str, Any]:
     from vllm.v1.request import Request
 
     scheduler, waiting = scheduler_of(case, model), list(enumerate(case["requests"]))
+    began = time.process_time()
     made: dict[str, Any] = {}
     first, done, computed, now = {}, {}, [], 0
     while waiting or scheduler.has_unfinished_requests():
@@ -165,6 +177,7 @@ def recorded(case: dict[str, Any], model: Any) -> dict[str, Any]:
                 first.setdefault(x, now)
             if made[x].is_finished():
                 done[x] = now
+    seconds.append(time.process_time() - began)
     order = [str(i) for i in range(len(case["requests"]))]
     return case | {
         "first": [first[x] for x in order],

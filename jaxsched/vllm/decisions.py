@@ -181,7 +181,14 @@ class Decisions:
         for seen in (*running, candidate):
             left.append(max(self._reserve(seen) - seen.generated, 1))
             held.append(seen.prompt + seen.generated)
-        return _peak(held, left, self.block) <= most
+        # Two sums say nearly always what the peak says.
+        block = self.block
+        if sum(-(-tokens // block) for tokens in held) > most:
+            return False
+        ends = zip(held, left, strict=True)
+        if sum(-(-(tokens + rounds - 1) // block) for tokens, rounds in ends) <= most:
+            return True
+        return _peak(held, left, block) <= most
 
     def _reserve(self, seen: Seen) -> int:
         if not seen.reserved:

@@ -1,9 +1,10 @@
 """vLLM's own scheduler with another order, another victim and a look-ahead test; imports vLLM.
 
-Two places of vLLM's are used beyond a queue of one's own. Memory is asked for in one function,
-`KVCacheManager.allocate_slots`: before it, a waiting request must pass the look-ahead test; where
-it has none for a running request, the victim's `priority` is the largest until it is preempted,
-which the scheduler's priority policy then does by itself.
+Beside a queue of one's own there are two hooks, and neither costs anything while memory suffices.
+Where memory is short vLLM asks for `policy`: then the policy's victim gets the largest `priority`,
+until it is preempted, which vLLM's priority policy does by itself. And the first request for blocks
+after a look at the head of the queue, which is the one that would admit it, goes through the
+look-ahead test.
 """
 
 from __future__ import annotations
@@ -42,7 +43,7 @@ FIRST_OUT = sys.maxsize
 
 STEPS = (
     "self.kv_cache_manager.allocate_slots(",
-    "self.policy == SchedulingPolicy.PRIORITY",
+    "if self.policy == SchedulingPolicy.PRIORITY:",
     "key=lambda r: (r.priority, r.arrival_time)",
     "self._preempt_request(",
     ".peek_request()",
@@ -113,7 +114,8 @@ class PolicyQueue(request_queue.RequestQueue):  # type: ignore[misc, unused-igno
         return request
 
     def peek_request(self) -> Any:
-        """The first."""
+        """The first, which is now about to be admitted."""
+        self.owner.test_next_allocation()
         return self._heap[0][2]
 
     def remove_request(self, request: Any) -> None:
@@ -157,6 +159,8 @@ class _Chosen:
     now: Callable[[], float] = staticmethod(time.monotonic)
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
+        self.running = []
+        self._marked: tuple[Any, int] | None = None  # a victim, and its own priority
         super().__init__(*args, **kwargs)
         if VERSION not in TRIED:
             log.warning(
@@ -175,17 +179,13 @@ class _Chosen:
                 "cache; expected 1, or a policy that does not, such as lcf"
             )
         self.predictor: Any = predictor_of(self.settings)
-        self.policy = request_queue.SchedulingPolicy.PRIORITY
         self.waiting = PolicyQueue(self)
         self.kv_holding_waiting = PolicyQueue(self)
         self.rounds = 0  # that have computed something
         self._requests = self._turn = 0  # that have arrived; different times of arrival, less one
         self._last_arrival: float | None = None
-        self._marked: tuple[Any, int] | None = None  # a victim, and its own priority
         self._said: set[str] = set()
         self._look_again = 0.0
-        self._allocate: Callable[..., Any] = self.kv_cache_manager.allocate_slots
-        self.kv_cache_manager.allocate_slots = self._allocate_slots
         log.info("policy %s, nobody waits for more than %g s", chosen.name, self.settings.max_wait)
 
     def schedule(self, *args: Any, **kwargs: Any) -> Any:
@@ -193,11 +193,13 @@ class _Chosen:
         if self.settings.max_wait and self.now() >= self._look_again:
             self._look_for_overdue()
         output = super().schedule(*args, **kwargs)  # type: ignore[misc]
+        self._unmark()
         self.rounds += output.total_num_scheduled_tokens > 0
         return output
 
     def _preempt_request(self, request: Any, *args: Any, **kwargs: Any) -> None:
-        if self._unmark() not in (None, request):
+        marked = self._unmark()
+        if marked is not None and marked is not request:
             self.say_once("vLLM preempted another request than the policy's; see docs/vllm.md")
         self.decisions.preempt(self.seen(request))
         super()._preempt_request(request, *args, **kwargs)  # type: ignore[misc]
@@ -234,23 +236,18 @@ class _Chosen:
             self.say_once(f"a request's prediction cannot be used, it counts as none: {error}")
         return 1, max(1, most), max(1, most)
 
-    def _allocate_slots(self, request: Any, *args: Any, **kwargs: Any) -> Any:
-        if request.status is RequestStatus.RUNNING:
-            found = self._allocate(request, *args, **kwargs)
-            if found is None:
-                self._mark_victim()
-            return found
-        if self.decisions.looks_ahead and not self.decisions.fits(
-            self.seen(request), [self.seen(other) for other in self.running]
-        ):
-            return None
-        return self._allocate(request, *args, **kwargs)
+    @property
+    def policy(self) -> Any:
+        """vLLM's policy, by which it orders victims; it asks where memory is short."""
+        if self._marked is None and self.running:
+            victim = self.running[self.decisions.victim([self.seen(x) for x in self.running])]
+            self._marked = victim, victim.priority
+            victim.priority = FIRST_OUT
+        return request_queue.SchedulingPolicy.PRIORITY
 
-    def _mark_victim(self) -> None:
-        self._unmark()
-        victim = self.running[self.decisions.victim([self.seen(x) for x in self.running])]
-        self._marked = victim, victim.priority
-        victim.priority = FIRST_OUT
+    @policy.setter
+    def policy(self, told: Any) -> None:
+        """What vLLM's own setting says, of which nothing is used."""
 
     def _unmark(self) -> Any:
         if self._marked is None:
@@ -258,6 +255,19 @@ class _Chosen:
         victim, victim.priority = self._marked
         self._marked = None
         return victim
+
+    def test_next_allocation(self) -> None:
+        """Has the next request for blocks pass the look-ahead test."""
+        if self.decisions.looks_ahead:
+            self.kv_cache_manager.allocate_slots = self._allocate_slots
+
+    def _allocate_slots(self, request: Any, *args: Any, **kwargs: Any) -> Any:
+        del self.kv_cache_manager.allocate_slots
+        if request.status is not RequestStatus.RUNNING and not self.decisions.fits(
+            self.seen(request), [self.seen(other) for other in self.running]
+        ):
+            return None
+        return self.kv_cache_manager.allocate_slots(request, *args, **kwargs)
 
     def _look_for_overdue(self) -> None:
         now, most = self.now(), self.settings.max_wait
