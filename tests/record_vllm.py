@@ -75,7 +75,9 @@ def ruled_stream(rng: random.Random, rule: str, most: int = 24) -> dict[str, Any
     case["rule"], worker["watermark"] = rule, rng.choice((0, 0, 1, 2))
     del case["requests"][most:]
     # of memory little more than one of them needs
-    needed = max(-(-(prompt + output) // worker["block"]) for _, prompt, output, _ in case["requests"])
+    needed = max(
+        -(-(prompt + output) // worker["block"]) for _, prompt, output, _ in case["requests"]
+    )
     case["blocks"] = int(needed * rng.choice((1, 1.4, 2))) + rng.randint(0, 3)
     for request in case["requests"]:
         output = request[2]

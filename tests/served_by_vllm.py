@@ -1,4 +1,4 @@
-"""`jaxsched.vllm` inside vLLM 0.33.0 against the simulator: `./scripts/test-vllm`, no GPU, no model.
+"""`jaxsched.vllm` inside vLLM against the simulator: `./scripts/test-vllm`, no GPU, no model.
 
 The ordinary tests do not collect this file, which needs vLLM; they check that the simulator says
 what is recorded here (tests/test_served.py).
@@ -23,7 +23,7 @@ from tests.test_served import STREAMS as RULED
 from tests.test_served import as_simulated, lines
 from tests.test_vllm import STREAMS as PLAIN
 
-OWN = '''
+OWN = """
 import jaxsched as js
 from jaxsched.policies.arithmetic import least, over, where
 
@@ -44,7 +44,7 @@ def broken(r):
     return r.prompt // (r.generated - 2)
 
 fails = js.Policy("fails", estimate=lambda r: 1, eviction_key=lambda r: 9 // (r.generated - 3))
-'''
+"""
 RULES = (
     *record_vllm.RULES, "svf:point", "svf:upper", "tuned:lmsys_classes", "tuned:sharegpt_one",
     "remaining_volume", "remaining_volume:lower", "remaining_volume:age=20", "random_victim", "tie",
@@ -121,7 +121,9 @@ def test_it_costs_little(model: Any, capsys: pytest.CaptureFixture[str]) -> None
         each[rule] = 1e6 * statistics.median(spent[rule]) / scheduled
         with capsys.disabled():
             name = rule or "vLLM's own fcfs"
-            print(f"\n{name:24} {each[rule]:6.1f} us a token, {each[rule] / each[None]:.2f}", end="")
+            print(
+                f"\n{name:24} {each[rule]:6.1f} us a token, {each[rule] / each[None]:.2f}", end=""
+            )
         if rule is not None:
             simulated = as_simulated(found[rule])
             assert simulated == {name: found[rule][name] for name in simulated}

@@ -1,7 +1,7 @@
 """A policy inside vLLM: `vllm serve MODEL --scheduler-cls jaxsched.vllm.Scheduler` (docs/vllm.md).
 
-settings.py    what the scheduler is told: a policy, where predictions come from, how long anybody waits
-decisions.py   the policy on live requests: order, victim, estimates, look-ahead; knows nothing of vLLM
+settings.py    what it is told: a policy, where predictions come from, how long anybody waits
+decisions.py   the policy on live requests, without vLLM: order, victim, estimates, look-ahead
 scheduler.py   vLLM's own scheduler with these decisions; the only one that imports vLLM
 """
 
@@ -9,7 +9,7 @@ from typing import Any
 
 from jaxsched.vllm.settings import ServingSettings
 
-__all__ = ["AsyncScheduler", "Scheduler", "ServingSettings"]  # noqa: F822 - made when asked for
+__all__ = ["AsyncScheduler", "Scheduler", "ServingSettings"]
 
 
 def __getattr__(name: str) -> Any:

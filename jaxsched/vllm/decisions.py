@@ -10,7 +10,7 @@ import functools
 import logging
 import operator
 from collections.abc import Callable, Iterable, Sequence
-from typing import Any, Concatenate, ParamSpec, TypeVar
+from typing import Any, TypeVar
 
 import jax
 import numpy as np
@@ -24,8 +24,7 @@ OVERDUE = -LARGEST - 1
 
 log = logging.getLogger("vllm.jaxsched")  # vLLM prints what is said below its own name
 
-P = ParamSpec("P")
-R = TypeVar("R")
+Operation = TypeVar("Operation", bound=Callable[..., Any])
 
 
 class Seen:
@@ -41,6 +40,7 @@ class Seen:
         self, index: int, arrival: int, prompt: int, prediction: tuple[int, int, int]
     ) -> None:
         self.index, self.arrival, self.prompt = index, arrival, prompt
+        self.memory, self.params = 0, None  # what `Decisions.arrive` says
         self.lower, self.upper, self.point = prediction
         self.output = None  # nobody knows
         self.rank = self.evictions = self.estimate = self.generated = self.admitted = 0
@@ -63,22 +63,20 @@ def unservable(policy: Policy) -> str | None:
     return None
 
 
-def _else_fcfs(
-    operation: Callable[Concatenate[Decisions, P], R],
-) -> Callable[Concatenate[Decisions, P], R]:
-    """The operation; if the policy's functions fail, fcfs from now on."""
+def _else_fcfs(operation: Operation) -> Operation:
+    """The operation of `Decisions`; if the policy's functions fail, fcfs from now on."""
 
     @functools.wraps(operation)
-    def guarded(self: Decisions, *args: P.args, **kwargs: P.kwargs) -> R:
+    def guarded(self: Decisions, *args: Any) -> Any:
         try:
-            return operation(self, *args, **kwargs)
+            return operation(self, *args)
         except Exception as error:
             if self.failed:
                 raise
             self.fall_back(error)
-            return operation(self, *args, **kwargs)
+            return operation(self, *args)
 
-    return guarded
+    return guarded  # type: ignore[return-value]
 
 
 class Decisions:

@@ -29,7 +29,7 @@ try:
     from vllm.v1.core.kv_cache_manager import KVCacheManager
     from vllm.v1.core.sched import async_scheduler, request_queue
     from vllm.v1.core.sched import scheduler as vllm_scheduler
-    from vllm.v1.request import Request, RequestStatus
+    from vllm.v1.request import RequestStatus
 except ImportError as error:
     raise ImportError(
         f"jaxsched.vllm needs vLLM (pip install 'jaxsched[vllm]'): {error}", name=error.name
@@ -131,9 +131,7 @@ class PolicyQueue(request_queue.RequestQueue):  # type: ignore[misc, unused-igno
     def reorder(self) -> None:
         """Asks for all keys again."""
         key, seen = self.owner.decisions.admission_key, self.owner.seen
-        self._heap = [
-            (key(seen(request)), index, request) for _, index, request in self._heap
-        ]
+        self._heap = [(key(seen(request)), index, request) for _, index, request in self._heap]
         heapq.heapify(self._heap)
 
     def __bool__(self) -> bool:
@@ -252,8 +250,8 @@ class _Chosen:
     def _unmark(self) -> Any:
         if self._marked is None:
             return None
-        victim, victim.priority = self._marked
-        self._marked = None
+        victim, own = self._marked
+        victim.priority, self._marked = own, None
         return victim
 
     def test_next_allocation(self) -> None:

@@ -41,9 +41,7 @@ class ServingSettings:
     max_wait: float = toml.at_least(0, default=600.0)
 
 
-def settings_of(
-    additional: Any, environment: Mapping[str, str] | None = None
-) -> ServingSettings:
+def settings_of(additional: Any, environment: Mapping[str, str] | None = None) -> ServingSettings:
     """The settings: vLLM's `additional_config` if it names a policy, else the environment's.
 
     Raises:
@@ -64,8 +62,7 @@ def settings_of(
                 ) from None
     if "policy" not in table:
         raise ValueError(
-            f"no policy: set {PREFIX}POLICY=NAME, or --additional-config "
-            f'\'{{"{KEY}": "NAME"}}\''
+            f'no policy: set {PREFIX}POLICY=NAME, or --additional-config \'{{"{KEY}": "NAME"}}\''
         )
     return toml.from_table(ServingSettings, table, f"{KEY}.")
 
