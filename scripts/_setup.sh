@@ -1,12 +1,15 @@
 # Sourced by the scripts: makes or reuses .venv beside this folder and sets $bin to its programs.
 # `needs` names the extras of pyproject.toml to install; without it, what the program and tests need.
+# `folder` is another name than .venv; `also` a package beside, whose own versions then count.
 # Nothing is installed, and no network is needed, while the project files it was made from are the same.
 
 root="$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)"
-venv="$root/.venv"
+venv="$root/${folder:-.venv}"
 bin="$venv/bin"
 needs="${needs:-native,test}"
 stamp="$venv/.installed-$needs"
+versions=(--constraint "$root/constraints.txt")
+if [[ -n "${also:-}" ]]; then versions=("$also"); fi
 
 recent_enough() { "$1" -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null; }
 
@@ -36,7 +39,7 @@ make_venv() {
 
 # The path is part of it because an environment that was moved or copied does not work.
 fingerprint() {
-  echo "$root $("$bin/python" --version 2>&1) $(cat "$root/pyproject.toml" "$root/constraints.txt" | cksum)"
+  echo "$root $("$bin/python" --version 2>&1) $(cat "$root/pyproject.toml" "$root/constraints.txt" | cksum) ${also:-}"
 }
 
 if ! recent_enough "$bin/python"; then
@@ -45,6 +48,6 @@ fi
 if [[ "$(cat "$stamp" 2>/dev/null)" != "$(fingerprint)" ]]; then
   echo "setting up $venv for $needs (about a minute, once)" >&2
   "$bin/python" -m pip install --quiet --disable-pip-version-check \
-    --constraint "$root/constraints.txt" --editable "$root[$needs]" >&2
+    "${versions[@]}" --editable "$root[$needs]" >&2
   fingerprint > "$stamp"
 fi

@@ -6,6 +6,9 @@
 A line is a stream: the numbers of the worker, requests as [arrival, prompt, output, priority] in
 order of arrival, and by request the rounds after which its first and last token are there and how
 often it was preempted, then the tokens computed in every round that ran.
+
+With --policies the scheduler is `jaxsched.vllm.Scheduler`, `rule` names its policy, and requests
+are [arrival, prompt, output, lower, upper, point]: tests/data/vllm_policies_0_33.jsonl.gz.
 """
 
 from __future__ import annotations
@@ -16,12 +19,20 @@ import json
 import os
 import random
 import tempfile
+import time
 from pathlib import Path
 from typing import Any
 
 os.environ |= {"VLLM_TARGET_DEVICE": "cpu", "HF_HUB_OFFLINE": "1", "VLLM_LOGGING_LEVEL": "ERROR"}
 
 LONGEST = 8192
+PREDICTED = ("jaxsched_lower", "jaxsched_upper", "jaxsched_point")
+RULES = (
+    "fcfs", "priority", "svf:lower", "a_min:on_eviction", "a_min:every_round", "lcf",
+    "tuned:sharegpt_relative",
+)  # fmt: skip
+"""Of the streams with --policies, in turn."""
+
 MODEL = {
     "architectures": ["OPTForCausalLM"],
     "model_type": "opt",
@@ -35,6 +46,10 @@ MODEL = {
     "torch_dtype": "float32",
 }
 """Enough of a model for a scheduler to be made; nothing is ever computed."""
+
+
+seconds: list[float] = []
+"""Processor time of every stream that was run, without making its scheduler."""
 
 
 def stream(rng: random.Random) -> dict[str, Any]:
@@ -51,6 +66,25 @@ def stream(rng: random.Random) -> dict[str, Any]:
     worker = {"block": block, "max_num_seqs": seats, "budget": rng.choice((seats, 64, 256))}
     worker["budget"] = max(worker["budget"], seats)
     return {"blocks": blocks, "worker": worker, "policy": policy, "requests": requests}
+
+
+def ruled_stream(rng: random.Random, rule: str, most: int = 24) -> dict[str, Any]:
+    """The same for a policy that sees predictions, some of which are wrong."""
+    case = stream(rng)
+    worker = case["worker"]
+    case["rule"], worker["watermark"] = rule, rng.choice((0, 0, 1, 2))
+    del case["requests"][most:]
+    # of memory little more than one of them needs
+    needed = max(
+        -(-(prompt + output) // worker["block"]) for _, prompt, output, _ in case["requests"]
+    )
+    case["blocks"] = int(needed * rng.choice((1, 1.4, 2))) + rng.randint(0, 3)
+    for request in case["requests"]:
+        output = request[2]
+        lower = rng.choice((1, max(1, output // 2), rng.randint(1, 150)))
+        upper = rng.choice((lower, max(lower, output), lower + rng.randint(0, 150)))
+        request[3:] = [lower, upper, rng.choice((output, rng.randint(1, 150)))]
+    return case
 
 
 def scheduler_of(case: dict[str, Any], model: Any) -> Any:
@@ -71,8 +105,16 @@ def scheduler_of(case: dict[str, Any], model: Any) -> Any:
         enable_chunked_prefill=True,
         is_encoder_decoder=False,
         policy=case["policy"],
+        watermark=(worker.get("watermark", 0) + 0.5) / blocks,
     )
-    whole = VllmConfig(scheduler_config=own, model_config=model, cache_config=cache)
+    told: dict[str, Any] = {}
+    if "rule" in case:
+        told = {"jaxsched": {"policy": case["rule"], "max_wait": 0.0} | case.get("settings", {})}
+    whole = VllmConfig(
+        scheduler_config=own, model_config=model, cache_config=cache, additional_config=told
+    )
+    if told:
+        from jaxsched.vllm import Scheduler
     kind = FullAttentionSpec(
         block_size=worker["block"], num_kv_heads=1, head_size=1, dtype=torch.float32
     )
@@ -95,20 +137,25 @@ def recorded(case: dict[str, Any], model: Any) -> dict[str, Any]:
     from vllm.v1.request import Request
 
     scheduler, waiting = scheduler_of(case, model), list(enumerate(case["requests"]))
+    began = time.process_time()
     made: dict[str, Any] = {}
     first, done, computed, now = {}, {}, [], 0
     while waiting or scheduler.has_unfinished_requests():
         if not scheduler.has_unfinished_requests():
             now = max(now, waiting[0][1][0])
         while waiting and waiting[0][1][0] <= now:
-            i, (_, prompt, output, priority) = waiting.pop(0)
+            i, (arrival, prompt, output, *told) = waiting.pop(0)
+            ruled = "rule" in case
+            extra = dict(zip(PREDICTED, told, strict=True)) if ruled else None
             made[str(i)] = Request(
                 request_id=str(i),
                 prompt_token_ids=[3] * prompt,
-                sampling_params=SamplingParams(max_tokens=output, ignore_eos=True),
+                sampling_params=SamplingParams(
+                    max_tokens=output, ignore_eos=True, extra_args=extra
+                ),
                 pooling_params=None,
-                arrival_time=float(i),
-                priority=priority,
+                arrival_time=float(arrival if ruled else i),
+                priority=0 if ruled else told[0],
             )
             scheduler.add_request(made[str(i)])
         plan = scheduler.schedule()
@@ -132,6 +179,7 @@ def recorded(case: dict[str, Any], model: Any) -> dict[str, Any]:
                 first.setdefault(x, now)
             if made[x].is_finished():
                 done[x] = now
+    seconds.append(time.process_time() - began)
     order = [str(i) for i in range(len(case["requests"]))]
     return case | {
         "first": [first[x] for x in order],
@@ -151,12 +199,16 @@ def model_in(folder: str) -> Any:
     )
 
 
-def main(path: Path, count: int, seed: int) -> None:
+def main(path: Path, count: int, seed: int, ruled: bool) -> None:
     """Writes the streams."""
     with tempfile.TemporaryDirectory() as folder:
         model = model_in(folder)
         rng = random.Random(seed)
-        lines = [json.dumps(recorded(stream(rng), model)) for _ in range(count)]
+        cases = [
+            ruled_stream(rng, RULES[k % len(RULES)], 10) if ruled else stream(rng)
+            for k in range(count)
+        ]
+        lines = [json.dumps(recorded(case, model)) for case in cases]
     with gzip.GzipFile(path, "wb", mtime=0) as file:
         file.write("".join(f"{line}\n" for line in lines).encode())
 
@@ -166,5 +218,6 @@ if __name__ == "__main__":
     parser.add_argument("path", type=Path, help="file to write")
     parser.add_argument("--count", type=int, default=48, help="streams")
     parser.add_argument("--seed", type=int, default=33, help="of the streams")
+    parser.add_argument("--policies", action="store_true", help="of jaxsched, inside vLLM")
     given = parser.parse_args()
-    main(given.path, given.count, given.seed)
+    main(given.path, given.count, given.seed, given.policies)

@@ -42,7 +42,7 @@ def where(condition: Any, yes: Any, no: Any) -> Any:
 
 def shift(value: Any, bits: Any) -> Any:
     """Value / 2^bits; `bits` may be negative."""
-    if _plain(value, bits):
+    if isinstance(value, int) and isinstance(bits, int):
         return value >> bits if bits >= 0 else value << -bits
     if _real(value, bits):
         return value * 2.0**-bits
