@@ -22,7 +22,7 @@ OPTIMIZERS = (
 )  # fmt: skip
 """Optimizers of optax that need a learning rate and nothing else."""
 
-ARRIVALS = ("backlog", "poisson", "trace")
+COMING = ("backlog", "poisson", "trace")
 MEASURES = ("mean", "p99", "attainment")
 
 Schedule = Callable[[int], float]
@@ -169,7 +169,7 @@ class TuneConfig:
 
     def _check_serving(self) -> None:
         """Arrivals, clock, worker and objective."""
-        one_of("arrivals", self.arrivals, ARRIVALS)
+        one_of("arrivals", self.arrivals, COMING)
         if self.clock is not None:
             with_key("clock", clocks.clock, self.clock)
         if self.worker is not None:
