@@ -20,7 +20,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from jaxsched import clocks, metrics, policies, workloads
-from jaxsched.instance import Instance
+from jaxsched.instance import MAX_ROUND, Instance
 from jaxsched.policies.family import a_min_family
 from jaxsched.policies.network import a_min_network
 from jaxsched.result import Result
@@ -129,20 +129,22 @@ class Problem:
             total, unfinished = run(batch.instance, params)
             return {"mean": self._total(total, unfinished)}
         # One after another, as arrivals in seconds would be float32 inside `jit`.
-        rules = range(len(jax.tree.leaves(params)[0]))
+        rules = (
+            jax.tree.map(lambda leaf, i=i: leaf[i], params)
+            for i in range(len(jax.tree.leaves(params)[0]))
+        )
         each = [
-            self.measured_of(
-                batch.instance, self.policy(jax.tree.map(lambda leaf, i=i: leaf[i], params))
-            )
-            for i in rules
+            self.measured_of(batch.instance, self.policy(rule), max_rounds=self._max_rounds)
+            for rule in rules
         ]
         return {name: np.stack([one[name] for one in each]) for name in each[0]}
 
-    def measured_of(self, instance: Instance, policy: policies.Policy) -> Measured:
+    def measured_of(
+        self, instance: Instance, policy: policies.Policy, max_rounds: int = MAX_ROUND
+    ) -> Measured:
         """The same of one policy, of shape [L]."""
-        return self._measures(
-            instance, simulate(instance, policy, max_rounds=self._max_rounds, **self._given)
-        )
+        result = simulate(instance, policy, max_rounds=max_rounds, **self._given)
+        return self._measures(instance, result)
 
     def _measures(self, instance: Instance, result: Result) -> Measured:
         """Mean (if not serving, total) and P99 of the latency, and 1 + misses of the level.
