@@ -60,8 +60,6 @@ class _Search:
 
     def __init__(self, config: TuneConfig, problem: Problem, space: Coordinates) -> None:
         self._config, self._problem, self._space = config, problem, space
-        files = (rule_path(text.removeprefix("tuned:")) for text in config.begin)
-        self._begin = [FamilyParams(**vars(read_rule(path).params)) for path in files]
 
     def _generator(self, step: int) -> np.random.Generator:
         seed = self._config.seed
@@ -76,7 +74,10 @@ class _Search:
         starts = [self._space.origin[None], self._space.random(rng, self._config.descent.starts)]
         if self._config.serving:
             starts.append(self._space.hand_written())
-        starts += [self._space.clip(self._space.point(own)[None]) for own in self._begin]
+        for text in self._config.begin:
+            assert isinstance(self._space, Space)  # `TuneConfig` says so
+            numbers = vars(read_rule(rule_path(text.removeprefix("tuned:"))).params)
+            starts.append(self._space.clip(self._space.point(FamilyParams(**numbers))[None]))
         points = np.concatenate(starts)
         order = np.argsort(self._scores(batch, points), kind="stable")
         return points[order], self._problem.work(len(points))
