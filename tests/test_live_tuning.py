@@ -35,6 +35,7 @@ arrivals = "poisson"
 loads = [0.8, 1.2]
 objective = "mean:2,p99:1,attainment:1"
 slo = "ttft=1.5,e2e=3"
+begin = ["tuned:vllm_sharegpt_one_live"]
 free = ["admit_prompt", "progress", "age", "evict_progress", "evict_arrival"]
 
 [trace]
@@ -159,6 +160,7 @@ def test_good_rules_by_hand_are_members() -> None:
         ({"rates": (1.0,)}, "at most one with those of a trace"),
         ({"arrivals": "trace", "trace": None}, "expected"),
         ({"worker": "vlm"}, "worker: worker is 'vlm'"),
+        ({"begin": ("lcf",)}, "begin: got 'lcf'; expected tuned rules of the family"),
     ],
 )
 def test_what_makes_no_sense_is_refused(config: TuneConfig, change: dict, message: str) -> None:

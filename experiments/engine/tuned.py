@@ -64,7 +64,8 @@ STREAMS = {NONE: ("one", "one:1:16480"), "half": ("relative", "relative:0.5")}
 
 CONFIG = Path(__file__).parents[2] / "configs" / "tune_vllm_live.toml"
 CLOCK = "llama2_70b_2xa100"
-OBJECTIVE = "mean:1,p99:1"
+OBJECTIVE = "mean:2,p99:1"
+BEGIN = ("tuned:vllm_sharegpt_one_live", "tuned:vllm_sharegpt_relative_live")
 TUNED_AT = (0.8, 0.95)
 REQUESTS = 1000
 MEASURES = ["mean", "p99"]
@@ -148,7 +149,8 @@ def tuned_here(source: Source, worker: str, prediction: str, path: Path | None, 
         return f"tuned:{rule}"
     given = {
         "worker": str(WORKERS[worker]), "clock": CLOCK, "predictions": [STREAMS[prediction][1]],
-        "loads": TUNED_AT, "objective": OBJECTIVE, "test_lanes": 8, "descent.steps": 40,
+        "loads": TUNED_AT, "objective": OBJECTIVE, "test_lanes": 8, "descent.steps": 30,
+        "begin": BEGIN,
     }  # fmt: skip
     config = toml.load(CONFIG, TuneConfig, given)
     if path is not None:

@@ -8,7 +8,8 @@ from collections.abc import Callable
 import optax
 
 from jaxsched import clocks
-from jaxsched.policies.family import FAMILY_FIELDS, LATER
+from jaxsched.policies import policy
+from jaxsched.policies.family import FAMILY_FIELDS, LATER, a_min_family
 from jaxsched.studies.config import LARGEST_SEED, LengthsConfig, all_predictions, service_level
 from jaxsched.studies.trace import TraceConfig
 from jaxsched.toml import at_least, later, one_of, several, with_key
@@ -22,7 +23,7 @@ OPTIMIZERS = (
 )  # fmt: skip
 """Optimizers of optax that need a learning rate and nothing else."""
 
-ARRIVAL_KINDS = ("backlog", "poisson", "trace")
+COMING = ("backlog", "poisson", "trace")
 MEASURES = ("mean", "p99", "attainment")
 
 Schedule = Callable[[int], float]
@@ -146,6 +147,7 @@ class TuneConfig:
     # What is made small: "mean" latency, "p99", or weights of several (see `read_objective`)
     objective: str = later(default="mean")
     slo: str | None = later(default=None)  # the service level of "attainment"
+    begin: tuple[str, ...] = later(default=())  # tuned rules that are tried first, "tuned:NAME"
 
     def __post_init__(self) -> None:
         self._check_serving()
@@ -168,8 +170,12 @@ class TuneConfig:
         all_predictions(self.predictions, self.memory, trace=self.trace is not None)
 
     def _check_serving(self) -> None:
-        """Arrivals, clock, worker and objective."""
-        one_of("arrivals", self.arrivals, ARRIVAL_KINDS)
+        """Arrivals, clock, worker, objective and where to begin."""
+        for text in self.begin:
+            same = with_key("begin", policy, text).kind == a_min_family().kind
+            if not (same and text.startswith("tuned:") and self.member == "family"):
+                raise ValueError(f"begin: got {text!r}; expected tuned rules of the family")
+        one_of("arrivals", self.arrivals, COMING)
         if self.clock is not None:
             with_key("clock", clocks.clock, self.clock)
         if self.worker is not None:

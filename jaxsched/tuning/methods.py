@@ -16,6 +16,7 @@ import numpy as np
 import optax
 
 from jaxsched.policies.family import FamilyParams
+from jaxsched.policies.files import read_rule, rule_path
 from jaxsched.tuning.config import TuneConfig
 from jaxsched.tuning.estimators import estimator
 from jaxsched.tuning.problem import Batch, Problem
@@ -73,6 +74,10 @@ class _Search:
         starts = [self._space.origin[None], self._space.random(rng, self._config.descent.starts)]
         if self._config.serving:
             starts.append(self._space.hand_written())
+        for text in self._config.begin:
+            assert isinstance(self._space, Space)  # `TuneConfig` says so
+            numbers = vars(read_rule(rule_path(text.removeprefix("tuned:"))).params)
+            starts.append(self._space.clip(self._space.point(FamilyParams(**numbers))[None]))
         points = np.concatenate(starts)
         order = np.argsort(self._scores(batch, points), kind="stable")
         return points[order], self._problem.work(len(points))

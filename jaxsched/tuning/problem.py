@@ -20,7 +20,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from jaxsched import clocks, metrics, policies, workloads
-from jaxsched.instance import Instance
+from jaxsched.instance import MAX_ROUND, Instance
 from jaxsched.policies.family import a_min_family
 from jaxsched.policies.network import a_min_network
 from jaxsched.result import Result
@@ -87,8 +87,8 @@ class Problem:
         found = simulate(instance, policies.policy(config.against[0]), **self._given)
         # A candidate is stopped after twice the rounds of the yardstick; of a power of two, so that
         # few programs are compiled.
-        self._max_rounds = 1 << int(2 * np.max(found.rounds)).bit_length()
-        self._last = float(self._max_rounds)
+        self.last_round = 1 << int(2 * np.max(found.rounds)).bit_length()
+        self._last = float(self.last_round)
         if self._clock is not None:
             self._last = 2 * float(np.max(found.completion_seconds))
         self.validation = Batch(instance, self.measures(instance, found))
@@ -130,26 +130,31 @@ class Problem:
     def measured(self, batch: Batch, params: Any) -> Measured:
         """Measures, [P, L], of rules with fields of shape [P, ...]."""
         if not self.config.serving:
-            run = _latencies(self.policy, self._max_rounds)
+            run = _latencies(self.policy, self.last_round)
             total, unfinished = run(batch.instance, params)
             return {"mean": self._total(total, unfinished)}
         # One after another, as arrivals in seconds would be float32 inside `jit`.
-        rules = range(len(jax.tree.leaves(params)[0]))
+        rules = (
+            jax.tree.map(lambda leaf, i=i: leaf[i], params)
+            for i in range(len(jax.tree.leaves(params)[0]))
+        )
         each = [
-            self.measured_of(
-                batch.instance, self.policy(jax.tree.map(lambda leaf, i=i: leaf[i], params))
-            )
-            for i in rules
+            self.measured_of(batch.instance, self.policy(rule), max_rounds=self.last_round)
+            for rule in rules
         ]
         return {name: np.stack([one[name] for one in each]) for name in each[0]}
 
-    def measured_of(self, instance: Instance, policy: policies.Policy) -> Measured:
+    def measured_of(
+        self, instance: Instance, policy: policies.Policy, max_rounds: int = MAX_ROUND
+    ) -> Measured:
         """The same of one policy, of shape [L]."""
-        return self.measures(instance, self.run(instance, policy))
+        return self.measures(instance, self.run(instance, policy, max_rounds))
 
-    def run(self, instance: Instance, policy: policies.Policy) -> Result:
-        """What a policy does, stopped where candidates are."""
-        return simulate(instance, policy, max_rounds=self._max_rounds, **self._given)
+    def run(
+        self, instance: Instance, policy: policies.Policy, max_rounds: int = MAX_ROUND
+    ) -> Result:
+        """What a policy does; `last_round` is where candidates are stopped."""
+        return simulate(instance, policy, max_rounds=max_rounds, **self._given)
 
     def tail(self, instance: Instance, result: Result) -> Measured:
         """P99 of the latency and longest wait, [L], under their names in rounds or in seconds."""
@@ -182,7 +187,7 @@ class Problem:
         return found
 
     def _total(self, total: Any, unfinished: Any) -> NDArray[np.float64]:
-        return np.asarray(total) + np.asarray(unfinished, float) * self._max_rounds
+        return np.asarray(total) + np.asarray(unfinished, float) * self.last_round
 
     def _batch(self, purpose: int, lanes: int, first_lane: int = 0) -> Batch:
         instance = self._instances(purpose, lanes, first_lane)

@@ -148,7 +148,7 @@ def _test_rows(problem: Problem, tried: dict[str, Any]) -> pd.DataFrame:
     parts = []
     for method, params in tried.items():
         policy = problem.policy(params)
-        result = problem.run(instance, policy)
+        result = problem.run(instance, policy, problem.last_round)
         found = problem.measures(instance, result)
         part = {
             "mean_latency": found["mean"] / (1 if config.serving else config.num_requests),
