@@ -76,12 +76,23 @@ def _sections() -> dict[str, Section]:
     _prepare_jax()
     if importlib.util.find_spec("numba") is None:
         raise SystemExit("the benchmarks need numba: pip install numba")
-    from benchmarks import accelerator, engines, growth, loop, peer, processes, steps, tricks, vllm
+    from benchmarks import (
+        accelerator,
+        engines,
+        growth,
+        loop,
+        peer,
+        processes,
+        relaxation,
+        steps,
+        tricks,
+        vllm,
+    )
 
     found = (
         engines.ENGINES, engines.REFERENCE, growth.GROWTH, growth.UNEVEN, processes.PARALLEL,
         processes.STARTUP, processes.MEMORY, loop.LOOP, steps.STEPS, tricks.TRICKS, peer.PEER,
-        vllm.WORKER, accelerator.ACCELERATOR,
+        vllm.WORKER, relaxation.RELAXATION, accelerator.ACCELERATOR,
     )  # fmt: skip
     return {section.name: section for section in found}
 

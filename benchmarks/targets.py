@@ -121,6 +121,10 @@ def _devices(results: Results, engine: str) -> float | None:
     return _worst((row["ratio"] for row in rows if row["engine"] == engine), at_least=True)
 
 
+def _relaxation(results: Results, engine: str) -> float | None:
+    return _worst((row["ratio"] for row in results.get("relaxation", [])), at_least=False)
+
+
 def _accelerator(results: Results, engine: str) -> float | None:
     rows = results.get("accelerator", [])
     return _worst((row["ratio"] for row in rows if row["lanes"] >= 4096), at_least=True)
@@ -140,6 +144,8 @@ TARGETS = (
     Target("memory per lane in the loop, n = 2,000", 256, False, " kB", _loop, JAX),
     Target("a device or thread for each of two cores against one, 1,024 lanes", 1.7, True, "×",
            _devices),
+    Target("a relaxed simulation with its gradient against an exact one", 100, False, "×",
+           _relaxation, NATIVE),
     Target("an H200 against native on 16 cores, 4,096 lanes or more", 10, True, "×", _accelerator,
            JAX),
 )  # fmt: skip

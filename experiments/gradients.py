@@ -28,7 +28,8 @@ def main(folder: Path) -> None:
         table.to_csv(folder / f"{name}.csv", index=False, float_format="%.6g")
     drawn = {
         "relaxation_limit": figures.limit(tables["limit"]),
-        "gradient_cosine": figures.cosine(tables["work"]),
+        "gradient_cosine": figures.cosine(tables["work"], "work"),
+        "gradient_time": figures.cosine(tables["work"], "seconds"),
         "gradient_coordinates": figures.coordinates(tables["coordinates"]),
     }
     for name, figure in drawn.items():

@@ -20,6 +20,7 @@ from benchmarks import (
     instances,
     loop,
     peer,
+    relaxation,
     steps,
     targets,
     timing,
@@ -49,7 +50,7 @@ TINY = Scale(
 def report() -> Report:
     sections = (
         engines.ENGINES, engines.REFERENCE, growth.GROWTH, growth.UNEVEN, loop.LOOP,
-        steps.STEPS, tricks.TRICKS, accelerator.ACCELERATOR,
+        steps.STEPS, tricks.TRICKS, relaxation.RELAXATION, accelerator.ACCELERATOR,
     )  # fmt: skip
     return benchmarks.measure(sections, TINY, "python -m benchmarks")
 
@@ -65,6 +66,7 @@ def test_every_table_has_its_rows(report):
         "loop": 2,
         "steps": 1,
         "tricks": 3,
+        "relaxation": 1,
     }
     rows = report.results["engines"] + report.results["reference"]
     assert all(row["equal"] == "equal" for row in rows)

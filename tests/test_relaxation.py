@@ -20,7 +20,7 @@ from jaxsched.engines.soft import (
     soft_simulate,
     uniform_timeline,
 )
-from jaxsched.engines.soft.threshold import cumulative, root, share
+from jaxsched.engines.soft.threshold import BEYOND, bracket, cumulative, implicit, root, share
 from jaxsched.policies import Policy
 from jaxsched.policies.arithmetic import most
 from jaxsched.policies.family import FAMILY_FIELDS
@@ -251,15 +251,35 @@ def test_other_policies() -> None:
     np.testing.assert_allclose(found, same.latency, rtol=1e-4)
 
 
-def test_root_has_the_derivative_of_an_implicit_function() -> None:
-    def z(a: jax.Array) -> jax.Array:
-        return root(lambda z, a: z**3 - a, (jnp.float32(0), jnp.float32(5)), a)
+@pytest.mark.parametrize("temperature", [1e-5, 0.01, 1.0])
+def test_root_has_the_derivative_of_an_implicit_function(temperature: float) -> None:
+    rng = np.random.default_rng(0)
+    with jax.enable_x64(True):
+        key, weight = rng.standard_normal(50), rng.uniform(1, 9, 50)
+        ends = bracket(key, weight, temperature)
 
-    np.testing.assert_allclose(z(8.0), 2, rtol=1e-6)
-    np.testing.assert_allclose(jax.grad(z)(8.0), 1 / 12, rtol=1e-5)
-    # There is none between the ends.
-    assert z(1000.0) > 5 and jax.grad(z)(1000.0) == 0
-    assert z(-1.0) < 0 and jax.grad(z)(-1.0) == 0
+        def z(amount: Any, guess: float = 0.0) -> jax.Array:
+            fixed = key, weight, amount, temperature
+            return implicit(root(*map(jax.lax.stop_gradient, fixed), ends, guess), *fixed)
+
+        found = [z(100.0, guess) for guess in (0.0, 3.0, BEYOND)]
+        for each in found:  # from wherever it begins
+            share = jax.nn.sigmoid((each - key) / temperature)
+            np.testing.assert_allclose(np.sum(weight * share), 100.0, rtol=1e-9)
+        slope = jnp.sum(weight * share * (1 - share)) / temperature
+        np.testing.assert_allclose(jax.grad(z)(100.0), 1 / slope, rtol=1e-6)
+        for amount, beyond in ((-1.0, -BEYOND), (0.0, -BEYOND), (float(weight.sum()), BEYOND)):
+            assert z(amount) == beyond and jax.grad(z)(amount) == 0
+
+
+def test_steps_follow_the_events() -> None:
+    """As many events in each step; none of length 0 for what starts at once, or for padding."""
+    instance = backlogs(4, memory=100_000, lanes=2).replace(
+        output=np.array([[10, 20, 30, 40], [10, 20, 99, 99]]), num_requests=np.array([4, 2])
+    )
+    timeline = event_timeline(exact(instance, js.FamilyParams()), 5, margin=2.0)
+    np.testing.assert_array_equal(timeline.start, [[0, 10, 20, 30, 40], [0, 5, 10, 15, 20]])
+    np.testing.assert_array_equal(timeline.length, [[10] * 4 + [40], [5] * 4 + [20]])
 
 
 def test_one_request_at_the_threshold_waits_and_many_go_in_part() -> None:

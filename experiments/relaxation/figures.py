@@ -48,24 +48,28 @@ def limit(table: pd.DataFrame) -> Figure:
     return figure
 
 
+AXES = {
+    "work": "simulations of an instance (128 requests) for an estimate",
+    "seconds": "seconds of a processor for an estimate",
+}
+
+
 @in_house_style
-def cosine(table: pd.DataFrame) -> Figure:
-    """Mean cosine with the truth against simulated work."""
+def cosine(table: pd.DataFrame, against: str) -> Figure:
+    """Mean cosine with the truth against "work", simulated, or "seconds", of a processor."""
     figure, grid = _panels(table, (8.6, 5.4))
     for axes, panel in grid:
         for name, (color, marker, line) in LOOKS.items():
             curve = panel[panel["estimator"] == name]
-            axes.plot(curve["work"], curve["cosine"], color=color, marker=marker, ls=line,
+            axes.plot(curve[against], curve["cosine"], color=color, marker=marker, ls=line,
                       label=name)  # fmt: skip
         axes.axhline(0, color="#999999", lw=0.8)
-        axes.set(xscale="log", xticks=sorted(table["work"].unique()), ylim=(-1.05, 1.05))
+        axes.set(xscale="log", ylim=(-1.05, 1.05))
+        if against == "work":
+            axes.set_xticks(sorted(table["work"].unique()))
         axes.xaxis.set_major_formatter("{x:g}")
         axes.minorticks_off()
-    plots.name_axes(
-        figure,
-        "simulations of an instance (128 requests) for an estimate",
-        "cosine with the gradient of the exact objective",
-    )
+    plots.name_axes(figure, AXES[against], "cosine with the gradient of the exact objective")
     plots.legend_above(figure, grid[0][0])
     return figure
 

@@ -21,6 +21,7 @@ from jaxsched.studies.frames import half_width
 from jaxsched.studies.store import Store
 from jaxsched.tuning import loop, rules
 from jaxsched.tuning.config import TuneConfig
+from jaxsched.tuning.estimators import GRADIENTS
 from jaxsched.tuning.loop import OnStep, Progress
 from jaxsched.tuning.methods import CmaEs, Descent, Method, Screen
 from jaxsched.tuning.problem import Problem
@@ -87,7 +88,8 @@ def _run(
 ) -> Found:
     space, folder, text = space_of(config), kept.folder, kept.metadata["config"]
     # A folder may hold checkpoints of another configuration or version as well.
-    stamp = f"{zlib.crc32((__version__ + text).encode()):08x}"
+    version = f"{__version__}{'' if config.descent.estimator == 'es' else GRADIENTS}"
+    stamp = f"{zlib.crc32((version + text).encode()):08x}"
     folders = {method: folder / "checkpoints" / stamp / method.name for method in chosen}
     for each in folders.values():  # before hours of work, not after
         loop.check(each)

@@ -163,7 +163,7 @@ def _lane(
 
 
 def _scan(lane: SoftLane, steps: Timeline) -> State:
-    """All steps, in blocks: between blocks the state is kept, within them only thresholds are."""
+    """All steps; of each the state before it is kept, and its thresholds."""
     zero = jnp.zeros_like(lane.view.prompt)
     estimate = zero + lane.policy.estimate(lane.view)
     evicted = zero if "evictions" in lane.policy.reads else None
@@ -177,26 +177,15 @@ def _scan(lane: SoftLane, steps: Timeline) -> State:
         active_evictions=evicted,
         completion=zero,
         evictions=jnp.sum(zero),
+        thresholds=jnp.zeros_like(zero, shape=2),
+        fullest=jnp.zeros_like(zero, np.int32, shape=()),
     )
     keep = jax.checkpoint_policies.save_only_these_names(SAVED)
 
     def step(state: State, step: Timeline) -> tuple[State, None]:
         return advance(lane, state, step), None
 
-    def block(state: State, steps: Timeline) -> tuple[State, None]:
-        return lax.scan(jax.checkpoint(step, policy=keep, prevent_cse=False), state, steps)
-
-    count = steps.start.shape[0]
-    size = _block_size(count)
-    blocks = jax.tree.map(lambda leaf: leaf.reshape(count // size, size, *leaf.shape[1:]), steps)
-    whole = jax.checkpoint(block, policy=keep, prevent_cse=False)
-    return lax.scan(whole, state, blocks)[0]
-
-
-def _block_size(count: int) -> int:
-    """The divisor nearest to the root, where what is kept is least."""
-    divisors = [size for size in range(1, count + 1) if count % size == 0]
-    return min(divisors, key=lambda size: abs(size - count**0.5))
+    return lax.scan(jax.checkpoint(step, policy=keep, prevent_cse=False), state, steps)[0]
 
 
 def _result(lane: SoftLane, state: State, steps: Timeline, count: Array) -> SoftResult:

@@ -12,14 +12,18 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import Array, lax
 from jax.ad_checkpoint import checkpoint_name
 
 from jaxsched.arrays import Pytree
 from jaxsched.engines.soft.threshold import (
+    BEYOND,
     SAVED,
+    TRIES,
     bracket,
     cumulative,
+    implicit,
     root,
     share,
     standardize,
@@ -59,6 +63,9 @@ class State(Pytree):
     active_evictions: Array | None  # the same for the active share
     completion: Array  # sum over the completed share of its completion time, in rounds
     evictions: Array  # mass evicted so far, of shape []
+    # thresholds of the step before, where the search for the next ones begins, of shape [2]
+    thresholds: Array
+    fullest: Array  # at whose end memory was full; its place in both shares, one after the other
 
     @property
     def generated(self) -> Array:
@@ -104,13 +111,12 @@ def _evict(lane: SoftLane, state: State, step: Timeline, present: Array) -> Stat
     key = _distinct(lane, -key if lane.policy.evict_largest else key)
     key = standardize(key, _held(lane, state.active))
     used = present * (state.active * (view.prompt + _ahead(step)) + state.tokens)
-
-    def spare(z: Array, key: Array, used: Array) -> Array:
-        return view.memory - jnp.sum(used * jax.nn.sigmoid((key - z) / temperature))
-
-    z = root(spare, bracket(key, state.active, temperature), key, used)
-    kept = share(key - z, state.active, temperature)
-    lost = jnp.where(jnp.sum(used) > view.memory, 1 - kept, 0.0) * present
+    over = jnp.sum(used) - view.memory
+    ends = bracket(key, state.active, temperature)
+    fixed = lax.stop_gradient((key, used, over, temperature, ends))
+    found = checkpoint_name(root(*fixed, state.thresholds[0]), SAVED)
+    z = implicit(found, key, used, over, temperature)
+    lost = (1 - share(key - z, state.active, temperature)) * present
     lost = _through(step.evicted, lost, state.active)
     mass = lost * state.active
     estimate = lane.policy.refine(running)
@@ -123,6 +129,7 @@ def _evict(lane: SoftLane, state: State, step: Timeline, present: Array) -> Stat
         waiting_estimate=_mixed(state.waiting_estimate, part, estimate),
         waiting_evictions=_mixed(state.waiting_evictions, part, evicted),
         evictions=state.evictions + jnp.sum(mass),
+        thresholds=state.thresholds.at[0].set(found),
     )
 
 
@@ -131,7 +138,7 @@ def _admit(lane: SoftLane, state: State, step: Timeline, present: Array) -> Stat
     known = jnp.where(view.arrival <= step.start, state.waiting, 0.0)
     key = lane.policy.admission_key(_waiting(lane, state))
     key = standardize(_distinct(lane, key), _held(lane, known))
-    z = _admission_threshold(lane, state, step, present, known, key)
+    z, found, fullest = _admission_threshold(lane, state, step, present, known, key)
     entering = known * _through(step.admitted, share(z - key, known, temperature), known)
     part = _part(entering, state.active, known)
     return state.replace(
@@ -139,6 +146,8 @@ def _admit(lane: SoftLane, state: State, step: Timeline, present: Array) -> Stat
         active=state.active + entering,
         active_estimate=_mixed(state.active_estimate, part, state.waiting_estimate),
         active_evictions=_mixed(state.active_evictions, part, state.waiting_evictions),
+        thresholds=state.thresholds.at[1].set(found),
+        fullest=fullest,
     )
 
 
@@ -162,44 +171,101 @@ def _mixed(old: Any, part: Array, new: Any) -> Any:
 
 def _admission_threshold(
     lane: SoftLane, state: State, step: Timeline, present: Array, known: Array, key: Array
-) -> Array:
-    """The key up to which the look-ahead test passes.
+) -> tuple[Array, Array, Array]:
+    """The key up to which the look-ahead test passes; and where the search for it ended.
 
-    Expected memory is largest at one of the expected ends. They are sorted, the last one first:
-    then running sums say how much is in use at each, exactly, whatever the shares are.
+    Expected memory is largest at one of the expected ends. Which, and for what key it is full, is
+    sought in `_fullest`; the derivative is that of the memory at that end.
     """
     view, temperature, ahead = lane.view, lane.temperature, _ahead(step)
     running = dataclasses.replace(
         lane.view, estimate=state.active_estimate, evictions=state.active_evictions
     )
     rest = _reserve(lane, running) - state.generated
-    ends = jnp.concatenate([rest, _reserve(lane, _waiting(lane, state))])
-    ends = jnp.maximum(ends, ahead)
-    order = checkpoint_name(jnp.argsort(lax.stop_gradient(-ends)), SAVED)
-    none = jnp.zeros_like(key)
-    columns = [
-        jnp.concatenate([present * state.active, none]),
-        jnp.concatenate([present * (state.active * view.prompt + state.tokens), none]),
-        jnp.concatenate([none, known]),
-        jnp.concatenate([none, known * view.prompt]),
-        jnp.concatenate([none, key]),
-    ]
-    by_end = [column[order] for column in (ends, *columns)]
+    waiting = _reserve(lane, _waiting(lane, state))
+    use = _Use(
+        ends=(jnp.maximum(rest, ahead), jnp.maximum(waiting, ahead)),
+        shares=(present * state.active, known),
+        held=(present * (state.active * view.prompt + state.tokens), known * view.prompt),
+    )
+    ends = bracket(key, known, temperature)
+    guess = state.thresholds[1], state.fullest
+    found, which = _fullest(lane, *lax.stop_gradient((use, key, ends)), guess)
+    weight, room = use.at(which, view.memory)
 
-    def missing(z: Array, *by_end: Array) -> Array:
-        ends, active, held, known, prompts, key = by_end
-        taken = jax.nn.sigmoid((z - key) / temperature)
-        many, much = cumulative(jnp.stack([active + taken * known, held + taken * prompts]))
-        # Where nobody ends expected memory is no larger, but the derivative would be another's.
-        ends_here = active + taken * known > _NONE
-        return jnp.max(jnp.where(ends_here, much + many * ends, 0.0)) - view.memory
-
-    def displaced(z: Array) -> Array:
-        taken = jax.nn.sigmoid((z - key) / temperature)
-        return jnp.sum(known * (view.prompt + ahead) * taken * (1 - taken)) / temperature
+    def displaced(steepness: Array) -> Array:
+        return jnp.sum(known * (view.prompt + ahead) * steepness)
 
     least = None if lane.exact_gradient else displaced
-    return root(missing, bracket(key, known, temperature), *by_end, least_slope=least)
+    return implicit(found, key, weight, room, temperature, least), found, which
+
+
+class _Use(Pytree):
+    """Expected use of the memory: of the active shares and of the waiting, each of shape [n]."""
+
+    ends: tuple[Array, Array]  # steps until each ends, if it runs from now
+    shares: tuple[Array, Array]  # which grow by a token in a round
+    held: tuple[Array, Array]  # tokens that they hold now
+
+    def at(self, which: Array, memory: Array) -> tuple[Array, Array]:
+        """What each that waits would use at the end of one, [n], and the room that is left."""
+        places = jnp.arange(self.ends[0].size, dtype=np.int32)
+        here = places == which, places + np.int32(places.size) == which
+        of_it = [jnp.where(x, ends, 0.0) for x, ends in zip(here, self.ends, strict=True)]
+        end = jnp.sum(sum(of_it))
+        active, waiting = (
+            jnp.where(x | (ends >= end), held + shares * end, 0.0)
+            for x, ends, shares, held in zip(here, self.ends, self.shares, self.held, strict=True)
+        )
+        return waiting, memory - jnp.sum(active)
+
+
+def _fullest(
+    lane: SoftLane, use: _Use, key: Array, ends: tuple[Array, Array], guess: tuple[Array, Array]
+) -> tuple[Array, Array]:
+    """The key for which expected memory is full, and at the end of which request.
+
+    For one end, that is `root`. Then running sums over the sorted ends, the last one first, say how
+    much is in use at each: if more than there is, then at the worst of these ends the key is lower.
+    It never rises, and at the last no end is too much.
+    """
+    temperature, memory = lane.temperature, lane.view.memory
+    columns = use.ends, use.shares, use.held, (jnp.full_like(key, -BEYOND), key)
+    both = [jnp.concatenate(column) for column in columns]
+    order = _descending(both[0])
+    last, shares, held, keys = (column[order] for column in both)
+    places = jnp.arange(2 * key.size, dtype=np.int32)
+    noise = 32 * float(jnp.finfo(key.dtype).eps) * memory
+
+    def improve(state: Any) -> Any:
+        z, which, _, count = state
+        below = root(key, *use.at(which, memory), temperature, ends, z)
+        taken = jax.nn.sigmoid((below - keys) / temperature)
+        many, much = cumulative(jnp.stack([taken * shares, taken * held]))
+        # Where nobody ends expected memory is no larger, but the derivative would be another's.
+        at_ends = jnp.where(taken * shares > _NONE, much + many * last, 0.0)
+        most = jnp.max(at_ends)
+        worst = order[jnp.max(jnp.where(at_ends >= most - noise, places, 0))]
+        better = (most > memory + noise) & (worst != which) & ((below < z) | (count == 0))
+        return below, jnp.where(better, worst, which), better, count + 1
+
+    start = (*guess, jnp.array(True), jnp.zeros((), np.int32))
+    found = lax.while_loop(lambda state: state[2] & (state[3] < TRIES), improve, start)
+    return checkpoint_name(found[0], SAVED), checkpoint_name(found[1], SAVED)
+
+
+def _descending(values: Array) -> Array:
+    """The order of values that are not negative, the largest first.
+
+    They are packed with their indices into integers, for XLA:CPU takes five times as long to sort
+    floats, or pairs. That rounds them, to eps times the largest times their number at the worst.
+    """
+    bits = (values.size - 1).bit_length()
+    integer = np.dtype(f"int{8 * values.dtype.itemsize}")
+    levels = 2.0 ** (8 * integer.itemsize - 1 - bits) * (1 - 2.0**-20)
+    rank = (levels * (1 - values / jnp.max(values))).astype(integer)
+    packed = rank << bits | jnp.arange(values.size, dtype=integer)
+    return (lax.sort(packed, is_stable=False) & integer.type(2**bits - 1)).astype(np.int32)
 
 
 def _reserve(lane: SoftLane, view: View) -> Array:

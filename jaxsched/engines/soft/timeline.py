@@ -1,7 +1,7 @@
 """The steps of time that the relaxation takes.
 
 A relaxation that took every round would spend most of them on nothing. Its steps are therefore
-laid out beforehand, from an exact simulation, which costs a thousandth: dense where much happens,
+laid out beforehand, from an exact simulation, which costs a hundredth: dense where much happens,
 or at precisely the rounds in which something does.
 """
 
@@ -18,9 +18,6 @@ from jaxsched.result import Result, Status
 
 MARGIN = 1.15
 """How much longer than the exact simulation a relaxed one may take, by default."""
-
-EVEN = 0.3
-"""Share of the steps of `event_timeline` that are spread evenly; the others follow the events."""
 
 
 class Timeline(Pytree):
@@ -54,7 +51,7 @@ def uniform_timeline(rounds: ArrayLike, steps: int, margin: float = MARGIN) -> T
 
 
 def event_timeline(result: Result, steps: int, margin: float = MARGIN) -> Timeline:
-    """Steps that are dense where an exact simulation admitted and completed.
+    """Steps in which an exact simulation admitted and completed equally many.
 
     Args:
       result: A finished simulation of the same instances, by any policy like the one that is
@@ -68,13 +65,9 @@ def event_timeline(result: Result, steps: int, margin: float = MARGIN) -> Timeli
     _check(steps, margin)
     _finished(result)
     before = max(1, steps - max(1, steps // 10))
-    first, last = np.asarray(result.first_token) - 1, np.asarray(result.completion)
-    lanes, n = last.shape[:-1], last.shape[-1]
-    flat = zip(first.reshape(-1, n), last.reshape(-1, n), strict=True)
-    ends = np.stack([_quantiles(a[c >= 0], c[c >= 0], before) for a, c in flat])
-    end = ends[:, -1:]
-    tail = end * np.linspace(1, margin, steps - before + 1)[1:]
-    return _between(np.concatenate([ends, tail], axis=-1).reshape(*lanes, steps + 1))
+    ends = _quantiles(np.asarray(result.first_token) - 1, np.asarray(result.completion), before)
+    tail = ends[..., -1:] * np.linspace(1, margin, steps - before + 1)[1:]
+    return _between(np.concatenate([ends, tail], axis=-1))
 
 
 def exact_timeline(instance: Instance, result: Result) -> Timeline:
@@ -128,14 +121,19 @@ def _events(
 
 
 def _quantiles(first: NDArray[Any], last: NDArray[Any], steps: int) -> NDArray[np.float64]:
-    """Ends of steps between round 0 and the last completion."""
-    if last.size == 0:
-        return np.linspace(0.0, 1.0, steps + 1)
-    events = np.sort(np.concatenate([first, last])).astype(float)
-    rounds = np.arange(events[-1] + 1)
-    seen = np.searchsorted(events, rounds, side="right") / len(events)
-    share = (1 - EVEN) * (seen - seen[0]) / max(1 - seen[0], 1e-9) + EVEN * rounds / rounds[-1]
-    return np.interp(np.linspace(0, share[-1], steps + 1), share, rounds)
+    """Round 0, and ends of steps with as many events in each; of padding, `last` is below 0."""
+    events = np.concatenate([first, last], axis=-1).astype(float)
+    known = (events > 0) & (np.concatenate([last, last], axis=-1) >= 0)
+    # The first rounds of those that run from the start are one event.
+    events = np.concatenate([np.zeros((*last.shape[:-1], 1)), np.where(known, events, np.inf)], -1)
+    events, final = np.sort(events, axis=-1), known.sum(axis=-1, keepdims=True)
+    at = np.linspace(0, 1, steps + 1) * final
+    before = np.floor(at).astype(int)
+    low, high = (
+        np.take_along_axis(events, np.minimum(place, final), axis=-1)
+        for place in (before, before + 1)
+    )
+    return low + (at - before) * (high - low)
 
 
 def _between(ends: NDArray[Any]) -> Timeline:

@@ -1,0 +1,108 @@
+"""What a relaxed simulation with its gradient costs, beside an exact one."""
+
+from __future__ import annotations
+
+import functools
+import time
+from collections.abc import Callable, Mapping
+
+import jax
+import jax.numpy as jnp
+
+from benchmarks.instances import SEED
+from benchmarks.scale import Scale
+from benchmarks.section import Job, Row, Section
+from benchmarks.timing import simulation
+from jaxsched import FamilyParams, Instance, policy, relaxation, simulate, workloads
+
+SIZES = (128, 512)
+STEPS, TEMPERATURE = 48, 1.0
+LANES, EXACT_LANES = 32, 1024
+MEMORY = 4096
+RULE = "a_min:on_eviction"
+
+
+def _jobs(scale: Scale) -> list[Job]:
+    sizes = sorted({min(n, scale.n) for n in SIZES})
+    return [Job(f"n = {n}", functools.partial(_row, scale, n)) for n in sizes]
+
+
+def _draw(n: int, lanes: int) -> Instance:
+    """A backlog with embedded ShareGPT lengths, predicted by classes of 100 tokens."""
+    return workloads.make(
+        jax.random.key(SEED),
+        lengths=workloads.embedded.sharegpt().truncated(max_total=MEMORY),
+        intervals=workloads.intervals.classes(width=100, count=18),
+        n=n,
+        lanes=lanes,
+        memory=MEMORY,
+    )
+
+
+def _row(scale: Scale, n: int) -> list[Row]:
+    many, few = (_draw(n, min(lanes, scale.wide)) for lanes in (EXACT_LANES, LANES))
+    timeline = relaxation.event_timeline(simulate(few, policy(RULE)), STEPS)
+    at = FamilyParams(), jnp.float32(TEMPERATURE), few, timeline
+    begun = time.process_time()
+    run = _gradient.lower(*at).compile()
+    compiling = time.process_time() - begun
+    runs = {
+        "exact": simulation(many, RULE, "native"),
+        "gradient": lambda: jax.block_until_ready(run(*at)),
+    }
+    took = _processor_seconds(runs, scale.repeats)
+    exact, gradient = took["exact"] / many.lanes[0], took["gradient"] / few.lanes[0]
+    return [
+        {
+            "n": n,
+            "steps": STEPS,
+            "exact_ms": 1e3 * exact,
+            "gradient_ms": 1e3 * gradient,
+            "ratio": gradient / exact,
+            "compile_s": compiling,
+            "kilobytes": run.memory_analysis().temp_size_in_bytes / few.lanes[0] / 1e3,
+        }
+    ]
+
+
+@jax.jit
+@jax.grad
+def _gradient(
+    rule: FamilyParams, temperature: jax.Array, instance: Instance, timeline: relaxation.Timeline
+) -> jax.Array:
+    soft = relaxation.soft_simulate(instance, rule, temperature, timeline)
+    return jnp.mean(jnp.log(soft.mean_latency))
+
+
+def _processor_seconds(runs: Mapping[str, Callable[[], object]], repeats: int) -> dict[str, float]:
+    """The least of some turns, after one that compiles."""
+    took: dict[str, list[float]] = {name: [] for name in runs}
+    for i in range(repeats + 1):
+        for name, run in runs.items():
+            begun = time.process_time()
+            run()
+            if i:
+                took[name].append(time.process_time() - begun)
+    return {name: min(times) for name, times in took.items()}
+
+
+RELAXATION = Section(
+    name="relaxation",
+    title="The relaxation",
+    note=(
+        f"Processor time per instance, the least of some turns: a relaxed simulation of A_min with "
+        f"the gradient of ln(mean latency) in ten numbers, {LANES} instances of ShareGPT lengths "
+        f"in a call, beside an exact one by the native engine, {EXACT_LANES:,} in a call; "
+        f"M = {MEMORY:,}, T = {TEMPERATURE:g}."
+    ),
+    columns={
+        "n": ("n", ",d"),
+        "steps": ("steps", ",d"),
+        "exact_ms": ("exact, ms", ".4f"),
+        "gradient_ms": ("relaxed, with its gradient", ".2f"),
+        "ratio": ("ratio", ".0f"),
+        "compile_s": ("compile, s", ".1f"),
+        "kilobytes": ("memory, kB", ",.0f"),
+    },
+    jobs=_jobs,
+)
