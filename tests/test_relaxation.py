@@ -20,20 +20,16 @@ from jaxsched.engines.soft import (
     soft_simulate,
     uniform_timeline,
 )
-from jaxsched.engines.soft.threshold import FAR, bracket, cumulative, implicit, root, share
+from jaxsched.engines.soft.threshold import BEYOND, bracket, cumulative, implicit, root, share
 from jaxsched.policies import Policy
 from jaxsched.policies.arithmetic import most
-from jaxsched.policies.family import NUMBERS
+from jaxsched.policies.family import FAMILY_FIELDS
 
 INSIDE = js.FamilyParams(
     start=0.2, admit_prompt=0.2, admit_area=0.2, reserve_factor=1.2, reserve_floor=20.0,
     evict_estimate=0.5, evict_progress=0.3, evict_prompt=0.1, run_growth=0.8, evict_growth=0.2,
-    progress=0.3,
 )  # fmt: skip
 """At no kink of the family, with evictions."""
-
-FIELDS = [name for name in NUMBERS if name != "age"]
-"""Numbers to differentiate by: an age of 0 is a kink, another order from there on."""
 
 LANES, N, STEPS = 3, 20, 24
 
@@ -100,11 +96,13 @@ forward = jax.jit(mean_latency, compiler_options=FAST)
 
 
 def vector(params: js.FamilyParams) -> np.ndarray:
-    return np.array([float(getattr(params, name)) for name in FIELDS])
+    return np.array([float(getattr(params, name)) for name in FAMILY_FIELDS])
 
 
 def point(values: np.ndarray) -> js.FamilyParams:
-    return js.FamilyParams(**{name: np.float64(x) for name, x in zip(FIELDS, values, strict=True)})
+    return js.FamilyParams(
+        **{name: np.float64(x) for name, x in zip(FAMILY_FIELDS, values, strict=True)}
+    )
 
 
 @functools.cache
@@ -121,7 +119,7 @@ def gradients(case: str, temperature: float) -> tuple[np.ndarray, np.ndarray]:
         found = with_gradient(point(vector(INSIDE)), *rest, exact_gradient=True)[1]
         rows = [
             [latency(vector(INSIDE) + k * step * axis) for k in (-2, -1, 1, 2)]
-            for axis in np.eye(len(FIELDS))
+            for axis in np.eye(len(FAMILY_FIELDS))
         ]
     return vector(found), np.array(rows) @ np.array([1, -8, 8, -1]) / (12 * step)
 
@@ -135,7 +133,9 @@ def test_gradient_is_that_of_central_differences(case: str, temperature: float) 
 
 def test_every_number_is_differentiated_somewhere() -> None:
     found = [gradients(case, 1.0)[0] for case in ("backlogs", "arrivals, padding, wrong intervals")]
-    assert np.all(np.max(np.abs(found), axis=0) > 1e-4), dict(zip(FIELDS, found, strict=False))
+    assert np.all(np.max(np.abs(found), axis=0) > 1e-4), dict(
+        zip(FAMILY_FIELDS, found, strict=False)
+    )
 
 
 def test_numbers_without_influence_have_no_gradient() -> None:
@@ -207,7 +207,7 @@ def test_lanes_by_vmap_and_together_are_the_same() -> None:
     with jax.enable_x64(True):
         found = jax.tree.map(np.asarray, both(jnp.array([0.5, 1.0]), instance, timeline))
     together = gradients("backlogs", 1.0)[0]
-    for name, expected in zip(FIELDS, together, strict=True):
+    for name, expected in zip(FAMILY_FIELDS, together, strict=True):
         lane_by_lane = getattr(found, name)
         assert lane_by_lane.shape == (2, LANES)
         np.testing.assert_allclose(lane_by_lane[1].sum(), expected, rtol=1e-6, err_msg=name)
@@ -262,13 +262,13 @@ def test_root_has_the_derivative_of_an_implicit_function(temperature: float) -> 
             fixed = key, weight, amount, temperature
             return implicit(root(*map(jax.lax.stop_gradient, fixed), ends, guess), *fixed)
 
-        found = [z(100.0, guess) for guess in (0.0, 3.0, FAR)]
+        found = [z(100.0, guess) for guess in (0.0, 3.0, BEYOND)]
         for each in found:  # from wherever it begins
             share = jax.nn.sigmoid((each - key) / temperature)
             np.testing.assert_allclose(np.sum(weight * share), 100.0, rtol=1e-9)
         slope = jnp.sum(weight * share * (1 - share)) / temperature
         np.testing.assert_allclose(jax.grad(z)(100.0), 1 / slope, rtol=1e-6)
-        for amount, beyond in ((-1.0, -FAR), (0.0, -FAR), (float(weight.sum()), FAR)):
+        for amount, beyond in ((-1.0, -BEYOND), (0.0, -BEYOND), (float(weight.sum()), BEYOND)):
             assert z(amount) == beyond and jax.grad(z)(amount) == 0
 
 

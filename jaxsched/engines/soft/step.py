@@ -18,9 +18,9 @@ from jax.ad_checkpoint import checkpoint_name
 
 from jaxsched.arrays import Pytree
 from jaxsched.engines.soft.threshold import (
-    FAR,
-    MOST,
+    BEYOND,
     SAVED,
+    TRIES,
     bracket,
     cumulative,
     implicit,
@@ -230,7 +230,7 @@ def _fullest(
     It never rises, and at the last no end is too much.
     """
     temperature, memory = lane.temperature, lane.view.memory
-    columns = use.ends, use.shares, use.held, (jnp.full_like(key, -FAR), key)
+    columns = use.ends, use.shares, use.held, (jnp.full_like(key, -BEYOND), key)
     both = [jnp.concatenate(column) for column in columns]
     order = _descending(both[0])
     last, shares, held, keys = (column[order] for column in both)
@@ -250,7 +250,7 @@ def _fullest(
         return below, jnp.where(better, worst, which), better, count + 1
 
     start = (*guess, jnp.array(True), jnp.zeros((), np.int32))
-    found = lax.while_loop(lambda state: state[2] & (state[3] < MOST), improve, start)
+    found = lax.while_loop(lambda state: state[2] & (state[3] < TRIES), improve, start)
     return checkpoint_name(found[0], SAVED), checkpoint_name(found[1], SAVED)
 
 

@@ -24,10 +24,10 @@ SAVED = "threshold"
 SPAN = 16.0
 """How far beyond the outermost key a threshold may lie, in temperatures."""
 
-FAR = 1e6
+BEYOND = 1e6
 """A threshold beyond all keys, and with a minus before them."""
 
-MOST = 60
+TRIES = 60
 """Most steps of a search for a root, about twice what halving alone takes."""
 
 _VARIANCE_FLOOR = 256e-6
@@ -48,8 +48,8 @@ def standardize(key: Array, mass: Array) -> Array:
 def bracket(key: Array, mass: Array, temperature: Array) -> tuple[Array, Array]:
     """Thresholds so low and so high that all keys with any mass lie within."""
     present = mass > 1e-6
-    low = jnp.min(jnp.where(present, key, FAR))
-    high = jnp.max(jnp.where(present, key, -FAR))
+    low = jnp.min(jnp.where(present, key, BEYOND))
+    high = jnp.max(jnp.where(present, key, -BEYOND))
     some = low <= high
     low, high = jnp.where(some, low, -1.0), jnp.where(some, high, 1.0)
     return low - SPAN * temperature, high + SPAN * temperature
@@ -77,7 +77,7 @@ def root(
       guess: Where to begin, if it lies between.
 
     Returns:
-      z, of shape []; -FAR if the amount is not above 0, FAR if all weights do not come to it.
+      z, of shape []; -BEYOND if the amount is not above 0, BEYOND if all weights do not come to it.
     """
     # Before the first key and beyond the last one the shares come to this little, or lack it.
     total, little = jnp.sum(weight), math.exp(-SPAN)
@@ -89,7 +89,7 @@ def root(
         _, _, z, step, count = state
         # A step of Newton's method squares the error, in temperatures.
         small = jnp.maximum(eps**0.5 * temperature, 4 * eps * jnp.abs(z))
-        return (jnp.abs(step) > small) & (count < MOST)
+        return (jnp.abs(step) > small) & (count < TRIES)
 
     def improve(state: Any) -> Any:
         low, high, z, last, count = state
@@ -106,7 +106,7 @@ def root(
     z = jnp.where((low < guess) & (guess < high), guess, (low + high) / 2)
     start = low, high, z, jnp.where(none | all_, 0.0, high - low), jnp.zeros((), np.int32)
     z = lax.while_loop(unsettled, improve, start)[2]
-    return jnp.where(none, -FAR, jnp.where(all_, FAR, z))
+    return jnp.where(none, -BEYOND, jnp.where(all_, BEYOND, z))
 
 
 def implicit(
