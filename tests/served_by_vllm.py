@@ -40,10 +40,7 @@ mixed = js.Policy("mixed", estimate=lambda r: r.point, admission_key=longest_fir
 starving = js.Policy("starving", estimate=lambda r: 1, admission_key=lambda r: r.prompt,
                      reserve=lambda r: 1)
 
-def broken(r):
-    return r.prompt // (r.generated - 2)
-
-fails = js.Policy("fails", estimate=lambda r: 1, eviction_key=lambda r: 9 // (r.generated - 3))
+fails = js.Policy("fails", estimate=lambda r: 1, eviction_key=lambda r: 9 // (r.generated // 999))
 """
 RULES = (
     *record_vllm.RULES, "svf:point", "svf:upper", "tuned:lmsys_classes", "tuned:sharegpt_one",
@@ -171,9 +168,8 @@ def test_a_request_tells_what_is_predicted_or_a_predictor_does(
     from jaxsched import cli
 
     words = ["predict", "train", "configs/predictor_sharegpt.toml", "--data", "sample", "--columns",
-             "prompt=num_prefill_tokens,output=num_decode_tokens", "--out", str(tmp_path / "p"),
-             "--steps", "20"]  # fmt: skip
-    assert cli.main(words) == 0
+             "prompt=num_prefill_tokens,output=num_decode_tokens"]  # fmt: skip
+    assert cli.main([*words, "--out", str(tmp_path / "p")]) == 0
     settings = {"predictor": str(tmp_path / "p"), "level": 0.3, "coverage": 0.8}
     case = record_vllm.ruled_stream(random.Random(3), "svf:lower") | {"settings": settings}
     scheduler = record_vllm.scheduler_of(case, model)
@@ -259,7 +255,7 @@ def test_moved_internals_are_an_error_that_names_them(monkeypatch: pytest.Monkey
 def test_vllm_serve_finds_the_class(model: Any) -> None:
     """The words of docs/vllm.md, as far as they lead without a GPU: to the class, configured."""
     from vllm.engine.arg_utils import AsyncEngineArgs
-    from vllm.entrypoints.openai.cli_args import make_arg_parser
+    from vllm.entrypoints.common.cli_args import make_arg_parser
     from vllm.utils.argparse_utils import FlexibleArgumentParser
 
     parser = make_arg_parser(FlexibleArgumentParser())

@@ -19,7 +19,7 @@ import pytest
 import jaxsched as js
 from jaxsched.engines import reference
 from jaxsched.vllm.decisions import Decisions, Seen
-from jaxsched.vllm.settings import ServingSettings, prediction_of, settings_of
+from jaxsched.vllm.settings import ServingSettings, prediction_of, serving_settings
 from tests.record_vllm import RULES
 
 STREAMS = Path(__file__).parent / "data" / "vllm_policies_0_33.jsonl.gz"
@@ -72,10 +72,10 @@ def test_vllm_is_imported_only_when_a_class_is_asked_for() -> None:
 
 def test_settings() -> None:
     both = {"JAXSCHED_POLICY": "lcf", "JAXSCHED_MAX_WAIT": "30"}
-    assert settings_of({}, both) == ServingSettings("lcf", max_wait=30.0)
-    assert settings_of({"jaxsched": "svf:lower"}, both).policy == "svf:lower"
+    assert serving_settings({}, both) == ServingSettings("lcf", max_wait=30.0)
+    assert serving_settings({"jaxsched": "svf:lower"}, both).policy == "svf:lower"
     own = {"jaxsched": {"policy": "a_min", "level": 0.5}}
-    assert settings_of(own, {}) == ServingSettings("a_min", level=0.5)
+    assert serving_settings(own, {}) == ServingSettings("a_min", level=0.5)
     for config, environment, why in (
         ({}, {}, "no policy: set JAXSCHED_POLICY"),
         ({"jaxsched": {"policy": "lcf", "levle": 0.5}}, {}, "did you mean level"),
@@ -83,7 +83,7 @@ def test_settings() -> None:
         ({}, {"JAXSCHED_POLICY": "lcf", "JAXSCHED_MAX_WAIT": "soon"}, "JAXSCHED_MAX_WAIT"),
     ):
         with pytest.raises(ValueError, match=why):
-            settings_of(config, environment)
+            serving_settings(config, environment)
 
 
 def test_the_prediction_of_a_request() -> None:

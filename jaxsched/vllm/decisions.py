@@ -99,6 +99,7 @@ class Decisions:
             raise ValueError(f"policy {policy.name!r} {reason}")
         self.blocks, self.block, self.reorder = blocks, block, reorder
         self.failed = False
+        self._hint = 1  # in how many rounds a look-ahead test found the most blocks
         self._take(policy)
 
     def _take(self, policy: Policy) -> None:
@@ -175,18 +176,29 @@ class Decisions:
         most = self.blocks
         if self.policy.headroom is not None and running:
             most -= -(-max(0, self.ask(self.policy.headroom, candidate)) // self.block)
+        block, hint = self.block, self._hint
         left, held = [], []  # rounds until it ends, tokens in the coming one
+        now = at_ends = at_hint = 0  # blocks: in the coming round, if all ended at once, then
         for seen in (*running, candidate):
-            left.append(max(self._reserve(seen) - seen.generated, 1))
-            held.append(seen.prompt + seen.generated)
-        # Two sums say nearly always what the peak says.
-        block = self.block
-        if sum(-(-tokens // block) for tokens in held) > most:
+            rounds = (seen.reserved or self._reserve(seen)) - seen.generated
+            if rounds < 1:
+                rounds = 1
+            tokens = seen.prompt + seen.generated
+            now += -(-tokens // block)
+            at_ends += -(-(tokens + rounds - 1) // block)
+            if rounds >= hint:
+                at_hint += -(-(tokens + hint - 1) // block)
+            left.append(rounds)
+            held.append(tokens)
+        if now > most:
             return False
-        ends = zip(held, left, strict=True)
-        if sum(-(-(tokens + rounds - 1) // block) for tokens, rounds in ends) <= most:
+        if at_ends <= most:
             return True
-        return _peak(held, left, block) <= most
+        if at_hint > most:  # where it was too much the last time, a round ago
+            self._hint = max(1, hint - 1)
+            return False
+        peak, self._hint = _peak(held, left, block)
+        return peak <= most
 
     def _reserve(self, seen: Seen) -> int:
         if not seen.reserved:
@@ -195,9 +207,14 @@ class Decisions:
         return seen.reserved
 
 
-def _peak(held: Iterable[int], left: Iterable[int], block: int) -> int:
-    """Most blocks in any round, of requests that hold so many tokens and end in so many rounds."""
+def _peak(held: Iterable[int], left: Iterable[int], block: int) -> tuple[int, int]:
+    """Most blocks in any round, of requests that hold so many tokens and end in so many rounds.
+
+    And in how many rounds that is.
+    """
     tokens, ends = np.fromiter(held, np.int64), np.fromiter(left, np.int64)
     rounds = np.unique(ends)  # between two ends the memory only grows
     need = (tokens + (block - 2) + rounds[:, None]) // block
-    return int((need * (ends >= rounds[:, None])).sum(1).max())
+    blocks = (need * (ends >= rounds[:, None])).sum(1)
+    most = int(blocks.argmax())
+    return int(blocks[most]), int(rounds[most])

@@ -23,7 +23,7 @@ import numpy as np
 from jaxsched import predict
 from jaxsched.policies import policy as policy_named
 from jaxsched.vllm.decisions import Decisions, Seen, log
-from jaxsched.vllm.settings import ServingSettings, prediction_of, settings_of
+from jaxsched.vllm.settings import ServingSettings, prediction_of, serving_settings
 
 try:
     from vllm.v1.core.kv_cache_manager import KVCacheManager
@@ -41,7 +41,7 @@ TRIED = ("0.33.0",)
 FIRST_OUT = sys.maxsize
 """The priority of a victim, for the moment in which vLLM looks for one."""
 
-STEPS = (
+LEANS_ON = (
     "self.kv_cache_manager.allocate_slots(",
     "if self.policy == SchedulingPolicy.PRIORITY:",
     "key=lambda r: (r.priority, r.arrival_time)",
@@ -61,7 +61,7 @@ QUEUE = {
 def moved() -> list[str]:
     """What of vLLM is not as the classes here expect it; nothing, if they can work."""
     schedule = inspect.getsource(vllm_scheduler.Scheduler.schedule)
-    found = [f"Scheduler.schedule has no {step!r}" for step in STEPS if step not in schedule]
+    found = [f"Scheduler.schedule has no {step!r}" for step in LEANS_ON if step not in schedule]
     firsts = {
         vllm_scheduler.Scheduler._preempt_request: ["self", "request"],
         KVCacheManager.allocate_slots: ["self", "request", "num_new_tokens"],
@@ -165,7 +165,7 @@ class _Chosen:
                 "jaxsched.vllm was tried with vLLM %s, and this is %s", ", ".join(TRIED), VERSION
             )
         jax.config.update("jax_platforms", "cpu")  # the accelerators are vLLM's
-        self.settings: ServingSettings = settings_of(self.vllm_config.additional_config)
+        self.settings: ServingSettings = serving_settings(self.vllm_config.additional_config)
         chosen = policy_named(self.settings.policy)
         self.decisions = Decisions(
             chosen, self.kv_cache_config.num_blocks - 1, self.block_size, self._reorder

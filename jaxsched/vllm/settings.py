@@ -14,7 +14,7 @@ from jaxsched.policies import LARGEST
 KEY = "jaxsched"
 """The key of vLLM's `--additional-config`: a policy as text, or a table of `ServingSettings`."""
 
-PREFIX = "JAXSCHED_"
+VARIABLES = "JAXSCHED_"
 """Before the names of `ServingSettings` in capitals: the environment variables."""
 
 PREDICTED_KEYS = ("jaxsched_lower", "jaxsched_upper", "jaxsched_point")
@@ -41,7 +41,9 @@ class ServingSettings:
     max_wait: float = toml.at_least(0, default=600.0)
 
 
-def settings_of(additional: Any, environment: Mapping[str, str] | None = None) -> ServingSettings:
+def serving_settings(
+    additional: Any, environment: Mapping[str, str] | None = None
+) -> ServingSettings:
     """The settings: vLLM's `additional_config` if it names a policy, else the environment's.
 
     Raises:
@@ -52,7 +54,7 @@ def settings_of(additional: Any, environment: Mapping[str, str] | None = None) -
     table = {"policy": found} if isinstance(found, str) else dict(found or {})
     kinds = typing.get_type_hints(ServingSettings)
     for name, kind in kinds.items():
-        variable = PREFIX + name.upper()
+        variable = VARIABLES + name.upper()
         if name not in table and environment.get(variable):
             try:
                 table[name] = kind(environment[variable])
@@ -62,7 +64,7 @@ def settings_of(additional: Any, environment: Mapping[str, str] | None = None) -
                 ) from None
     if "policy" not in table:
         raise ValueError(
-            f'no policy: set {PREFIX}POLICY=NAME, or --additional-config \'{{"{KEY}": "NAME"}}\''
+            f'no policy: set {VARIABLES}POLICY=NAME, or --additional-config \'{{"{KEY}": "NAME"}}\''
         )
     return toml.from_table(ServingSettings, table, f"{KEY}.")
 
