@@ -15,7 +15,7 @@ from experiments.relaxation import estimators as by
 from experiments.relaxation.cases import SPACE, WORKLOADS
 from jaxsched.engines import soft as relaxation
 
-SIZES, STEPS = (128, 256, 512), (64, 128)
+SIZES, STEPS = (128, 256, 512), (48, 128)
 LANES, EXACT_LANES, REPEATS = 32, 1024, 5
 
 ADVANCES = len(SIZES) * len(STEPS)

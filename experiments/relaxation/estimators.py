@@ -26,7 +26,7 @@ from jaxsched.tuning.estimators import along_guide
 SIGMA = 0.2
 """Deviation of the noise, in z; the tuning ends with as much."""
 
-STEPS = 64
+STEPS = 48
 """Steps of the relaxation that follow the events."""
 
 DRAWS = 4

@@ -26,7 +26,7 @@ RULES_COMPARED = {
 EVERY_ROUND = (3.0, 1.0, 0.3, 0.1, 0.03, 1e-2, 1e-3, 1e-4, 1e-5, 1e-6)
 COARSE = (3.0, 1.0, 0.3, 0.1, 0.03, 1e-2, 1e-3)
 SIZES = (128, 512)
-STEPS = 64
+STEPS = 48
 
 
 def table(advance: Callable[[], None]) -> pd.DataFrame:
