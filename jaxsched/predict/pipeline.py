@@ -46,7 +46,9 @@ def parts_of(config: PredictConfig, rows: Examples | None = None) -> ExamplePart
         raise ValueError(f"{rows.source}: has {len(rows):,} requests; expected more, such that "
             f"every part of the split has {LEAST_EXAMPLES}")  # fmt: skip
     later = rows.later or rows.select(np.zeros(0, np.int64))
-    return ExampleParts(*map(rows.select, chosen), later.select(data.later_rows(rows, chosen[0])))
+    train, validation, calibration, test = map(rows.select, chosen)
+    later = later.select(data.later_rows(rows, chosen[0]))
+    return ExampleParts(train, validation, calibration, test, later)
 
 
 def train(
