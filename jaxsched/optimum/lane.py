@@ -208,7 +208,7 @@ def climb_paths(
     allowed = np.arange(rounds) >= lane.arrival[:, None]
     if isinstance(found, PathPrices):
         nu, g, allowed = found.number / found.unit, found.end / found.unit, found.allowed
-    paths.climb(
+    paths.climb_with_paths(
         lane.prompt, lane.output, lane.arrival, lane.memory, found.alpha, found.beta, float(upper),
         lam, mu, nu, g, allowed, steps,
     )  # fmt: skip
