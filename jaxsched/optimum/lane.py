@@ -171,8 +171,8 @@ class PathPrices:
 
     def cost_to_go(self, lane: HindsightProblem) -> WholeNumbers:
         """The least cost of the rest of a path, by round, active requests and memory in use."""
-        size, kind = paths.kinds_of(lane.prompt + lane.output)
-        prompts, which = paths.kinds_of(lane.prompt)
+        size, kind = paths.distinct(lane.prompt + lane.output)
+        prompts, which = paths.distinct(lane.prompt)
         floor = paths.floor_of(lane.prompt, lane.memory)
         end, _ = paths.cheapest_ends(kind, len(size), lane.output, self.allowed, self.end)
         may_start = paths.starts_of(which, len(prompts), self.allowed)

@@ -125,7 +125,7 @@ def cheapest_ends(kind, kinds, output, allowed, g):
 
 
 @compiled()
-def kinds_of(values):
+def distinct(values):
     """The different values, ascending, and which of them each is."""
     different = np.unique(values)
     return different, np.searchsorted(different, values)
@@ -171,8 +171,8 @@ def climb_with_paths(
     value, in floating point: not a proof.
     """
     n, rounds = len(prompt), len(lam)
-    size, kind = kinds_of(prompt + output)
-    prompts, which = kinds_of(prompt)
+    size, kind = distinct(prompt + output)
+    prompts, which = distinct(prompt)
     floor = floor_of(prompt, memory)
     may_start = starts_of(which, len(prompts), allowed)
     shape = (rounds + 1, len(floor), memory + 1)
