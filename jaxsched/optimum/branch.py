@@ -22,10 +22,8 @@ from __future__ import annotations
 import numpy as np
 
 from jaxsched.optimum.compiled import compiled
+from jaxsched.optimum.paths import FAR
 from jaxsched.optimum.profile import add, drop
-
-FAR = np.int64(2**60)
-"""The cost of what is not allowed."""
 
 # Slots of the numbers that live from one call of `search` to the next.
 DEPTH, ROUND, NEXT, BOUND, LEFT, BEST, NODES, SPENT, ACTIVE, DONE = range(10)

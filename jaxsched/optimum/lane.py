@@ -171,8 +171,8 @@ class PathPrices:
 
     def cost_to_go(self, lane: HindsightProblem) -> WholeNumbers:
         """The least cost of the rest of a path, by round, active requests and memory in use."""
-        size, kind = paths.kinds_of(lane.prompt + lane.output)
-        prompts, which = paths.kinds_of(lane.prompt)
+        size, kind = paths.distinct(lane.prompt + lane.output)
+        prompts, which = paths.distinct(lane.prompt)
         floor = paths.floor_of(lane.prompt, lane.memory)
         end, _ = paths.cheapest_ends(kind, len(size), lane.output, self.allowed, self.end)
         may_start = paths.starts_of(which, len(prompts), self.allowed)
@@ -208,7 +208,7 @@ def climb_paths(
     allowed = np.arange(rounds) >= lane.arrival[:, None]
     if isinstance(found, PathPrices):
         nu, g, allowed = found.number / found.unit, found.end / found.unit, found.allowed
-    paths.climb(
+    paths.climb_with_paths(
         lane.prompt, lane.output, lane.arrival, lane.memory, found.alpha, found.beta, float(upper),
         lam, mu, nu, g, allowed, steps,
     )  # fmt: skip

@@ -13,16 +13,14 @@ from __future__ import annotations
 import numpy as np
 
 from jaxsched.optimum.compiled import compiled
-from jaxsched.optimum.prices import costs, sums
+from jaxsched.optimum.prices import PATIENCE, ROW_SCALE, SMOOTH, costs, sums
 
 FAR = 2**60
 """The cost of what is not allowed; sums of real costs stay far below."""
 
-PATIENCE, SMOOTH, SLOWER = 30, 0.75, 0.7
-"""Steps without progress before they become shorter, weight of the last direction, and by what."""
-
-COUNT_SCALE, ROW_SCALE, END_SCALE = 0.1, 0.5, 2.0
-"""How far other prices go beside those of memory, in units of M. Found by trial."""
+COUNT_SCALE, END_SCALE, SLOWER = 0.1, 2.0, 0.7
+"""How far prices of requests and of ends go beside those of memory; by what steps become shorter
+where they make no progress. Found by trial."""
 
 
 @compiled()
@@ -127,7 +125,7 @@ def cheapest_ends(kind, kinds, output, allowed, g):
 
 
 @compiled()
-def kinds_of(values):
+def distinct(values):
     """The different values, ascending, and which of them each is."""
     different = np.unique(values)
     return different, np.searchsorted(different, values)
@@ -164,7 +162,7 @@ def start_costs(prompt, output, alpha, beta, unit, lam, nu, mu, g, first, last, 
 
 
 @compiled()
-def climb(
+def climb_with_paths(
     prompt, output, arrival, memory, alpha, beta, upper, lam, mu, nu, g, allowed, steps
 ):  # fmt: skip
     """Raises the bound by Polyak steps along smoothed gradients; prices are left at the best.
@@ -173,8 +171,8 @@ def climb(
     value, in floating point: not a proof.
     """
     n, rounds = len(prompt), len(lam)
-    size, kind = kinds_of(prompt + output)
-    prompts, which = kinds_of(prompt)
+    size, kind = distinct(prompt + output)
+    prompts, which = distinct(prompt)
     floor = floor_of(prompt, memory)
     may_start = starts_of(which, len(prompts), allowed)
     shape = (rounds + 1, len(floor), memory + 1)

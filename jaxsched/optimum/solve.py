@@ -21,6 +21,7 @@ from jaxsched.optimum.lane import (
     climb_prices,
     problems_of,
 )
+from jaxsched.optimum.paths import FAR
 
 MOST_REQUESTS = 62
 """Requests that a branch and bound takes; with more of them only bounds are found."""
@@ -225,8 +226,8 @@ class Search:
         table: from the last price on, every round costs more than the one before.
         """
         table = self.prices.costs(self.lane, slack // self.prices.unit + 1)[self._order]
-        table[table > table.min(axis=1, keepdims=True) + slack] = branch.FAR
-        table = table[:, : int(np.flatnonzero((table < branch.FAR).any(axis=0))[-1]) + 2]
+        table[table > table.min(axis=1, keepdims=True) + slack] = FAR
+        table = table[:, : int(np.flatnonzero((table < FAR).any(axis=0))[-1]) + 2]
         least = np.minimum.accumulate(table[:, ::-1], axis=1)[:, ::-1]
         return np.ascontiguousarray(table), np.ascontiguousarray(least)
 
