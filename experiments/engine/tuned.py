@@ -127,12 +127,15 @@ def live(source: Source, lanes: int) -> pd.DataFrame:
 
 
 def rivals(prediction: str) -> list[tuple[str, str]]:
-    """Shipped policies without hindsight that may know this prediction."""
+    """Shipped policies without hindsight that may know this prediction.
+
+    Without those that read a point, which in the middle of (1 ± x)o is the truth.
+    """
     named = {name: make() for name, make in SHIPPED.items()}
     allowed = {
         name: policy
         for name, policy in named.items()
-        if not policy.hindsight and policy.rank is None and policy.quantum is None
+        if not (policy.hindsight or policy.needs_point or policy.rank or policy.quantum)
     }
     return [
         (prediction if policy.reads_predictions else NONE, name)
@@ -182,28 +185,27 @@ def streams(source: Source, path: Path | None, lanes: int, out: Path) -> pd.Data
 
 
 def against_rivals(frame: pd.DataFrame) -> pd.DataFrame:
-    """A row for each source, worker and prediction asked: the rule tuned there, the shipped one and
-    the rival of the least mean, at each load: mean, P99 over those of fcfs.
+    """A row for each source, worker, prediction and rule, tuned for it or shipped.
+
+    At each load its mean and P99 over those of fcfs, and in brackets the least mean of a rival;
+    `met` counts the loads where its mean is no larger and its P99 at most 1.1.
     """
     keys = ["source", "worker", "asked"]
     table = common.ratios(frame, [*keys, "load"], MEASURES, "fcfs")
-    table["text"] = table["mean"].map("{:.3f}".format) + ", " + table["p99"].map("{:.2f}".format)
     shipped = table["policy"].str.startswith("tuned:vllm_sharegpt")
     here = table["policy"].str.startswith("tuned:") & ~shipped
-    rows = []
-    for key, own in table.groupby(keys, sort=False):
-        for load, cell in own.groupby("load", sort=False):
-            rival = cell[~(shipped | here)[cell.index]].sort_values("mean").iloc[0]
-            one, other = (cell[mask[cell.index]].iloc[0] for mask in (here, shipped))
-            rows.append(
-                dict(zip(keys, key, strict=True))
-                | {
-                    "load": load, "tuned for it": one["text"], "shipped": other["text"],
-                    "least mean": f"{rival['text']} (`{rival['policy']}`)",
-                    "met": "yes" if one["mean"] <= rival["mean"] and one["p99"] <= 1.1 else "no",
-                }
-            )  # fmt: skip
-    return pd.DataFrame(rows)
+    least = table[~(shipped | here)].groupby([*keys, "load"])["mean"].min().rename("least")
+    found = []
+    for name, mask in (("tuned for it", here), ("shipped", shipped)):
+        own = table[mask].join(least, on=[*keys, "load"]).assign(rule=name)
+        own["met"] = (own["mean"] <= own["least"]) & (own["p99"] <= 1.1)
+        texts = zip(own["mean"], own["p99"], own["least"], strict=True)
+        own["text"] = [f"{mean:.3f}, {p99:.2f} ({least:.3f})" for mean, p99, least in texts]
+        wide = own.pivot_table("text", [*keys, "rule"], "load", aggfunc="first", sort=False)
+        wide.columns = [str(load) for load in wide.columns]
+        met = own.groupby([*keys, "rule"], sort=False)["met"].sum()
+        found.append(wide.assign(met=met.map(f"{{}} of {len(LOADS)}".format)))
+    return pd.concat(found).sort_index(level=keys, sort_remaining=False).reset_index()
 
 
 def main(given: argparse.Namespace) -> None:
