@@ -32,6 +32,10 @@ def main(arguments: list[str] | None = None) -> int:
         from benchmarks.vllm import PYTHON
 
         os.environ[PYTHON] = options.vllm_python
+    if options.compiler_python:
+        from benchmarks.compiled import PYTHON
+
+        os.environ[PYTHON] = options.compiler_python
     from benchmarks.scale import FULL, QUICK
 
     chosen = tuple(sections[name] for name in options.only or sections)
@@ -76,12 +80,23 @@ def _sections() -> dict[str, Section]:
     _prepare_jax()
     if importlib.util.find_spec("numba") is None:
         raise SystemExit("the benchmarks need numba: pip install numba")
-    from benchmarks import accelerator, engines, growth, loop, peer, processes, steps, tricks, vllm
+    from benchmarks import (
+        accelerator,
+        compiled,
+        engines,
+        growth,
+        loop,
+        peer,
+        processes,
+        steps,
+        tricks,
+        vllm,
+    )
 
     found = (
         engines.ENGINES, engines.REFERENCE, growth.GROWTH, growth.UNEVEN, processes.PARALLEL,
         processes.STARTUP, processes.MEMORY, loop.LOOP, steps.STEPS, tricks.TRICKS, peer.PEER,
-        vllm.WORKER, accelerator.ACCELERATOR,
+        vllm.WORKER, compiled.COMPILED, accelerator.ACCELERATOR,
     )  # fmt: skip
     return {section.name: section for section in found}
 
@@ -105,6 +120,7 @@ def _parser(names: list[str]) -> argparse.ArgumentParser:
     parser.add_argument("--out", type=Path, default=RESULTS, help="folder for the results")
     parser.add_argument("--peer-python", help="a Python that can import ai-dynamo-runtime")
     parser.add_argument("--vllm-python", help="a Python that can import vllm")
+    parser.add_argument("--compiler-python", help="a Python with the compilers for a GPU or TPU")
     return parser
 
 
@@ -114,6 +130,7 @@ def _command(options: argparse.Namespace) -> str:
     words += ["--only", *options.only] if options.only else []
     words += ["--peer-python", "PYTHON"] if options.peer_python else []
     words += ["--vllm-python", "PYTHON"] if options.vllm_python else []
+    words += ["--compiler-python", "PYTHON"] if options.compiler_python else []
     return f"`{shlex.join(words)}`"
 
 

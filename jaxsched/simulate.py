@@ -359,7 +359,6 @@ def _batched(run: Runner) -> Runner:
 
 def _sharded(run: Runner) -> Runner:
     """Spreads the lanes over all local devices."""
-
     alone = jax.jit(run, compiler_options=compiler_options(jax.default_backend()))
 
     @functools.lru_cache(maxsize=8)

@@ -20,7 +20,7 @@ SHAPE = jax.ShapeDtypeStruct((4, 200), jnp.int32)
 
 
 # One backlog with an order of its own, and arrivals with evictions under a cap.
-@pytest.mark.parametrize("name, trial, cap", [("h_sf", 0, None), ("a_min:every_round", 1, 3)])
+@pytest.mark.parametrize(("name", "trial", "cap"), [("h_sf", 0, None), ("a_min:every_round", 1, 3)])
 def test_equals_the_reference(name, trial, cap, monkeypatch):
     def small(*args):
         plan = make_plan(*args)

@@ -181,7 +181,7 @@ def _inputs(table: LaneTable, row: jax.Array) -> Inputs:
         num_requests=table.count[row],
         memory=table.memory[row],
         params=jax.tree.map(lambda ref: _Row(ref, row), table.params),
-        clock=clock,  # type: ignore[arg-type] - six scalars
+        clock=clock,
         limits=jax.tree.map(lambda ref: ref[0], table.limits),
     )
 
@@ -210,7 +210,8 @@ def _call(body: Callable[..., None], plan: LoopPlan, slots: int, read: Any, writ
     first = len(given) - len(outputs)
 
     def kernel(*refs: Any) -> None:
-        body(structure.unflatten(refs[: len(given)]), out_structure.unflatten(refs[len(given) :]))
+        inputs = jax.tree.unflatten(structure, refs[: len(given)])
+        body(inputs, jax.tree.unflatten(out_structure, refs[len(given) :]))
 
     call = pl.pallas_call(
         kernel,
@@ -221,4 +222,4 @@ def _call(body: Callable[..., None], plan: LoopPlan, slots: int, read: Any, writ
         compiler_params=triton.CompilerParams(num_warps=max(1, slots // _WARP), num_stages=1),
         name=f"steps_{slots}",
     )
-    return out_structure.unflatten(call(*given))
+    return jax.tree.unflatten(out_structure, call(*given))

@@ -101,8 +101,10 @@ def candidates(
     home, zero = inputs.home, jnp.zeros_like(leaver.slot)
     buffered = np.int32(1 + len(queue.runs))
     place = home.place_of_first(buffer.key, buffer.index)
-    entry = (home.pick(a, place) for a in (buffer.key, buffer.index, buffer.estimate))
-    best = Candidate(*entry, home.pick(buffer.evictions, place), zero + buffered, place)
+    key, index, estimate, evictions = (
+        home.pick(a, place) for a in (buffer.key, buffer.index, buffer.estimate, buffer.evictions)
+    )
+    best = Candidate(key, index, estimate, evictions, zero + buffered, place)
     key, index = (jnp.where(leaver.evicted, a, NEVER) for a in (leaver.key, leaver.position))
     evicted = Candidate(key, index, leaver.estimate, leaver.evictions, zero + buffered + 1, zero)
     best, then = _in_order(best, evicted)

@@ -12,7 +12,7 @@ Each line that is violated says for how many rounds it stays violated at least, 
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
