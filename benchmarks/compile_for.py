@@ -78,7 +78,7 @@ def _compile(kind: str, name: str, lanes: int, n: int, dump: str) -> dict[str, A
     there = jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec())
     shape = jax.ShapeDtypeStruct((lanes, n), jnp.int32, sharding=there)
     platform = "cuda" if kind == "gpu" else kind
-    with _on_device(kind):
+    with on_device(kind):
         compiled = jax.jit(totals).trace(*(shape,) * 4).lower(lowering_platforms=(platform,))
         compiled = compiled.compile()
     text, memory = compiled.as_text(), compiled.memory_analysis()
@@ -104,7 +104,7 @@ def _topology(kind: str) -> Any:
     return topologies.get_topology_desc("h100", "cuda", target_config=config, topology="1x1x1")
 
 
-def _on_device(kind: str) -> Any:
+def on_device(kind: str) -> Any:
     """Newer versions of jax ask which GPU a kernel is for while they lower it."""
     import contextlib
 
