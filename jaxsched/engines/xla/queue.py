@@ -46,7 +46,7 @@ class Candidates(NamedTuple):
     then: Candidate
 
 
-class Line(NamedTuple):
+class Followers(NamedTuple):
     """The first in admission order, and those behind it in the same sorted queue."""
 
     requests: list[Entrant]  # `plan.party` of them
@@ -124,7 +124,7 @@ def line(
     inputs: Inputs,
     choices: Choices,
     plan: LoopPlan,
-) -> Line:
+) -> Followers:
     """Those behind the first candidate."""
     first, then = queued
     zero = jnp.zeros_like(first.origin)
@@ -145,7 +145,7 @@ def line(
         for entrant, before in inputs.home.each(behind, plan.party - 1):
             requests.append(entrant)
             follows.append(follows[-1] & (first.origin < buffered) & before)
-    return Line(requests, follows, first.origin != buffered, then.position)
+    return Followers(requests, follows, first.origin != buffered, then.position)
 
 
 def _waiting(

@@ -167,7 +167,7 @@ def _nobody(time: jax.Array, plan: LoopPlan) -> Entering:
 
 
 def _party(
-    line: waiting.Line,
+    line: waiting.Followers,
     first: running.Entrant,
     ahead: running.Ahead,
     slots: Slots,
@@ -196,7 +196,7 @@ def _party(
 
 
 def _entering(
-    line: waiting.Line,
+    line: waiting.Followers,
     size: jax.Array,
     wanted: jax.Array,
     places: list[jax.Array],
