@@ -32,6 +32,10 @@ def main(arguments: list[str] | None = None) -> int:
         from benchmarks.vllm import PYTHON
 
         os.environ[PYTHON] = options.vllm_python
+    if options.compiler_python:
+        from benchmarks.compiled import PYTHON
+
+        os.environ[PYTHON] = options.compiler_python
     from benchmarks.scale import FULL, QUICK
 
     chosen = tuple(sections[name] for name in options.only or sections)
@@ -78,6 +82,7 @@ def _sections() -> dict[str, Section]:
         raise SystemExit("the benchmarks need numba: pip install numba")
     from benchmarks import (
         accelerator,
+        compiled,
         engines,
         growth,
         loop,
@@ -93,7 +98,8 @@ def _sections() -> dict[str, Section]:
     found = (
         engines.ENGINES, engines.REFERENCE, growth.GROWTH, growth.UNEVEN, processes.PARALLEL,
         processes.STARTUP, processes.MEMORY, readers.READERS, loop.LOOP, steps.STEPS,
-        tricks.TRICKS, peer.PEER, vllm.WORKER, relaxation.RELAXATION, accelerator.ACCELERATOR,
+        tricks.TRICKS, peer.PEER, vllm.WORKER, relaxation.RELAXATION, compiled.COMPILED,
+        accelerator.ACCELERATOR,
     )  # fmt: skip
     return {section.name: section for section in found}
 
@@ -117,6 +123,7 @@ def _parser(names: list[str]) -> argparse.ArgumentParser:
     parser.add_argument("--out", type=Path, default=RESULTS, help="folder for the results")
     parser.add_argument("--peer-python", help="a Python that can import ai-dynamo-runtime")
     parser.add_argument("--vllm-python", help="a Python that can import vllm")
+    parser.add_argument("--compiler-python", help="a Python with the compilers for a GPU or TPU")
     return parser
 
 
@@ -126,6 +133,7 @@ def _command(options: argparse.Namespace) -> str:
     words += ["--only", *options.only] if options.only else []
     words += ["--peer-python", "PYTHON"] if options.peer_python else []
     words += ["--vllm-python", "PYTHON"] if options.vllm_python else []
+    words += ["--compiler-python", "PYTHON"] if options.compiler_python else []
     return f"`{shlex.join(words)}`"
 
 

@@ -31,6 +31,19 @@ class Loop:
     bytes: int
 
 
+@dataclasses.dataclass(frozen=True)
+class Launches:
+    """What a computation launches.
+
+    Attributes:
+      kernels: Instructions that run code.
+      copies: Those of them that copy an array.
+    """
+
+    kernels: int
+    copies: int
+
+
 def largest_loop(text: str, table: int) -> Loop:
     """The loop with most instructions.
 
@@ -41,6 +54,26 @@ def largest_loop(text: str, table: int) -> Loop:
     names = set(re.findall(r"while\(.*?body=%?([\w.\-]+)", text))
     bodies = [_instructions(_computation(text, name)) for name in names]
     return _count(max(bodies, key=len), table)
+
+
+def loops(text: str) -> list[tuple[Launches, Launches]]:
+    """What a pass through the body of every loop launches, and what its condition does."""
+    found = re.findall(r"while\(.*?condition=%?([\w.\-]+).*?body=%?([\w.\-]+)", text)
+    return [(_launches(text, body), _launches(text, condition)) for condition, body in found]
+
+
+def _launches(text: str, name: str) -> Launches:
+    """Kernels of a computation; of a conditional those of its largest branch."""
+    codes, chosen = [], 0
+    for line in _computation(text, name).splitlines():
+        code = re.search(r" ([a-z][\w\-]*)\(", line.partition(" = ")[2])
+        if code and code[1] not in (*FREE, "conditional", "while"):
+            codes.append(code[1])
+        branches = re.search(r"branch_computations=\{(.*?)\}", line)
+        names = re.findall(r"(?:true|false)_computation=%?([\w.\-]+)", line)
+        names += [] if branches is None else re.findall(r"[\w.\-]+", branches[1])
+        chosen += max((_launches(text, branch).kernels for branch in names), default=0)
+    return Launches(len(codes) + chosen, codes.count("copy"))
 
 
 def _computation(text: str, name: str) -> str:

@@ -56,6 +56,7 @@ class Driver:
     """Runs the engine's loop over chunks from here, with a clock beside it.
 
     Attributes:
+      start: Gives lanes at work on the first instances.
       levels: By position in `LoopPlan.slots`, those that were needed.
       borders: Borders between chunks passed.
       waited: Seconds that they took.
@@ -64,7 +65,7 @@ class Driver:
     def __init__(self, table: LaneTable, chosen: Policy, plan: LoopPlan) -> None:
         nothing = jnp.zeros((INSTANCES,), bool)
         self._table, self._policy, self._plan = table, chosen, plan
-        self._start = jax.jit(lambda: lanes_loop._start(table, plan, nothing))
+        self.start = jax.jit(lambda: lanes_loop._start(table, plan, nothing))
         self._border = jax.jit(
             lambda state, log: lanes_loop._border(state, log, table, plan, nothing)
         )
@@ -76,11 +77,12 @@ class Driver:
         self.borders, self.waited = 0, 0.0
         for level in self.levels.values():
             level.steps, level.seconds = 0, 0.0
-        state = self._start()
+        state = self.start()
         while bool(jnp.any(state.lanes.halt != DONE)) or int(state.next_row) < INSTANCES:
-            state = self._chunk(state)
+            state, _ = self.step(state)
 
-    def _chunk(self, state: lanes_loop.Pool) -> lanes_loop.Pool:
+    def step(self, state: lanes_loop.Pool) -> tuple[lanes_loop.Pool, Event]:
+        """A chunk and the border behind it."""
         level = self._level(int(state.level), state)
         begun = time.perf_counter()
         state, log = jax.block_until_ready(level.run(state))
@@ -90,7 +92,7 @@ class Driver:
         begun = time.perf_counter()
         state = jax.block_until_ready(self._border(state, log))
         self.waited, self.borders = self.waited + time.perf_counter() - begun, self.borders + 1
-        return state
+        return state, log
 
     def _level(self, i: int, state: lanes_loop.Pool) -> Level:
         if i not in self.levels:
@@ -99,7 +101,7 @@ class Driver:
 
 
 def _steps(scale: Scale, name: str, setting: str) -> list[Row]:
-    chosen, plan, table = _prepare(scale, name, setting)
+    chosen, plan, table = prepare(scale, name, setting)
     driver = Driver(table, chosen, plan)
     for _ in range(2):  # the first one compiles
         driver.run()
@@ -113,9 +115,11 @@ def _steps(scale: Scale, name: str, setting: str) -> list[Row]:
     return rows
 
 
-def _prepare(scale: Scale, name: str, setting: str) -> tuple[Policy, LoopPlan, LaneTable]:
+def prepare(scale: Scale, name: str, setting: str) -> tuple[Policy, LoopPlan, LaneTable]:
     instance = canonical(draw(setting, INSTANCES, scale.n, scale.memory))
     plan, chosen = make_plan(scale.n, INSTANCES, False), policy(name)
+    if chosen.choices.shortest_first:
+        plan = dataclasses.replace(plan, party=1)
     table = jax.jit(lambda flat: make_table(flat, LIMITS, chosen.choices, Numbers()))(instance)
     return chosen, plan, table
 
@@ -134,7 +138,7 @@ def _compile(
 
 
 def _taken(log: Event) -> int:
-    """Steps that a chunk took; only rows that were never written say nothing at time 0."""
+    """Steps that a chunk took; rows that were never written have no time."""
     return int(np.sum(np.any(np.asarray(log.time) != NEVER, axis=1)))
 
 

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 
 import jaxsched as js
+from benchmarks.compile_for import on_device
 from jaxsched.engines import xla as jax_engine
 from jaxsched.testing import check_result
 from jaxsched.testing.contract import TRIALS, draw
@@ -20,7 +21,7 @@ SHAPE = jax.ShapeDtypeStruct((4, 200), jnp.int32)
 
 
 # One backlog with an order of its own, and arrivals with evictions under a cap.
-@pytest.mark.parametrize("name, trial, cap", [("h_sf", 0, None), ("a_min:every_round", 1, 3)])
+@pytest.mark.parametrize(("name", "trial", "cap"), [("h_sf", 0, None), ("a_min:every_round", 1, 3)])
 def test_equals_the_reference(name, trial, cap, monkeypatch):
     def small(*args):
         plan = make_plan(*args)
@@ -48,11 +49,12 @@ def lowered(policy, **options):
         return js.simulate(instance, policy, engine="jax", **options).completion
 
     arrival = jax.ShapeDtypeStruct(SHAPE.shape, jnp.float32)
-    traced = jax.jit(run).trace(*(SHAPE,) * 4, arrival)
-    return traced.lower(lowering_platforms=("cuda",)).as_text()
+    with on_device("gpu"):
+        traced = jax.jit(run).trace(*(SHAPE,) * 4, arrival)
+        return traced.lower(lowering_platforms=("cuda",)).as_text()
 
 
-@pytest.mark.filterwarnings("error")  # that 64 bits become 32
+@pytest.mark.filterwarnings("error:Explicitly requested dtype")  # 64 bits would become 32
 def test_lowers_for_a_gpu_without_one(monkeypatch):
     """The papers' worker with a policy of one's own, arrivals, a clock and a cap."""
     monkeypatch.setattr(jax, "default_backend", lambda: "gpu")

@@ -22,7 +22,7 @@ LAST_TICK = np.int64(2**62)
 
 
 def first_round(
-    clock: jax.Array, prefill: jax.Array, count: jax.Array, used: jax.Array
+    clock: jax.Array | tuple[jax.Array, ...], prefill: jax.Array, count: jax.Array, used: jax.Array
 ) -> jax.Array:
     """Picoseconds of a round.
 

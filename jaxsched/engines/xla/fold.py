@@ -23,17 +23,17 @@ from jax import lax
 
 from jaxsched.engines.xla.home import Home
 
-T = TypeVar("T")
+_T = TypeVar("_T")
 
 PARTS = 8
 """Slot and buffer counts are multiples of this."""
 
-LONGEST = 32
+_LONGEST = 32
 """XLA:CPU fuses a reduction of so many elements with what feeds it; a longer one it takes apart."""
 
 
 def _fold(combine: Callable[[jax.Array, jax.Array], jax.Array], values: jax.Array) -> jax.Array:
-    parts = max(PARTS, values.shape[-1] // LONGEST)
+    parts = max(PARTS, values.shape[-1] // _LONGEST)
     return functools.reduce(combine, jnp.split(values, parts))
 
 
@@ -98,7 +98,7 @@ class Loops(Home):
     def put(self, old: Any, condition: jax.Array, place: jax.Array, new: Any) -> Any:
         return None if old is None else put(old, condition, place, new)
 
-    def put_all(self, old: T, places: Sequence[jax.Array], new: Sequence[T]) -> T:
+    def put_all(self, old: _T, places: Sequence[jax.Array], new: Sequence[_T]) -> _T:
         where = jnp.stack(places)
         return jax.tree.map(
             lambda array, *values: array.at[where].set(jnp.stack(values), mode="drop"), old, *new
@@ -111,7 +111,7 @@ class Loops(Home):
         (place,) = self.settle(place)
         return table.at[place].get(mode="promise_in_bounds")
 
-    def each(self, function: Callable[[Any], T], count: int) -> list[T]:
+    def each(self, function: Callable[[Any], _T], count: int) -> list[_T]:
         found = jax.vmap(function)(lax.iota(np.int32, count))
         return [jax.tree.map(lambda leaf, i=i: leaf[i], found) for i in range(count)]
 
@@ -129,5 +129,5 @@ class Loops(Home):
                 found[i], found[i + 1] = jnp.minimum(*pair), jnp.maximum(*pair)
         return found
 
-    def when(self, condition: jax.Array, function: Callable[[T], T], state: T) -> T:
+    def when(self, condition: jax.Array, function: Callable[[_T], _T], state: _T) -> _T:
         return function(state)

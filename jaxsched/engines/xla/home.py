@@ -17,7 +17,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
-T = TypeVar("T")
+_T = TypeVar("_T")
 
 
 class Home(abc.ABC):
@@ -44,7 +44,7 @@ class Home(abc.ABC):
         """Values [S] with `new` at `place` if `condition` holds; `None` of `None`."""
 
     @abc.abstractmethod
-    def put_all(self, old: T, places: Sequence[jax.Array], new: Sequence[T]) -> T:
+    def put_all(self, old: _T, places: Sequence[jax.Array], new: Sequence[_T]) -> _T:
         """Arrays [S] with these at those places; past the end for who is left out, as the last."""
 
     @abc.abstractmethod
@@ -56,7 +56,7 @@ class Home(abc.ABC):
         """The value at a place of a table that is only read."""
 
     @abc.abstractmethod
-    def each(self, function: Callable[[Any], T], count: int) -> list[T]:
+    def each(self, function: Callable[[Any], _T], count: int) -> list[_T]:
         """What a function of scalars gives for 0, 1, ..., `count` - 1."""
 
     @abc.abstractmethod
@@ -64,7 +64,7 @@ class Home(abc.ABC):
         """`count` places where a mask [S] holds, the lowest first; S where there are no more."""
 
     @abc.abstractmethod
-    def when(self, condition: jax.Array, function: Callable[[T], T], state: T) -> T:
+    def when(self, condition: jax.Array, function: Callable[[_T], _T], state: _T) -> _T:
         """`function(state)`, which must give back the state if the condition does not hold."""
 
     def place_of_first(self, key: jax.Array, index: jax.Array) -> jax.Array:

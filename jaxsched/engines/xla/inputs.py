@@ -73,7 +73,7 @@ class Inputs(NamedTuple):
     num_requests: jax.Array
     memory: jax.Array
     params: chex.ArrayTree
-    clock: jax.Array | None
+    clock: jax.Array | tuple[jax.Array, ...] | None  # six coefficients
     limits: RunLimits
 
 

@@ -25,10 +25,11 @@ from jaxsched.engines.xla.inputs import Inputs, LaneTable, Queue
 from jaxsched.engines.xla.state import RUN, Event, Lane, LoopPlan
 from jaxsched.policies.program import Choices
 
-T = TypeVar("T")
+_T = TypeVar("_T")
 
-_WARP = 256
-"""Slots that a warp of 32 threads takes; with one warp a lane no reduction needs a barrier."""
+_WARP = 512
+"""Slots that a warp of 32 threads takes, the most that fit in its registers for A_min; with one
+warp a lane no reduction needs a barrier."""
 
 
 class Chip(Home):
@@ -51,8 +52,8 @@ class Chip(Home):
             return None
         return jnp.where((_places(old) == place) & condition, new, old)
 
-    def put_all(self, old: T, places: Sequence[jax.Array], new: Sequence[T]) -> T:
-        def put(tree: T, which: range) -> T:
+    def put_all(self, old: _T, places: Sequence[jax.Array], new: Sequence[_T]) -> _T:
+        def put(tree: _T, which: range) -> _T:
             for i in which:
                 tree = jax.tree.map(
                     lambda a, x, i=i: jnp.where(_places(a) == places[i], x, a), tree, new[i]
@@ -71,7 +72,7 @@ class Chip(Home):
     def lookup(self, table: Any, place: jax.Array) -> jax.Array:
         return table[place]
 
-    def each(self, function: Callable[[Any], T], count: int) -> list[T]:
+    def each(self, function: Callable[[Any], _T], count: int) -> list[_T]:
         return [function(np.int32(i)) for i in range(count)]
 
     def first_places(self, free: jax.Array, count: int) -> list[jax.Array]:
@@ -81,8 +82,8 @@ class Chip(Home):
             found.append(self.lowest(jnp.where(free, position, none)))
         return found
 
-    def when(self, condition: jax.Array, function: Callable[[T], T], state: T) -> T:
-        def solid(tree: T) -> T:
+    def when(self, condition: jax.Array, function: Callable[[_T], _T], state: _T) -> _T:
+        def solid(tree: _T) -> _T:
             # The lowering of `cond` takes no constants; the compiler takes this choice out again.
             return jax.tree.map(lambda x: x if x.shape else lax.select(condition, x, x), tree)
 
@@ -181,7 +182,7 @@ def _inputs(table: LaneTable, row: jax.Array) -> Inputs:
         num_requests=table.count[row],
         memory=table.memory[row],
         params=jax.tree.map(lambda ref: _Row(ref, row), table.params),
-        clock=clock,  # type: ignore[arg-type] - six scalars
+        clock=clock,
         limits=jax.tree.map(lambda ref: ref[0], table.limits),
     )
 
@@ -210,7 +211,8 @@ def _call(body: Callable[..., None], plan: LoopPlan, slots: int, read: Any, writ
     first = len(given) - len(outputs)
 
     def kernel(*refs: Any) -> None:
-        body(structure.unflatten(refs[: len(given)]), out_structure.unflatten(refs[len(given) :]))
+        inputs = jax.tree.unflatten(structure, refs[: len(given)])
+        body(inputs, jax.tree.unflatten(out_structure, refs[len(given) :]))
 
     call = pl.pallas_call(
         kernel,
@@ -221,4 +223,4 @@ def _call(body: Callable[..., None], plan: LoopPlan, slots: int, read: Any, writ
         compiler_params=triton.CompilerParams(num_warps=max(1, slots // _WARP), num_stages=1),
         name=f"steps_{slots}",
     )
-    return out_structure.unflatten(call(*given))
+    return jax.tree.unflatten(out_structure, call(*given))

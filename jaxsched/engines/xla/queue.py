@@ -46,7 +46,7 @@ class Candidates(NamedTuple):
     then: Candidate
 
 
-class Line(NamedTuple):
+class Followers(NamedTuple):
     """The first in admission order, and those behind it in the same sorted queue."""
 
     requests: list[Entrant]  # `plan.party` of them
@@ -101,8 +101,10 @@ def candidates(
     home, zero = inputs.home, jnp.zeros_like(leaver.slot)
     buffered = np.int32(1 + len(queue.runs))
     place = home.place_of_first(buffer.key, buffer.index)
-    entry = (home.pick(a, place) for a in (buffer.key, buffer.index, buffer.estimate))
-    best = Candidate(*entry, home.pick(buffer.evictions, place), zero + buffered, place)
+    key, index, estimate, evictions = (
+        home.pick(a, place) for a in (buffer.key, buffer.index, buffer.estimate, buffer.evictions)
+    )
+    best = Candidate(key, index, estimate, evictions, zero + buffered, place)
     key, index = (jnp.where(leaver.evicted, a, NEVER) for a in (leaver.key, leaver.position))
     evicted = Candidate(key, index, leaver.estimate, leaver.evictions, zero + buffered + 1, zero)
     best, then = _in_order(best, evicted)
@@ -122,7 +124,7 @@ def line(
     inputs: Inputs,
     choices: Choices,
     plan: LoopPlan,
-) -> Line:
+) -> Followers:
     """Those behind the first candidate."""
     first, then = queued
     zero = jnp.zeros_like(first.origin)
@@ -143,7 +145,7 @@ def line(
         for entrant, before in inputs.home.each(behind, plan.party - 1):
             requests.append(entrant)
             follows.append(follows[-1] & (first.origin < buffered) & before)
-    return Line(requests, follows, first.origin != buffered, then.position)
+    return Followers(requests, follows, first.origin != buffered, then.position)
 
 
 def _waiting(

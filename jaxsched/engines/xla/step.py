@@ -84,14 +84,14 @@ def step(
             party = _party(line, first, ahead, slots, time, room, count, inputs)
             places = running.free_slots(home, slots, time, plan.party)
             entering, places = _entering(line, party, wanted, places, slots, inputs)
-            size, prompts = entering.count, entering.prompts
+            size, prompts = entering.size, entering.prompts
             return entering, running.insert(
                 home, slots, places, size, prompts, line.requests, ahead.above, time
             )
 
         entering, slots = home.when(wanted, enter, (_nobody(time, plan), slots))
     with jax.named_scope("queue"):
-        heads, admitted = arrivals.heads, entering.count
+        heads, admitted = arrivals.heads, entering.size
         buffer, heads = waiting.take(home, arrivals.buffer, heads, queued.first, admitted)
         again = (admitted > 0) & (queued.first.position == leaver.position)
         returns = leaver.evicted & ~again
@@ -154,9 +154,9 @@ def step(
 class Entering(NamedTuple):
     """Those who are admitted in a step; scalars."""
 
-    count: jax.Array
+    size: jax.Array  # how many
     prompts: jax.Array  # together
-    positions: tuple[jax.Array, ...]  # in their instance, NEVER from `count` on
+    positions: tuple[jax.Array, ...]  # in their instance, NEVER from `size` on
     next_completion: jax.Array  # rounds to that of the first who completes
     next_prompt: jax.Array  # of who is next in the queue; 0 if that is not known
 
@@ -167,7 +167,7 @@ def _nobody(time: jax.Array, plan: LoopPlan) -> Entering:
 
 
 def _party(
-    line: waiting.Line,
+    line: waiting.Followers,
     first: running.Entrant,
     ahead: running.Ahead,
     slots: Slots,
@@ -196,7 +196,7 @@ def _party(
 
 
 def _entering(
-    line: waiting.Line,
+    line: waiting.Followers,
     size: jax.Array,
     wanted: jax.Array,
     places: list[jax.Array],
