@@ -32,6 +32,10 @@ KERNEL_CHUNK = 1024
 MOST_SLOTS = 4096
 """Slots of a lane that the registers of one multiprocessor hold."""
 
+CPU_PARTY = 2
+"""Requests that a step admits at most on a CPU: `a_max`, most of whose steps admit nobody, takes a
+quarter longer with 4, and `a_min` as long."""
+
 SHORT_RUN = 4096
 """Returned requests that are merged at once; beyond, a short run is merged into a long one."""
 
@@ -88,6 +92,7 @@ def make_plan(
         slots=_slot_counts(n, in_kernel),
         chunk=KERNEL_CHUNK if in_kernel else CHUNK,
         buffer=CHUNK,
+        party=CPU_PARTY if backend == "cpu" else LoopPlan.party,
         runs=(n,) if n <= SHORT_RUN else (SHORT_RUN, n),
         arrivals=arrivals,
         clocked=clocked,
