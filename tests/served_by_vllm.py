@@ -44,6 +44,7 @@ fails = js.Policy("fails", estimate=lambda r: 1, eviction_key=lambda r: 9 // (r.
 """
 RULES = (
     *record_vllm.RULES, "svf:point", "svf:upper", "tuned:lmsys_classes", "tuned:sharegpt_one",
+    "tuned:vllm_sharegpt_one_live", "tuned:vllm_sharegpt_relative_live",
     "remaining_volume", "remaining_volume:lower", "remaining_volume:age=20", "random_victim", "tie",
     "trail", "past_future", "a_max", "mc_sf", "no_evict", "fcfs:watermark=0.1",
     "a_min:random_ties", "a_min_family:start=0.3,admit_prompt=2,evict_progress=1,run_growth=1.5",

@@ -69,8 +69,12 @@ def _apply(args: argparse.Namespace) -> None:
     store.write_parquet(args.out, frame, about)
     say(out, f"requests: {args.out} ({len(frame):,} rows, with columns lower and upper)")
     columns = {"prompt": named["prompt"], "output": "output", "lower": "lower", "upper": "upper"}
+    more = ""
+    if named["prompt"] not in frame:  # a length for all will do
+        del columns["prompt"]
+        more = " --prompt S"
     pairs = [f"{x}={name if name in frame else 'COLUMN'}" for x, name in columns.items()]
-    say(out, f"next: jaxsched simulate {args.out} --memory 16492 --columns {','.join(pairs)}")
+    say(out, f"next: jaxsched simulate {args.out} --memory 16492 --columns {','.join(pairs)}{more}")
 
 
 def _prompts(

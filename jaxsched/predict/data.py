@@ -204,7 +204,8 @@ def tokens_of(path: object, table: pd.DataFrame, column: str) -> NDArray[np.int3
     if wrong.any():
         row = int(np.argmax(wrong))
         where, cell = f"{path}: row {row + 1}: column {column!r}", table[column].iloc[row]
-        raise ValueError(f"{where}: {cell!r} is not an integer of at least 1")
+        told = "a text" if isinstance(cell, str) else repr(cell)  # it may be somebody's prompt
+        raise ValueError(f"{where}: {told} is not an integer of at least 1")
     return values.astype(np.int32)
 
 

@@ -36,7 +36,7 @@ except ImportError as error:
     ) from error
 
 TRIED = ("0.33.0",)
-"""The versions of vLLM with which every test of tests/vllm passes."""
+"""The versions of vLLM with which every test of tests/served_by_vllm.py passes."""
 
 FIRST_OUT = sys.maxsize
 """The priority of a victim, for the moment in which vLLM looks for one."""
@@ -130,9 +130,12 @@ class PolicyQueue(request_queue.RequestQueue):  # type: ignore[misc, unused-igno
 
     def reorder(self) -> None:
         """Asks for all keys again."""
-        key, seen = self.owner.decisions.admission_key, self.owner.seen
-        self._heap = [(key(seen(request)), index, request) for _, index, request in self._heap]
-        heapq.heapify(self._heap)
+        decisions, seen = self.owner.decisions, self.owner.seen
+        before, key = decisions.failed, decisions.admission_key
+        heap = [(key(seen(request)), index, request) for _, index, request in self._heap]
+        if decisions.failed == before:  # else one of them failed, and all were asked for anew
+            self._heap = heap
+            heapq.heapify(self._heap)
 
     def __bool__(self) -> bool:
         return bool(self._heap)

@@ -44,7 +44,7 @@ class ServingSettings:
 def serving_settings(
     additional: Any, environment: Mapping[str, str] | None = None
 ) -> ServingSettings:
-    """The settings: vLLM's `additional_config` if it names a policy, else the environment's.
+    """The settings: vLLM's `additional_config`, and the environment's for what that leaves out.
 
     Raises:
       ValueError: If neither names a policy, or a key or value is wrong; the text names it.
