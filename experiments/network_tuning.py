@@ -5,7 +5,7 @@ Usage:
     python -m experiments.network_tuning OUT [--seed N]
 
 Tunes the network of `jaxsched.policies.network` for ShareGPT with classes of 100 tokens by
-gradients of each kind, and the ten numbers of the family beside it, at n = 512. Prints when each
+gradients of each kind, and the family beside it, at n = 512. Prints when each
 first reaches the last score of the evolution strategies (validation instances, the best so far),
 in requests simulated and in CPU time, and what the best networks do at n = 2,000, with another
 memory, and on other lengths, beside the shipped ten-number rule. A soft simulation of an instance
@@ -79,7 +79,7 @@ LOOKS = {
     "relaxation": ("relaxation", "#D55E00", "-"),
     "combined": ("pairs along the relaxation", "#CC79A7", looks.DASH_DOTS),
     "handover": ("relaxation, then 4 pairs", "#009E73", looks.DASHES),
-    "family": ("ten numbers, evolution strategies", "#777777", looks.DOTS),
+    "family": ("the family, evolution strategies", "#777777", looks.DOTS),
 }
 """Name -> label, color, line."""
 

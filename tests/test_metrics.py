@@ -370,6 +370,12 @@ def test_progressions_are_repetitions(size: int) -> None:
     assert [getattr(found, name) for name in (*NAMES[1:], "max")] == expected
 
 
+def test_equal_gaps_are_not_written_out() -> None:
+    many = samples.Progressions(*(np.asarray([x]) for x in (5, 0, 2**40, 2)))
+    found = samples.of_progressions(many, 1)
+    assert found.count == 2**41 and found.p99 == found.max == 5
+
+
 @pytest.mark.parametrize("policy", ["a_min", "fcfs"])
 def test_metrics_of_a_simulation(policy: str) -> None:
     instance, drawn = live(seed=5, lanes=3)

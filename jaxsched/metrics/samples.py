@@ -83,9 +83,12 @@ class Progressions:
         whole = np.sum((self.length * self.weight)[last < low])
         some = (self.first <= high) & (last >= low)
         first, step, length, weight = (x[some] for x in self.columns)
-        divisor = np.maximum(step, 1)
-        begin = np.where(step > 0, np.maximum(0, -(-(low - first) // divisor)), 0)
-        end = np.where(step > 0, np.minimum(length, (high - first) // divisor + 1), length)
+        # Numbers that are all the same are one, however many: under a clock without a term for the
+        # cache most gaps are.
+        still, divisor = step == 0, np.maximum(step, 1)
+        begin = np.where(still, 0, np.maximum(0, -(-(low - first) // divisor)))
+        end = np.where(still, 1, np.minimum(length, (high - first) // divisor + 1))
+        weight = np.where(still, weight * length, weight)
         inside = np.maximum(0, end - begin)
         which = np.repeat(np.arange(len(first)), inside)
         place = np.arange(len(which)) - np.repeat(np.cumsum(inside) - inside, inside)

@@ -3,8 +3,8 @@
 The order of admission may weigh prompts and memory-time, count what was generated before and what
 is still to come, and age; the reservation may be more or less than the estimate, and the order of
 eviction may weigh estimate, progress, prompt and arrival; the estimate may start inside the
-interval and grow by more than what was seen. Both readings of A_min are members, and so are `fcfs`,
-`lcf` and `remaining_volume`.
+interval and grow by more than what was seen. Both readings of A_min are members, and so are `lcf`,
+`fcfs` where arrivals differ, and `remaining_volume`, with a prediction but for rounding.
 
 The arithmetic is that of integers in units of 1/1024, so that every engine agrees exactly; with
 `x >> 10` for floor(x / 1024), s the prompt, [l, u] the interval, k the tokens generated, t the
