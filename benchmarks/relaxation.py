@@ -91,8 +91,8 @@ RELAXATION = Section(
     title="The relaxation",
     note=(
         f"Processor time per instance, the least of some turns: a relaxed simulation of A_min with "
-        f"the gradient of ln(mean latency) in fourteen numbers, {LANES} instances of ShareGPT lengths "
-        f"in a call, beside an exact one by the native engine, {EXACT_LANES:,} in a call; "
+        f"the gradient of ln(mean latency) in fourteen numbers, {LANES} instances of ShareGPT "
+        f"lengths in a call, beside an exact one by the native engine, {EXACT_LANES:,} in a call; "
         f"M = {MEMORY:,}, T = {TEMPERATURE:g}."
     ),
     columns={

@@ -1,4 +1,4 @@
-"""Every shipped rule beside every other: both workers, six kinds of requests, seven states of knowledge.
+"""Every shipped rule beside every other: two workers, six kinds of requests, seven of knowledge.
 
 In rounds, so that a proved bound stands beside every figure. A unit is one kind of requests, one
 kind of arrivals and one worker; what a unit has found is kept in the folder at once, so that an
