@@ -8,6 +8,7 @@ rule.
 from __future__ import annotations
 
 import dataclasses
+import difflib
 import hashlib
 import os
 from pathlib import Path
@@ -190,9 +191,11 @@ def rule_path(source: str | os.PathLike[str]) -> Path:
     path = Path(source)
     if path.suffix != ".toml":
         if str(source) not in names():
+            near = difflib.get_close_matches(str(source), names(), n=1)
+            hint = f" (did you mean {near[0]}?)" if near else ""
             raise ValueError(
-                f"no shipped rule is called {str(source)!r}; expected a path that ends in .toml, "
-                f"or one of {', '.join(names())}"
+                f"no shipped rule is called {str(source)!r}{hint}; expected a path that ends in "
+                f".toml, or one of {', '.join(names())}"
             )
         path = RULES / f"{source}.toml"
     return path
