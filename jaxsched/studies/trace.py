@@ -96,8 +96,8 @@ TRACE_OPTIONS: dict[str, tuple[str | None, str]] = {
     "prompt": ("S", "prompt length, for a trace that has none"),
     "limit": ("N", "take N requests, the first"),
     "window": ("START:END", "take those that arrive in these seconds of the trace"),
-    "warm_up": ("S", "leave requests of the first S seconds out of the metrics, of simulate, capacity and "
-                "serving studies"),
+    "warm_up": ("S", "leave requests of the first S seconds out of the metrics: of simulate, "
+                "capacity and serving studies"),
     "skip_too_large": (None, "leave out requests that can never fit into M, instead of refusing "
                        "the trace"),
     "skip_zero_output": (None, "leave out requests without output, such as failed ones"),
