@@ -23,13 +23,18 @@ from jaxsched.engines.soft import (
 from jaxsched.engines.soft.threshold import BEYOND, bracket, cumulative, implicit, root, share
 from jaxsched.policies import Policy
 from jaxsched.policies.arithmetic import most
-from jaxsched.policies.family import FAMILY_FIELDS
+from jaxsched.policies.family import NUMBERS
 
 INSIDE = js.FamilyParams(
     start=0.2, admit_prompt=0.2, admit_area=0.2, reserve_factor=1.2, reserve_floor=20.0,
     evict_estimate=0.5, evict_progress=0.3, evict_prompt=0.1, run_growth=0.8, evict_growth=0.2,
+    progress=0.3,
 )  # fmt: skip
 """At no kink of the family, with evictions."""
+
+FIELDS = [name for name in NUMBERS if name not in ("age", "progress")]
+"""Numbers to differentiate by: an age of 0 is a kink, another order from there on; and on the
+papers' worker who waits has no progress."""
 
 LANES, N, STEPS = 3, 20, 24
 
@@ -96,13 +101,11 @@ forward = jax.jit(mean_latency, compiler_options=FAST)
 
 
 def vector(params: js.FamilyParams) -> np.ndarray:
-    return np.array([float(getattr(params, name)) for name in FAMILY_FIELDS])
+    return np.array([float(getattr(params, name)) for name in FIELDS])
 
 
 def point(values: np.ndarray) -> js.FamilyParams:
-    return js.FamilyParams(
-        **{name: np.float64(x) for name, x in zip(FAMILY_FIELDS, values, strict=True)}
-    )
+    return js.FamilyParams(**{name: np.float64(x) for name, x in zip(FIELDS, values, strict=True)})
 
 
 @functools.cache
@@ -119,7 +122,7 @@ def gradients(case: str, temperature: float) -> tuple[np.ndarray, np.ndarray]:
         found = with_gradient(point(vector(INSIDE)), *rest, exact_gradient=True)[1]
         rows = [
             [latency(vector(INSIDE) + k * step * axis) for k in (-2, -1, 1, 2)]
-            for axis in np.eye(len(FAMILY_FIELDS))
+            for axis in np.eye(len(FIELDS))
         ]
     return vector(found), np.array(rows) @ np.array([1, -8, 8, -1]) / (12 * step)
 
@@ -133,9 +136,7 @@ def test_gradient_is_that_of_central_differences(case: str, temperature: float) 
 
 def test_every_number_is_differentiated_somewhere() -> None:
     found = [gradients(case, 1.0)[0] for case in ("backlogs", "arrivals, padding, wrong intervals")]
-    assert np.all(np.max(np.abs(found), axis=0) > 1e-4), dict(
-        zip(FAMILY_FIELDS, found, strict=False)
-    )
+    assert np.all(np.max(np.abs(found), axis=0) > 1e-4), dict(zip(FIELDS, found, strict=False))
 
 
 def test_numbers_without_influence_have_no_gradient() -> None:
@@ -207,11 +208,12 @@ def test_lanes_by_vmap_and_together_are_the_same() -> None:
     with jax.enable_x64(True):
         found = jax.tree.map(np.asarray, both(jnp.array([0.5, 1.0]), instance, timeline))
     together = gradients("backlogs", 1.0)[0]
-    for name, expected in zip(FAMILY_FIELDS, together, strict=True):
+    for name, expected in zip(FIELDS, together, strict=True):
         lane_by_lane = getattr(found, name)
         assert lane_by_lane.shape == (2, LANES)
         np.testing.assert_allclose(lane_by_lane[1].sum(), expected, rtol=1e-6, err_msg=name)
-        assert abs(lane_by_lane[0].sum() / expected - 1) > 1e-3, name
+        if name != "evict_arrival":  # in a backlog all arrive alike
+            assert abs(lane_by_lane[0].sum() / expected - 1) > 1e-3, name
 
 
 def test_requests_alone() -> None:

@@ -300,7 +300,7 @@ def test_every_configuration_has_the_section(tmp_path: Path) -> None:
     assert serving.requests().output.tolist() == [1, 2, 1, 2]
     tune = dict(memory=20, num_requests=2, predictions=["exact"])
     for more in ({}, dict(path="x", warm_up=1.0)):
-        with pytest.raises(ValueError, match=r"trace\.(path: missing|warm_up: requests are drawn)"):
+        with pytest.raises(ValueError, match=r"trace\.(path: missing|warm_up: every request)"):
             toml.from_table(TuneConfig, dict(tune, trace=more))
 
 

@@ -55,7 +55,7 @@ class DescentConfig:
     sigma_schedule: str = "exponential"
     temperature: tuple[float, ...] = at_least(0, default=(1.0, 0.1))  # of the relaxation; not "es"
     temperature_schedule: str = "exponential"
-    soft_steps: int = at_least(2, default=48)  # of time, that the relaxation takes; not "es"
+    soft_steps: int = at_least(2, default=128)  # of time, that the relaxation takes; not "es"
     # Share of the spread that "combined" puts along the gradient of the relaxation.
     guidance: float = at_least(0, default=0.5)
 
