@@ -45,7 +45,7 @@ BEST_NOTE = (
 SERVED_NOTE = (
     "TTFT and E2EL count from arrival; a token that is generated again is not seen again; names "
     "are those of `vllm bench serve`, P50 being its median",
-    "KV, peak: mean and peak use of M; wasted: tokens lost to preemptions",
+    "KV, peak: mean and peak use of M; wasted: tokens computed again",
 )
 
 SERVING_NOTE = (
@@ -301,8 +301,9 @@ def tuning(title: str, methods: pd.DataFrame, tests: pd.DataFrame) -> Answer:
         for name in against
     ]
     headings = [name if "/" in name else f"/ {name}" for name in headings]
-    headings += ["of " + name.partition("_of_")[2] if "_of_" in name else _TUNED[name]
-                 for name in tails]  # fmt: skip
+    for name in tails:
+        own, _, other = name.partition("_of_")
+        headings.append(f"{_TUNED[own]} of {other}" if other else _TUNED[own])
     made = table([*headings, "work", "time"], sections)
     warnings = missed_notes(tests)
     if "validation" not in methods:  # in folders of earlier versions
