@@ -123,7 +123,7 @@ def test_a_file_that_is_no_rule_is_refused(
 def test_wrong_names_are_answered_with_the_right_ones(tmp_path: Path) -> None:
     with pytest.raises(
         ValueError,
-        match=r"'sharegpt' \(did you mean sharegpt_one\?\); expected a path that ends in .toml, or one",
+        match=r"'sharegpt' \(did you mean sharegpt_one\?\); expected a path that ends in .toml",
     ):
         js.policy("tuned:sharegpt")
     with pytest.raises(FileNotFoundError, match="none.toml"):
