@@ -46,7 +46,7 @@ if ! recent_enough "$bin/python"; then
   make_venv
 fi
 if [[ "$(cat "$stamp" 2>/dev/null)" != "$(fingerprint)" ]]; then
-  echo "setting up $venv for $needs (a minute, once; ten with vLLM)" >&2
+  echo "setting up $venv for $needs (about ${minutes:-a minute}, once)" >&2
   "$bin/python" -m pip install --quiet --disable-pip-version-check \
     "${versions[@]}" --editable "$root[$needs]" >&2
   fingerprint > "$stamp"

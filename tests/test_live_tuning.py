@@ -10,13 +10,13 @@ import numpy as np
 import pytest
 
 import jaxsched as js
-from jaxsched import cli, clocks, toml, workers
+from jaxsched import cli, clocks, workers
 from jaxsched.policies.files import read_rule
 from jaxsched.studies.config import used_elsewhere
 from jaxsched.tuning.config import TuneConfig, read_objective
 from jaxsched.tuning.problem import Problem
 from jaxsched.tuning.space import HAND_WRITTEN, lanes_of
-from tests.small_tuning import fill
+from tests.small_tuning import configured, fill
 
 pytest.importorskip("numba")
 
@@ -55,8 +55,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def config(folder: Path) -> TuneConfig:
-    given = {"trace.path": str(folder / "requests.csv")}
-    return toml.load(folder / "tune_small.toml", TuneConfig, given)
+    return configured(folder)
 
 
 @pytest.fixture(scope="module")

@@ -17,7 +17,7 @@ import pandas as pd
 import pytest
 
 import jaxsched as js
-from jaxsched import cli, toml
+from jaxsched import cli
 from jaxsched.policies.family import FAMILY_FIELDS, NUMBERS, quantize
 from jaxsched.policies.files import read_rule
 from jaxsched.tuning import estimators, loop, rules, search
@@ -26,7 +26,7 @@ from jaxsched.tuning.estimators import Gradient, estimator, ranked
 from jaxsched.tuning.methods import CmaEs, Descent, Screen
 from jaxsched.tuning.problem import Problem
 from jaxsched.tuning.space import Space, lanes_of
-from tests.small_tuning import TRACE, fill
+from tests.small_tuning import TRACE, configured, fill
 
 ROOT = Path(__file__).parent.parent
 
@@ -57,8 +57,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def config(folder: Path) -> TuneConfig:
-    overrides = {"trace.path": str(folder / "requests.csv")}
-    return toml.load(folder / "tune_small.toml", TuneConfig, overrides)
+    return configured(folder)
 
 
 @pytest.fixture(scope="module")
@@ -305,8 +304,7 @@ resume(sys.argv[1], on_step)
 
 def resume(folder: str | Path, on_step: loop.OnStep = lambda *_: None) -> None:
     """Runs what is left of the small tuning."""
-    given = {"trace.path": str(Path(folder).parent / "requests.csv")}
-    config = toml.load(Path(folder).parent / "tune_small.toml", TuneConfig, given)
+    config = configured(Path(folder).parent)
     problem = Problem(config)
     chosen = search.methods(config, problem, Space(config.free))
     search.run_search(config, problem, chosen, Path(folder), on_step)

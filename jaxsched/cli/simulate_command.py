@@ -17,7 +17,6 @@ from jaxsched.report.terminal import console, say, show
 from jaxsched.studies import replay, store
 from jaxsched.studies.config import used_elsewhere
 from jaxsched.studies.curves import CURVES
-from jaxsched.studies.run import RESULTS
 
 Settings = TypeVar("Settings", bound=replay.ReplayConfig)
 
@@ -46,8 +45,10 @@ def run(args: argparse.Namespace) -> None:
         drawings = page.laid_out(report.drawings)
         page.write_page(args.report, dataclasses.replace(report, drawings=drawings))
     show(out, report.answer, args.form, notes)
-    for name in (RESULTS, *([replay.REQUESTS] if args.per_request else [])) if args.out else ():
-        say(out, f"{name}:".ljust(10) + str(args.out / f"{name}.parquet"))
+    if args.out:
+        say(out, f"results:  {args.out / 'results.parquet'}")
+    if args.per_request:
+        say(out, f"requests: {args.out / 'requests.parquet'}")
     if args.report:
         say(out, f"page:     {args.report}")
 

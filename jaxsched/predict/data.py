@@ -33,7 +33,7 @@ ENCODING = "cl100k_base"
 NEAR = 50
 """Normalised characters at the start by which prompts count as near-duplicates."""
 
-INSTALL = "pip install 'jaxsched[sharegpt]'"
+INSTALL = "pip install '.[sharegpt]'"
 
 
 @dataclasses.dataclass(frozen=True, eq=False)

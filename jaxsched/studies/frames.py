@@ -80,7 +80,7 @@ def bound_of(instance: Instance, worker: Worker | None = None) -> NDArray[np.flo
 
 
 def strong_bound_of(instance: Instance, worker: Worker | None = None) -> NDArray[np.float64]:
-    """The strongest bound, with arrivals in rounds too: up to half a second a lane.
+    """The strongest bound, with arrivals in rounds too: up to some seconds a crowded lane.
 
     That of `bound_of` where numba is missing, where there are too many rounds, and on the worker of
     an engine.

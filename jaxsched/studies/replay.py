@@ -228,9 +228,9 @@ REQUESTS = "requests"
 
 
 def replay_work(
-    config: ReplayConfig, loaded: Loaded, *, watched: bool, per_request: bool, **notes: str
+    config: ReplayConfig, loaded: Loaded, *, watched: bool, per_request: bool, notes: str
 ) -> Work:
-    """A point for each policy; `notes` are kept with the tables.
+    """A point for each policy; `notes`, a text, are kept with the tables.
 
     The results (see `jaxsched.studies.frames`) have a row for each policy: without a clock with
     `frames.latency_figures`, under one with the metrics of serving. If `watched` there are those of
@@ -248,7 +248,7 @@ def replay_work(
     def whole(table: pd.DataFrame) -> pd.DataFrame:
         return frames.with_ratios(table, ["lane"]) if config.clock is None else table
 
-    return Work(config.text(), points, whole=whole, tables=tables, notes=notes)
+    return Work(config.text(), points, whole=whole, tables=tables, notes={"notes": notes})
 
 
 def _tables(

@@ -156,14 +156,18 @@ class Problem:
         """What a policy does; `last_round` is where candidates are stopped."""
         return simulate(instance, policy, max_rounds=max_rounds, **self._given)
 
-    def tail(self, instance: Instance, result: Result) -> Measured:
-        """P99 of the latency and longest wait, [L], under their names in rounds or in seconds."""
+    def tail(self, instance: Instance, result: Result, found: Measured) -> Measured:
+        """P99 of the latency and longest wait, [L], under their names in rounds or in seconds.
+
+        `found` is what `measures` says of the result.
+        """
         if self._clock is None:
-            return {name: frames.latency_figures(instance, result)[name] for name in BESIDE}
+            figures = frames.latency_figures(instance, result)
+            return {name: figures[name] for name in BESIDE}
         wait = metrics.requests(instance, result).queueing
         wait = np.max(np.where(result.completion >= 0, wait, 0.0), axis=-1)
-        return {frames.IN_SECONDS[BESIDE[0]]: self.measures(instance, result)["p99"],
-                frames.IN_SECONDS[BESIDE[1]]: wait}  # fmt: skip
+        p99, longest = (frames.IN_SECONDS[name] for name in BESIDE)
+        return {p99: found["p99"], longest: wait}
 
     def measures(self, instance: Instance, result: Result) -> Measured:
         """Mean (if not serving, total) and P99 of the latency, and 1 + misses of the level.

@@ -143,7 +143,8 @@ def _test_rows(problem: Problem, tried: dict[str, Any]) -> pd.DataFrame:
     instance, lanes = batch.instance, config.test_lanes
     others = {name: problem.run(instance, policies.policy(name)) for name in config.against}
     known = {name: problem.measures(instance, other) for name, other in others.items()}
-    best = problem.tail(instance, others[config.against[0]])
+    first = config.against[0]
+    best = problem.tail(instance, others[first], known[first])
     settings = pd.DataFrame(problem.settings).loc[np.repeat(range(len(problem.settings)), lanes)]
     parts = []
     for method, params in tried.items():
@@ -156,8 +157,8 @@ def _test_rows(problem: Problem, tried: dict[str, Any]) -> pd.DataFrame:
                 f"{RATIOS[measure]}_to_{name}": found[measure] / other[measure]
                 for measure, (name, other) in itertools.product(found, known.items())
             },
-            **problem.tail(instance, result),
-            **{f"{name}_of_{config.against[0]}": values for name, values in best.items()},
+            **problem.tail(instance, result, found),
+            **{f"{name}_of_{first}": values for name, values in best.items()},
             "missed": missed(instance, policy),
             "score": np.exp(problem.compared(found, batch.yardstick)),
         }

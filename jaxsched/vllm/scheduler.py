@@ -32,7 +32,7 @@ try:
     from vllm.v1.request import RequestStatus
 except ImportError as error:
     raise ImportError(
-        f"jaxsched.vllm needs vLLM (pip install 'jaxsched[vllm]'): {error}", name=error.name
+        f"jaxsched.vllm needs vLLM (pip install '.[vllm]'): {error}", name=error.name
     ) from error
 
 TRIED = ("0.33.0",)
