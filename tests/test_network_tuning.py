@@ -19,7 +19,7 @@ from jaxsched.tuning.config import DescentConfig, TuneConfig
 from jaxsched.tuning.estimators import estimator
 from jaxsched.tuning.problem import Problem
 from jaxsched.tuning.space import NetworkSpace
-from tests.small_tuning import fill
+from tests.small_tuning import configured, fill
 
 SMALL = """\
 memory = 500
@@ -50,8 +50,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def problem(folder: Path) -> Problem:
-    overrides = {"trace.path": str(folder / "requests.csv")}
-    return Problem(toml.load(folder / "tune_small.toml", TuneConfig, overrides))
+    return Problem(configured(folder))
 
 
 @pytest.fixture(scope="module")
