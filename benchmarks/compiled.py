@@ -20,7 +20,7 @@ from benchmarks.scale import Scale
 from benchmarks.section import Job, Row, Section
 from benchmarks.timing import simulation
 from jaxsched.engines.xla.plan import KERNEL_CHUNK
-from jaxsched.engines.xla.state import DONE, NEVER
+from jaxsched.engines.xla.state import DONE, NEVER, LoopPlan
 
 PYTHON = "BENCHMARKS_COMPILER_PYTHON"
 """Environment variable: a Python with jax and the compilers; by default, this one."""
@@ -92,7 +92,8 @@ class Taken:
 def _taken(scale: Scale, name: str) -> Taken:
     """Counts the steps of lanes that wait for no others, as in a kernel."""
     chosen, plan, table = steps.prepare(scale, name, scale.settings[0])
-    driver = steps.Driver(table, chosen, dataclasses.replace(plan, pool=1))
+    party = 1 if plan.party == 1 else LoopPlan.party  # of a kernel, not of this machine's CPU
+    driver = steps.Driver(table, chosen, dataclasses.replace(plan, pool=1, party=party))
     state, counts = driver.start(), np.zeros(4)
     while bool(jnp.any(state.lanes.halt != DONE)) or int(state.next_row) < steps.INSTANCES:
         state, log = driver.step(state)

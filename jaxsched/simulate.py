@@ -359,7 +359,8 @@ def _batched(run: Runner) -> Runner:
 
 def _sharded(run: Runner) -> Runner:
     """Spreads the lanes over all local devices."""
-    alone = jax.jit(run, compiler_options=compiler_options(jax.default_backend()))
+    options = compiler_options(jax.default_backend())
+    alone = jax.jit(run, compiler_options=options)
 
     @functools.lru_cache(maxsize=8)
     def compiled(devices: tuple[jax.Device, ...]) -> Runner:
@@ -368,7 +369,7 @@ def _sharded(run: Runner) -> Runner:
         specs = (spec, spec, all_of_it)
         return jax.jit(
             jax.shard_map(run, mesh=mesh, in_specs=specs, out_specs=spec, check_vma=False),
-            compiler_options=compiler_options(jax.default_backend()),
+            compiler_options=options,
         )
 
     def sharded(flat: Instance, numbers: Numbers, limits: RunLimits) -> Result:

@@ -20,19 +20,28 @@ from tests.oracle import RULES
 SHAPE = jax.ShapeDtypeStruct((4, 200), jnp.int32)
 
 
-# One backlog with an order of its own, and arrivals with evictions under a cap.
-@pytest.mark.parametrize(("name", "trial", "cap"), [("h_sf", 0, None), ("a_min:every_round", 1, 3)])
-def test_equals_the_reference(name, trial, cap, monkeypatch):
+# One backlog with an order of its own, arrivals with evictions under a cap, and up to four admitted
+# in a step, in a kernel and in the loop that other accelerators run.
+@pytest.mark.parametrize(
+    ("name", "trial", "cap", "kernel", "slots"),
+    [
+        ("h_sf", 0, None, "interpret", (8, 32)),
+        ("a_min:every_round", 1, 3, "interpret", (8, 32)),
+        ("a_min:on_eviction", 0, 7, "interpret", (8, 32)),
+        ("a_min:on_eviction", 0, None, "", (32, 128)),
+    ],
+)
+def test_equals_the_reference(name, trial, cap, kernel, slots, monkeypatch):
     def small(*args):
         plan = make_plan(*args)
         # So few of everything that lanes change kernels, fill buffers and take new instances.
         return dataclasses.replace(
-            plan, kernel="interpret", slots=(8, 32), chunk=16, buffer=16, pool=3
+            plan, kernel=kernel, slots=slots, chunk=16, buffer=16, pool=3, party=4
         )
 
     make_plan = jax_engine.make_plan
     monkeypatch.setattr(jax_engine, "make_plan", small)
-    policy = dataclasses.replace(js.policy(name), name="in a kernel", limit=2**40)
+    policy = dataclasses.replace(js.policy(name), name=f"in {kernel or 'a loop'}", limit=2**40)
     instance = draw(TRIALS[trial], random.Random(name), 8)
     result = js.simulate(instance, policy, max_batch=cap, engine="jax")
     check_result(instance, jax.tree.map(np.asarray, result), RULES[name], max_batch=cap)

@@ -61,7 +61,7 @@ class Home(abc.ABC):
 
     @abc.abstractmethod
     def first_places(self, free: jax.Array, count: int) -> list[jax.Array]:
-        """`count` places where a mask [S] holds, the lowest first; S where there are no more."""
+        """At most `count` places where a mask [S] holds, ascending, then S; one if there is any."""
 
     @abc.abstractmethod
     def when(self, condition: jax.Array, function: Callable[[_T], _T], state: _T) -> _T:

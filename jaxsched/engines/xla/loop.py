@@ -17,7 +17,6 @@ import numpy as np
 from jax import lax
 
 from jaxsched.arrays import Pytree
-from jaxsched.engines.xla import kernel
 from jaxsched.engines.xla import log as events
 from jaxsched.engines.xla.fold import Loops
 from jaxsched.engines.xla.inputs import Inputs, LaneTable, Queue, gather, inputs_of, sorted_pairs
@@ -176,7 +175,8 @@ def _chunk(
         pool.lanes.slots,
         lanes.slots,
     )
-    lanes, following = lanes.replace(slots=slots), _next_level(lanes, plan, level)
+    lanes = lanes.replace(slots=slots)
+    following = jnp.max(_next_levels(lanes, plan, level))
     return pool.replace(lanes=lanes, level=following), log
 
 
@@ -191,17 +191,15 @@ def _kernels(
     table: LaneTable, choices: Choices, plan: LoopPlan, advance: _Step, pool: Pool
 ) -> tuple[Pool, Event]:
     """The same in kernels, one for each number of slots; a lane takes part in that of its own."""
+    from jaxsched.engines.xla import kernel  # noqa: PLC0415 - Pallas, which only kernels need
+
     lanes, log = pool.lanes, _empty_log(plan, (plan.pool, plan.chunk))
     for level in range(len(plan.slots)):
         mine = pool.level == level
         lanes, log = kernel.run_chunk(
             table, choices, plan, advance, level, mine, lanes, pool.queues, pool.row, log
         )
-    sizes = np.asarray(plan.slots, np.int32)
-    occupied = jnp.max(_occupied(lanes), axis=1)
-    fitting = jnp.sum(occupied[:, None] > (3 * sizes // 4)[None, :], axis=1, dtype=np.int32)
-    wider = jnp.minimum(pool.level + 1, np.int32(len(plan.slots) - 1))
-    following = jnp.where(lanes.halt == WANTS_SLOT, wider, jnp.minimum(fitting, pool.level))
+    following = _next_levels(lanes, plan, pool.level)
     return pool.replace(lanes=lanes, level=following), jax.tree.map(lambda rows: rows.T, log)
 
 
@@ -213,13 +211,16 @@ def _occupied(lanes: Lane) -> jax.Array:
     return jnp.where(used, position + 1, 0)
 
 
-def _next_level(lanes: Lane, plan: LoopPlan, level: int) -> jax.Array:
-    """Wider if a lane lacks a slot, narrower if the slots in use leave a quarter of that free."""
-    highest = jnp.max(_occupied(lanes), keepdims=True)[0]
-    wider = jnp.int32(min(level + 1, len(plan.slots) - 1))
-    fitting = jnp.sum(highest > 3 * np.asarray(plan.slots, np.int32) // 4, dtype=np.int32)
-    narrower = jnp.minimum(fitting, np.int32(level))
-    return jnp.where(jnp.any(lanes.halt == WANTS_SLOT), wider, narrower)
+def _next_levels(lanes: Lane, plan: LoopPlan, level: jax.Array | int) -> jax.Array:
+    """Of each lane: wider if it lacks a slot, narrower if those in use leave a quarter of it free.
+
+    Lanes that step together take the largest.
+    """
+    level, sizes = jnp.asarray(level, jnp.int32), np.asarray(plan.slots, np.int32)
+    occupied = jnp.max(_occupied(lanes), axis=1)
+    fitting = jnp.sum(occupied[:, None] > (3 * sizes // 4)[None, :], axis=1, dtype=np.int32)
+    wider = jnp.minimum(level + 1, np.int32(len(sizes) - 1))
+    return jnp.where(lanes.halt == WANTS_SLOT, wider, jnp.minimum(fitting, level))
 
 
 def _border(pool: Pool, log: Event, table: LaneTable, plan: LoopPlan, skip: jax.Array) -> Pool:
