@@ -40,7 +40,7 @@ PATH_STEPS, LEAST_GAIN = (250, 1000), 2e-3
 of the total latency. Found by trial."""
 
 OnProgress = Callable[[int, int, int, int], Any]
-"""Called as (lane, nodes, best total, lower bound) a few times a second."""
+"""Called as (lane, nodes, best total, lower bound) about once a second."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -82,7 +82,7 @@ def optimal(
       time_limit: Seconds of processor time for one lane, above 0, looked at about once a second.
         What is found then depends on the machine, but what is proved does not. Ctrl-C stops as
         ever.
-      on_progress: Called as (lane, nodes, best total, lower bound) a few times a second.
+      on_progress: Called as (lane, nodes, best total, lower bound) about once a second.
 
     Raises:
       TypeError, ValueError: As `check_instance`; for arrivals in seconds, and for a time limit that
@@ -171,10 +171,9 @@ class Search:
         ]
         self._best = start[self._order]
         best = lane.latency(start.sum())
-        self._to_go = found.cost_to_go(lane)
-        self._table, self._least = self._costs(found.unit * (best - 1) - found.value(lane))
-        # Without what `to_go` adds.
-        bound = found.value(lane) - int(self._to_go[0, 0, 0])
+        value, self._to_go = found.value(lane), found.cost_to_go(lane)
+        self._table, self._least = self._costs(found.unit * (best - 1) - value)
+        bound = value - int(self._to_go[0, 0, 0])  # without what `to_go` adds
         self._numbers = np.zeros(branch.COUNTERS, np.int64)
         self._numbers[branch.BOUND] = bound
         self._numbers[branch.LEFT] = (1 << lane.n) - 1
