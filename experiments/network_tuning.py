@@ -8,7 +8,7 @@ Tunes the network of `jaxsched.policies.network` for ShareGPT with classes of 10
 gradients of each kind, and the family beside it, at n = 512. Prints when each
 first reaches the last score of the evolution strategies (validation instances, the best so far),
 in requests simulated and in CPU time, and what the best networks do at n = 2,000, with another
-memory, and on other lengths, beside the shipped ten-number rule. A soft simulation of an instance
+memory, and on other lengths, beside the shipped rule. A soft simulation of an instance
 counts as many requests as a hard one, but takes far longer; hence both columns. CPU times hold the
 compilation, which runs of the same kind share: the first of them pays. Writes curves.parquet,
 transfer.parquet, networks/NAME.toml and the figure.

@@ -45,7 +45,11 @@ QUANTILE_LEVELS = (0.1, 0.2, 0.3, 0.5, 0.7, 0.9, 0.95)
 CORRELATIONS = (0.3, 0.5, 0.7, 0.9)
 LOADS = {"backlog": None, "stream": 0.9}
 # The others are for another worker.
-RULES = [f"tuned:{name}" for name in files.names() if not name.startswith("vllm_")]
+RULES = [
+    f"tuned:{name}"
+    for name in files.names()
+    if (origin := files.read_rule(files.rule_path(name)).origin) and origin.worker == "paper"
+]
 LOWER = ("a_min:on_eviction", "a_min:every_round", "svf:lower", *RULES)
 BEST = "best tuned rule"
 SHOWN = ("a_max", *LOWER[:3], BEST)

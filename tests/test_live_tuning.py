@@ -11,11 +11,12 @@ import pytest
 
 import jaxsched as js
 from jaxsched import cli, clocks, workers
-from jaxsched.policies.files import read_rule
+from jaxsched.policies.files import read_rule, rule_path
 from jaxsched.studies.config import used_elsewhere
-from jaxsched.tuning.config import TuneConfig, read_objective
+from jaxsched.tuning.config import DescentConfig, TuneConfig, read_objective
+from jaxsched.tuning.methods import Descent
 from jaxsched.tuning.problem import Problem
-from jaxsched.tuning.space import HAND_WRITTEN, lanes_of
+from jaxsched.tuning.space import HAND_WRITTEN, Space, lanes_of
 from tests.small_tuning import configured, fill
 
 pytest.importorskip("numba")
@@ -157,7 +158,8 @@ def test_good_rules_by_hand_are_members() -> None:
         ({"slo": None}, "expected attainment of a service level, under a clock, or neither"),
         ({"loads": ()}, "expected numbers above 0 in one of both with poisson arrivals"),
         ({"rates": (1.0,)}, "at most one with those of a trace"),
-        ({"arrivals": "trace", "trace": None}, "expected"),
+        ({"arrivals": "trace", "trace": None}, "those of a trace are in seconds"),
+        ({"descent": DescentConfig(estimator="relaxation")}, "which is for the mean of backlogs"),
         ({"worker": "vlm"}, "worker: worker is 'vlm'"),
         ({"begin": ("lcf",)}, "begin: got 'lcf'; expected tuned rules of the family"),
     ],
@@ -211,3 +213,14 @@ def test_embedded_lengths_are_a_kind_too() -> None:
     assert not list(used_elsewhere(names, lengths=["sharegpt,max_total:4030"], **here))
     (line,) = used_elsewhere(names, lengths=["lmsys", "sharegpt"], **here)
     assert line == "tuned:sharegpt_relative was tuned for other use: lengths sharegpt, not lmsys"
+
+
+def test_a_search_begins_at_good_rules_and_at_those_named(
+    config: TuneConfig, problem: Problem
+) -> None:
+    space, batch = Space(config.free), problem.fresh(0)
+    found, work = Descent(config, problem, space)._best_starts(batch, np.random.default_rng(0))
+    assert len(found) == 1 + 3 + len(HAND_WRITTEN) + 1 and work == problem.work(len(found))
+    named = js.FamilyParams(**vars(read_rule(rule_path("vllm_sharegpt_one_live")).params))
+    for rule in (*HAND_WRITTEN.values(), named):
+        assert (found == space.clip(space.point(rule)[None])).all(axis=1).any()

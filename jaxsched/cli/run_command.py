@@ -23,10 +23,10 @@ def run(args: argparse.Namespace) -> None:
     keys = replaced(args, lanes="lanes", seed="seed", policies="policies")
     settings: Any = toml.load(args.config, config, keys)
     folder, out = folder_of(args), console(args.form)
-    if getattr(settings, "trace", None) is not None:
+    random = getattr(settings, "trace", None) is None
+    if not random:
         with toml.naming(args.config):
             say_notes(out, settings.requests())
-    random = getattr(settings, "trace", None) is None
     for line in used_elsewhere(
         settings.policies, workers=[getattr(settings, "worker", None)],
         arrivals=["poisson" if hasattr(settings, "rates") else "backlog"],

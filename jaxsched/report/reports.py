@@ -20,7 +20,6 @@ from jaxsched.report import (
     gantt,
     page,
     plots,
-    predictor_page,
     replay_figures,
     study_tables,
 )
@@ -65,9 +64,12 @@ def write_report(folder: Path) -> tuple[Answer, list[Path]]:
     """
     trained = folder / "report.json"  # of jaxsched predict train, which keeps no manifest
     if trained.exists():
+        from jaxsched.report import predictor_page  # noqa: PLC0415 - it imports optax and orbax
+
         with faults.reading(trained, "a report of a predictor", "train it again"):
             found = json.loads(trained.read_text(encoding="utf-8"))
-            return predictor_page.answer_of(found), predictor_page.write(folder, found)
+            answer = predictor_page.answer_of(found)
+        return answer, predictor_page.write(folder, found)
     report = of_folder(folder)
     paths = plots.save_all(report.drawings, folder / "figures")
     path = folder / "report.html"

@@ -56,7 +56,7 @@ class Batch(NamedTuple):
     """Instances to score candidates on."""
 
     instance: Instance  # of lane shape [L], the lanes of the first setting first
-    yardstick: Measured  # of `Problem.yardstick`, of shape [L]
+    yardstick: Measured  # of the first policy of `TuneConfig.against`, of shape [L]
 
 
 BESIDE = ("latency_p99", "longest_wait")
