@@ -7,6 +7,8 @@ import random
 import numpy as np
 import pytest
 
+import jaxsched as js
+from jaxsched.policies.simplify import simplified
 from jaxsched.testing import KINDS as INSTANCES
 from tests.native_oracle import KINDS, NUMBERS, draw, expect_equal, large, run, same
 
@@ -56,8 +58,22 @@ def test_equals_the_reference_whatever_the_numbers(instances):
     """Some rules never finish: requests evict each other for ever. Hence a limit."""
     batch = draw(instances + "family", instances, 5 if instances == "long_outputs" else 60)
     rng = random.Random(instances)
-    params = [random_params(rng) for _ in batch]
-    expect_equal("a_min_family", batch, params=params, max_rounds=400)
+    params = np.array([random_params(rng) for _ in batch])
+    half = len(batch) // 2
+    params[half:, rng.sample(range(len(LEAST)), rng.randint(6, 12))] = 0  # for those, nobody's
+    for part in (slice(half), slice(half, None)):
+        expect_equal("a_min_family", batch[part], params=params[part], max_rounds=400)
+
+
+def test_what_numbers_of_0_leave_out_is_not_read():
+    choices = js.a_min_family().choices
+    refined, every_round = (np.array([MEMBERS[kind]] * 2) for kind in MEMBERS)
+    found = simplified(choices, refined)
+    assert found.reads == js.a_min("on_eviction").reads and not found.keys_move
+    moving = simplified(choices, every_round)
+    assert moving.keys_move and "arrival" not in moving.reads
+    assert simplified(choices, refined[:1]) is found
+    assert simplified(choices, np.array([MEMBERS["a_min:on_eviction"], ALL_AT_ONCE])) is choices
 
 
 @pytest.mark.parametrize("kind", KINDS)

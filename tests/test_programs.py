@@ -22,6 +22,7 @@ from jaxsched.policies import LARGEST, Policy, View
 from jaxsched.policies.arithmetic import least, log2, most, over, shift, stretch, where
 from jaxsched.policies.program import Op, Program
 from jaxsched.policies.ranges import FIELD_RANGES, NARROW, narrow, ranges, widest, widths
+from jaxsched.policies.simplify import where_zero
 
 LIMIT = 2**62
 """Where no step passes it, 64 bits are enough for everything."""
@@ -246,6 +247,22 @@ def test_random_expressions(
     expression: Any, values: dict[str, list[int]], params: list[int], limit: int
 ) -> None:
     assume(check(expression, values, [max(-limit, min(x, limit)) for x in params], limit))
+
+
+@settings(max_examples=60)
+@given(EXPRESSIONS, VALUES, _lists(-1000, 1000, PARAMS), st.sets(st.integers(0, PARAMS - 1)))
+def test_what_is_left_where_numbers_are_0_gives_the_same(
+    expression: Any, values: dict[str, list[int]], params: list[int], zeros: set[int]
+) -> None:
+    params = [0 if i in zeros else number for i, number in enumerate(params)]
+    program = policy_of(lambda r: value(expression, r), params).choices.program("refine")
+    assert program is not None
+    rest = where_zero(program, tuple(zeros))
+    assert len(rest.ops) <= len(program.ops)
+    assert not any(op.name == "param" and op.data in zeros for op in rest.ops)
+    for record in records(values, params):
+        if never_too_large(expression, record):
+            assert steps(rest, record)[-1] == steps(program, record)[-1]
 
 
 @pytest.mark.parametrize("name", ARITHMETIC)

@@ -5,6 +5,7 @@ arithmetic.py   what its functions are written with, in whole numbers and in flo
 interface.py    `Policy`
 program.py      what its functions compute, as a list of operations that engines compile
 ranges.py       between which values each of them stays
+simplify.py     what is left of them where numbers are 0
 paper.py published.py live.py family.py network.py   the shipped ones
 files.py own.py names.py                     tuned rules, policies of one's own, and all by name
 """

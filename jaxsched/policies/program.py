@@ -258,7 +258,7 @@ class _UnknownError(Exception):
     """Says what is not known, as the end of a sentence that begins with a function's name."""
 
 
-class _Builder:
+class ProgramBuilder:
     """Collects operations, each once."""
 
     def __init__(self) -> None:
@@ -266,13 +266,18 @@ class _Builder:
         self._places: dict[Op, int] = {}
 
     def add(self, name: str, *args: int, data: Any = None, boolean: bool = False) -> int:
-        op = Op(name, tuple(int(arg) for arg in args), data, boolean)
+        """Where the operation of these parts stands."""
+        return self.put(Op(name, tuple(int(arg) for arg in args), data, boolean))
+
+    def put(self, op: Op) -> int:
+        """Where an operation stands; it is appended if it is new."""
         if op not in self._places:
             self._places[op] = len(self.ops)
             self.ops.append(op)
         return self._places[op]
 
     def constant(self, value: Any) -> Places:
+        """Where the elements of a whole number or an array of them stand."""
         array = np.asarray(value)
         if array.dtype.kind not in "iub":
             raise _UnknownError(f"computes in {array.dtype}, not in whole numbers")
@@ -297,7 +302,7 @@ class _Builder:
 
 
 def _translate(closed: Any, shapes: Sequence[tuple[int, ...]]) -> Program:
-    build = _Builder()
+    build = ProgramBuilder()
     inputs: list[Places] = [
         np.array(build.add("field", data=name), object) for name in sorted(VIEW_FIELDS)
     ]
@@ -311,7 +316,9 @@ def _translate(closed: Any, shapes: Sequence[tuple[int, ...]]) -> Program:
     return build.program(int(result))
 
 
-def _run(build: _Builder, jaxpr: Any, consts: Sequence[Any], inputs: list[Places]) -> list[Places]:
+def _run(
+    build: ProgramBuilder, jaxpr: Any, consts: Sequence[Any], inputs: list[Places]
+) -> list[Places]:
     env = dict(zip(jaxpr.constvars, map(build.constant, consts), strict=True))
     env |= dict(zip(jaxpr.invars, inputs, strict=True))
 
@@ -345,7 +352,7 @@ NAMED: dict[str, tuple[Callable[..., Any], str]] = {
 CALLS = ("jit", "closed_call", "custom_jvp_call", "custom_vjp_call")
 
 
-def _apply(build: _Builder, eqn: Any, args: list[Places]) -> list[Places]:
+def _apply(build: ProgramBuilder, eqn: Any, args: list[Places]) -> list[Places]:
     name, params = eqn.primitive.name, eqn.params
     for var in (*eqn.invars, *eqn.outvars):
         if var.aval.dtype.kind not in "ib":

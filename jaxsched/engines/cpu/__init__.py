@@ -29,6 +29,7 @@ from jaxsched.engines.xla.inputs import Numbers, RunLimits
 from jaxsched.instance import Instance
 from jaxsched.machine.cores import cores
 from jaxsched.policies.program import Choices
+from jaxsched.policies.simplify import simplified
 from jaxsched.result import Result
 
 __all__ = ["compile_policy", "simulate_lanes"]
@@ -53,7 +54,6 @@ def simulate_lanes(
       choices: The scheduler.
       history: So many evictions of a lane are noted, the first ones.
     """
-    policy, clocked = compile_policy(choices), numbers.clock is not None
     given = {"rank": rank, **vars(instance)}
     prompt, memory = _fixed(instance.prompt, np.int32), _fixed(instance.memory, np.int32)
     lanes, n = prompt.shape
@@ -63,6 +63,8 @@ def simulate_lanes(
     }
     leaves = [np.asarray(leaf).reshape(lanes, -1) for leaf in jax.tree.leaves(numbers.params)]
     params = _fixed(np.concatenate([np.empty((lanes, 0), np.int64), *leaves], axis=1), np.int64)
+    choices, clocked = simplified(choices, params), numbers.clock is not None
+    policy = compile_policy(choices)
     arrival = np.zeros((lanes, n)) if instance.arrival is None else np.asarray(instance.arrival)
     longest, narrow = int(arrays["output"].max(initial=1)), np.zeros(lanes)
     if policy.narrow:
