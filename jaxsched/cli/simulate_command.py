@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import json
+import tomllib
 from typing import Any, TypeVar
 
 import pandas as pd
@@ -39,11 +40,12 @@ def run(args: argparse.Namespace) -> None:
                           notes=json.dumps(notes))  # fmt: skip
     rows, *more = finished(work, args.out, out)
     about = store.manifest(args.out) if args.out else store.about(settings.text())
-    distributions, timeline = (more if watched else [pd.DataFrame()] * 2)[: len(CURVES)]
-    report = reports.replay_report(args.trace.name, about, rows, distributions, timeline, notes)
+    config = tomllib.loads(about["config"])
+    times, held = (more if watched else [pd.DataFrame()] * 2)[: len(CURVES)]
+    report = reports.replay_report(args.trace.name, config, rows, times, held, notes)
     if args.report:
-        drawings = page.laid_out(report.drawings)
-        page.write_page(args.report, dataclasses.replace(report, drawings=drawings))
+        text = page.page(reports.completed(report, about, config))
+        store.write_text(args.report, text)
     show(out, report.answer, args.form, notes)
     if args.out:
         say(out, f"results:  {args.out / 'results.parquet'}")
