@@ -100,7 +100,7 @@ def capacity_work(config: CapacityConfig, loaded: Loaded) -> Work:
     for text in config.policies:
         name = policies.policy(text).name
         table = functools.partial(_tried, config, loaded, text)
-        points.append(Point(part_name(name), name, len(loaded.rows), table))
+        points.append(Point(part_name(name), name, len(loaded.trace), table))
     return Work(config.text(), points)
 
 

@@ -25,7 +25,7 @@ from jaxsched.studies.config import (
 )
 from jaxsched.studies.curves import CURVES
 from jaxsched.studies.run import RESULTS, Point, Work, part_name
-from jaxsched.studies.trace import TraceConfig, read_section
+from jaxsched.studies.trace import TraceConfig, check_fit, read_section
 from jaxsched.toml import at_least, later, to_toml, with_key
 from jaxsched.workers import worker_named
 from jaxsched.workloads import Trace, draws, generate, intervals
@@ -117,8 +117,7 @@ class Loaded:
     """A trace made ready."""
 
     instance: Instance  # what to simulate, without a lane axis
-    trace: Trace  # the same requests as they were read
-    rows: np.ndarray  # which request of the trace each one is, counted from 0 in order of arrival
+    trace: Trace  # the same requests as they were read; `number` counts from 0 as they arrive
 
 
 def load_requests(config: ReplayConfig) -> Loaded:
@@ -136,25 +135,16 @@ def load_requests(config: ReplayConfig) -> Loaded:
             f"{trace.source}: has no arrival times; expected --arrivals backlog, or poisson:RATE "
             "under a clock, or their column in --columns"
         )
-    fits = trace.prompt + trace.output.astype(np.int64) <= config.memory
-    rows = np.arange(len(trace))
+    trace = dataclasses.replace(trace, number=np.arange(len(trace)))
     if shuffled:
-        rows = np.asarray(jax.random.permutation(jax.random.key(config.seed), len(trace)))
-    too_large = int(np.sum(~fits)) if config.skip_too_large else 0
-    rows = _first(rows[fits[rows]] if config.skip_too_large else rows, config)
-    if len(never := rows[~fits[rows]]):
-        row = never.min()
-        raise ValueError(
-            f"{trace.place(row)}: request {row} (counted from 0 in order of arrival): prompt + "
-            f"output is {trace.prompt[row]} + {trace.output[row]}; expected at most memory = "
-            f"{config.memory}; {len(never):,} of the requests can never fit, --skip-too-large "
-            "leaves them out"
-        )
+        key = jax.random.key(config.seed)
+        trace = trace.select(np.asarray(jax.random.permutation(key, len(trace))))
+    chosen = trace.taken(config.memory if config.skip_too_large else None, config.limit)
+    check_fit(chosen, config.memory, configured=False)
     if arrivals.in_trace:
-        rows = rows[np.argsort(trace.arrival_seconds[rows], kind="stable")]
-    chosen = dataclasses.replace(trace.select(rows), too_large=too_large)
+        chosen = chosen.select(np.argsort(chosen.arrival_seconds, kind="stable"))
     _check_span(chosen, arrivals)
-    return Loaded(_instance(chosen, config), chosen, rows)
+    return Loaded(_instance(chosen, config), chosen)
 
 
 def _check_span(trace: Trace, arrivals: Arrivals) -> None:
@@ -173,17 +163,6 @@ def _check_span(trace: Trace, arrivals: Arrivals) -> None:
             f"simulation reaches {reached}; take a part with --window START:END, or "
             f"--arrivals {other}"
         )
-
-
-def _first(rows: np.ndarray, config: ReplayConfig) -> np.ndarray:
-    """As many as --limit asks for."""
-    if config.limit is not None and config.limit > len(rows):
-        fit = " that fit" if config.skip_too_large else ""
-        raise ValueError(
-            f"limit: got {config.limit}; expected at most {len(rows)}, the requests of "
-            f"{config.trace}{fit}"
-        )
-    return rows[: config.limit]
 
 
 def _instance(trace: Trace, config: ReplayConfig) -> Instance:
@@ -243,7 +222,7 @@ def replay_work(
     for text in config.policies:
         policy = policies.policy(text)
         table = functools.partial(_tables, config, loaded, policy, watched, per_request)
-        points.append(Point(part_name(policy.name), policy.name, len(loaded.rows), table))
+        points.append(Point(part_name(policy.name), policy.name, len(loaded.trace), table))
 
     def whole(table: pd.DataFrame) -> pd.DataFrame:
         return frames.with_ratios(table, ["lane"]) if config.clock is None else table
@@ -284,9 +263,9 @@ def _tables(
     if per_request:
         about = {
             "policy": policy.name,
-            "seed": pd.array([config.seed] * len(loaded.rows), "Int64"),
+            "seed": pd.array([config.seed] * len(loaded.trace), "Int64"),
             "memory": config.memory,
-            "request": loaded.rows,
+            "request": loaded.trace.number,
             "line": loaded.trace.line,
         }
         tables.append(frames.request_frame(batch, result, **about))

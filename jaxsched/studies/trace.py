@@ -216,7 +216,7 @@ def _edges(interval: str | None, memory: int, what: str) -> tuple[int, ...]:
     return class_edges([int(edge) for edge in rest.split(",")], memory)
 
 
-def check_fit(trace: Trace, memory: int) -> Trace:
+def check_fit(trace: Trace, memory: int, configured: bool = True) -> Trace:
     """The trace, whose requests all fit into the memory.
 
     ValueError if one does not; the text names its place in the file.
@@ -224,9 +224,10 @@ def check_fit(trace: Trace, memory: int) -> Trace:
     total = trace.prompt + trace.output.astype(np.int64)
     if np.any(never := total > memory):
         row = int(np.argmax(never))
+        key = " (skip_too_large = true in [trace])" if configured else ""
         raise ValueError(
             f"{trace.place(row)}: prompt + output is {trace.prompt[row]} + {trace.output[row]}; "
             f"expected at most memory = {memory}; {int(np.sum(never)):,} of the requests can never "
-            "fit, --skip-too-large (skip_too_large = true in [trace]) leaves them out"
+            f"fit, --skip-too-large{key} leaves them out"
         )
     return trace

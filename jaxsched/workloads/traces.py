@@ -133,6 +133,7 @@ class Trace:
       moved: Rows that arrived earlier than a row before them in the file, before sorting.
       unterminated: Whether it is CSV whose last line does not end in a newline, as if cut off.
       doubt: What else its columns could be, and what to do then; "" if nothing.
+      number: Which request of a trace each one was before some were chosen, of shape [K], or None.
     """
 
     output: np.ndarray
@@ -153,6 +154,7 @@ class Trace:
     sessions: str = ""
     between: str = ":"
     doubt: str = ""
+    number: np.ndarray | None = None
 
     def __len__(self) -> int:
         return len(self.output)
