@@ -107,6 +107,13 @@ class ReplayConfig:
         return to_toml(self) + own_digests(self.policies, self.clock)
 
     @property
+    def rules(self) -> dict[str, Any]:
+        """Clock, worker and cap, as arguments of `simulate`."""
+        clock = None if self.clock is None else clocks.clock(self.clock)
+        worker = None if self.worker is None else worker_named(self.worker)
+        return {"clock": clock, "worker": worker, "max_batch": self.max_batch}
+
+    @property
     def limits(self) -> dict[str, Any]:
         """Limits of a request that counts as good, by name."""
         return service_level(self.slo, ttft_limit=self.ttft_limit, tpot_limit=self.tpot_limit)
@@ -235,12 +242,8 @@ def _tables(
 ) -> tuple[pd.DataFrame, ...]:
     """Simulates a policy."""
     batch = jax.tree.map(lambda leaf: np.asarray(leaf)[None], loaded.instance)
-    clock = None if config.clock is None else clocks.clock(config.clock)
-    worker = None if config.worker is None else worker_named(config.worker)
-    result = simulate(
-        batch, policy, clock=clock, worker=worker, max_batch=config.max_batch,
-        history=clock is not None or watched,
-    )  # fmt: skip
+    worker, history = config.rules["worker"], config.clock is not None or watched
+    result = simulate(batch, policy, history=history, **config.rules)
     if config.clock is None:
         bound = frames.strong_bound_of(batch, worker)
         found = frames.result_columns(batch, result, bound)
