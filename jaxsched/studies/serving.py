@@ -180,7 +180,8 @@ def _measure(
     warm_up = 0.0 if config.trace is None else config.trace.warm_up or 0.0
     return {
         "rate_bound": config.num_requests / busy,
-        "drain": frames.drain_seconds(instance, clock),
+        # What the longest output takes alone on a worker whose cache is full
+        "drain": instance.output.max(axis=-1) * clock.seconds(0, 1, instance.memory),
         **frames.serving_columns(
             instance, result, config.clock, **config.limits, warm_up=warm_up, worker=cell["workers"]
         ),
