@@ -96,7 +96,7 @@ def test_the_bracket_of_a_level() -> None:
 def test_levels_that_are_none(slo: str, text: str) -> None:
     with pytest.raises(ValueError, match=text):
         capacity.CapacityConfig(
-            trace="x", memory=9, policies=("fcfs",), clock=CLOCK, arrivals="trace", slo=slo
+            path="x", memory=9, policies=("fcfs",), clock=CLOCK, arrivals="trace", slo=slo
         )
 
 

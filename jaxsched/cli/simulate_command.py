@@ -32,7 +32,7 @@ def run(args: argparse.Namespace) -> None:
     say_kinds(out, settings)
     watched = bool(args.out or args.report)
     if watched:  # not for nothing: it reads the whole file
-        settings = dataclasses.replace(settings, sha256=settings.section.with_digest().sha256)
+        settings = settings.with_digest()
     notes = list(loaded.trace.notes())
     if settings.worker and args.report:
         notes.append(reports.NO_TIMELINE)
@@ -60,7 +60,7 @@ def settings_of(args: argparse.Namespace, kind: type[Settings], **default: Any) 
     given = default | {key: value for key, value in vars(args).items() if value is not None}
     names = [field.name for field in dataclasses.fields(kind)]
     options = {name: given[name] for name in names if name in given}
-    options["trace"] = str(args.trace)
+    options["path"] = str(args.trace)
     return toml.from_table(kind, options)
 
 

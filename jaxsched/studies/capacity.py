@@ -90,7 +90,7 @@ def capacity_work(config: CapacityConfig, loaded: Loaded) -> Work:
     """
     rate = float(frames.offered_rate(loaded.instance))
     if not rate > 0:
-        raise ValueError(f"{config.trace}: all requests arrive at once; expected times that differ")
+        raise ValueError(f"{config.path}: all requests arrive at once; expected times that differ")
     points = []
     for text in config.policies:
         name = policies.policy(text).name

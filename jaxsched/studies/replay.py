@@ -26,27 +26,26 @@ from jaxsched.studies.config import (
 from jaxsched.studies.curves import CURVES
 from jaxsched.studies.run import RESULTS, Point, Work, part_name
 from jaxsched.studies.trace import TraceConfig, check_fit, read_section
-from jaxsched.toml import at_least, later, to_toml, with_key
+from jaxsched.toml import at_least, to_toml, with_key, written
 from jaxsched.workers import worker_named
 from jaxsched.workloads import Trace, draws, generate, intervals
 from jaxsched.workloads.texts import Arrivals, read_arrivals, read_prediction
 
+WRITTEN_NEXT = (
+    "memory", "policies", "interval", "format", "columns", "prompt", "limit", "seed", "arrivals",
+    "clock", "max_batch", "worker", "ttft_limit", "tpot_limit", "slo",
+)  # fmt: skip
+"""The order of keys in stored configurations after the trace, which later versions have to keep."""
+
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class ReplayConfig:
-    """What to simulate; the fields are the options of `jaxsched simulate`."""
+class ReplayConfig(TraceConfig):
+    """What to simulate of a trace; the fields are the options of `jaxsched simulate`."""
 
-    trace: str  # path of the file
     memory: int = at_least(2, MAX_MEMORY)  # KV cache in tokens
     policies: tuple[str, ...]  # names that `jaxsched.policy` understands
     # A prediction (see `jaxsched.workloads.texts`); None for the trace's own
     interval: str | None = None
-    format: str = "auto"  # one of `FORMAT_NAMES`; "auto" goes by the file's header
-    # FIELD=COLUMN for a file of no known format (see `traces.read_table`)
-    columns: tuple[str, ...] = ()
-    # Prompt length of every request, for a trace without prompts
-    prompt: int | None = at_least(1, default=None)
-    limit: int | None = at_least(1, default=None)  # take this many requests; None for all
     # Shuffle the requests before anything else; None to keep the trace's order
     seed: int | None = at_least(0, LARGEST_SEED, default=None)
     arrivals: str = "backlog"  # when requests arrive (see `jaxsched.workloads.texts`)
@@ -59,19 +58,12 @@ class ReplayConfig:
     ttft_limit: float | None = None
     tpot_limit: float | None = None  # largest time per output token likewise
     slo: str | None = None  # the same and more as a text (see `jaxsched.metrics.read_slo`)
-    skip_too_large: bool = False  # leave out requests that need more than the memory
-    skip_zero_output: bool = False  # leave out requests without output, such as failed ones
-    sha256: str = ""  # of the trace's bytes, so that results say which trace they are of
-    skip_zero_prompt: bool = later(default=False)  # leave out requests without prompt
-    window: str | None = later(default=None)  # START:END, see `TraceConfig`
-    # Seconds of arrivals that are simulated and do not count in metrics
-    warm_up: float | None = later(0, default=None)
 
     def __post_init__(self) -> None:
         different_policies(self.policies, arrivals=self.arrivals != "backlog")
         if self.interval is not None:
             prediction("interval", self.interval, self.memory)
-        self.section  # noqa: B018 (it refuses what is wrong)
+        super().__post_init__()
         self._check_time()
 
     def _check_time(self) -> None:
@@ -95,16 +87,13 @@ class ReplayConfig:
             raise ValueError(f"warm_up: {self.warm_up} counts arrivals in seconds; expected a "
                              "--clock and --arrivals")  # fmt: skip
 
-    @property
-    def section(self) -> TraceConfig:
-        """What is said of the trace."""
-        names = [field.name for field in dataclasses.fields(TraceConfig)]
-        own = {name: getattr(self, name) for name in names if name != "path"}
-        return TraceConfig(path=self.trace, **own)
-
     def text(self) -> str:
         """The configuration as it is kept with results."""
-        return to_toml(self) + own_digests(self.policies, self.clock)
+        pairs = written(self)
+        first = {"trace": pairs.pop("path")} | {
+            name: pairs.pop(name, None) for name in WRITTEN_NEXT
+        }
+        return to_toml(first | pairs) + own_digests(self.policies, self.clock)
 
     @property
     def rules(self) -> dict[str, Any]:
@@ -132,10 +121,9 @@ def load_requests(config: ReplayConfig) -> Loaded:
 
     ValueError if the file is malformed, or a request can never fit; the text names it.
     """
-    section, arrivals = config.section, read_arrivals(config.arrivals)
-    shuffled = config.seed is not None
+    arrivals, shuffled = read_arrivals(config.arrivals), config.seed is not None
     trace = read_section(
-        section, config.memory, configured=False, interval=config.interval, limited=not shuffled
+        config, config.memory, configured=False, interval=config.interval, limited=not shuffled
     )
     if trace.arrival_seconds is None and arrivals.in_trace:
         raise ValueError(

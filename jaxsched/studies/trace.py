@@ -11,6 +11,7 @@ import functools
 import json
 import math
 import os
+from typing import Self
 
 import numpy as np
 
@@ -73,7 +74,7 @@ class TraceConfig:
             raise ValueError(f"window: got {self.window!r}; {text}")
         return first, last
 
-    def with_digest(self) -> TraceConfig:
+    def with_digest(self) -> Self:
         """The same with the digest of the file.
 
         ValueError if it has another one; OSError if the file cannot be read.
