@@ -337,7 +337,7 @@ def assumed(config: Config) -> tuple[tuple[str, str], ...]:
         ("worker", worker + (f"; at most {most} requests run together" if most != "0" else "")),
         ("predictions", _predictions(config)),
         ("arrivals", _arrivals(config)),
-        ("time", _time(config)),
+        ("time", "; ".join(map(_clock, config.get("clocks") or [config.get("clock") or "rounds"]))),
         ("service level", _limits(config)),
         ("random", _random(config)),
         ("not modelled", NOT_MODELLED + (NOT_ON_PAPER if paper else "")),
@@ -392,11 +392,6 @@ def _arrivals(config: Config) -> str:
     texts = config.get("arrivals", "backlog")
     words = {"backlog": "backlog: all requests are there at the start", "trace": "as in the trace"}
     return "; ".join(words.get(x, x) for x in ([texts] if isinstance(texts, str) else texts))
-
-
-def _time(config: Config) -> str:
-    names = config.get("clocks") or [config.get("clock") or "rounds"]
-    return "; ".join(map(_clock, names))
 
 
 def _clock(name: str) -> str:

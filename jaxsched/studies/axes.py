@@ -238,10 +238,6 @@ class Values:
         """Whether an axis is to be mentioned."""
         return not AXES[name].later or self.titles[name] != AXES[name].default
 
-    def size(self, name: str) -> int:
-        """Number of values of an axis."""
-        return len(self.read[name])
-
     def files(self) -> list[str | None]:
         """The files that values name."""
         return [axis.file(value) for name, axis in AXES.items() for value in self.titles[name]]
