@@ -171,8 +171,7 @@ def sweep_report(folder: Path, config: Config) -> Report:
 def _axes(sweep: SweepView) -> Iterable[tuple[str, ...]]:
     for name, axis in sweep.axes.items():
         values = [axis.said(value) for value in sweep.values[name]]
-        few = values if len(values) <= 12 else [*values[:10], "…", values[-1]]
-        yield name.replace("_", " "), f"{len(values):,}", "; ".join(few)
+        yield name.replace("_", " "), f"{len(values):,}", "; ".join(_few(values))
     instances = len(sweep.frame[["seed", "lane"]].drop_duplicates())
     yield "instances", f"{instances:,}", "seeds × lanes at each point"
 
@@ -346,9 +345,13 @@ def assumed(config: Config) -> tuple[tuple[str, str], ...]:
 
 
 def _joined(value: Any, form: str) -> str:
-    values = value if isinstance(value, list) else [value]
-    few = values if len(values) <= 12 else [*values[:10], "…", values[-1]]
-    return ", ".join(form.format(x) if not isinstance(x, str) else x for x in few)
+    values = _few(value if isinstance(value, list) else [value])
+    return ", ".join(form.format(x) if not isinstance(x, str) else x for x in values)
+
+
+def _few(values: list[Any]) -> list[Any]:
+    """The values, or of many the first ones and the last."""
+    return values if len(values) <= 12 else [*values[:10], "…", values[-1]]
 
 
 def _requests(config: Config) -> str:
