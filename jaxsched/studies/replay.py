@@ -130,10 +130,10 @@ def load_requests(config: ReplayConfig) -> Loaded:
             f"{trace.source}: has no arrival times; expected --arrivals backlog, or poisson:RATE "
             "under a clock, or their column in --columns"
         )
-    trace = dataclasses.replace(trace, number=np.arange(len(trace)))
+    rows = np.arange(len(trace))
     if shuffled:
-        key = jax.random.key(config.seed)
-        trace = trace.select(np.asarray(jax.random.permutation(key, len(trace))))
+        rows = np.asarray(jax.random.permutation(jax.random.key(config.seed), len(trace)))
+    trace = dataclasses.replace(trace.select(rows), number=rows)
     chosen = trace.taken(config.memory if config.skip_too_large else None, config.limit)
     check_fit(chosen, config.memory, configured=False)
     if arrivals.in_trace:
