@@ -135,7 +135,7 @@ def load_requests(config: ReplayConfig) -> Loaded:
         rows = np.asarray(jax.random.permutation(jax.random.key(config.seed), len(trace)))
     trace = dataclasses.replace(trace.select(rows), number=rows)
     chosen = trace.taken(config.memory if config.skip_too_large else None, config.limit)
-    check_fit(chosen, config.memory, configured=False)
+    check_fit(chosen, config.memory)
     if arrivals.in_trace:
         chosen = chosen.select(np.argsort(chosen.arrival_seconds, kind="stable"))
     _check_span(chosen, arrivals)

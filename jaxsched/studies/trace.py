@@ -217,18 +217,20 @@ def _edges(interval: str | None, memory: int, what: str) -> tuple[int, ...]:
     return class_edges([int(edge) for edge in rest.split(",")], memory)
 
 
-def check_fit(trace: Trace, memory: int, configured: bool = True) -> Trace:
+def check_fit(trace: Trace, memory: int) -> Trace:
     """The trace, whose requests all fit into the memory.
 
-    ValueError if one does not; the text names its place in the file.
+    ValueError if one does not; the text names its place in the file, and its number if it has one.
     """
     total = trace.prompt + trace.output.astype(np.int64)
     if np.any(never := total > memory):
         row = int(np.argmax(never))
-        key = " (skip_too_large = true in [trace])" if configured else ""
+        which, key = "", " (skip_too_large = true in [trace])"
+        if trace.number is not None:  # chosen by options of a command
+            which, key = f" request {trace.number[row]} (counted from 0 in order of arrival):", ""
         raise ValueError(
-            f"{trace.place(row)}: prompt + output is {trace.prompt[row]} + {trace.output[row]}; "
-            f"expected at most memory = {memory}; {int(np.sum(never)):,} of the requests can never "
-            f"fit, --skip-too-large{key} leaves them out"
+            f"{trace.place(row)}:{which} prompt + output is {trace.prompt[row]} + "
+            f"{trace.output[row]}; expected at most memory = {memory}; {int(np.sum(never)):,} of "
+            f"the requests can never fit, --skip-too-large{key} leaves them out"
         )
     return trace
