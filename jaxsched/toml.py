@@ -157,7 +157,7 @@ def to_toml(config: Any) -> str:
     configurations that are kept stay what they were.
     """
     lines, tables, arrays = [], [], []
-    pairs = config if isinstance(config, Mapping) else _written(config)
+    pairs = config if isinstance(config, Mapping) else written(config)
     for name, value in pairs.items():
         if dataclasses.is_dataclass(value):
             tables += ["", f"[{name}]", to_toml(value).rstrip("\n")]
@@ -168,8 +168,8 @@ def to_toml(config: Any) -> str:
     return "\n".join((*lines, *tables, *arrays)) + "\n"
 
 
-def _written(config: Any) -> dict[str, Any]:
-    """The fields that are written, with their values."""
+def written(config: Any) -> dict[str, Any]:
+    """The fields of a dataclass that are written, with their values."""
     values = {field: getattr(config, field.name) for field in dataclasses.fields(config)}
     return {
         field.name: value

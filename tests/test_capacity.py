@@ -12,7 +12,7 @@ import pytest
 
 import jaxsched as js
 from jaxsched import cli, clocks
-from jaxsched.clocks import fit, texts
+from jaxsched.clocks import fit
 from jaxsched.engines import reference
 from jaxsched.studies import capacity
 from tests import oracle
@@ -96,7 +96,7 @@ def test_the_bracket_of_a_level() -> None:
 def test_levels_that_are_none(slo: str, text: str) -> None:
     with pytest.raises(ValueError, match=text):
         capacity.CapacityConfig(
-            trace="x", memory=9, policies=("fcfs",), clock=CLOCK, arrivals="trace", slo=slo
+            path="x", memory=9, policies=("fcfs",), clock=CLOCK, arrivals="trace", slo=slo
         )
 
 
@@ -130,14 +130,16 @@ def test_a_clock_is_found_again(
     again = dataclasses.asdict(found)
     for name, value in dataclasses.asdict(law).items():
         assert again[name] == pytest.approx(value, rel=2e-2, abs=1e-9), name
+    (tmp_path / "rounds.toml").write_text("lanes = 2\n")  # no clock, so it stays
+    assert cli.main(["clock", "fit", str(path)]) == 1
+    assert "rounds.toml: coefficient: unknown value" in capsys.readouterr().err
+    assert (tmp_path / "rounds.toml").read_text() == "lanes = 2\n"
     path.write_text(path.read_text().replace("seconds", "second"))
     with pytest.raises(ValueError, match="line 1: no column seconds"):
         fit.read_measurements(path)
     path.write_text("prompt_tokens,active,cache_tokens,seconds\n1,1,1,1\n1,-1,1,1\n")
     with pytest.raises(ValueError, match="line 3: active: expected a number of at least 0"):
         fit.read_measurements(path)
-    with pytest.raises(ValueError, match=r"no column|unknown value|not valid TOML"):
-        texts.write_clock(path, law, {})  # no clock is written over something else
 
 
 def test_clocks_by_their_coefficients() -> None:

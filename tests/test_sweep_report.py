@@ -14,7 +14,7 @@ import jaxsched as js
 from jaxsched.cli import main
 from jaxsched.report import page, plots, reports
 from jaxsched.report.sweep_figures import drawings, front
-from jaxsched.report.sweep_view import AXIS_LOOKS, SweepView
+from jaxsched.report.sweep_view import SweepView
 from jaxsched.studies import axes
 from jaxsched.studies import sweep as sweeps
 
@@ -176,9 +176,9 @@ def test_a_folder_of_something_else_is_refused(tmp_path: Path, capsys: Any) -> N
 
 
 def test_values_are_said_in_words() -> None:
-    assert AXIS_LOOKS["max_batch"].said(1000) == "max batch = 1,000"
-    assert AXIS_LOOKS["prediction"].said("relative:0.5") == "length × (1 ± 0.5)"
-    assert AXIS_LOOKS["arrivals"].said("poisson:2") == "poisson:2"
+    assert axes.AXES["max_batch"].said(1000) == "max batch = 1,000"
+    assert axes.AXES["predictions"].said("relative:0.5") == "length × (1 ± 0.5)"
+    assert axes.AXES["arrivals"].said("poisson:2") == "poisson:2"
 
 
 def test_an_axis_without_a_look_of_its_own(sweep: SweepView, monkeypatch: Any) -> None:

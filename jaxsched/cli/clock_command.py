@@ -7,6 +7,7 @@ import argparse
 from jaxsched.clocks import fit, presets, texts
 from jaxsched.policies.files import digest
 from jaxsched.report.terminal import console, say
+from jaxsched.studies import store
 
 
 def run(args: argparse.Namespace) -> None:
@@ -20,7 +21,9 @@ def run(args: argparse.Namespace) -> None:
         "fit": str(found),
         "from": f"{args.measurements.name}, sha256 {digest(str(args.measurements))}",
     }
-    texts.write_clock(path, found.clock, remarks)
+    if path.exists():
+        texts.read_clock(path)  # no clock is written over something else
+    store.write_text(path, texts.clock_text(found.clock, remarks))
     out = console()
     say(out, f"ms per round: {remarks['ms per round']}")
     say(out, f"fit:          {found}")

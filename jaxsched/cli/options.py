@@ -330,7 +330,9 @@ def _known_policies() -> list[str]:
         groups.setdefault(text.partition(":")[0], []).append(text)
     lines = ["policies:"]
     for head, group in groups.items():
-        lines += _entry(group, _first_line(makers.get(head) or makers[group[0]]))
+        maker = makers.get(head) or makers[group[0]]
+        about = inspect.getdoc(getattr(maker, "func", maker)) or ""  # `func` of a partial one
+        lines += _entry(group, about.partition("\n")[0])
     shipped = textwrap.wrap(f"Shipped tuned rules: {', '.join(files.names())}.", HELP_WIDTH)
     return [*lines, *shipped]
 
@@ -347,8 +349,3 @@ def _entry(group: Iterable[str], meaning: str) -> list[str]:
 
 def _wrapped(title: str, words: Iterable[str]) -> list[str]:
     return textwrap.wrap(title + ", ".join(words), HELP_WIDTH, subsequent_indent="  ")
-
-
-def _first_line(function: object) -> str:
-    function = getattr(function, "func", function)  # of a partial one
-    return (inspect.getdoc(function) or "").partition("\n")[0]

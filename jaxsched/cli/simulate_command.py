@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import json
+import tomllib
 from typing import Any, TypeVar
 
 import pandas as pd
@@ -31,7 +32,7 @@ def run(args: argparse.Namespace) -> None:
     say_kinds(out, settings)
     watched = bool(args.out or args.report)
     if watched:  # not for nothing: it reads the whole file
-        settings = dataclasses.replace(settings, sha256=settings.section.with_digest().sha256)
+        settings = settings.with_digest()
     notes = list(loaded.trace.notes())
     if settings.worker and args.report:
         notes.append(reports.NO_TIMELINE)
@@ -39,11 +40,12 @@ def run(args: argparse.Namespace) -> None:
                           notes=json.dumps(notes))  # fmt: skip
     rows, *more = finished(work, args.out, out)
     about = store.manifest(args.out) if args.out else store.about(settings.text())
-    distributions, timeline = (more if watched else [pd.DataFrame()] * 2)[: len(CURVES)]
-    report = reports.replay_report(args.trace.name, about, rows, distributions, timeline, notes)
+    config = tomllib.loads(about["config"])
+    times, held = (more if watched else [pd.DataFrame()] * 2)[: len(CURVES)]
+    report = reports.replay_report(args.trace.name, config, rows, times, held, notes)
     if args.report:
-        drawings = page.laid_out(report.drawings)
-        page.write_page(args.report, dataclasses.replace(report, drawings=drawings))
+        text = page.page(reports.completed(report, about, config))
+        store.write_text(args.report, text)
     show(out, report.answer, args.form, notes)
     if args.out:
         say(out, f"results:  {args.out / 'results.parquet'}")
@@ -58,7 +60,7 @@ def settings_of(args: argparse.Namespace, kind: type[Settings], **default: Any) 
     given = default | {key: value for key, value in vars(args).items() if value is not None}
     names = [field.name for field in dataclasses.fields(kind)]
     options = {name: given[name] for name in names if name in given}
-    options["trace"] = str(args.trace)
+    options["path"] = str(args.trace)
     return toml.from_table(kind, options)
 
 

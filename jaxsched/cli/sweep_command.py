@@ -6,7 +6,6 @@ import argparse
 import contextlib
 import dataclasses
 import time
-from pathlib import Path
 
 import pyarrow.parquet as pq
 from rich.console import Console
@@ -126,7 +125,9 @@ class _Work:
         if self.processes.first:
             self._say("results:", f"{parts.results} ({parts.plan.total:,} rows)")
             self._say("figures:", f"jaxsched report {parts.store.folder}")
-            for warning in _warnings(parts.results):
+            there = pq.read_schema(parts.results).names
+            few = [name for name in ("prediction", "missed") if name in there]
+            for warning in missed_notes(store.read_parquet(parts.results, few)[0]):
                 say(self.out, warning)
 
     def _say(self, title: str, text: str) -> None:
@@ -138,9 +139,3 @@ def _axes(plan: Plan) -> str:
     sizes = {**plan.sizes, "lanes": plan.study.lanes}
     texts = [f"{size:,} {name.replace('_', ' ')}" for name, size in sizes.items() if size > 1]
     return " × ".join(texts) or "one of everything"
-
-
-def _warnings(path: Path) -> list[str]:
-    """What a reader of the results should know; reads two columns only."""
-    there = [name for name in ("prediction", "missed") if name in pq.read_schema(path).names]
-    return missed_notes(store.read_parquet(path, there)[0])

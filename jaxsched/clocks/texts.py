@@ -6,7 +6,6 @@ import dataclasses
 import os
 import tomllib
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
 from jaxsched import toml
@@ -72,16 +71,6 @@ def clock_text(law: Clock, remarks: Mapping[str, str]) -> str:
     lines = [f"# {name}: {text}" for name, text in remarks.items()]
     values = ((name, getattr(law, name)) for name in COEFFICIENTS)
     return "\n".join([*lines, *(f"{name} = {value!r}" for name, value in values if value)]) + "\n"
-
-
-def write_clock(path: Path, law: Clock, remarks: Mapping[str, str]) -> None:
-    """Writes a clock to a file; refuses to write over a file that is no clock."""
-    if path.exists():
-        read_clock(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{os.getpid()}.{path.name}")
-    temporary.write_text(clock_text(law, remarks))
-    os.replace(temporary, path)
 
 
 def _number(text: str, number: str) -> float:

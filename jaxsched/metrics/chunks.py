@@ -144,7 +144,8 @@ def block_rounds(
     Raises:
       ValueError: If they do not end where the result says: clock, arrivals or worker are others.
     """
-    own = _of_lane(worker, instance.lanes, lane)
+    numbers = (np.broadcast_to(np.asarray(x), instance.lanes)[lane] for x in worker.numbers)
+    own = Worker(worker.name, *map(int, numbers))
     memory = int(np.broadcast_to(np.asarray(instance.memory), instance.lanes)[lane])
     runs = stays(instance, result, lane)
     held = round_loads(runs, own, memory, quanta)
@@ -166,11 +167,6 @@ def block_rounds(
             "arrivals and the worker that were simulated"
         )
     return BlockRounds(runs, held, start, end)
-
-
-def _of_lane(worker: Worker, lanes: tuple[int, ...], lane: int | tuple[int, ...]) -> Worker:
-    numbers = (np.broadcast_to(np.asarray(value), lanes)[lane] for value in worker.numbers)
-    return Worker(worker.name, *map(int, numbers))
 
 
 def block_gaps(

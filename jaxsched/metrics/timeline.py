@@ -96,7 +96,7 @@ def timeline(
       ValueError: If the lane did not finish, the history is missing although there were evictions,
         or the clock is another one.
     """
-    found = _stretches(instance, result, clock, lane, _runs(instance, result, lane))
+    found = _stretches(instance, result, clock, lane, runs_of(instance, result, lane))
     which = np.repeat(np.arange(len(found.first)), found.length)
     steps = np.arange(len(which)) - found.first[which]
     requests = found.requests[which]
@@ -106,7 +106,7 @@ def timeline(
     return Timeline(start, end, found.prompt_tokens[which], requests, cache_tokens)
 
 
-def _runs(instance: Instance, result: Result, lane: int | tuple[int, ...]) -> Runs:
+def runs_of(instance: Instance, result: Result, lane: int | tuple[int, ...]) -> Runs:
     """All runs of a lane; refuses one that did not finish."""
     if np.shape(np.asarray(result.status)[lane]) != ():
         raise ValueError(f"lane is {lane}; expected one of the lanes {list(instance.lanes)}")
@@ -192,7 +192,7 @@ def gaps(instance: Instance, result: Result, clock: Clock, lane: tuple[int, ...]
     Arguments as of `timeline`. A token that a rerun generates again is not seen again: the gap to
     the next new token counts once, from the last one that was seen.
     """
-    runs = _runs(instance, result, lane)
+    runs = runs_of(instance, result, lane)
     length = runs.ended - runs.admitted
     seen, last = _seen_before(runs, length)
     # Within a run: the gaps that end with a round, for its new tokens but the first. In a round

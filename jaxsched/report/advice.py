@@ -45,7 +45,9 @@ def recommended(
     """
     ahead = [name for name in frame["policy"].unique() if looks_ahead(name)]
     table = frame[~frame["policy"].isin(ahead)]
-    means = table.groupby("policy", sort=False, observed=True)[mean].agg(_whole_mean).dropna()
+    groups = table.groupby("policy", sort=False, observed=True)[mean]
+    # NaN where a run did not finish
+    means = groups.agg(lambda values: values.mean(skipna=False)).dropna()
     if len(means) < 2:
         return ""
     means = means.sort_values(kind="stable")
@@ -97,11 +99,6 @@ def left_out(frame: pd.DataFrame) -> str:
     """Who is not recommended, whatever the numbers; empty if there is nobody."""
     ahead = [name for name in frame["policy"].unique() if looks_ahead(name)]
     return f"Left out, as they are told the true lengths: {', '.join(ahead)}." if ahead else ""
-
-
-def _whole_mean(values: pd.Series) -> float:
-    """The mean; NaN if a run did not finish."""
-    return values.mean(skipna=False)
 
 
 def _saved(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 
 import pandas as pd
 from matplotlib.axes import Axes
@@ -34,10 +34,20 @@ def of_backlog(frame: pd.DataFrame) -> Iterator[Drawing]:
     bands = "Bands: 95 % confidence intervals."
     about = f"A panel for each prediction. {bands}"
     yield Drawing("latency_against_n", latency_against_n(frame), "Latency against n", about)
-    reason = why_no_ratio(frame)
-    figure = None if reason else ratio_against_width(frame)
     title = "Latency against the width of predictions"
-    yield Drawing("ratio_against_width", figure, title, reason or bands)
+    yield _if_any("ratio_against_width", lambda: ratio_against_width(frame), title, bands)
+
+
+class NothingToDrawError(ValueError):
+    """A table has no rows for a figure; the text says which."""
+
+
+def _if_any(name: str, make: Callable[[], Figure], title: str, about: str) -> Drawing:
+    """The drawing, or why it is left out."""
+    try:
+        return Drawing(name, make(), title, about)
+    except NothingToDrawError as reason:
+        return Drawing(name, None, title, str(reason))
 
 
 @in_house_style
@@ -68,16 +78,6 @@ def latency_against_n(frame: pd.DataFrame) -> Figure:
     return figure
 
 
-def why_no_ratio(frame: pd.DataFrame) -> str | None:
-    """Why `ratio_against_width` has nothing to draw from the table; None if it has."""
-    chosen = frame[(frame["prediction_kind"] == "relative") & (frame["n"] == frame["n"].max())]
-    if chosen.empty:
-        return 'there is no prediction "relative:x"'
-    if chosen["ratio_to_h_sf"].isna().all():
-        return f"there is no finished {YARDSTICK} to compare with"
-    return None
-
-
 @in_house_style
 def ratio_against_width(frame: pd.DataFrame) -> Figure:
     """Mean latency relative to H-SF against the half width x of the intervals (1 ± x)o.
@@ -85,12 +85,14 @@ def ratio_against_width(frame: pd.DataFrame) -> Figure:
     At the largest number of requests in the table; the band is the paired 95 % confidence interval.
 
     Raises:
-      ValueError: If there is nothing to draw; see `why_no_ratio`.
+      NothingToDrawError: If there is nothing to draw.
     """
-    if reason := why_no_ratio(frame):
-        raise ValueError(f"nothing to draw: {reason}")
     n = frame["n"].max()
     chosen = frame[(frame["prediction_kind"] == "relative") & (frame["n"] == n)]
+    if chosen.empty:
+        raise NothingToDrawError('there is no prediction "relative:x"')
+    if chosen["ratio_to_h_sf"].isna().all():
+        raise NothingToDrawError(f"there is no finished {YARDSTICK} to compare with")
     table = summarize(chosen, ["prediction_parameter", "policy"])
     figure, (axes,) = plots.panels(1, 1, (5.4, 3.4))
     plots.draw_policies(axes, table, "prediction_parameter", "ratio_to_h_sf")
@@ -117,10 +119,9 @@ def of_serving(frame: pd.DataFrame) -> Iterator[Drawing]:
             "Hollow: more than the policy sustains. Bands: 95 % confidence intervals.",
         )  # fmt: skip
     if predictions and (frame["policy"] == SERVING_YARDSTICK).any():
-        reason = why_no_gain(frame)
-        figure = None if reason else gain_from_prediction(frame)
         about = "At the rates that fcfs sustains. Bands: 95 % confidence intervals."
-        yield Drawing("gain_from_prediction", figure, "What prediction gains", reason or about)
+        name, title = "gain_from_prediction", "What prediction gains"
+        yield _if_any(name, lambda: gain_from_prediction(frame), title, about)
 
 
 @in_house_style
@@ -191,13 +192,6 @@ def _subject(frame: pd.DataFrame, prediction: str) -> str:
     )
 
 
-def why_no_gain(frame: pd.DataFrame) -> str | None:
-    """Why `gain_from_prediction` has nothing to draw from the table; None if it has."""
-    table = summarize_serving(frame)
-    kept = table["sustained"][table["policy"] == SERVING_YARDSTICK]
-    return None if kept.any() else f"{SERVING_YARDSTICK} sustains none of the rates"
-
-
 @in_house_style
 def gain_from_prediction(frame: pd.DataFrame) -> Figure:
     """What knowing lengths gains over fcfs, and the memory pressure at which it does.
@@ -206,12 +200,12 @@ def gain_from_prediction(frame: pd.DataFrame) -> Figure:
     rates that fcfs sustains: a panel per policy that reads predictions, a line per prediction.
 
     Raises:
-      ValueError: If there is nothing to draw; see `why_no_gain`.
+      NothingToDrawError: If there is nothing to draw.
     """
-    if reason := why_no_gain(frame):
-        raise ValueError(f"nothing to draw: {reason}")
     table = summarize_serving(frame)
     kept = table[(table["policy"] == SERVING_YARDSTICK) & table["sustained"]]
+    if kept.empty:
+        raise NothingToDrawError(f"{SERVING_YARDSTICK} sustains none of the rates")
     fcfs = kept.set_index("rate")["kv_mean"]
     table = table[table["prediction"] != ANY].assign(pressure=table["rate"].map(fcfs))
     table = table.dropna(subset=["pressure"])

@@ -5,7 +5,7 @@ from __future__ import annotations
 import base64
 import dataclasses
 import io
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from html import escape
 from pathlib import Path
 from typing import Any
@@ -13,6 +13,7 @@ from typing import Any
 from matplotlib import rc_context
 from rich.text import Text
 
+from jaxsched.report import plots
 from jaxsched.report.plots import Drawing
 from jaxsched.report.tables import Answer, PrintedTable, TableCell, text_of
 from jaxsched.studies import store
@@ -45,8 +46,9 @@ class Report:
     title: str
     lead: str  # what it is of, in a line
     answer: Answer
-    manifest: dict[str, Any]  # of the folder, or as it would be there
     commands: str  # that make it again
+    # Of the folder, or as it would be there
+    manifest: Mapping[str, Any] = dataclasses.field(default_factory=dict)
     advice: tuple[str, ...] = ()  # which policy, and by how much
     assumed: tuple[tuple[str, str], ...] = ()  # name and meaning
     notes: tuple[str, ...] = ()  # what else a reader should know
@@ -55,42 +57,52 @@ class Report:
     remark: str = ""  # how to go on
 
 
-def write_page(path: Path, report: Report) -> None:
-    """Writes the page, whole or not at all."""
-    store.write_text(path, page(report))
-
-
 def laid_out(drawn: Iterable[Drawing]) -> tuple[Drawing, ...]:
     """The figures laid out once and for all: every file would do it again, a little differently."""
     drawn = tuple(drawn)
-    for figure in filter(None, (one.figure for one in drawn)):
-        figure.draw_without_rendering()
-        figure.set_layout_engine("none")
+    for made in filter(None, (one.figure for one in drawn)):
+        made.draw_without_rendering()
+        made.set_layout_engine("none")
     return drawn
 
 
 def page(report: Report) -> str:
     """The page as HTML."""
-    answer = report.answer
     sections = [
         ("Which policy", _advice(report.advice)),
-        ("Results", "\n".join([_note(answer.title), *map(table_html, answer.tables),
-                               *map(_note, (*answer.notes, *report.notes))])),
-        *((one.title or one.name.replace("_", " ").capitalize(), _figure(one))
+        ("Results", f"{note(report.answer.title)}\n{results(report.answer, report.notes)}"),
+        *((one.title or one.name.replace("_", " ").capitalize(), figure(one))
           for one in report.drawings),
         ("What was assumed", texts_html(report.assumed)),
         ("Axes", texts_html(report.axes, ("axis", "values", ""))),
         ("How to reproduce", _reproduce(report)),
     ]  # fmt: skip
-    title = escape(report.title)
+    return whole_page(report.title, report.title, report.lead, sections)
+
+
+def whole_page(title: str, heading: str, lead: str, sections: Iterable[tuple[str, str]]) -> str:
+    """A page with these sections (heading and HTML); those without text are left out."""
     parts = "\n".join(f"<h2>{escape(name)}</h2>\n{text}" for name, text in sections if text)
     return (
         '<!doctype html>\n<html lang="en"><head><meta charset="utf-8">'
-        f"<title>{title}</title>\n"
+        f"<title>{escape(title)}</title>\n"
         '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
         f"<style>{PAGE_STYLE}</style></head><body>\n"
-        f"<h1>{title}</h1>\n<p>{escape(report.lead)}</p>\n{parts}\n</body></html>\n"
+        f"<h1>{escape(heading)}</h1>\n<p>{escape(lead)}</p>\n{parts}\n</body></html>\n"
     )
+
+
+def results(answer: Answer, notes: Iterable[str] = ()) -> str:
+    """The tables of an answer with all notes below them."""
+    return "\n".join([*map(table_html, answer.tables), *map(note, (*answer.notes, *notes))])
+
+
+def write_page(folder: Path, drawings: Iterable[Drawing], text: str) -> list[Path]:
+    """Writes figures/ and report.html into a folder of results; returns the paths."""
+    path = folder / "report.html"
+    paths = plots.save_all(drawings, folder / "figures")
+    store.write_text(path, text)
+    return [*paths, path]
 
 
 def table_html(one: PrintedTable) -> str:
@@ -129,25 +141,25 @@ def _reproduce(report: Report) -> str:
     versions = ", ".join(f"{name} {version}" for name, version in manifest["versions"].items())
     about = f"{versions}; begun on {manifest['device']}, {manifest['started']}."
     return (
-        f"{_code(report.commands)}\n{_note(report.remark)}\n"
-        f"<p>The configuration, complete:</p>\n{_code(manifest['config'])}\n{_note(about)}"
+        f"{code(report.commands)}\n{note(report.remark)}\n"
+        f"<p>The configuration, complete:</p>\n{code(manifest['config'])}\n{note(about)}"
     )
 
 
-def _code(text: str) -> str:
+def code(text: str) -> str:
     """Text as it is, in a box."""
     return f"<pre>{escape(text)}</pre>"
 
 
-def _note(text: str) -> str:
+def note(text: str) -> str:
     """A remark in small print."""
     return f'<p class="note">{escape(text)}</p>' if text else ""
 
 
-def _figure(one: Drawing) -> str:
+def figure(one: Drawing) -> str:
     """A figure within the page, with its caption; the caption alone if it is left out."""
     if one.figure is None:
-        return _note(f"Not drawn, since {one.caption}.")
+        return note(f"Not drawn, since {one.caption}.")
     image = io.BytesIO()
     # The same results give the same page: no date, and no random names.
     with rc_context({"svg.hashsalt": one.name}):

@@ -2,19 +2,17 @@
 
 from __future__ import annotations
 
-from html import escape
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 
 from jaxsched.predict.evaluation import LABELS, NONE, SHOWN
-from jaxsched.report import plots
+from jaxsched.report import page, plots
 from jaxsched.report.looks import DASHES, DOTS, Line, in_house_style
-from jaxsched.report.page import PAGE_STYLE, _code, _figure, _note, laid_out, table_html, texts_html
 from jaxsched.report.plots import Drawing
 from jaxsched.report.tables import Answer, table
-from jaxsched.studies import store
 
 COLORS: dict[str, tuple[str, Line]] = {
     "text": ("#0072B2", "-"), "length": ("#D55E00", DASHES), NONE: ("#777777", DOTS),
@@ -23,65 +21,31 @@ COLORS: dict[str, tuple[str, Line]] = {
 
 def write(folder: Path, report: dict[str, Any]) -> list[Path]:
     """Writes report.html and figures/ into the folder of a predictor; returns the paths."""
-    drawn = list(laid_out([_reliability(report), _groups(report)]))
-    paths = plots.save_all(drawn, folder / "figures")
-    path = folder / "report.html"
-    text = predictor_report(folder.resolve().name, report, drawn)
-    store.write_text(path, text)
-    return [*paths, path]
+    drawn = page.laid_out([_reliability(report), _groups(report)])
+    return page.write_page(folder, drawn, predictor_report(folder.resolve().name, report, drawn))
 
 
-def predictor_report(name: str, report: dict[str, Any], drawn: list[Drawing]) -> str:
+def predictor_report(name: str, report: dict[str, Any], drawn: Iterable[Drawing]) -> str:
     """The page as HTML."""
     left_out = "; ".join(f"{why}: {count:,}" for why, count in report["data"]["left_out"].items())
     split = ", ".join(f"{count:,} {part}" for part, count in report["split"].items())
     versions = ", ".join(f"{name} {version}" for name, version in report["versions"].items())
+    weights = ", ".join(f"{count:,} ({LABELS[kind]})" for kind, count in report["bytes"].items())
     about = [
         ("data", report["data"]["source"]), ("SHA-256 of it", report["data"]["sha256"]),
         ("left out", left_out or "nothing"), ("tokens counted by", report["tokenizer"]),
-        ("requests", split), ("bytes of weights", _bytes(report)),
+        ("requests", split), ("bytes of weights", weights),
         ("digest", report["digest"]), ("versions", versions),
     ]  # fmt: skip
     sections = [
-        ("How good it is", summary(report)),
-        *((one.title, _figure(one)) for one in drawn),
+        ("How good it is", page.results(answer_of(report))),
+        *((one.title, page.figure(one)) for one in drawn),
         *((f"By {name}", _by(rows)) for name, rows in report["by"].items()),
-        ("Where it comes from", texts_html(about)),
-        ("Configuration", _code(report["config"])),
+        ("Where it comes from", page.texts_html(about)),
+        ("Configuration", page.code(report["config"])),
     ]
-    parts = "\n".join(f"<h2>{escape(title)}</h2>\n{section}" for title, section in sections)
-    title = escape(name)
-    return (
-        '<!doctype html>\n<html lang="en"><head><meta charset="utf-8">'
-        f"<title>{title}</title>\n"
-        '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
-        f"<style>{PAGE_STYLE}</style></head><body>\n"
-        f"<h1>Predictor {title}</h1>\n<p>On {report['rows']:,} requests that neither training nor "
-        f"calibration has seen.</p>\n{parts}\n</body></html>\n"
-    )
-
-
-def _bytes(report: dict[str, Any]) -> str:
-    return ", ".join(f"{count:,} ({LABELS[kind]})" for kind, count in report["bytes"].items())
-
-
-PAGE_HEADER = ("it sees", "pinball", "/ nothing", "Spearman", f"coverage at {SHOWN}", "width",
-          "class right", "µs a request")  # fmt: skip
-
-
-def rows_of(report: dict[str, Any]) -> list[tuple[str, ...]]:
-    """Rows of the table, a predictor each."""
-    rows: list[tuple[str, ...]] = []
-    for kind, found in report["kinds"].items():
-        accuracy, time = found.get("class_accuracy"), found.get("us_per_request")
-        rows.append((
-            LABELS[kind], f"{found['pinball']:.2f}",
-            f"{found['pinball'] / report['pinball_marginal']:.3f}", f"{found['spearman']:.2f}",
-            f"{found['coverage'][str(SHOWN)]:.3f}", f"{found['width'][str(SHOWN)]:.0f}",
-            f"{found['class_majority'] if accuracy is None else accuracy:.1%}",
-            "–" if time is None else f"{time:.0f}",
-        ))  # fmt: skip
-    return rows
+    lead = f"On {report['rows']:,} requests that neither training nor calibration has seen."
+    return page.whole_page(name, f"Predictor {name}", lead, sections)
 
 
 def answer_of(report: dict[str, Any]) -> Answer:
@@ -93,29 +57,31 @@ def answer_of(report: dict[str, Any]) -> Answer:
         f"coverage at {SHOWN} by true length: "
         + ", ".join(f"{group} tokens {share}" for group, share in held.items()),
     )
+    headings = ("pinball", "/ nothing", "Spearman", f"coverage at {SHOWN}", "width", "class right",
+                "µs a request")  # fmt: skip
+    rows: list[tuple[str, ...]] = []
+    for kind, found in report["kinds"].items():
+        accuracy, time = found.get("class_accuracy"), found.get("us_per_request")
+        rows.append((
+            LABELS[kind], f"{found['pinball']:.2f}",
+            f"{found['pinball'] / report['pinball_marginal']:.3f}", f"{found['spearman']:.2f}",
+            f"{found['coverage'][str(SHOWN)]:.3f}", f"{found['width'][str(SHOWN)]:.0f}",
+            f"{found['class_majority'] if accuracy is None else accuracy:.1%}",
+            "–" if time is None else f"{time:.0f}",
+        ))  # fmt: skip
     numbers = [{"sees": kind, **found} for kind, found in report["kinds"].items()]
-    return Answer(
-        f"{report['rows']:,} test requests",
-        (table(PAGE_HEADER[1:], [("", rows_of(report))]),),
-        notes,
-        pd.json_normalize(numbers),
-    )
-
-
-def summary(report: dict[str, Any]) -> str:
-    """The same within the page."""
-    answer = answer_of(report)
-    return "\n".join([*map(table_html, answer.tables), *map(_note, answer.notes)])
+    title = f"{report['rows']:,} test requests"
+    return Answer(title, (table(headings, [("", rows)]),), notes, pd.json_normalize(numbers))
 
 
 def _by(rows: list[dict[str, Any]]) -> str:
-    header = ("tokens", "requests", "inside", "below", "above", "width")
+    header = ("requests", "inside", "below", "above", "width")
     cells = [
         (row["group"], f"{row['rows']:,}", f"{row['inside']:.1%}", f"{row['below']:.1%}",
          f"{row['above']:.1%}", f"{row['width']:.0f}")
         for row in rows
     ]  # fmt: skip
-    return table_html(table(header[1:], [("", cells)]))
+    return page.table_html(table(header, [("", cells)]))
 
 
 @in_house_style

@@ -43,16 +43,10 @@ NOT_MODELLED = (
 NOT_ON_PAPER = "; chunked prefill, blocks of cache; a preempted request generates its tokens again"
 """What the papers' worker leaves out besides."""
 
-IN_PYTHON = 'In Python: jaxsched.studies.store.read_results("DIR").'
-
-
-@dataclasses.dataclass(frozen=True)
-class StudyKind:
-    """A kind of study."""
-
-    of: Callable[[Config], bool]  # whether a configuration is one of it
-    # Folder, manifest and configuration -> the page; its figures are not laid out
-    report: Callable[[Path, dict[str, Any], Config], Report]
+BELOW, IN_PYTHON = (
+    "config.toml is the configuration below",
+    'In Python: jaxsched.studies.store.read_results("DIR").',
+)
 
 
 def write_report(folder: Path) -> tuple[Answer, list[Path]]:
@@ -71,10 +65,7 @@ def write_report(folder: Path) -> tuple[Answer, list[Path]]:
             answer = predictor_page.answer_of(found)
         return answer, predictor_page.write(folder, found)
     report = of_folder(folder)
-    paths = plots.save_all(report.drawings, folder / "figures")
-    path = folder / "report.html"
-    page.write_page(path, report)
-    return report.answer, [*paths, path]
+    return report.answer, page.write_page(folder, report.drawings, page.page(report))
 
 
 def of_folder(folder: Path) -> Report:
@@ -83,20 +74,30 @@ def of_folder(folder: Path) -> Report:
     path = folder / "manifest.json"
     with faults.reading(path, "a manifest of jaxsched", "give another folder"):
         config = tomllib.loads(manifest["config"])
-    kind = next((kind for kind in STUDIES.values() if kind.of(config)), None)
-    if kind is None:
+    make = next((make for is_one, make in STUDIES.values() if is_one(config)), None)
+    if make is None:
         raise ValueError(
             f"{path}: its configuration is of no known study; expected one of {', '.join(STUDIES)}"
         )
-    report = kind.report(folder, manifest, config)
-    return dataclasses.replace(report, drawings=page.laid_out(report.drawings))
+    return completed(make(folder, config), manifest, config)
+
+
+def completed(report: Report, manifest: Mapping[str, Any], config: Config) -> Report:
+    """The report with what is the same in all of them; its figures are laid out."""
+    return dataclasses.replace(
+        report, manifest=manifest, assumed=assumed(config), drawings=page.laid_out(report.drawings)
+    )
 
 
 def _name(folder: Path) -> str:
     return folder.resolve().name
 
 
-def backlog_report(folder: Path, manifest: dict[str, Any], config: Config) -> Report:
+def _again(command: str) -> str:
+    return f"jaxsched {command} config.toml --out DIR\njaxsched report DIR"
+
+
+def backlog_report(folder: Path, config: Config) -> Report:
     """The paper's experiment."""
     frame = store.read_results(folder)
     n = frame["n"].max()
@@ -110,16 +111,14 @@ def backlog_report(folder: Path, manifest: dict[str, Any], config: Config) -> Re
         title=f"Backlogs: {_name(folder)}",
         lead=f"{len(frame):,} simulations of a backlog, under each policy and prediction.",
         answer=study_tables.backlog_job(frame),
-        manifest=manifest,
-        commands="jaxsched run config.toml --out DIR\njaxsched report DIR",
+        commands=_again("run"),
         advice=(*told, advice.left_out(frame)),
-        assumed=assumed(config),
         drawings=tuple(figures.of_backlog(frame)),
-        remark=f"config.toml is the configuration below. {IN_PYTHON}",
+        remark=f"{BELOW}. {IN_PYTHON}",
     )
 
 
-def serving_report(folder: Path, manifest: dict[str, Any], config: Config) -> Report:
+def serving_report(folder: Path, config: Config) -> Report:
     """Latency against the rate of arrivals."""
     frame = store.read_results(folder)
     rate = study_tables.told_rate(frames.summarize_serving(frame))
@@ -139,16 +138,14 @@ def serving_report(folder: Path, manifest: dict[str, Any], config: Config) -> Re
         title=f"Serving: {_name(folder)}",
         lead=f"{len(frame):,} simulated streams at {frame['rate'].nunique()} rates of arrivals.",
         answer=study_tables.serving_job(frame),
-        manifest=manifest,
-        commands="jaxsched run config.toml --out DIR\njaxsched report DIR",
+        commands=_again("run"),
         advice=(*told, advice.left_out(frame)),
-        assumed=assumed(config),
         drawings=tuple(figures.of_serving(frame)),
-        remark=f"config.toml is the configuration below. {IN_PYTHON}",
+        remark=f"{BELOW}. {IN_PYTHON}",
     )
 
 
-def sweep_report(folder: Path, manifest: dict[str, Any], config: Config) -> Report:
+def sweep_report(folder: Path, config: Config) -> Report:
     """Every combination of the values of some axes; what there is of one that is not finished."""
     sweep = SweepView(read_sweep(folder, partial=True))
     finished = (folder / "results.parquet").exists()
@@ -162,13 +159,11 @@ def sweep_report(folder: Path, manifest: dict[str, Any], config: Config) -> Repo
         title=f"Sweep {_name(folder)}",
         lead=f"{len(sweep.frame):,} simulations{unfinished}.",
         answer=study_tables.sweep_policies(sweep),
-        manifest=manifest,
-        commands="jaxsched sweep config.toml --out DIR\njaxsched report DIR",
+        commands=_again("sweep"),
         advice=(f"{seen.held}:", told, advice.left_out(seen.rows)) if told else (),
-        assumed=assumed(config),
         drawings=tuple(drawings(sweep)),
         axes=tuple(_axes(sweep)),
-        remark="config.toml is the configuration below; the same table comes out, row by row, on "
+        remark=f"{BELOW}; the same table comes out, row by row, on "
         'any number of devices and processes. In Python: jaxsched.read_sweep("DIR").',
     )
 
@@ -176,13 +171,12 @@ def sweep_report(folder: Path, manifest: dict[str, Any], config: Config) -> Repo
 def _axes(sweep: SweepView) -> Iterable[tuple[str, ...]]:
     for name, axis in sweep.axes.items():
         values = [axis.said(value) for value in sweep.values[name]]
-        few = values if len(values) <= 12 else [*values[:10], "…", values[-1]]
-        yield name.replace("_", " "), f"{len(values):,}", "; ".join(few)
+        yield name.replace("_", " "), f"{len(values):,}", "; ".join(_few(values))
     instances = len(sweep.frame[["seed", "lane"]].drop_duplicates())
     yield "instances", f"{instances:,}", "seeds × lanes at each point"
 
 
-def tuning_report(folder: Path, manifest: dict[str, Any], config: Config) -> Report:
+def tuning_report(folder: Path, config: Config) -> Report:
     """A tuned rule."""
     tests = store.read_results(folder)
     methods, curves = (
@@ -210,13 +204,10 @@ def tuning_report(folder: Path, manifest: dict[str, Any], config: Config) -> Rep
         title=f"Tuning: {_name(folder)}",
         lead="A rule of scheduling, searched on simulated requests.",
         answer=answer,
-        manifest=manifest,
-        commands="jaxsched tune config.toml --out DIR\njaxsched report DIR",
+        commands=_again("tune"),
         advice=tuple(told),
-        assumed=assumed(config),
         drawings=(plots.Drawing("score_against_work", drawn, "The search", about),),
-        remark=f"config.toml is the configuration below. The rule is DIR/{rule}: --policies "
-        f"tuned:DIR/{rule}.",
+        remark=f"{BELOW}. The rule is DIR/{rule}: --policies tuned:DIR/{rule}.",
     )
 
 
@@ -224,7 +215,7 @@ def _at_load(load: float) -> str:
     return f", load {load:g}" if load else ""
 
 
-def trace_report(folder: Path, manifest: dict[str, Any], config: Config) -> Report:
+def trace_report(folder: Path, config: Config) -> Report:
     """A trace under each policy."""
     path = folder / "results.parquet"
     if not path.exists():
@@ -236,7 +227,7 @@ def trace_report(folder: Path, manifest: dict[str, Any], config: Config) -> Repo
         notes.append("There are no curves in this folder to draw; simulate the trace again.")
     elif timeline.empty and NO_TIMELINE not in notes:
         notes.append(NO_TIMELINE)
-    return replay_report(_name(folder), manifest, rows, distributions, timeline, notes)
+    return replay_report(_name(folder), config, rows, distributions, timeline, notes)
 
 
 NO_TIMELINE = "There is no timeline of a run that was cut off, or of the worker of an engine."
@@ -248,14 +239,13 @@ def _if_there(path: Path) -> pd.DataFrame:
 
 def replay_report(
     name: str,
-    manifest: Mapping[str, Any],
+    config: Config,
     rows: pd.DataFrame,
     distributions: pd.DataFrame,
     timeline: pd.DataFrame,
     notes: Iterable[str],
 ) -> Report:
     """The report of a trace, from the tables of `jaxsched simulate`."""
-    config = tomllib.loads(manifest["config"])
     if "clock" in rows:
         compared = "mean_e2el", "mean end-to-end latency", said_seconds, "p99_e2el"
     else:
@@ -266,16 +256,14 @@ def replay_report(
         title=f"Replay: {name}",
         lead=f"{int(rows['n'].iloc[0]):,} requests of a trace under {len(rows)} policies.",
         answer=study_tables.replay(rows),
-        manifest=dict(manifest),
         commands=replay_command(config),
         advice=(told, advice.level_kept(rows), one, advice.left_out(rows)) if told else (),
-        assumed=assumed(config),
         notes=tuple(notes),
         drawings=tuple(replay_figures.of_replay(rows, distributions, timeline)),
     )
 
 
-def capacity_report(folder: Path, manifest: dict[str, Any], config: Config) -> Report:
+def capacity_report(folder: Path, config: Config) -> Report:
     """The largest rate at which each policy keeps a service level."""
     path = folder / "capacity.parquet"
     if not path.exists():
@@ -285,14 +273,12 @@ def capacity_report(folder: Path, manifest: dict[str, Any], config: Config) -> R
         title=f"Capacity: {_name(folder)}",
         lead=f"The largest rate at which {len(told)} policies keep a service level on a trace.",
         answer=study_tables.capacity_table(told, config["slo"], config["at"]),
-        manifest=manifest,
         commands="jaxsched capacity TRACE --slo … --out DIR\njaxsched report DIR",
-        assumed=assumed(config),
         remark=f"The options are the configuration below. {IN_PYTHON}",
     )
 
 
-def worst_case_report(folder: Path, manifest: dict[str, Any], config: Config) -> Report:
+def worst_case_report(folder: Path, config: Config) -> Report:
     """An input on which a policy does badly."""
     found = store.read_results(folder)
     drawn = gantt.of_case(folder / "worst_case.csv", config["memory"], config["policy"])
@@ -302,7 +288,6 @@ def worst_case_report(folder: Path, manifest: dict[str, Any], config: Config) ->
         title=f"Worst case: {_name(folder)}",
         lead="An input on which a policy does badly, evolved from those that are known.",
         answer=study_tables.worst_case_table(found),
-        manifest=manifest,
         commands=" \\\n    ".join(["jaxsched worst-case", *words]),
         drawings=(plots.Drawing("worst_case", drawn, "Its schedules", about),) if drawn else (),
         remark="The requests are in DIR/worst_case.csv.",
@@ -338,7 +323,9 @@ def _subject(config: Config) -> str:
 
 
 def assumed(config: Config) -> tuple[tuple[str, str], ...]:
-    """What a configuration takes for granted, in words."""
+    """What a configuration takes for granted, in words; nothing of a search for a worst case."""
+    if _is_worst_case(config):
+        return ()
     workers = config.get("workers") or [config.get("worker") or "paper"]
     paper = any(name == "paper" for name in workers)
     most = _joined(config.get("max_batch") or 0, "{}")
@@ -349,7 +336,7 @@ def assumed(config: Config) -> tuple[tuple[str, str], ...]:
         ("worker", worker + (f"; at most {most} requests run together" if most != "0" else "")),
         ("predictions", _predictions(config)),
         ("arrivals", _arrivals(config)),
-        ("time", _time(config)),
+        ("time", "; ".join(map(_clock, config.get("clocks") or [config.get("clock") or "rounds"]))),
         ("service level", _limits(config)),
         ("random", _random(config)),
         ("not modelled", NOT_MODELLED + (NOT_ON_PAPER if paper else "")),
@@ -358,9 +345,13 @@ def assumed(config: Config) -> tuple[tuple[str, str], ...]:
 
 
 def _joined(value: Any, form: str) -> str:
-    values = value if isinstance(value, list) else [value]
-    few = values if len(values) <= 12 else [*values[:10], "…", values[-1]]
-    return ", ".join(form.format(x) if not isinstance(x, str) else x for x in few)
+    values = _few(value if isinstance(value, list) else [value])
+    return ", ".join(form.format(x) if not isinstance(x, str) else x for x in values)
+
+
+def _few(values: list[Any]) -> list[Any]:
+    """The values, or of many the first ones and the last."""
+    return values if len(values) <= 12 else [*values[:10], "…", values[-1]]
 
 
 def _requests(config: Config) -> str:
@@ -406,11 +397,6 @@ def _arrivals(config: Config) -> str:
     return "; ".join(words.get(x, x) for x in ([texts] if isinstance(texts, str) else texts))
 
 
-def _time(config: Config) -> str:
-    names = config.get("clocks") or [config.get("clock") or "rounds"]
-    return "; ".join(map(_clock, names))
-
-
 def _clock(name: str) -> str:
     if name == "rounds":
         return "rounds: in one round every running request generates one token"
@@ -439,13 +425,18 @@ def _random(config: Config) -> str:
     return f"{config['lanes']:,} instances, seed {seeds}; the same ones for every policy"
 
 
-STUDIES: dict[str, StudyKind] = {
-    "tune": StudyKind(lambda config: "descent" in config, tuning_report),
-    "serving": StudyKind(lambda config: config.get("job") == "serving", serving_report),
-    "sweep": StudyKind(lambda config: "lanes" in config and "workloads" in config, sweep_report),
-    "capacity": StudyKind(lambda config: {"at", "slo"} <= {*config}, capacity_report),
-    "worst-case": StudyKind(lambda config: {"against", "alpha"} <= {*config}, worst_case_report),
-    "simulate": StudyKind(lambda config: "trace" in config and "lanes" not in config, trace_report),
-    "run": StudyKind(lambda config: {"lanes", "num_requests"} <= {*config}, backlog_report),
+def _is_worst_case(config: Config) -> bool:
+    return {"against", "alpha"} <= {*config}
+
+
+STUDIES: dict[str, tuple[Callable[[Config], bool], Callable[[Path, Config], Report]]] = {
+    "tune": (lambda config: "descent" in config, tuning_report),
+    "serving": (lambda config: config.get("job") == "serving", serving_report),
+    "sweep": (lambda config: "lanes" in config and "workloads" in config, sweep_report),
+    "capacity": (lambda config: {"at", "slo"} <= {*config}, capacity_report),
+    "worst-case": (_is_worst_case, worst_case_report),
+    "simulate": (lambda config: "trace" in config and "lanes" not in config, trace_report),
+    "run": (lambda config: {"lanes", "num_requests"} <= {*config}, backlog_report),
 }
-"""Kinds of studies by name; the first that takes a configuration is the one."""
+"""Kinds of studies by name: whether a configuration is one of it, and folder and configuration ->
+its page, as far as the kind matters; the first that takes a configuration is the one."""

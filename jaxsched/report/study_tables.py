@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Iterator
-from typing import Any
+import operator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 
 import numpy as np
 import pandas as pd
@@ -65,6 +65,42 @@ TUNING_NOTE = (
 )
 """How to read the tables, a remark each."""
 
+TableColumn = tuple[str, Callable[[pd.Series], TableCell]]
+"""A heading, and from the row of a data frame to the cell."""
+
+
+def _number(heading: str, name: str, form: NumberForm) -> TableColumn:
+    """A column of a data frame; dashes where it has none, as in folders of earlier versions."""
+    return heading, lambda row: shown(row.get(name, math.nan), form)
+
+
+def _mean(heading: str, name: str, form: NumberForm) -> TableColumn:
+    """The same with half its confidence interval."""
+    return heading, lambda row: with_half(row[name], row[f"{name}_ci"], form)
+
+
+def _name_of(row: pd.Series) -> Text:
+    """The policy of a row of means, and how many of its simulations did not finish."""
+    left = row["unfinished"]
+    return Text.assemble(row["policy"], alarm(f" ({count(left)} unfinished)") if left else "")
+
+
+def _table(
+    columns: Sequence[TableColumn],
+    sections: Iterable[tuple[str, pd.DataFrame]],
+    name: Callable[[pd.Series], TableCell] = _name_of,
+) -> PrintedTable:
+    """A table with a row for each of the data frames' rows."""
+    headings, cells = zip(*columns, strict=True)
+    made = (
+        (title, [(name(row), *(cell(row) for cell in cells)) for _, row in rows.iterrows()])
+        for title, rows in sections
+    )
+    return table(headings, made)
+
+
+_policy = operator.itemgetter("policy")
+
 
 def backlog_job(frame: pd.DataFrame) -> Answer:
     """Every policy under every prediction at the largest number of requests.
@@ -79,16 +115,19 @@ def backlog_job(frame: pd.DataFrame) -> Answer:
     fixed = spread.index[(spread["min"] == spread["max"]) & (spread["count"] > 1)]
     alike = summary["policy"].isin(fixed)
     sections = [("any prediction", summary[alike].drop_duplicates("policy")), *_by(summary[~alike])]
-    made = table(
-        (
-            *("latency", "/ h_sf", *_gap(chosen)),
-            *(*TAIL, "evicted", "wasted", "KV", "peak"),
-        ),
-        ((title, (_backlog_row(row, memory) for _, row in rows.iterrows()))
-         for title, rows in sections),
-    )  # fmt: skip
+    columns = [
+        _mean("latency", "mean_latency", rounds),
+        _mean("/ h_sf", "ratio_to_h_sf", ".3f"),
+        *_gap(chosen),
+        *_tail(rounds),
+        _number("evicted", "evictions", count),
+        _number("wasted", "wasted_tokens", count),
+        ("KV", lambda row: shown(row["mean_memory"] / memory, percent)),
+        ("peak", lambda row: shown(row["peak_memory"] / memory, percent)),
+    ]
     title = f"n = {n:,} requests, M = {memory:,} tokens, {lanes} instances"
     notes = BACKLOG_NOTE + (BEST_NOTE if "ratio_to_best" in chosen else ())
+    made = _table(columns, sections)
     return Answer(title, (made,), (*notes, *missed_notes(chosen)), summary)
 
 
@@ -96,9 +135,8 @@ TAIL = {"P99": "latency_p99", "longest": "latency_max", "wait": "longest_wait"}
 """What stands beside a mean latency, as shortest-first orders let long requests wait."""
 
 
-def _tail(row: pd.Series, form: NumberForm) -> list[str]:
-    """Those of a row; dashes in folders of earlier versions."""
-    return [shown(row.get(name, math.nan), form) for name in TAIL.values()]
+def _tail(form: NumberForm) -> list[TableColumn]:
+    return [_number(heading, name, form) for heading, name in TAIL.items()]
 
 
 def missed_notes(frame: pd.DataFrame) -> list[str]:
@@ -128,21 +166,9 @@ _GAP = {"/ best": "ratio_to_best", "/ bound": "ratio_to_bound"}
 """Ratios that the optimum lies between."""
 
 
-def _gap(frame: pd.DataFrame | pd.Series) -> list[str]:
-    """Those that there are, as tables head them."""
-    return [heading for heading, column in _GAP.items() if column in frame]
-
-
-def _backlog_row(row: pd.Series, memory: int) -> tuple[TableCell, ...]:
-    return (
-        _name_of(row),
-        with_half(row["mean_latency"], row["mean_latency_ci"], rounds),
-        with_half(row["ratio_to_h_sf"], row["ratio_to_h_sf_ci"], ".3f"),
-        *(shown(row[_GAP[heading]], ".3f") for heading in _gap(row)),
-        *_tail(row, rounds),
-        *(count(row["evictions"]), count(row["wasted_tokens"])),
-        *(shown(row[f"{name}_memory"] / memory, percent) for name in ("mean", "peak")),
-    )
+def _gap(frame: pd.DataFrame) -> list[TableColumn]:
+    """Those that there are."""
+    return [_number(heading, name, ".3f") for heading, name in _GAP.items() if name in frame]
 
 
 def replay(frame: pd.DataFrame) -> Answer:
@@ -164,33 +190,29 @@ def _in_rounds(frame: pd.DataFrame) -> PrintedTable:
 
     Requests that did not finish are counted in a row of their own, and are in no percentile.
     """
-    columns: dict[str, tuple[pd.Series, Any]] = {
-        "mean latency": (frame["mean_latency"], rounds),
-        "  / h_sf": (frame["ratio_to_h_sf"], ".3f"),
-        **{f"  {heading}": (frame[_GAP[heading]], ".3f") for heading in _gap(frame)},
-        **{f"  P{q}": (frame[f"latency_p{q}"], rounds) for q in (50, 90, 99)},
-        **{
-            title: (frame[name], rounds)
-            for title, name in (("  longest", "latency_max"), ("longest wait", "longest_wait"))
-            if name in frame  # not in folders of earlier versions
-        },
-        "total latency": (frame["total_latency"], count),
-        "rounds": (frame["rounds"], count),
-        "evictions": (frame["evictions"], count),
-        "wasted tokens": (frame["wasted_tokens"], count),
-        "KV use, mean": (frame["mean_memory"] / frame["memory"], percent),
-        "KV use, peak": (frame["peak_memory"] / frame["memory"], percent),
-    }
+    shares = {f"{x}_share": frame[f"{x}_memory"] / frame["memory"] for x in ("mean", "peak")}
+    frame = frame.assign(**shares)
+    lines: list[tuple[str, str, NumberForm]] = [
+        ("mean latency", "mean_latency", rounds),
+        ("  / h_sf", "ratio_to_h_sf", ".3f"),
+        *((f"  {heading}", name, ".3f") for heading, name in _GAP.items()),
+        *((f"  P{q}", f"latency_p{q}", rounds) for q in (50, 90, 99)),
+        ("  longest", "latency_max", rounds),
+        ("longest wait", "longest_wait", rounds),
+        ("total latency", "total_latency", count),
+        ("rounds", "rounds", count),
+        ("evictions", "evictions", count),
+        ("wasted tokens", "wasted_tokens", count),
+        ("KV use, mean", "mean_share", percent),
+        ("KV use, peak", "peak_share", percent),
+    ]
     if frame["unfinished"].any():
-        columns = {"unfinished": (frame["unfinished"], _alarming), **columns}
-    rows = ((name, *(shown(x, form) for x in xs)) for name, (xs, form) in columns.items())
+        lines.insert(0, ("unfinished", "unfinished", _alarming))
+    rows = (
+        (title, *(shown(x, form) for x in frame[name])) for title, name, form in lines
+        if name in frame  # folders of earlier versions have fewer
+    )  # fmt: skip
     return table(frame["policy"], [("", rows)])
-
-
-def _name_of(row: pd.Series) -> Text:
-    """The policy of a row of means, and how many of its simulations did not finish."""
-    left = row["unfinished"]
-    return Text.assemble(row["policy"], alarm(f" ({count(left)} unfinished)") if left else "")
 
 
 def _alarming(value: float) -> Text:
@@ -220,14 +242,10 @@ def _figures(frame: pd.DataFrame) -> PrintedTable:
     """Every other metric that the table has, a row per policy."""
     told = [(name, one) for name, one in METRICS.items() if name in frame and one.heading]
     told.sort(key=lambda item: not item[1].unit.endswith("/s"))  # rates in front
-    columns = {one.heading: (name, UNIT_FORMS[one.unit]) for name, one in told}
+    columns = [_number(one.heading, name, UNIT_FORMS[one.unit]) for name, one in told]
     if frame["unfinished"].any():
-        columns = {"unfinished": ("unfinished", _alarming), **columns}
-    rows = (
-        (row["policy"], *(shown(row[name], form) for name, form in columns.values()))
-        for _, row in frame.iterrows()
-    )
-    return table(columns, [("", rows)])
+        columns.insert(0, _number("unfinished", "unfinished", _alarming))
+    return _table(columns, [("", frame)], _policy)
 
 
 def serving_job(frame: pd.DataFrame) -> Answer:
@@ -240,15 +258,25 @@ def serving_job(frame: pd.DataFrame) -> Answer:
     rate = told_rate(summary)
     chosen, largest = summary[summary["rate"] == rate], frames.saturation(summary)
     largest = largest.set_index(["prediction", "policy"])["rate"]
-    limited = {name: METRICS[name].heading for name in LIMITED_COLUMNS if name in chosen}
-    made = table(
-        (
-            *("TTFT", "P99", "longest", "E2E", "P99", "longest", "gain", *limited.values()),
-            *("KV", "peak", "preempted", "wasted", "sustains"),
+    columns = [
+        _number(heading, f"{part}_{name}", seconds)
+        for metric, name in (("TTFT", "ttft"), ("E2E", "e2el"))
+        for heading, part in ((metric, "mean"), ("P99", "p99"), ("longest", "max"))
+    ]
+    columns += [
+        _mean("gain", "gain", ".2f"),
+        *(
+            _number(METRICS[name].heading, name, UNIT_FORMS[METRICS[name].unit])
+            for name in LIMITED_COLUMNS
+            if name in chosen
         ),
-        ((title, (_serving_row(row, largest, limited) for _, row in rows.iterrows()))
-         for title, rows in _by(chosen)),
-    )  # fmt: skip
+        _number("KV", "kv_mean", percent),
+        _number("peak", "kv_peak", percent),
+        ("preempted", lambda row: f"{row['preemptions'] / row['n']:.1%}"),
+        _number("wasted", "wasted_tokens", count),
+        ("sustains", lambda row: shown(largest[row["prediction"], row["policy"]], "{:g}/s".format)),
+    ]
+    made = _table(columns, _by(chosen))
     first = frame.iloc[0]
     title = (
         f"{rate:g} requests/s, {first['clock']}, M = {int(first['memory']):,} tokens, "
@@ -263,22 +291,6 @@ def told_rate(summary: pd.DataFrame) -> float:
     """The rate of `serving_job`, from `summarize`."""
     fcfs = summary[(summary["policy"] == frames.SERVING_YARDSTICK) & summary["sustained"]]
     return float(fcfs["rate"].max() if len(fcfs) else summary["rate"].min())
-
-
-def _serving_row(
-    row: pd.Series, largest: pd.Series, limited: Iterable[str]
-) -> tuple[TableCell, ...]:
-    times = [f"{part}_{name}" for name in ("ttft", "e2el") for part in ("mean", "p99", "max")]
-    return (
-        _name_of(row),
-        *(shown(row.get(name, math.nan), seconds) for name in times),
-        with_half(row["gain"], row["gain_ci"], ".2f"),
-        *(shown(row[name], UNIT_FORMS[METRICS[name].unit]) for name in limited),
-        *(shown(row[name], percent) for name in ("kv_mean", "kv_peak")),
-        f"{row['preemptions'] / row['n']:.1%}",
-        count(row["wasted_tokens"]),
-        shown(largest[row["prediction"], row["policy"]], "{:g}/s".format),
-    )
 
 
 def tuning(title: str, methods: pd.DataFrame, tests: pd.DataFrame) -> Answer:
@@ -365,26 +377,19 @@ def sweep_policies(view: SweepView) -> Answer:
     best = view.best(seen.rows, "mean_latency", _MOST_ROWS)
     shown_rows = summary.set_index("policy", drop=False).loc[best]
     form = rounds if view.time() == "rounds" else seconds
-    made = table(
-        (f"mean latency ({view.time()})", *TAIL, "/ h_sf", "/ bound", "evicted", "wasted"),
-        [("", (_sweep_row(row, form) for _, row in shown_rows.iterrows()))],
-    )
+    columns = [
+        _mean(f"mean latency ({view.time()})", "mean_latency", form),
+        *_tail(form),
+        _mean("/ h_sf", "ratio_to_h_sf", ".3f"),
+        _number("/ bound", "ratio_to_bound", ".3f"),
+        _number("evicted", "evictions", ",.1f"),
+        _number("wasted", "wasted", ".1%"),
+    ]
+    made = _table(columns, [("", shown_rows)])
     waits = WAIT if view.time() == "rounds" else "wait: most seconds until an admission"
     note = f"{seen.held}; means over {seen.instances:,} instances, ± half a 95 % interval; {waits}"
     notes = (note, *missed_notes(view.frame))
     return Answer(f"{len(view.frame):,} simulations", (made,), notes, summary)
-
-
-def _sweep_row(row: pd.Series, form: NumberForm) -> tuple[TableCell, ...]:
-    return (
-        _name_of(row),
-        with_half(row["mean_latency"], row["mean_latency_ci"], form),
-        *_tail(row, form),
-        with_half(row["ratio_to_h_sf"], row["ratio_to_h_sf_ci"], ".3f"),
-        shown(row["ratio_to_bound"], ".3f"),
-        shown(row["evictions"], ",.1f"),
-        shown(row["wasted"], ".1%"),
-    )
 
 
 CAPACITY_NOTE = (
@@ -398,26 +403,30 @@ CAPACITY_NOTE = (
 def capacity_table(told: pd.DataFrame, slo: str, at: float) -> Answer:
     """The largest rate at which each policy keeps a service level, from `capacity.told`."""
     first = told.iloc[0]
-    figures = {"TTFT": "ttft", "E2EL": "e2el"}
-    parts = ("mean", "p99", "max")
-    rows = [
+    columns = [
         (
-            row["policy"],
-            f"{'over ' if row['more'] else ''}{row['rate']:.3f}" if row["rate"] else "none",
-            f"{row['ceiling']:.3f}",
-            shown(row["rate"] / row["ceiling"], percent),
-            shown(row["attainment"], UNIT_FORMS["percent"]),
-            *(shown(row[f"{part}_{name}"], seconds) for name in figures.values() for part in parts),
-        )
-        for _, row in told.iterrows()
+            "req/s",
+            lambda row: f"{'over ' * row['more']}{row['rate']:.3f}" if row["rate"] else "none",
+        ),
+        _number("ceiling", "ceiling", ".3f"),
+        ("of it", lambda row: shown(row["rate"] / row["ceiling"], percent)),
+        _number("kept", "attainment", UNIT_FORMS["percent"]),
+        *(
+            _number(f"{title} {part.replace('p', 'P')}", f"{part}_{name}", seconds)
+            for title, name in (("TTFT", "ttft"), ("E2EL", "e2el"))
+            for part in ("mean", "p99", "max")
+        ),
     ]
-    names = [f"{title} {part.replace('p', 'P')}" for title in figures for part in parts]
-    made = table(("req/s", "ceiling", "of it", "kept", *names), [("", rows)])
+    made = _table(columns, [("", told)], _policy)
     title = (
         f"largest rate at which {at:g} % of the requests keep {slo}: {int(first['n']):,} requests, "
         f"M = {int(first['memory']):,} tokens, {first['clock']}"
     )
     return Answer(title, (made,), (*CAPACITY_NOTE, *missed_notes(told)), told)
+
+
+def _largest_rate(row: pd.Series) -> str:
+    return f"{'over ' * row['more']}{row['rate']:.3f}" if row["rate"] else "none"
 
 
 def worst_case_table(found: pd.DataFrame) -> Answer:

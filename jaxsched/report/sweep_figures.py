@@ -21,8 +21,8 @@ from jaxsched.report.figures import RATIO
 from jaxsched.report.formats import plain
 from jaxsched.report.looks import STYLE, in_house_style, look_of
 from jaxsched.report.plots import Drawing
-from jaxsched.report.sweep_view import AxisLook, Slice, SweepView
-from jaxsched.studies.axes import YARDSTICK
+from jaxsched.report.sweep_view import Slice, SweepView
+from jaxsched.studies.axes import YARDSTICK, Axis
 from jaxsched.studies.frames import summarize
 
 MOST_MAPS, MOST_PANELS, MOST_NAMED = 3, 6, 9
@@ -147,7 +147,7 @@ def _legend(figure: Figure, axes: Axes) -> None:
 
 
 @rc_context({**STYLE, "axes.grid": False})
-def _heat_map(sweep: SweepView, x: AxisLook, y: AxisLook, value: str) -> Drawing | None:
+def _heat_map(sweep: SweepView, x: Axis, y: Axis, value: str) -> Drawing | None:
     """The mean of a column over two axes of numbers, one panel for each policy.
 
     None if there are no rows for it.
@@ -207,7 +207,7 @@ def _short(value: float) -> str:
     return f"{value:,.0f}" if value >= 100 else f"{value:.3g}" if value >= 10 else f"{value:.2f}"
 
 
-def _tick(axis: AxisLook, value: float) -> str:
+def _tick(axis: Axis, value: float) -> str:
     """A value of an axis; many of them have to fit."""
     if value == axis.silent:
         return "none"

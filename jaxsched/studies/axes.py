@@ -53,9 +53,15 @@ class Axis:
     default: tuple[Any, ...] = ()  # where a configuration has none; () if it has to have some
     least: int | None = None  # limits of whole numbers
     most: int | None = None
-    number: str = ""  # the column of numbers that figures show, of axes of texts that have one
+    own_number: str = ""  # the column of numbers that figures show, of texts that have one
     label: str = ""  # what figures call its numbers; {time} stands for round or second
     short: str = ""  # the same in titles
+    # Values, as tables call them -> the one that figures hold it at which do not show it
+    typical: Callable[[list[Any]], Any] = lambda values: values[0]
+    # Values -> those that panels are chosen from, in their order
+    chosen: Callable[[list[Any]], list[Any]] = lambda values: values
+    words: Callable[[Any], str] | None = None  # of a value; None: the column's name and the value
+    silent: Any = None  # the value that goes without saying
     # (value, what it stands for) -> what tables call it.
     title: Callable[[Any, Any], Any] = lambda value, read: value
     # Further columns: name -> what a value stands for -> a number or a text.
@@ -76,6 +82,18 @@ class Axis:
         """Whether its values are whole numbers."""
         return self.least is not None
 
+    @property
+    def number(self) -> str:
+        """The column of its numbers; empty if it has none."""
+        return self.own_number or (self.column if self.whole else "")
+
+    def said(self, value: Any) -> str:
+        """A value in words."""
+        if self.words is not None:
+            return self.words(value)
+        text = f"{value:,}" if isinstance(value, int | np.integer) else str(value)
+        return f"{self.column.replace('_', ' ')} = {text}"
+
 
 def _clock(text: str) -> str | None:
     if text == NO_CLOCK:
@@ -87,14 +105,34 @@ def _clock(text: str) -> str | None:
     return text
 
 
+def _nearest_half(values: list[str]) -> str:
+    """Of predictions (1 ± x)o that with x nearest to 0.5; without one the first."""
+    known = [texts.read_prediction(text) for text in values]
+    relative = [one for one in known if one.kind == "relative"]
+    return min(relative, key=lambda one: abs((one.parameter or 0) - 0.5), default=known[0]).text
+
+
+def _round_ones(values: list[str]) -> list[str]:
+    """Rounded predictions, where there are some, make better titles than random ones."""
+
+    def order(text: str) -> tuple[str, float]:
+        one = texts.read_prediction(text)
+        return one.kind, one.parameter or 0.0
+
+    rounded = [text for text in values if len(text) <= len("relative:0.99")]
+    return sorted(rounded if len(rounded) > 1 else values, key=order)
+
+
 AXES: dict[str, Axis] = {
     axis.name: axis
     for axis in (
         Axis(
-            "workloads", "workload", BLOCK, texts.read_lengths, ("lmsys",), file=texts.trace_file
+            "workloads", "workload", BLOCK, texts.read_lengths, ("lmsys",), file=texts.trace_file,
+            words=str,
         ),
         Axis(
             "num_requests", "n", BLOCK, least=1, label="requests, n", short="requests",
+            typical=max,
         ),
         Axis("seeds", "seed", INSTANCES, default=(0,), least=0, most=LARGEST_SEED),
         Axis(
@@ -104,20 +142,21 @@ AXES: dict[str, Axis] = {
         ),
         Axis(
             "max_batch", "max_batch", CALL, default=(0,), least=0, most=2**31 - 1,
-            label="most requests that run together", short="cap on running requests",
+            label="most requests that run together", short="cap on running requests", silent=0,
             arguments=lambda cap: {"max_batch": cap or None},
         ),
         Axis(
-            "clocks", "clock", CALL, _clock, (NO_CLOCK,), file=clocks.clock_file,
+            "clocks", "clock", CALL, _clock, (NO_CLOCK,), file=clocks.clock_file, silent=NO_CLOCK,
             arguments=lambda name: {"clock": name and clocks.clock(name)},
         ),
         Axis(
             "workers", "worker", CALL, workers.worker_named, ("paper",), later=True,
             title=lambda text, worker: str(worker), arguments=lambda worker: {"worker": worker},
+            silent="paper",
         ),
         Axis(
             "memory", "memory", ROW, least=2, most=MAX_MEMORY,
-            label="memory, M (tokens)", short="memory",
+            label="memory, M (tokens)", short="memory", typical=min,
             fields=lambda drawn, cell: {
                 "memory": np.full(drawn.tile.count, cell["memory"], np.int32)
             },
@@ -125,7 +164,9 @@ AXES: dict[str, Axis] = {
         Axis(
             "arrivals", "arrivals", ROW,
             lambda text: texts.read_arrivals(text, texts.RANDOM_ARRIVALS), ("backlog",),
-            number="rate", label="arrivals (requests per {time})", short="load",
+            own_number="rate", label="arrivals (requests per {time})", short="load", words=str,
+            # The heaviest load: a backlog, or else the highest rate
+            typical=lambda values: max(values, key=lambda text: texts.read_arrivals(text).number),
             more={"rate": lambda arrivals: arrivals.number},
             fields=lambda drawn, cell: {
                 "arrival": drawn.arrival(cell["arrivals"], cell["clocks"] is not None)
@@ -133,7 +174,9 @@ AXES: dict[str, Axis] = {
         ),
         Axis(
             "predictions", "prediction", ROW, texts.read_prediction,
-            number="width", label="half width x of (1 ± x)o", short="width of predictions",
+            own_number="width", label="half width x of (1 ± x)o", short="width of predictions",
+            typical=_nearest_half, chosen=_round_ones,
+            words=lambda text: texts.read_prediction(text).label,
             more={
                 "prediction_kind": lambda prediction: prediction.kind,
                 "prediction_parameter": lambda prediction: prediction.parameter,
@@ -194,10 +237,6 @@ class Values:
     def told(self, name: str) -> bool:
         """Whether an axis is to be mentioned."""
         return not AXES[name].later or self.titles[name] != AXES[name].default
-
-    def size(self, name: str) -> int:
-        """Number of values of an axis."""
-        return len(self.read[name])
 
     def files(self) -> list[str | None]:
         """The files that values name."""

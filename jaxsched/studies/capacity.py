@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-from collections.abc import Iterator
 from typing import Any
 
 import jax
@@ -24,7 +23,7 @@ from jaxsched.simulate import simulate
 from jaxsched.studies import frames
 from jaxsched.studies.replay import Loaded, ReplayConfig
 from jaxsched.studies.run import Point, Work, part_name
-from jaxsched.workers import Worker, worker_named
+from jaxsched.workers import Worker
 from jaxsched.workloads import Lengths
 
 LANES = 4
@@ -62,12 +61,8 @@ class CapacityConfig(ReplayConfig):
 
 def ceiling(config: CapacityConfig, instance: Instance) -> float:
     """Requests per second that no policy serves more of for long: n over the least busy time."""
-    worker = None if config.worker is None else worker_named(config.worker)
-    busy = busy_seconds_bound(
-        instance.prompt, instance.output, instance.memory, clocks.clock(config.clock),
-        max_batch=config.max_batch, worker=worker,
-    )  # fmt: skip
-    return float(instance.n / busy)
+    sizes = instance.prompt, instance.output, instance.memory
+    return float(instance.n / busy_seconds_bound(*sizes, **config.rules))
 
 
 def sustained_rate(
@@ -95,12 +90,12 @@ def capacity_work(config: CapacityConfig, loaded: Loaded) -> Work:
     """
     rate = float(frames.offered_rate(loaded.instance))
     if not rate > 0:
-        raise ValueError(f"{config.trace}: all requests arrive at once; expected times that differ")
+        raise ValueError(f"{config.path}: all requests arrive at once; expected times that differ")
     points = []
     for text in config.policies:
         name = policies.policy(text).name
         table = functools.partial(_tried, config, loaded, text)
-        points.append(Point(part_name(name), name, len(loaded.rows), table))
+        points.append(Point(part_name(name), name, len(loaded.trace), table))
     return Work(config.text(), points)
 
 
@@ -138,49 +133,38 @@ def rate_bracket(rates: Any, attained: Any, at: float) -> tuple[float, float]:
 
 def _tried(config: CapacityConfig, loaded: Loaded, text: str) -> pd.DataFrame:
     """All rates tried for a policy."""
-    top = ceiling(config, loaded.instance)
-    parts: list[pd.DataFrame] = []
-    parts.extend(
-        _at_rates(config, loaded.instance, text, rates).assign(ceiling=top)
-        for rates in _rates(config, top, loaded.instance.n, parts)
-    )
-    return pd.concat(parts).sort_values("rate", ignore_index=True)
-
-
-def _rates(
-    config: CapacityConfig, top: float, n: int, parts: list[pd.DataFrame]
-) -> Iterator[np.ndarray]:
-    """Rates to try next, given the tables of those tried so far."""
+    top, n = ceiling(config, loaded.instance), loaded.instance.n
     slowest = (n - 1) / LONGEST_SPAN
     first, faster, slower = (np.maximum(top * np.asarray(one), slowest) for one in FACTORS)
-    yield first
-    low, high = _rate_bracket(parts, config.at)
+    tried = pd.DataFrame()
+
+    def bracket(rates: np.ndarray) -> tuple[float, float]:
+        """Tries these rates; the bracket of all that were tried."""
+        nonlocal tried
+        found = _at_rates(config, loaded.instance, text, rates).assign(ceiling=top)
+        tried = pd.concat([tried, found]) if len(tried) else found
+        return rate_bracket(tried["rate"], tried["attainment"], config.at)
+
+    low, high = bracket(first)
     if low == 0 or high == np.inf:
-        yield slower if low == 0 else faster
-        low, high = _rate_bracket(parts, config.at)
+        low, high = bracket(slower if low == 0 else faster)
     while low > 0 and high < np.inf and high > RATE_TOLERANCE * low:
-        yield np.geomspace(low, high, LANES + 2)[1:-1]
-        low, high = _rate_bracket(parts, config.at)
-
-
-def _rate_bracket(parts: list[pd.DataFrame], at: float) -> tuple[float, float]:
-    tried = pd.concat(parts)
-    return rate_bracket(tried["rate"], tried["attainment"], at)
+        low, high = bracket(np.geomspace(low, high, LANES + 2)[1:-1])
+    return tried.sort_values("rate", ignore_index=True)
 
 
 def _at_rates(
     config: CapacityConfig, instance: Instance, text: str, rates: np.ndarray
 ) -> pd.DataFrame:
     """A row for each rate."""
-    policy, clock = policies.policy(text), clocks.clock(config.clock)
+    policy, rules = policies.policy(text), config.rules
     arrival = np.asarray(instance.arrival, np.float64)
     scale = float(frames.offered_rate(instance)) / rates
     lanes = jax.tree.map(lambda x: np.broadcast_to(x, (len(rates), *np.shape(x))), instance)
     batch = lanes.replace(arrival=(arrival - arrival.min()) * scale[:, None])
-    worker = None if config.worker is None else worker_named(config.worker)
-    result = simulate(batch, policy, clock=clock, worker=worker, max_batch=config.max_batch)
+    result = simulate(batch, policy, **rules)
     found = metrics.serving(
-        batch, result, clock, names=TOLD, **config.limits,
+        batch, result, rules["clock"], names=TOLD, **config.limits,
         counted=frames.after_warm_up(batch, config.warm_up or 0.0),
     )  # fmt: skip
     values = {name: np.where(valid, value, np.nan) for name, value, valid in metrics.figures(found)}

@@ -160,16 +160,11 @@ def service_level(slo: str | None, **limits: float | None) -> dict[str, Any]:
 
     ValueError if one is none, or is given twice.
     """
-    positive_seconds(**limits)
+    for name, limit in limits.items():
+        if limit is not None and not limit > 0:
+            raise ValueError(f"{name}: got {limit}; expected more than 0 seconds")
     found = {} if slo is None else with_key("slo", metrics.read_slo, slo)
     given = {name: limit for name, limit in limits.items() if limit is not None}
     if twice := found.keys() & given.keys():
         raise ValueError(f"slo: got {slo!r} and {min(twice)}; expected one of both")
     return given | found
-
-
-def positive_seconds(**limits: float | None) -> None:
-    """Refuses limits in seconds that are not above 0; None is none."""
-    for name, limit in limits.items():
-        if limit is not None and not limit > 0:
-            raise ValueError(f"{name}: got {limit}; expected more than 0 seconds")

@@ -16,6 +16,7 @@ from jaxsched.clocks import TICKS_PER_SECOND
 from jaxsched.instance import Instance
 from jaxsched.metrics import samples
 from jaxsched.metrics.samples import Floats, Integers
+from jaxsched.metrics.timeline import runs_of
 from jaxsched.result import Result, Status
 
 CURVES = ("distributions", "timeline")
@@ -80,7 +81,8 @@ def held_over_time(instance: Instance, result: Result, **columns: Any) -> pd.Dat
     """
     if int(np.asarray(result.status)[0]) != Status.FINISHED or not instance.n:
         return pd.DataFrame()
-    request, admitted, ended = _runs(instance, result)
+    runs = runs_of(instance, result, 0)
+    request, admitted, ended = runs.request, runs.admitted, runs.ended
     arrival, end = _arrival(instance, result), _completion(result)
     edges = np.linspace(arrival.min(), end.max(), STRETCHES + 1)
     rounds = np.unique(np.concatenate([admitted, ended]))
@@ -103,7 +105,8 @@ def held_over_time(instance: Instance, result: Result, **columns: Any) -> pd.Dat
     held = np.zeros((2, len(knots) - 1))
     held[:, 1::2] = running, tokens
     starts = after[np.searchsorted(rounds, admitted)]
-    evictions = before[np.searchsorted(rounds, ended[_again(request)])]
+    again = np.diff(request, append=-1) == 0  # all stays of a request but its last end so
+    evictions = before[np.searchsorted(rounds, ended[again])]
     moved = np.concatenate([arrival, starts, evictions])
     signs = np.repeat([1, -1, 1], [len(arrival), len(starts), len(evictions)])
     order = np.argsort(moved, kind="stable")
@@ -128,22 +131,6 @@ def _completion(result: Result) -> Floats:
     if result.times is None:
         return np.asarray(result.completion, np.float64)[0]
     return result.ticks[0, :, 2] / TICKS_PER_SECOND
-
-
-def _runs(instance: Instance, result: Result) -> tuple[Integers, Integers, Integers]:
-    """Every stay on the worker: request, first round, the round after the last; final ones last."""
-    completion = np.asarray(result.completion, np.int64)[0]
-    output = np.asarray(instance.output, np.int64)[0]
-    evicted = np.asarray(result.history, np.int64)[0]
-    evicted = evicted[evicted[:, 0] >= 0]
-    final = np.stack([np.arange(len(output)), completion - output, completion], axis=-1)
-    request, admitted, ended = np.concatenate([evicted, final]).T
-    return request, admitted, ended
-
-
-def _again(request: Integers) -> NDArray[np.bool_]:
-    """Which stays end in an eviction: all but the final ones."""
-    return np.arange(len(request)) < len(request) - (request.max() + 1)
 
 
 def _round_times(result: Result, rounds: Integers) -> tuple[Floats, Floats]:

@@ -13,7 +13,6 @@ from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 from numpy.typing import NDArray
 
@@ -45,7 +44,8 @@ class Drawn:
         index = np.arange(tile.first, tile.first + tile.count)
         self.seed = np.asarray(plan.values.read["seeds"])[index // plan.study.lanes]
         self.lane = index % plan.study.lanes
-        self._keys = _lane_keys(self.seed, self.lane, tile.n if plan.study.key_of_n else None)
+        n = np.uint32(tile.n) if plan.study.key_of_n else None
+        self._keys = _lane_keys(self.seed.astype(np.uint32), self.lane.astype(np.uint32), n)
         self._shape = (tile.count, tile.n)
         self._times: np.ndarray | None = None
         if plan.study.stretches is None:
@@ -213,15 +213,11 @@ def without_padding(result: Result, lanes: int, n: int) -> Result:
 
 
 @jax.jit
-def _fold(seeds: jax.Array, n: jax.Array | None, lanes: jax.Array) -> jax.Array:
+def _lane_keys(seeds: jax.Array, lanes: jax.Array, n: jax.Array | None) -> jax.Array:
+    """The key of each instance."""
+
     def key(seed: jax.Array, lane: jax.Array) -> jax.Array:
         of_seed = jax.random.key(seed)
         return jax.random.fold_in(of_seed if n is None else jax.random.fold_in(of_seed, n), lane)
 
     return jax.vmap(key)(seeds, lanes)
-
-
-def _lane_keys(seed: np.ndarray, lane: np.ndarray, n: int | None) -> jax.Array:
-    """The key of each instance."""
-    number = None if n is None else np.uint32(n)
-    return _fold(jnp.asarray(seed, jnp.uint32), number, jnp.asarray(lane, jnp.uint32))

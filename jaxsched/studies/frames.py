@@ -35,7 +35,7 @@ from scipy.special import stdtrit
 
 from jaxsched import clocks, metrics
 from jaxsched.bounds import MOST_ROUNDS, latency_bound, lower_bound
-from jaxsched.clocks import TICKS_PER_SECOND, Clock
+from jaxsched.clocks import TICKS_PER_SECOND
 from jaxsched.instance import Instance
 from jaxsched.metrics import samples
 from jaxsched.policies import Policy
@@ -341,12 +341,6 @@ def offered_rate(instance: Instance) -> np.ndarray:
     first = np.min(np.where(real, arrival, np.inf), axis=-1)
     span = np.max(np.where(real, arrival, -np.inf), axis=-1) - first
     return np.where(span > 0, (number - 1) / np.where(span > 0, span, 1), np.nan)
-
-
-def drain_seconds(instance: Instance, clock: Clock) -> np.ndarray:
-    """What the longest output takes alone on a worker whose cache is full, of shape [...]."""
-    longest = np.max(np.asarray(instance.output), axis=-1)
-    return longest * clock.seconds(0, 1, np.asarray(instance.memory))
 
 
 def with_gain(frame: pd.DataFrame) -> pd.DataFrame:

@@ -25,28 +25,27 @@ from jaxsched.studies.config import (
 )
 from jaxsched.studies.curves import CURVES
 from jaxsched.studies.run import RESULTS, Point, Work, part_name
-from jaxsched.studies.trace import TraceConfig, read_section
-from jaxsched.toml import at_least, later, to_toml, with_key
+from jaxsched.studies.trace import TraceConfig, check_fit, read_section
+from jaxsched.toml import at_least, to_toml, with_key, written
 from jaxsched.workers import worker_named
 from jaxsched.workloads import Trace, draws, generate, intervals
 from jaxsched.workloads.texts import Arrivals, read_arrivals, read_prediction
 
+WRITTEN_NEXT = (
+    "memory", "policies", "interval", "format", "columns", "prompt", "limit", "seed", "arrivals",
+    "clock", "max_batch", "worker", "ttft_limit", "tpot_limit", "slo",
+)  # fmt: skip
+"""The order of keys in stored configurations after the trace, which later versions have to keep."""
+
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class ReplayConfig:
-    """What to simulate; the fields are the options of `jaxsched simulate`."""
+class ReplayConfig(TraceConfig):
+    """What to simulate of a trace; the fields are the options of `jaxsched simulate`."""
 
-    trace: str  # path of the file
     memory: int = at_least(2, MAX_MEMORY)  # KV cache in tokens
     policies: tuple[str, ...]  # names that `jaxsched.policy` understands
     # A prediction (see `jaxsched.workloads.texts`); None for the trace's own
     interval: str | None = None
-    format: str = "auto"  # one of `FORMAT_NAMES`; "auto" goes by the file's header
-    # FIELD=COLUMN for a file of no known format (see `traces.read_table`)
-    columns: tuple[str, ...] = ()
-    # Prompt length of every request, for a trace without prompts
-    prompt: int | None = at_least(1, default=None)
-    limit: int | None = at_least(1, default=None)  # take this many requests; None for all
     # Shuffle the requests before anything else; None to keep the trace's order
     seed: int | None = at_least(0, LARGEST_SEED, default=None)
     arrivals: str = "backlog"  # when requests arrive (see `jaxsched.workloads.texts`)
@@ -59,19 +58,12 @@ class ReplayConfig:
     ttft_limit: float | None = None
     tpot_limit: float | None = None  # largest time per output token likewise
     slo: str | None = None  # the same and more as a text (see `jaxsched.metrics.read_slo`)
-    skip_too_large: bool = False  # leave out requests that need more than the memory
-    skip_zero_output: bool = False  # leave out requests without output, such as failed ones
-    sha256: str = ""  # of the trace's bytes, so that results say which trace they are of
-    skip_zero_prompt: bool = later(default=False)  # leave out requests without prompt
-    window: str | None = later(default=None)  # START:END, see `TraceConfig`
-    # Seconds of arrivals that are simulated and do not count in metrics
-    warm_up: float | None = later(0, default=None)
 
     def __post_init__(self) -> None:
         different_policies(self.policies, arrivals=self.arrivals != "backlog")
         if self.interval is not None:
             prediction("interval", self.interval, self.memory)
-        self.section  # noqa: B018 (it refuses what is wrong)
+        super().__post_init__()
         self._check_time()
 
     def _check_time(self) -> None:
@@ -95,16 +87,20 @@ class ReplayConfig:
             raise ValueError(f"warm_up: {self.warm_up} counts arrivals in seconds; expected a "
                              "--clock and --arrivals")  # fmt: skip
 
-    @property
-    def section(self) -> TraceConfig:
-        """What is said of the trace."""
-        names = [field.name for field in dataclasses.fields(TraceConfig)]
-        own = {name: getattr(self, name) for name in names if name != "path"}
-        return TraceConfig(path=self.trace, **own)
-
     def text(self) -> str:
         """The configuration as it is kept with results."""
-        return to_toml(self) + own_digests(self.policies, self.clock)
+        pairs = written(self)
+        first = {"trace": pairs.pop("path")} | {
+            name: pairs.pop(name, None) for name in WRITTEN_NEXT
+        }
+        return to_toml(first | pairs) + own_digests(self.policies, self.clock)
+
+    @property
+    def rules(self) -> dict[str, Any]:
+        """Clock, worker and cap, as arguments of `simulate`."""
+        clock = None if self.clock is None else clocks.clock(self.clock)
+        worker = None if self.worker is None else worker_named(self.worker)
+        return {"clock": clock, "worker": worker, "max_batch": self.max_batch}
 
     @property
     def limits(self) -> dict[str, Any]:
@@ -117,8 +113,7 @@ class Loaded:
     """A trace made ready."""
 
     instance: Instance  # what to simulate, without a lane axis
-    trace: Trace  # the same requests as they were read
-    rows: np.ndarray  # which request of the trace each one is, counted from 0 in order of arrival
+    trace: Trace  # the same requests as they were read; `number` counts from 0 as they arrive
 
 
 def load_requests(config: ReplayConfig) -> Loaded:
@@ -126,35 +121,25 @@ def load_requests(config: ReplayConfig) -> Loaded:
 
     ValueError if the file is malformed, or a request can never fit; the text names it.
     """
-    section, arrivals = config.section, read_arrivals(config.arrivals)
-    shuffled = config.seed is not None
+    arrivals, shuffled = read_arrivals(config.arrivals), config.seed is not None
     trace = read_section(
-        section, config.memory, configured=False, interval=config.interval, limited=not shuffled
+        config, config.memory, configured=False, interval=config.interval, limited=not shuffled
     )
     if trace.arrival_seconds is None and arrivals.in_trace:
         raise ValueError(
             f"{trace.source}: has no arrival times; expected --arrivals backlog, or poisson:RATE "
             "under a clock, or their column in --columns"
         )
-    fits = trace.prompt + trace.output.astype(np.int64) <= config.memory
     rows = np.arange(len(trace))
     if shuffled:
         rows = np.asarray(jax.random.permutation(jax.random.key(config.seed), len(trace)))
-    too_large = int(np.sum(~fits)) if config.skip_too_large else 0
-    rows = _first(rows[fits[rows]] if config.skip_too_large else rows, config)
-    if len(never := rows[~fits[rows]]):
-        row = never.min()
-        raise ValueError(
-            f"{trace.place(row)}: request {row} (counted from 0 in order of arrival): prompt + "
-            f"output is {trace.prompt[row]} + {trace.output[row]}; expected at most memory = "
-            f"{config.memory}; {len(never):,} of the requests can never fit, --skip-too-large "
-            "leaves them out"
-        )
+    trace = dataclasses.replace(trace.select(rows), number=rows)
+    chosen = trace.taken(config.memory if config.skip_too_large else None, config.limit)
+    check_fit(chosen, config.memory)
     if arrivals.in_trace:
-        rows = rows[np.argsort(trace.arrival_seconds[rows], kind="stable")]
-    chosen = dataclasses.replace(trace.select(rows), too_large=too_large)
+        chosen = chosen.select(np.argsort(chosen.arrival_seconds, kind="stable"))
     _check_span(chosen, arrivals)
-    return Loaded(_instance(chosen, config), chosen, rows)
+    return Loaded(_instance(chosen, config), chosen)
 
 
 def _check_span(trace: Trace, arrivals: Arrivals) -> None:
@@ -173,17 +158,6 @@ def _check_span(trace: Trace, arrivals: Arrivals) -> None:
             f"simulation reaches {reached}; take a part with --window START:END, or "
             f"--arrivals {other}"
         )
-
-
-def _first(rows: np.ndarray, config: ReplayConfig) -> np.ndarray:
-    """As many as --limit asks for."""
-    if config.limit is not None and config.limit > len(rows):
-        fit = " that fit" if config.skip_too_large else ""
-        raise ValueError(
-            f"limit: got {config.limit}; expected at most {len(rows)}, the requests of "
-            f"{config.trace}{fit}"
-        )
-    return rows[: config.limit]
 
 
 def _instance(trace: Trace, config: ReplayConfig) -> Instance:
@@ -243,7 +217,7 @@ def replay_work(
     for text in config.policies:
         policy = policies.policy(text)
         table = functools.partial(_tables, config, loaded, policy, watched, per_request)
-        points.append(Point(part_name(policy.name), policy.name, len(loaded.rows), table))
+        points.append(Point(part_name(policy.name), policy.name, len(loaded.trace), table))
 
     def whole(table: pd.DataFrame) -> pd.DataFrame:
         return frames.with_ratios(table, ["lane"]) if config.clock is None else table
@@ -256,12 +230,8 @@ def _tables(
 ) -> tuple[pd.DataFrame, ...]:
     """Simulates a policy."""
     batch = jax.tree.map(lambda leaf: np.asarray(leaf)[None], loaded.instance)
-    clock = None if config.clock is None else clocks.clock(config.clock)
-    worker = None if config.worker is None else worker_named(config.worker)
-    result = simulate(
-        batch, policy, clock=clock, worker=worker, max_batch=config.max_batch,
-        history=clock is not None or watched,
-    )  # fmt: skip
+    worker, history = config.rules["worker"], config.clock is not None or watched
+    result = simulate(batch, policy, history=history, **config.rules)
     if config.clock is None:
         bound = frames.strong_bound_of(batch, worker)
         found = frames.result_columns(batch, result, bound)
@@ -284,9 +254,9 @@ def _tables(
     if per_request:
         about = {
             "policy": policy.name,
-            "seed": pd.array([config.seed] * len(loaded.rows), "Int64"),
+            "seed": pd.array([config.seed] * len(loaded.trace), "Int64"),
             "memory": config.memory,
-            "request": loaded.rows,
+            "request": loaded.trace.number,
             "line": loaded.trace.line,
         }
         tables.append(frames.request_frame(batch, result, **about))

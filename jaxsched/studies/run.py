@@ -16,7 +16,7 @@ import dataclasses
 import re
 import shutil
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -181,18 +181,19 @@ class Parts:
             shutil.rmtree(self._folder)
 
     def tables(self) -> Iterator[pd.DataFrame]:
-        """The tables of the parts in order, with ratios; no row twice.
+        """The tables of the parts in order, with ratios; no row twice."""
+        return with_ratio(self.plan, self._in_order())
 
-        What a part of an earlier version has no column of is NaN.
-        """
-        ratios, end, done = Ratios(self.plan), 0, self.done()
+    def _in_order(self) -> Iterator[tuple[int, pd.DataFrame]]:
+        """The tables and their first rows; what a part of an earlier version lacks is NaN."""
+        end, done = 0, self.done()
         schemas = [pq.read_schema(self.store.part(self.name(*rows))).names for rows in done]
         columns: list[str] = max(schemas, key=len, default=[])
         for start, stop in done:
             if stop > end:
                 frame = self.store.read(self.name(start, stop), PART_AGAIN)
                 frame = frame.reindex(columns=columns, copy=False).iloc[max(0, end - start) :]
-                yield ratios.added(max(start, end), frame)
+                yield max(start, end), frame
                 end = stop
 
     def _write_all(self, path: Path) -> None:
@@ -222,32 +223,26 @@ class Parts:
             raise ValueError(f"{path}: has {footer.num_rows} rows, which its name denies; {again}")
 
 
-class Ratios:
-    """Adds the paired ratio to the yardstick's latency, for tables that come in order."""
+def with_ratio(plan: Plan, tables: Iterable[tuple[int, pd.DataFrame]]) -> Iterator[pd.DataFrame]:
+    """Tables in order, from (first row, table), with the paired ratio to the yardstick's latency.
 
-    def __init__(self, plan: Plan) -> None:
-        self._plan = plan
-        self._there = plan.values.titles["policies"][0] == YARDSTICK
-        self._tile: Tile | None = None
-        self._latency = np.zeros(0)
-
-    def added(self, start: int, frame: pd.DataFrame) -> pd.DataFrame:
-        """The table of the rows from `start` on, with the ratio after the mean latency."""
-        latency = frame["mean_latency"].to_numpy()
-        ratio = np.full(len(frame), np.nan)
-        for tile, low, high in self._plan.tiles(start, start + len(frame)):
-            if not self._there:
-                break
-            if tile != self._tile:
-                each = self._plan.points // self._plan.sizes["policies"]
-                self._tile, self._latency = tile, np.full(each * tile.count, np.nan)
+    It stands after the mean latency.
+    """
+    there = plan.values.titles["policies"][0] == YARDSTICK
+    each = plan.points // plan.sizes["policies"]
+    own_tile: Tile | None = None
+    for start, frame in tables:
+        latency, ratio = frame["mean_latency"].to_numpy(), np.full(len(frame), np.nan)
+        for tile, low, high in plan.tiles(start, start + len(frame)) if there else ():
+            if tile != own_tile:
+                own_tile, yardstick = tile, np.full(each * tile.count, np.nan)
             own, place = latency[low - start : high - start], np.arange(low, high) - tile.start
-            first = place < len(self._latency)
-            self._latency[place[first]] = own[first]
-            ratio[low - start : high - start] = own / self._latency[place % len(self._latency)]
-        frame = frame.copy(deep=False)
-        frame.insert(frame.columns.get_loc("mean_latency") + 1, f"ratio_to_{YARDSTICK}", ratio)
-        return frame
+            first = place < len(yardstick)
+            yardstick[place[first]] = own[first]
+            ratio[low - start : high - start] = own / yardstick[place % len(yardstick)]
+        made = frame.copy(deep=False)
+        made.insert(frame.columns.get_loc("mean_latency") + 1, f"ratio_to_{YARDSTICK}", ratio)
+        yield made
 
 
 def run_rows(

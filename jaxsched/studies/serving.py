@@ -105,8 +105,25 @@ class ServingConfig:
         return to_toml(pairs)
 
     def requests(self) -> Trace | None:
-        """The trace's requests that are taken; None without a trace."""
-        return None if self.trace is None else _usable(self)
+        """The trace's requests that are taken; None without a trace.
+
+        ValueError if they lack what is needed, or one can never fit.
+        """
+        if self.trace is None:
+            return None
+        trace = read_requests(self.trace, self.memory, interval=self.predictions[0])
+        source, times = trace.source, trace.arrival_seconds
+        if times is None:
+            raise ValueError(f"{source}: has no arrival times; expected a trace that has them")
+        check_fit(trace, self.memory)
+        if len(trace) < self.num_requests:
+            raise ValueError(
+                f"num_requests is {self.num_requests}; expected at most {len(trace)}, the requests "
+                f"of {source} that fit"
+            )
+        if not times[-1] > times[0]:
+            raise ValueError(f"{source}: all requests arrive at once; expected times that differ")
+        return trace
 
     def study(self, prediction: str, trace: Trace | None) -> Study:
         """What it asks for under one of its predictions, on requests of the trace if it has one."""
@@ -127,9 +144,8 @@ class ServingConfig:
 
     def work(self) -> Work:
         """A point for each policy and prediction; one that reads no predictions has one point."""
-        config, trace = self, None
+        config, trace = self, self.requests()
         if self.trace is not None:  # whose digest says what results are of
-            trace = _usable(self)
             config = dataclasses.replace(self, trace=self.trace.with_digest())
         studies = {text: config.study(text, trace) for text in self.predictions}
         simulators = {text: Simulator(Plan(study)) for text, study in studies.items()}
@@ -180,25 +196,10 @@ def _measure(
     warm_up = 0.0 if config.trace is None else config.trace.warm_up or 0.0
     return {
         "rate_bound": config.num_requests / busy,
-        "drain": frames.drain_seconds(instance, clock),
+        # What the longest output takes alone on a worker whose cache is full
+        "drain": instance.output.max(axis=-1) * clock.seconds(0, 1, instance.memory),
         **frames.serving_columns(
             instance, result, config.clock, **config.limits, warm_up=warm_up, worker=cell["workers"]
         ),
         "memory": np.asarray(instance.memory, np.int64),
     }
-
-
-def _usable(config: ServingConfig) -> Trace:
-    """The requests of the trace that can be served; refuses one that lacks what is needed."""
-    trace = read_requests(config.trace, config.memory, interval=config.predictions[0])
-    if trace.arrival_seconds is None:
-        raise ValueError(f"{trace.source}: has no arrival times; expected a trace that has them")
-    check_fit(trace, config.memory)
-    if len(trace) < config.num_requests:
-        raise ValueError(
-            f"num_requests is {config.num_requests}; expected at most {len(trace)}, the requests "
-            f"of {trace.source} that fit"
-        )
-    if not trace.arrival_seconds[-1] > trace.arrival_seconds[0]:
-        raise ValueError(f"{trace.source}: all requests arrive at once; expected times that differ")
-    return trace

@@ -220,7 +220,8 @@ SUMS = "SHA256SUMS"
 
 def write_sums(folder: Path) -> None:
     """Writes the SHA-256 of every file below a folder that others wrote into one beside them."""
-    lines = [f"{digest(path)}  {path.relative_to(folder)}\n" for path in _files(folder)]
+    files = sorted(path for path in folder.rglob("*") if path.is_file() and path.name != SUMS)
+    lines = [f"{digest(path)}  {path.relative_to(folder)}\n" for path in files]
     write_text(folder / SUMS, "".join(lines))
 
 
@@ -238,10 +239,6 @@ def check_sums(folder: Path, what: str, advice: str) -> None:
         if not path.exists() or digest(path) != found:
             state = "damaged" if path.exists() else "missing"
             raise ValueError(f"{path}: {state}, so {what} {folder} cannot be read; {advice}")
-
-
-def _files(folder: Path) -> list[Path]:
-    return sorted(path for path in folder.rglob("*") if path.is_file() and path.name != SUMS)
 
 
 @contextlib.contextmanager

@@ -38,7 +38,7 @@ from jaxsched.toml import at_least, from_table, one_of, to_toml, with_key
 from jaxsched.workloads import Trace, draws
 from jaxsched.workloads.intervals import OPEN_ENDED
 from jaxsched.workloads.lengths import Lengths, TableLengths
-from jaxsched.workloads.texts import Prediction, read_lengths, trace_file
+from jaxsched.workloads.texts import read_lengths, trace_file
 
 PLACE = re.compile(r"\{([^{}]*)\}")
 LAWS = ("uniform", "log_uniform")
@@ -223,21 +223,17 @@ def _longest(law: Lengths) -> int:
 
 def _check_predictions(values: Values) -> None:
     """Refuses a prediction that does not cover every output of every workload."""
-    for prediction, law in itertools.product(values.read["predictions"], values.read["workloads"]):
-        if prediction.source is not None:
-            for memory in values.read["memory"]:
-                _check_prediction(prediction, law, memory)
-        elif not isinstance(law, TableLengths) or law.lower is None:
-            raise ValueError('predictions: "columns" needs a trace with such columns')
-
-
-def _check_prediction(prediction: Prediction, law: Lengths, memory: int) -> None:
-    assert prediction.source is not None
-    try:
-        prediction.source(memory)(jax.random.key(0), np.asarray([1, law.max_output]))
-    except ValueError as error:
-        text = str(error).replace(OPEN_ENDED, "max_output leaves longer ones out")
-        raise ValueError(f"predictions: {prediction.text!r}: {text}") from None
+    names = ("predictions", "workloads", "memory")
+    for prediction, law, memory in itertools.product(*(values.read[name] for name in names)):
+        if prediction.source is None:
+            if not isinstance(law, TableLengths) or law.lower is None:
+                raise ValueError('predictions: "columns" needs a trace with such columns')
+            continue
+        try:
+            prediction.source(memory)(jax.random.key(0), np.asarray([1, law.max_output]))
+        except ValueError as error:
+            text = str(error).replace(OPEN_ENDED, "max_output leaves longer ones out")
+            raise ValueError(f"predictions: {prediction.text!r}: {text}") from None
 
 
 # The folder of a sweep, read again.

@@ -11,6 +11,7 @@ import functools
 import json
 import math
 import os
+from typing import Self
 
 import numpy as np
 
@@ -73,7 +74,7 @@ class TraceConfig:
             raise ValueError(f"window: got {self.window!r}; {text}")
         return first, last
 
-    def with_digest(self) -> TraceConfig:
+    def with_digest(self) -> Self:
         """The same with the digest of the file.
 
         ValueError if it has another one; OSError if the file cannot be read.
@@ -219,14 +220,17 @@ def _edges(interval: str | None, memory: int, what: str) -> tuple[int, ...]:
 def check_fit(trace: Trace, memory: int) -> Trace:
     """The trace, whose requests all fit into the memory.
 
-    ValueError if one does not; the text names its place in the file.
+    ValueError if one does not; the text names its place in the file, and its number if it has one.
     """
     total = trace.prompt + trace.output.astype(np.int64)
     if np.any(never := total > memory):
         row = int(np.argmax(never))
+        which, key = "", " (skip_too_large = true in [trace])"
+        if trace.number is not None:  # chosen by options of a command
+            which, key = f" request {trace.number[row]} (counted from 0 in order of arrival):", ""
         raise ValueError(
-            f"{trace.place(row)}: prompt + output is {trace.prompt[row]} + {trace.output[row]}; "
-            f"expected at most memory = {memory}; {int(np.sum(never)):,} of the requests can never "
-            "fit, --skip-too-large (skip_too_large = true in [trace]) leaves them out"
+            f"{trace.place(row)}:{which} prompt + output is {trace.prompt[row]} + "
+            f"{trace.output[row]}; expected at most memory = {memory}; {int(np.sum(never)):,} of "
+            f"the requests can never fit, --skip-too-large{key} leaves them out"
         )
     return trace

@@ -119,20 +119,19 @@ def open_source(path: files.Path) -> Source:
     """
     name = str(path)
     file = files.opened(path)
-    start = file.peek()
+    start = file.ahead(MAX_LINE)
     if start[:4] == b"PAR1":
         return _Parquet(name, file)
     if start[:3] == b"\xef\xbb\xbf":
-        file.skip(3)
-        start = start[3:]
+        start = start.removeprefix(file.read(3))
     text = start.lstrip()
     if not text:
         raise ValueError(f"{name}: the file is empty; expected a header and rows")
     if text[:1] == b"[":
         return _items(name, _document(name, file))
     if text[:1] == b"{":
-        return _json_source(name, file)
-    return _Csv(name, file)
+        return _json_source(name, file, text)
+    return _Csv(name, file, start.find(b"\n") + 1 or len(start))
 
 
 def short(text: str, longest: int = LONGEST_TEXT) -> str:
@@ -324,8 +323,11 @@ class _Lines(Source):
 
 
 class _Csv(_Lines):
-    def __init__(self, path: str, file: files.Bytes) -> None:
-        head = file.line(MAX_LINE)
+    def __init__(self, path: str, file: files.Bytes, header: int) -> None:
+        if header > MAX_LINE:
+            size = f"longer than {MAX_LINE >> 20} MB"
+            raise ValueError(f"{path}:1: the line is {size}; expected a header and rows")
+        head = file.read(header)
         super().__init__(path, (), file, 2)
         try:
             cells = next(csv.reader([_decoded(path, head, 1)], strict=True))
@@ -560,10 +562,15 @@ class _Cells(Source):
     """Rows that are there already; a function has the cells of a column, by name and kind."""
 
     def __init__(
-        self, path: str, names: Sequence[str], cells: Callable[[str, ColumnKind], Any], rows: int
+        self,
+        path: str,
+        names: Sequence[str],
+        cells: Callable[[str, ColumnKind], Any],
+        rows: int,
+        lists: dict[str, Any] | None = None,
     ):
         super().__init__(path, names)
-        self._cells, self._rows = cells, rows
+        self._cells, self._rows, self.lists = cells, rows, lists or {}
 
     place = ": item "
 
@@ -589,9 +596,7 @@ def _items(path: str, items: list[Any]) -> Source:
             for i, item in enumerate(items, start=1)
         ]
 
-    source = _Cells(path, list(seen), cells, len(items))
-    source.lists = _lists(items)
-    return source
+    return _Cells(path, list(seen), cells, len(items), _lists(items))
 
 
 def _next_records(path: str, text: bytes) -> Iterator[dict[str, Any]]:
@@ -601,9 +606,8 @@ def _next_records(path: str, text: bytes) -> Iterator[dict[str, Any]]:
             yield _record(path, 0, _decoded(path, line, 0))
 
 
-def _json_source(path: str, file: files.Bytes) -> Source:
+def _json_source(path: str, file: files.Bytes, text: bytes) -> Source:
     """JSON lines, or one object: of arrays, its columns."""
-    text = file.ahead(MAX_LINE).lstrip()
     end = text.find(b"\n")
     if end < 0 and len(text) > MAX_LINE:
         return _object(path, file, _document(path, file), False)

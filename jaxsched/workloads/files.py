@@ -45,31 +45,6 @@ class Bytes:
         self._held += self._more(size + 1 - len(self._held))
         return self._held[: size + 1]
 
-    def peek(self) -> bytes:
-        """The beginning of what comes, up to something other than white space."""
-        start = self.ahead(4096)
-        while start and not start.strip() and len(start) % 4097 == 0 and len(start) < MAX_LINE:
-            start = self.ahead(2 * len(start) - 1)
-        return start
-
-    def skip(self, size: int) -> None:
-        """Leaves bytes out."""
-        self.read(size)
-
-    def line(self, most: int) -> bytes:
-        """The next line with its end.
-
-        ValueError if it is longer than `most`.
-        """
-        start = self.ahead(1 << 16)
-        if b"\n" not in start:
-            start = self.ahead(most)
-        end = start.find(b"\n") + 1 or len(start)
-        if end > most:
-            size = f"longer than {most >> 20} MB"
-            raise ValueError(f"{self.path}:1: the line is {size}; expected a header and rows")
-        return self.read(end)
-
     def whole(self) -> Any:
         """What pyarrow can seek in."""
         if not self._kind:

@@ -133,6 +133,7 @@ class Trace:
       moved: Rows that arrived earlier than a row before them in the file, before sorting.
       unterminated: Whether it is CSV whose last line does not end in a newline, as if cut off.
       doubt: What else its columns could be, and what to do then; "" if nothing.
+      number: Which request of a trace each one was before some were chosen, of shape [K], or None.
     """
 
     output: np.ndarray
@@ -153,6 +154,7 @@ class Trace:
     sessions: str = ""
     between: str = ":"
     doubt: str = ""
+    number: np.ndarray | None = None
 
     def __len__(self) -> int:
         return len(self.output)
@@ -607,182 +609,162 @@ def _unit(known: Format) -> str:
 
 
 def _build(source: files.Source, known: Format, choice: Taken, name: str) -> Trace:
+    """All rows that are asked for, in order of arrival."""
     edges, columns = known.edges, dict(known.columns)
     for field in known.optional:
         if columns[field] not in source.names:
             del columns[field]
     _check_columns(source, columns, edges, choice.option)
-    unit = _unit(dataclasses.replace(known, columns=columns))
-    when = columns.get(next((field for field in columns if field in TIME_UNITS), ""), "")
+    when = next((field for field in columns if field in TIME_UNITS), "")
+    unit = TIME_UNITS.get(when, "")
     if choice.window is not None and not unit:
         raise ValueError(f"{source.path}: has no arrival times; expected no window")
-    shown = {f"zero_{field}": int(getattr(choice, f"zero_{field}") == "error") for field in _ZERO}
-    kinds = {
-        column: _kind(field, edges, shown.get(f"zero_{field}")) for field, column in columns.items()
-    }
-    rows = _Rows(choice, columns, unit)
-    for block in source.blocks(kinds):
-        if rows.add(block):
-            rows.stopped = 0 if source.ended else int(block.lines[-1])
-            break
-    if not rows.lines:
-        raise ValueError(f"{source.path}: has a header but no rows; expected at least one request")
-    return rows.trace(source, name, edges, f"{when} in {unit}" if unit else "")
+    found, stopped = _rows(source, columns, edges, choice)
+    kept, seconds = np.ones(len(found["line"]), bool), None
+    if unit:
+        times = found.pop(when)
+        _check_date(source, columns, when, np.min(times), choice.option)
+        seconds = _seconds(times, unit, _base(times, unit))
+    if choice.window is not None:
+        kept &= _inside(seconds, choice.window)
+        if not np.any(kept):
+            raise ValueError(
+                f"{source.path}: no request arrives in the window; arrivals are from "
+                f"{np.min(seconds):,.6g} to {np.max(seconds):,.6g} s"
+            )
+    skipped = [_zeros(source, field, columns, found, kept, choice) for field in _ZERO]
+    if edges is not None:
+        classes = found.pop("predicted")
+        found["lower"], found["upper"] = intervals.from_classes(edges, classes)(None, classes)
+    if not np.all(kept):
+        found = {field: values[kept] for field, values in found.items()}
+        seconds = None if seconds is None else seconds[kept]
+    _check_intervals(source, found, columns)
+    moved = 0 if seconds is None else int(np.sum(seconds < np.maximum.accumulate(seconds)))
+    trace = Trace(
+        **found, arrival_seconds=seconds, source=source.path, skipped=skipped[0],
+        skipped_prompt=skipped[1], moved=moved, unterminated=source.unterminated, format=name,
+        time=f"{columns[when]} in {unit}" if unit else "", stopped=stopped,
+        sessions=next((column for column in SESSIONS if column in source.names), ""),
+        between=source.place,
+    )  # fmt: skip
+    return trace.select(np.argsort(seconds, kind="stable")) if moved else trace
 
 
 _ZERO = ("output", "prompt")
 
 
-def _kind(field: str, edges: Sequence[int] | None, shown: int | None) -> files.ColumnKind:
+def _kind(field: str, edges: Sequence[int] | None, choice: Taken) -> files.ColumnKind:
     if field in TIME_UNITS:
         return files.dates() if TIME_UNITS[field] == "date" else files.times()
     if field == "predicted":
         assert edges is not None
         return files.integer(0, len(edges) - 2)
+    if field not in _ZERO:
+        return files.integer(1)
     # Zeros pass here, and are then refused with the number of them.
-    return files.integer(1) if shown is None else files.integer(0, shown=shown)
+    return files.integer(0, shown=int(getattr(choice, f"zero_{field}") == "error"))
 
 
-class _Rows:
-    """The rows of a file that were read, column by column."""
+def _rows(
+    source: files.Source, columns: Mapping[str, str], edges: Sequence[int] | None, choice: Taken
+) -> tuple[dict[str, Any], int]:
+    """The columns by field, with `line`, and the line after which reading stopped (0: at the end).
 
-    def __init__(self, choice: Taken, columns: Mapping[str, str], unit: str) -> None:
-        self.choice, self.columns, self.unit = choice, columns, unit
-        self.lines: list[Any] = []
-        self._parts: dict[str, list[Any]] = {field: [] for field in columns}
-        self._when = next((field for field in columns if field in TIME_UNITS), None)
-        self._last: Any = None  # arrival of the last row, while they are in order
-        self._base: Any = 0
-        self._usable = 0
-        self.stopped = 0
-
-    def add(self, block: files.Block) -> bool:
-        """Takes a block; says whether what comes after it is not asked for."""
-        for field, column in self.columns.items():
-            self._parts[field].append(block.columns[column])
-        self.lines.append(block.lines)
-        asked = self.choice.limit is not None or self.choice.window is not None
-        if not asked or not len(block.lines) or not self._in_order(block):
-            return False
-        inside = np.ones(len(block.lines), bool)
-        late = False
-        if self._when is not None and self.choice.window is not None:
-            seconds = self._seconds(block.columns[self.columns[self._when]], self._base)
-            inside = (seconds >= self.choice.window[0]) & (seconds < self.choice.window[1])
-            late = seconds[-1] >= self.choice.window[1]
-        output = block.columns[self.columns["output"]]
-        prompt = block.columns[self.columns["prompt"]] if "prompt" in self.columns else 1
-        usable = inside & (output > 0) & (prompt > 0)
-        if self.choice.most is not None:
-            usable &= output.astype(np.int64) + prompt <= self.choice.most
-        self._usable += int(np.sum(usable))
-        enough = self.choice.limit is not None and self._usable >= self.choice.limit
-        return bool(late or enough)
-
-    def _in_order(self, block: files.Block) -> bool:
-        """Whether all rows up to here are in order of arrival."""
-        if self._when is None:
-            return True
-        times = block.columns[self.columns[self._when]]
-        if len(self.lines) == 1:
-            self._base, self._last = self._first(times), times[0]
-        if self._last is None or times[0] < self._last or np.any(times[1:] < times[:-1]):
-            self._last = None
-            return False
-        self._last = times[-1]
-        return True
-
-    def _first(self, times: NDArray[Any]) -> Any:
-        """What times count from: 0, of dates the first."""
-        first = np.min(times)
-        late = self.unit == "date" or first / PER_SECOND[self.unit] > EPOCH
-        return first if late else 0
-
-    def _check_date(self, source: files.Source, first: Any) -> None:
-        """Refuses times that would be dates of a later century."""
-        if self.unit == "date" or first < DATES[1] * PER_SECOND[self.unit]:
-            return
-        fields = {unit: field for field, unit in TIME_UNITS.items() if unit != "date"}
-        right = [x for x in fields if DATES[0] <= first / PER_SECOND[x] < DATES[1]]
-        column = self.columns[self._when or ""]
-        named = {**self.columns, fields[right[0]]: column} if right else {}
-        named.pop(self._when or "", None)
-        pairs = ",".join(f"{field}={name}" for field, name in named.items())
-        advice = (
-            f"; as {right[0]} they are: {self.choice.option('columns', pairs)}" if right else ""
-        )
-        raise ValueError(
-            f"{source.path}: column {column!r} begins at {first}, in {self.unit} no date of this "
-            f"century{advice}"
-        )
-
-    def _seconds(self, times: NDArray[Any], base: Any) -> NDArray[np.float64]:
-        # Subtracted before they become floats, which would lose the last digits of a date.
-        return (times - base) / float(PER_SECOND[self.unit])
-
-    def _joined(self, field: str) -> NDArray[Any]:
-        return np.concatenate(self._parts.pop(field))
-
-    def trace(
-        self, source: files.Source, name: str, edges: Sequence[int] | None, time: str
-    ) -> Trace:
-        """All rows that were asked for, in order of arrival."""
-        lines, choice = np.concatenate(self.lines), self.choice
-        found = {field: self._joined(field) for field in list(self._parts)}
-        kept = np.ones(len(lines), bool)
-        times = None
-        if self._when is not None:
-            raw = found.pop(self._when)
-            self._check_date(source, np.min(raw))
-            times = self._seconds(raw, self._first(raw))
+    That is after the block with the last row that is asked for, if rows are in order up to there.
+    """
+    kinds = {column: _kind(field, edges, choice) for field, column in columns.items()}
+    when = next((field for field in columns if field in TIME_UNITS), "")
+    parts: list[dict[str, Any]] = []
+    usable, stopped, base, last = 0, 0, 0, None
+    ordered = choice.limit is not None or choice.window is not None
+    for block in source.blocks(kinds):
+        part = {field: block.columns[column] for field, column in columns.items()}
+        parts.append({**part, "line": block.lines})
+        if not ordered or not len(block.lines):
+            continue
+        good, late = (part["output"] > 0) & (part.get("prompt", 1) > 0), False
+        if when:
+            times = part[when]
+            base = base if last is not None else _base(times, TIME_UNITS[when])
+            ordered = bool((last is None or times[0] >= last) and np.all(times[1:] >= times[:-1]))
+            last = times[-1]
+        if not ordered:
+            continue
         if choice.window is not None:
-            kept &= (times >= choice.window[0]) & (times < choice.window[1])
-            if not np.any(kept):
-                raise ValueError(
-                    f"{source.path}: no request arrives in the window; arrivals are from "
-                    f"{np.min(times):,.6g} to {np.max(times):,.6g} s"
-                )
-        skipped = {}
-        for field in _ZERO:
-            if field in found:
-                skipped[field] = self._zeros(source, field, found[field], kept, lines)
-        if edges is not None:
-            classes = found.pop("predicted")
-            found["lower"], found["upper"] = intervals.from_classes(edges, classes)(None, classes)
-        columns: dict[str, Any] = {**found, "arrival_seconds": times, "line": lines}
-        if not np.all(kept):
-            columns = {k: None if c is None else c[kept] for k, c in columns.items()}
-        _check_intervals(source, columns, self.columns)
-        moved = 0
-        if times is not None:
-            times = columns["arrival_seconds"]
-            moved = int(np.sum(times < np.maximum.accumulate(times)))
-        trace = Trace(
-            **columns, source=source.path, skipped=skipped["output"],
-            skipped_prompt=skipped.get("prompt", 0), moved=moved,
-            unterminated=source.unterminated, format=name, time=time, stopped=self.stopped,
-            sessions=next((column for column in SESSIONS if column in source.names), ""),
-            between=source.place,
-        )  # fmt: skip
-        return trace.select(np.argsort(times, kind="stable")) if moved else trace
+            seconds = _seconds(times, TIME_UNITS[when], base)
+            good &= _inside(seconds, choice.window)
+            late = bool(seconds[-1] >= choice.window[1])
+        if choice.most is not None:
+            good &= part["output"].astype(np.int64) + part.get("prompt", 1) <= choice.most
+        usable += int(np.sum(good))
+        if late or (choice.limit is not None and usable >= choice.limit):
+            stopped = 0 if source.ended else int(block.lines[-1])
+            break
+    if not parts:
+        raise ValueError(f"{source.path}: has a header but no rows; expected at least one request")
+    found = {field: np.concatenate([part.pop(field) for part in parts]) for field in [*parts[0]]}
+    return found, stopped
 
-    def _zeros(
-        self, source: files.Source, field: str, values: NDArray[Any], kept: NDArray[Any], lines: Any
-    ) -> int:
-        """Leaves rows of 0 tokens out, or refuses them; returns how many there are."""
-        zero = kept & (values == 0)
-        count = int(np.sum(zero))
-        if count and getattr(self.choice, f"zero_{field}") == "error":
-            such = f"{count:,} such row{'s' * (count > 1)}"
-            advice = self.choice.option(f"zero_{field}", "'skip'")
-            text = f"'0' is not an integer of at least 1 ({such}; {advice} leaves them out)"
-            source.refuse(int(lines[np.argmax(zero)]), self.columns[field], text)
-        kept &= ~zero
-        if not np.any(kept):
-            column = self.columns[field]
-            text = f"column {column!r}: all rows are 0; expected a request"
-            raise ValueError(f"{source.path}: {text}")
-        return count
+
+def _base(times: NDArray[Any], unit: str) -> Any:
+    """What times count from: 0, of dates the first."""
+    first = np.min(times)
+    return first if unit == "date" or first / PER_SECOND[unit] > EPOCH else 0
+
+
+def _seconds(times: NDArray[Any], unit: str, base: Any) -> NDArray[np.float64]:
+    # Subtracted before they become floats, which would lose the last digits of a date.
+    return (times - base) / float(PER_SECOND[unit])
+
+
+def _inside(seconds: Any, window: tuple[float, float]) -> NDArray[np.bool_]:
+    return (seconds >= window[0]) & (seconds < window[1])
+
+
+def _check_date(
+    source: files.Source, columns: Mapping[str, str], when: str, first: Any, option: Naming
+) -> None:
+    """Refuses times that would be dates of a later century."""
+    unit = TIME_UNITS[when]
+    if unit == "date" or first < DATES[1] * PER_SECOND[unit]:
+        return
+    advice = ""
+    for field, other in TIME_UNITS.items():
+        if other != "date" and DATES[0] <= first / PER_SECOND[other] < DATES[1]:
+            named = {**columns, field: columns[when]}
+            del named[when]
+            pairs = ",".join(f"{field}={name}" for field, name in named.items())
+            advice = f"; as {other} they are: {option('columns', pairs)}"
+            break
+    raise ValueError(
+        f"{source.path}: column {columns[when]!r} begins at {first}, in {unit} no date of this "
+        f"century{advice}"
+    )
+
+
+def _zeros(
+    source: files.Source,
+    field: str,
+    columns: Mapping[str, str],
+    found: Mapping[str, NDArray[Any]],
+    kept: NDArray[np.bool_],
+    choice: Taken,
+) -> int:
+    """Leaves rows of 0 tokens out of `kept`, or refuses them; returns how many there are."""
+    if field not in columns:
+        return 0
+    zero = kept & (found[field] == 0)
+    count, column = int(np.sum(zero)), columns[field]
+    if count and getattr(choice, f"zero_{field}") == "error":
+        such = f"{count:,} such row{'s' * (count > 1)}"
+        advice = choice.option(f"zero_{field}", "'skip'")
+        text = f"'0' is not an integer of at least 1 ({such}; {advice} leaves them out)"
+        source.refuse(int(found["line"][np.argmax(zero)]), column, text)
+    kept &= ~zero
+    if not np.any(kept):
+        raise ValueError(f"{source.path}: column {column!r}: all rows are 0; expected a request")
+    return count
 
 
 def _check_intervals(
