@@ -88,7 +88,8 @@ def make_plan(
     in_kernel = backend == "gpu" and whole and n <= MOST_SLOTS
     return LoopPlan(
         n=n,
-        pool=min(lanes, CPU_POOL if backend == "cpu" else ACCELERATOR_POOL),
+        pool=lanes if backend == "cpu" else min(lanes, ACCELERATOR_POOL),
+        turn=min(lanes, CPU_POOL) if backend == "cpu" else 0,
         slots=_slot_counts(n, in_kernel),
         chunk=KERNEL_CHUNK if in_kernel else CHUNK,
         buffer=CHUNK,
