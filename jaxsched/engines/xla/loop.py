@@ -30,6 +30,7 @@ from jaxsched.engines.xla.state import (
     Event,
     Lane,
     LoopPlan,
+    Slots,
     empty_buffer,
     empty_slots,
 )
@@ -218,6 +219,7 @@ def _chunk(
 
     log = _empty_log(plan, (plan.chunk, plan.width))
     _, lanes, log = lax.while_loop(unfinished, body, (jnp.int32(0), lanes, log))
+    lanes = _close_ranks(lanes, plan) if level else lanes
     following = jnp.where(turn, _next_levels(lanes, plan, level), before)
     lanes, levels = _give((pool.lanes, pool.level), chosen, (lanes, following))
     return pool.replace(lanes=lanes, level=levels), log
@@ -254,12 +256,30 @@ def _occupied(lanes: Lane) -> jax.Array:
     return jnp.where(used, position + 1, 0)
 
 
+def _close_ranks(lanes: Lane, plan: LoopPlan) -> Lane:
+    """Moves requests to the first slots if a lane could then do with fewer; nobody asks where."""
+    occupied = _occupied(lanes)
+    count = jnp.sum(occupied > 0, axis=1, dtype=np.int32)
+    loose = _fitting(count, plan) < _fitting(jnp.max(occupied, axis=1), plan)
+
+    def close(slots: Slots) -> Slots:
+        order = sorted_pairs((occupied == 0).astype(np.int32), None)[1]
+        return jax.tree.map(lambda array: jnp.take_along_axis(array, order, axis=1), slots)
+
+    return lanes.replace(slots=lax.cond(jnp.any(loose), close, lambda slots: slots, lanes.slots))
+
+
+def _fitting(used: jax.Array, plan: LoopPlan) -> jax.Array:
+    """Levels of which so many slots leave a quarter free, [W]."""
+    enough = 3 * np.asarray(plan.slots, np.int32) // 4
+    return jnp.sum(used[:, None] > enough[None, :], axis=1, dtype=np.int32)
+
+
 def _next_levels(lanes: Lane, plan: LoopPlan, level: jax.Array | int) -> jax.Array:
     """Of each lane: wider if it lacks a slot, narrower if that would leave a quarter of it free."""
-    level, sizes = jnp.asarray(level, jnp.int32), np.asarray(plan.slots, np.int32)
-    occupied = jnp.max(_occupied(lanes), axis=1)
-    fitting = jnp.sum(occupied[:, None] > (3 * sizes // 4)[None, :], axis=1, dtype=np.int32)
-    wider = jnp.minimum(level + 1, np.int32(len(sizes) - 1))
+    level = jnp.asarray(level, jnp.int32)
+    fitting = _fitting(jnp.max(_occupied(lanes), axis=1), plan)
+    wider = jnp.minimum(level + 1, np.int32(len(plan.slots) - 1))
     return jnp.where(lanes.halt == WANTS_SLOT, wider, jnp.minimum(fitting, level))
 
 
