@@ -21,6 +21,7 @@ from jaxsched.engines.xla import loop as lanes_loop
 from jaxsched.engines.xla.inputs import LaneTable, make_table
 from jaxsched.engines.xla.state import DONE, NEVER, Event, LoopPlan
 from jaxsched.engines.xla.step import step
+from jaxsched.engines.xla.turns import turn_of
 from jaxsched.instance import MAX_ROUND, canonical
 
 INSTANCES = 64
@@ -66,7 +67,7 @@ class Driver:
         nothing = jnp.zeros((INSTANCES,), bool)
         self._table, self._policy, self._plan = table, chosen, plan
         self.start = jax.jit(lambda: lanes_loop._start(table, plan, nothing))
-        self._turn = jax.jit(lambda state: lanes_loop._turn(state, plan))
+        self._turn = jax.jit(lambda state: turn_of(state.lanes, state.level, plan))
         self._border = jax.jit(
             lambda state, log, turn: lanes_loop._border(state, log, table, plan, nothing, turn)
         )

@@ -97,8 +97,9 @@ def simulate(
       history: Whether the result lists every evicted run; not inside `jit` or `vmap`. Simulates
         twice, as the list's length has to be known first.
       engine: "jax" runs on the default JAX backend, with the lanes spread over all its local
-        devices; "native" is a compiled event loop for the CPU, and needs numba;
-        "auto" takes "native" on a CPU if it can, and says why if it cannot.
+        devices, or over the cores where a CPU is its only one; "native" is a compiled event loop
+        for the CPU, and needs numba; "auto" takes "native" on a CPU if it can, and says why if
+        it cannot.
 
     Returns:
       A `Result` of lane shape [...]. Arrays are numpy from "native" and JAX from "jax".
@@ -379,7 +380,8 @@ def _sharded(run: Runner) -> Runner:
         )
 
     def in_threads(shares: int, flat: Instance, numbers: Numbers, limits: RunLimits) -> Result:
-        wide, compiling = jax.config.jax_enable_x64, threading.Lock()  # type: ignore[attr-defined]
+        config: Any = jax.config  # of this thread, and made as it goes
+        wide, compiling = config.jax_enable_x64, threading.Lock()
 
         def share(i: int) -> Result:
             mine = jax.tree.map(lambda leaf: np.split(leaf, shares)[i], (flat, numbers))

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable
-from typing import TypeVar
 
 import chex
 import jax
@@ -30,13 +29,12 @@ from jaxsched.engines.xla.state import (
     Event,
     Lane,
     LoopPlan,
-    Slots,
     empty_buffer,
     empty_slots,
 )
+from jaxsched.engines.xla.turns import close_ranks, next_levels, put_back, rows_of, turn_of
 from jaxsched.policies.program import Choices
 
-_T = TypeVar("_T")
 _Step = Callable[[Lane, Queue, Inputs, Choices, LoopPlan], tuple[Lane, Event]]
 _Run = tuple[jax.Array, jax.Array]
 _Runs = tuple[_Run, ...]
@@ -89,7 +87,7 @@ def run_pool(
         if plan.kernel:
             pool, log = _kernels(table, choices, plan, advance, pool)
             return _border(pool, log, table, plan, skip)
-        chosen, level = _turn(pool, plan)
+        chosen, level = turn_of(pool.lanes, pool.level, plan)
         pool, log = lax.switch(level, branches, pool, chosen)
         return _border(pool, log, table, plan, skip, chosen)
 
@@ -150,43 +148,6 @@ def _empty_queues(plan: LoopPlan, lanes: int) -> Queue:
     )
 
 
-def _turn(pool: Pool, plan: LoopPlan) -> tuple[jax.Array | None, jax.Array]:
-    """Whose turn it is, [`plan.width`] or `None` for all, and the level that they share.
-
-    It is the widest level that fills a turn by itself, else the widest there is together with
-    narrower ones; first come those who are behind in time.
-    """
-    ready = pool.lanes.halt == RUN
-    levels = lax.iota(np.int32, len(plan.slots))
-    here = (pool.level[:, None] == levels[None, :]) & ready[:, None]
-    count = jnp.sum(here, axis=0, dtype=np.int32)
-    full = count >= np.int32(plan.width)
-    level = jnp.max(jnp.where(jnp.where(jnp.any(full), full, count > 0), levels, 0))
-    if plan.width == plan.pool:
-        return None, level
-    behind = jnp.where(ready & (pool.level <= level), level - pool.level, NEVER)
-    keys = behind, pool.lanes.time, lax.iota(np.int32, plan.pool)
-    return lax.sort(keys, num_keys=2)[-1][: plan.width], level
-
-
-def _take(tree: _T, chosen: jax.Array | None) -> _T:
-    return tree if chosen is None else jax.tree.map(lambda array: array[chosen], tree)
-
-
-def _give(tree: _T, chosen: jax.Array | None, new: _T) -> _T:
-    """Puts rows back where they were taken, which may be the first columns only."""
-
-    def give(array: jax.Array, part: jax.Array) -> jax.Array:
-        if chosen is not None:
-            rest = () if array.ndim == 1 else (slice(part.shape[1]),)
-            return array.at[(chosen, *rest)].set(part, unique_indices=True)
-        if part.shape == array.shape:
-            return part
-        return lax.dynamic_update_slice(array, part, (0, 0))
-
-    return jax.tree.map(give, tree, new)
-
-
 def _chunk(
     table: LaneTable,
     choices: Choices,
@@ -198,8 +159,8 @@ def _chunk(
 ) -> tuple[Pool, Event]:
     """Steps lanes until each stands still, `plan.chunk` times at most."""
     narrow = jax.tree.map(lambda array: array[:, : plan.slots[level]], pool.lanes.slots)
-    lanes = _take(pool.lanes.replace(slots=narrow), chosen)
-    queues, row, before = _take((pool.queues, pool.row, pool.level), chosen)
+    lanes = rows_of(pool.lanes.replace(slots=narrow), chosen)
+    queues, row, before = rows_of((pool.queues, pool.row, pool.level), chosen)
     # Who needs more slots than this is not in its turn.
     turn = before <= np.int32(level)
     lanes = lanes.replace(halt=jnp.where(turn | (lanes.halt != RUN), lanes.halt, WANTS_BUFFER))
@@ -219,9 +180,9 @@ def _chunk(
 
     log = _empty_log(plan, (plan.chunk, plan.width))
     _, lanes, log = lax.while_loop(unfinished, body, (jnp.int32(0), lanes, log))
-    lanes = _close_ranks(lanes, plan) if level else lanes
-    following = jnp.where(turn, _next_levels(lanes, plan, level), before)
-    lanes, levels = _give((pool.lanes, pool.level), chosen, (lanes, following))
+    lanes = close_ranks(lanes, plan) if level else lanes
+    following = jnp.where(turn, next_levels(lanes, plan, level), before)
+    lanes, levels = put_back((pool.lanes, pool.level), chosen, (lanes, following))
     return pool.replace(lanes=lanes, level=levels), log
 
 
@@ -244,43 +205,8 @@ def _kernels(
         lanes, log = kernel.run_chunk(
             table, choices, plan, advance, level, mine, lanes, pool.queues, pool.row, log
         )
-    following = _next_levels(lanes, plan, pool.level)
+    following = next_levels(lanes, plan, pool.level)
     return pool.replace(lanes=lanes, level=following), jax.tree.map(lambda rows: rows.T, log)
-
-
-def _occupied(lanes: Lane) -> jax.Array:
-    """Places of slots in use, counted from 1, and 0 for the others, [W, S]."""
-    slots, time = lanes.slots, lanes.time[:, None]
-    position = lax.broadcasted_iota(np.int32, slots.end.shape, 1)
-    used = ((slots.end > time) | (slots.finish > time)) & (lanes.halt != DONE)[:, None]
-    return jnp.where(used, position + 1, 0)
-
-
-def _close_ranks(lanes: Lane, plan: LoopPlan) -> Lane:
-    """Moves requests to the first slots if a lane could then do with fewer; nobody asks where."""
-    occupied = _occupied(lanes)
-    count = jnp.sum(occupied > 0, axis=1, dtype=np.int32)
-    loose = _fitting(count, plan) < _fitting(jnp.max(occupied, axis=1), plan)
-
-    def close(slots: Slots) -> Slots:
-        order = sorted_pairs((occupied == 0).astype(np.int32), None)[1]
-        return jax.tree.map(lambda array: jnp.take_along_axis(array, order, axis=1), slots)
-
-    return lanes.replace(slots=lax.cond(jnp.any(loose), close, lambda slots: slots, lanes.slots))
-
-
-def _fitting(used: jax.Array, plan: LoopPlan) -> jax.Array:
-    """Levels of which so many slots leave a quarter free, [W]."""
-    enough = 3 * np.asarray(plan.slots, np.int32) // 4
-    return jnp.sum(used[:, None] > enough[None, :], axis=1, dtype=np.int32)
-
-
-def _next_levels(lanes: Lane, plan: LoopPlan, level: jax.Array | int) -> jax.Array:
-    """Of each lane: wider if it lacks a slot, narrower if that would leave a quarter of it free."""
-    level = jnp.asarray(level, jnp.int32)
-    fitting = _fitting(jnp.max(_occupied(lanes), axis=1), plan)
-    wider = jnp.minimum(level + 1, np.int32(len(plan.slots) - 1))
-    return jnp.where(lanes.halt == WANTS_SLOT, wider, jnp.minimum(fitting, level))
 
 
 def _border(
@@ -297,7 +223,7 @@ def _border(
 
     def flush(lanes: Lane, queues: Queue) -> tuple[Lane, Queue]:
         own = lanes.replace(slots=None), queues
-        flushed = _give(own, chosen, _flush(plan, *_take(own, chosen)))
+        flushed = put_back(own, chosen, _flush(plan, *rows_of(own, chosen)))
         return flushed[0].replace(slots=lanes.slots), flushed[1]
 
     lanes, queues = lax.cond(crowded, flush, lambda *args: args, pool.lanes, pool.queues)
@@ -314,7 +240,7 @@ def _record(
     pool: Pool, log: Event, table: LaneTable, plan: LoopPlan, chosen: jax.Array | None
 ) -> Records:
     """Writes a chunk's log to the results."""
-    rows, time, peak = _take((pool.row, pool.lanes.time, pool.lanes.peak), chosen)
+    rows, time, peak = rows_of((pool.row, pool.lanes.time, pool.lanes.peak), chosen)
     records = pool.records
     row = jnp.broadcast_to(rows[None, :], log.time.shape)
     drop = {"mode": "drop"}

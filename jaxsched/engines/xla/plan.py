@@ -15,9 +15,9 @@ NARROWEST = 128
 """Slots of the cheapest step; fewer cost as much."""
 
 CPU_POOL = 16
-"""Lanes side by side on a CPU: enough to share the cost of calling kernels, and few enough that
-the busiest lane, which decides the slots of all, is not much busier than the others. From 8 to 32
-it makes little difference; with more, XLA hands kernels to several threads at ten times their cost.
+"""Lanes side by side on a CPU, out of all that are at work: enough to share the cost of calling
+kernels. From 8 to 32 it makes little difference; with more, XLA hands kernels to several threads at
+ten times their cost.
 """
 
 ACCELERATOR_POOL = 2**14
