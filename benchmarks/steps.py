@@ -16,11 +16,12 @@ from benchmarks.instances import draw
 from benchmarks.scale import Scale
 from benchmarks.section import Job, Row, Section
 from jaxsched import Policy, policy
-from jaxsched.engines.xla import NO_CAP, Numbers, RunLimits, hindsight, make_plan
+from jaxsched.engines.xla import NO_CAP, Numbers, RunLimits, compiler_options, hindsight, make_plan
 from jaxsched.engines.xla import loop as lanes_loop
 from jaxsched.engines.xla.inputs import LaneTable, make_table
 from jaxsched.engines.xla.state import DONE, NEVER, Event, LoopPlan
 from jaxsched.engines.xla.step import step
+from jaxsched.engines.xla.turns import turn_of
 from jaxsched.instance import MAX_ROUND, canonical
 
 INSTANCES = 64
@@ -46,7 +47,7 @@ class Level:
       seconds: Time that they took.
     """
 
-    run: Callable[[lanes_loop.Pool], tuple[lanes_loop.Pool, Event]]
+    run: Callable[[lanes_loop.Pool, jax.Array], tuple[lanes_loop.Pool, Event]]
     loop: Loop
     steps: int = 0
     seconds: float = 0.0
@@ -66,8 +67,9 @@ class Driver:
         nothing = jnp.zeros((INSTANCES,), bool)
         self._table, self._policy, self._plan = table, chosen, plan
         self.start = jax.jit(lambda: lanes_loop._start(table, plan, nothing))
+        self._turn = jax.jit(lambda state: turn_of(state.lanes, state.level, plan))
         self._border = jax.jit(
-            lambda state, log: lanes_loop._border(state, log, table, plan, nothing)
+            lambda state, log, turn: lanes_loop._border(state, log, table, plan, nothing, turn)
         )
         self.levels: dict[int, Level] = {}
         self.borders, self.waited = 0, 0.0
@@ -83,20 +85,21 @@ class Driver:
 
     def step(self, state: lanes_loop.Pool) -> tuple[lanes_loop.Pool, Event]:
         """A chunk and the border behind it."""
-        level = self._level(int(state.level), state)
+        turn, slots = self._turn(state)
+        level = self._level(int(slots), state, turn)
         begun = time.perf_counter()
-        state, log = jax.block_until_ready(level.run(state))
+        state, log = jax.block_until_ready(level.run(state, turn))
         stepped = time.perf_counter()
         level.seconds += stepped - begun
         level.steps += _taken(log)
         begun = time.perf_counter()
-        state = jax.block_until_ready(self._border(state, log))
+        state = jax.block_until_ready(self._border(state, log, turn))
         self.waited, self.borders = self.waited + time.perf_counter() - begun, self.borders + 1
         return state, log
 
-    def _level(self, i: int, state: lanes_loop.Pool) -> Level:
+    def _level(self, i: int, state: lanes_loop.Pool, turn: jax.Array) -> Level:
         if i not in self.levels:
-            self.levels[i] = _compile(state, self._table, self._policy, self._plan, i)
+            self.levels[i] = _compile(state, turn, self._table, self._policy, self._plan, i)
         return self.levels[i]
 
 
@@ -105,7 +108,7 @@ def _steps(scale: Scale, name: str, setting: str) -> list[Row]:
     driver = Driver(table, chosen, plan)
     for _ in range(2):  # the first one compiles
         driver.run()
-    common = {"policy": name, "setting": setting, "lanes": plan.pool}
+    common = {"policy": name, "setting": setting, "lanes": plan.width}
     rows = [
         common | _cost(level, plan, plan.slots[i])
         for i, level in sorted(driver.levels.items())
@@ -125,14 +128,22 @@ def prepare(scale: Scale, name: str, setting: str) -> tuple[Policy, LoopPlan, La
 
 
 def _compile(
-    state: lanes_loop.Pool, table: LaneTable, chosen: Policy, plan: LoopPlan, level: int
+    state: lanes_loop.Pool,
+    turn: jax.Array,
+    table: LaneTable,
+    chosen: Policy,
+    plan: LoopPlan,
+    level: int,
 ) -> Level:
     advance = hindsight.step if chosen.choices.shortest_first else step
 
-    def chunk(table: LaneTable, state: lanes_loop.Pool) -> tuple[lanes_loop.Pool, Event]:
-        return lanes_loop._chunk(table, chosen.choices, plan, advance, level, state)
+    def chunk(
+        table: LaneTable, state: lanes_loop.Pool, turn: jax.Array
+    ) -> tuple[lanes_loop.Pool, Event]:
+        return lanes_loop._chunk(table, chosen.choices, plan, advance, level, state, turn)
 
-    compiled = jax.jit(chunk).lower(table, state).compile()
+    options = compiler_options("cpu")
+    compiled = jax.jit(chunk, compiler_options=options).lower(table, state, turn).compile()
     loop = largest_loop(compiled.as_text(), INSTANCES * plan.n)
     return Level(functools.partial(compiled, table), loop)
 
@@ -148,9 +159,9 @@ def _cost(level: Level, plan: LoopPlan, slots: int) -> Row:
         "fusions": level.loop.fusions,
         "copies": level.loop.copies,
         "others": level.loop.others,
-        "kilobytes": level.loop.bytes / 1e3 / plan.pool,
-        "steps": level.steps * plan.pool / INSTANCES,
-        "step_us": 1e6 * level.seconds / level.steps / plan.pool,
+        "kilobytes": level.loop.bytes / 1e3 / plan.width,
+        "steps": level.steps * plan.width / INSTANCES,
+        "step_us": 1e6 * level.seconds / level.steps / plan.width,
     }
 
 

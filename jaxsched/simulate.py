@@ -8,8 +8,10 @@ import functools
 import math
 import os
 import sys
+import threading
 import warnings
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import jax
@@ -95,8 +97,9 @@ def simulate(
       history: Whether the result lists every evicted run; not inside `jit` or `vmap`. Simulates
         twice, as the list's length has to be known first.
       engine: "jax" runs on the default JAX backend, with the lanes spread over all its local
-        devices; "native" is a compiled event loop for the CPU, and needs numba;
-        "auto" takes "native" on a CPU if it can, and says why if it cannot.
+        devices, or over the cores where a CPU is its only one; "native" is a compiled event loop
+        for the CPU, and needs numba; "auto" takes "native" on a CPU if it can, and says why if
+        it cannot.
 
     Returns:
       A `Result` of lane shape [...]. Arrays are numpy from "native" and JAX from "jax".
@@ -357,8 +360,12 @@ def _batched(run: Runner) -> Runner:
     return call
 
 
+THREAD_LANES = 16
+"""Lanes that are worth a thread of their own on a CPU."""
+
+
 def _sharded(run: Runner) -> Runner:
-    """Spreads the lanes over all local devices."""
+    """Spreads the lanes over all local devices, on the one of a CPU over the cores."""
     options = compiler_options(jax.default_backend())
     alone = jax.jit(run, compiler_options=options)
 
@@ -372,19 +379,41 @@ def _sharded(run: Runner) -> Runner:
             compiler_options=options,
         )
 
+    def in_threads(shares: int, flat: Instance, numbers: Numbers, limits: RunLimits) -> Result:
+        config: Any = jax.config  # of this thread, and made as it goes
+        wide, compiling = config.jax_enable_x64, threading.Lock()
+
+        def share(i: int) -> Result:
+            mine = jax.tree.map(lambda leaf: np.split(leaf, shares)[i], (flat, numbers))
+            # A call returns once it is compiled; XLA then runs those of several threads at once.
+            with jax.enable_x64(wide), compiling:
+                found = alone(*mine, limits)
+            return jax.block_until_ready(found)
+
+        with ThreadPoolExecutor(shares) as threads:
+            parts = list(threads.map(share, range(shares)))
+        return jax.tree.map(lambda *leaves: np.concatenate(leaves), *parts)
+
     def sharded(flat: Instance, numbers: Numbers, limits: RunLimits) -> Result:
         devices, lanes = tuple(jax.local_devices()), flat.prompt.shape[0]
-        if len(devices) == 1 or lanes < len(devices):
+        shares = len(devices)
+        if shares == 1 and devices[0].platform == "cpu" and jax.process_count() == 1:
+            shares = max(1, min(cores(), lanes // THREAD_LANES))
+        if shares == 1 or lanes < shares:
             return alone(flat, numbers, limits)
         # Dealt out one by one, so that a batch sorted by cost does not load one device.
-        deal = np.arange(-(-lanes // len(devices)) * len(devices)).reshape(-1, len(devices)).T
+        deal = np.arange(-(-lanes // shares) * shares).reshape(-1, shares).T
         order = deal.reshape(-1)
         pick = np.minimum(order, lanes - 1)
         dealt, numbers = jax.tree.map(lambda leaf: leaf[pick], (flat, numbers))
         idle = order >= lanes
         dealt = dealt.replace(num_requests=np.where(idle, 0, dealt.num_requests).astype(np.int32))
         back = np.argsort(order)[:lanes]
-        return jax.tree.map(lambda leaf: leaf[back], compiled(devices)(dealt, numbers, limits))
+        if len(devices) > 1:
+            found = compiled(devices)(dealt, numbers, limits)
+        else:
+            found = in_threads(shares, dealt, numbers, limits)
+        return jax.tree.map(lambda leaf: jnp.asarray(leaf[back]), found)
 
     return sharded
 

@@ -72,11 +72,17 @@ def replan(monkeypatch, sizes):
 
 @pytest.mark.parametrize("name", ["a_min:every_round", "h_sf"])
 def test_equals_the_reference_when_it_runs_out_of_everything(name, monkeypatch):
-    """Slots, buffer, runs, chunks and groups so small that nearly every instance needs more."""
-    replan(
-        monkeypatch,
-        lambda plan: dict(slots=(8, 16, plan.slots[-1]), runs=(8, plan.n), buffer=8, chunk=5),
-    )
+    """Slots, buffer, runs, chunks and groups so small that nearly every instance needs more.
+
+    Of 12 lanes at work 7 take their turn at a time.
+    """
+
+    def few(plan):
+        return dict(
+            slots=(8, 16, plan.slots[-1]), runs=(8, plan.n), buffer=8, chunk=5, pool=12, turn=7
+        )
+
+    replan(monkeypatch, few)
     monkeypatch.setattr(jax_engine, "GROUP_REQUESTS", 30 * WIDTH)
     policy = dataclasses.replace(js.policy(name), name="few of everything")
     trial = TRIALS[0] if policy.hindsight else TRIALS[1]

@@ -12,6 +12,7 @@ import os
 import random
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
 
 import chex
 import jax
@@ -288,6 +289,21 @@ def test_results_do_not_depend_on_dtypes(engine, dtype, instance):
 
     other = js.Instance(**{name: convert(leaf) for name, leaf in vars(small).items()})
     expect_same(simulate(other, engine), simulate(small, engine))
+
+
+def test_one_device_of_a_cpu_shares_its_lanes_between_cores(instance, found, monkeypatch):
+    module, one, threads = sys.modules["jaxsched.simulate"], jax.local_devices()[:1], []
+
+    def executor(count):
+        threads.append(count)
+        return ThreadPoolExecutor(count)
+
+    monkeypatch.setattr(jax, "local_devices", lambda: one)
+    monkeypatch.setattr(module, "cores", lambda: 2)
+    monkeypatch.setattr(module, "THREAD_LANES", 5)
+    monkeypatch.setattr(module, "ThreadPoolExecutor", executor)
+    expect_same(simulate(instance), found)
+    assert threads == [2]
 
 
 def test_compiles_once_per_shape_and_policy(instance, found, caplog):

@@ -32,6 +32,7 @@ from jaxsched.engines.xla.state import (
     empty_buffer,
     empty_slots,
 )
+from jaxsched.engines.xla.turns import close_ranks, next_levels, put_back, rows_of, turn_of
 from jaxsched.policies.program import Choices
 
 _Step = Callable[[Lane, Queue, Inputs, Choices, LoopPlan], tuple[Lane, Event]]
@@ -61,8 +62,7 @@ class Pool(Pytree):
     queues: Queue  # their returned requests, [W, ...]
     row: chex.Array  # instance that each works on, [W]
     next_row: chex.Array  # first instance not yet started, []
-    # position in `LoopPlan.slots` of the slot count in use, []; of each lane, [W], in kernels
-    level: chex.Array
+    level: chex.Array  # position in `LoopPlan.slots` of the slot count that each needs, [W]
     records: Records  # results so far
 
 
@@ -86,9 +86,10 @@ def run_pool(
     def body(pool: Pool) -> Pool:
         if plan.kernel:
             pool, log = _kernels(table, choices, plan, advance, pool)
-        else:
-            pool, log = lax.switch(pool.level, branches, pool)
-        return _border(pool, log, table, plan, skip)
+            return _border(pool, log, table, plan, skip)
+        chosen, level = turn_of(pool.lanes, pool.level, plan)
+        pool, log = lax.switch(level, branches, pool, chosen)
+        return _border(pool, log, table, plan, skip, chosen)
 
     def unfinished(pool: Pool) -> jax.Array:
         return jnp.any(pool.lanes.halt != DONE) | (pool.next_row < np.int32(skip.shape[0]))
@@ -119,7 +120,7 @@ def _start(table: LaneTable, plan: LoopPlan, skip: jax.Array) -> Pool:
         queues=_empty_queues(plan, lanes),
         row=row,
         next_row=jnp.int32(min(lanes, total)),
-        level=zero if plan.kernel else jnp.int32(0),
+        level=zero,
         records=Records(
             last=jnp.full(shape, -1, jnp.int32),
             first=jnp.full(shape, NEVER),
@@ -148,19 +149,28 @@ def _empty_queues(plan: LoopPlan, lanes: int) -> Queue:
 
 
 def _chunk(
-    table: LaneTable, choices: Choices, plan: LoopPlan, advance: _Step, level: int, pool: Pool
+    table: LaneTable,
+    choices: Choices,
+    plan: LoopPlan,
+    advance: _Step,
+    level: int,
+    pool: Pool,
+    chosen: jax.Array | None = None,
 ) -> tuple[Pool, Event]:
-    """Steps all lanes until each stands still, `plan.chunk` times at most."""
-    count, widest = plan.slots[level], plan.slots[-1]
-    narrow = jax.tree.map(lambda array: array[:, :count], pool.lanes.slots)
-    lanes = pool.lanes.replace(slots=narrow)
+    """Steps lanes until each stands still, `plan.chunk` times at most."""
+    narrow = jax.tree.map(lambda array: array[:, : plan.slots[level]], pool.lanes.slots)
+    lanes = rows_of(pool.lanes.replace(slots=narrow), chosen)
+    queues, row, before = rows_of((pool.queues, pool.row, pool.level), chosen)
+    # Who needs more slots than this is not in its turn.
+    turn = before <= np.int32(level)
+    lanes = lanes.replace(halt=jnp.where(turn | (lanes.halt != RUN), lanes.halt, WANTS_BUFFER))
 
     def one(lane: Lane, queue: Queue, row: jax.Array) -> tuple[Lane, Event]:
         return advance(lane, queue, inputs_of(table, row), choices, plan)
 
     def body(carry: tuple[jax.Array, Lane, Event]) -> tuple[jax.Array, Lane, Event]:
         i, lanes, log = carry
-        lanes, event = jax.vmap(one)(lanes, pool.queues, pool.row)
+        lanes, event = jax.vmap(one)(lanes, queues, row)
         log = jax.tree.map(lambda rows, row: rows.at[i].set(row), log, event)
         return i + 1, lanes, log
 
@@ -168,16 +178,12 @@ def _chunk(
         i, lanes, _ = carry
         return (i < plan.chunk) & jnp.any(lanes.halt == RUN)
 
-    log = _empty_log(plan, (plan.chunk, plan.pool))
+    log = _empty_log(plan, (plan.chunk, plan.width))
     _, lanes, log = lax.while_loop(unfinished, body, (jnp.int32(0), lanes, log))
-    slots = jax.tree.map(
-        lambda wide, part: lax.dynamic_update_slice(wide, part, (0, 0)) if count < widest else part,
-        pool.lanes.slots,
-        lanes.slots,
-    )
-    lanes = lanes.replace(slots=slots)
-    following = jnp.max(_next_levels(lanes, plan, level))
-    return pool.replace(lanes=lanes, level=following), log
+    lanes = close_ranks(lanes, plan) if level else lanes
+    following = jnp.where(turn, next_levels(lanes, plan, level), before)
+    lanes, levels = put_back((pool.lanes, pool.level), chosen, (lanes, following))
+    return pool.replace(lanes=lanes, level=levels), log
 
 
 def _empty_log(plan: LoopPlan, shape: tuple[int, int]) -> Event:
@@ -199,48 +205,44 @@ def _kernels(
         lanes, log = kernel.run_chunk(
             table, choices, plan, advance, level, mine, lanes, pool.queues, pool.row, log
         )
-    following = _next_levels(lanes, plan, pool.level)
+    following = next_levels(lanes, plan, pool.level)
     return pool.replace(lanes=lanes, level=following), jax.tree.map(lambda rows: rows.T, log)
 
 
-def _occupied(lanes: Lane) -> jax.Array:
-    """Places of slots in use, counted from 1, and 0 for the others, [W, S]."""
-    slots, time = lanes.slots, lanes.time[:, None]
-    position = lax.broadcasted_iota(np.int32, slots.end.shape, 1)
-    used = ((slots.end > time) | (slots.finish > time)) & (lanes.halt != DONE)[:, None]
-    return jnp.where(used, position + 1, 0)
-
-
-def _next_levels(lanes: Lane, plan: LoopPlan, level: jax.Array | int) -> jax.Array:
-    """Of each lane: wider if it lacks a slot, narrower if those in use leave a quarter of it free.
-
-    Lanes that step together take the largest.
-    """
-    level, sizes = jnp.asarray(level, jnp.int32), np.asarray(plan.slots, np.int32)
-    occupied = jnp.max(_occupied(lanes), axis=1)
-    fitting = jnp.sum(occupied[:, None] > (3 * sizes // 4)[None, :], axis=1, dtype=np.int32)
-    wider = jnp.minimum(level + 1, np.int32(len(sizes) - 1))
-    return jnp.where(lanes.halt == WANTS_SLOT, wider, jnp.minimum(fitting, level))
-
-
-def _border(pool: Pool, log: Event, table: LaneTable, plan: LoopPlan, skip: jax.Array) -> Pool:
-    records = _record(pool, log, table, plan)
+def _border(
+    pool: Pool,
+    log: Event,
+    table: LaneTable,
+    plan: LoopPlan,
+    skip: jax.Array,
+    chosen: jax.Array | None = None,
+) -> Pool:
+    records = _record(pool, log, table, plan, chosen)
     taken = jnp.sum(pool.lanes.buffer.key != NEVER, axis=-1, dtype=np.int32)
     crowded = jnp.any((taken > np.int32(plan.buffer // 2)) & (pool.lanes.halt != DONE))
-    lanes, queues = lax.cond(
-        crowded, functools.partial(_flush, plan), lambda *args: args, pool.lanes, pool.queues
-    )
+
+    def flush(lanes: Lane, queues: Queue) -> tuple[Lane, Queue]:
+        own = lanes.replace(slots=None), queues
+        flushed = put_back(own, chosen, _flush(plan, *rows_of(own, chosen)))
+        return flushed[0].replace(slots=lanes.slots), flushed[1]
+
+    lanes, queues = lax.cond(crowded, flush, lambda *args: args, pool.lanes, pool.queues)
     waits = (lanes.halt == WANTS_SLOT) | (lanes.halt == WANTS_BUFFER)
     lanes = lanes.replace(halt=jnp.where(waits, RUN, lanes.halt))
     pool = pool.replace(lanes=lanes, queues=queues, records=records)
+    if skip.shape[0] == plan.pool:
+        return pool
     more = jnp.any(lanes.halt == DONE) & (pool.next_row < np.int32(skip.shape[0]))
     return lax.cond(more, lambda pool: _reload(pool, plan, skip), lambda pool: pool, pool)
 
 
-def _record(pool: Pool, log: Event, table: LaneTable, plan: LoopPlan) -> Records:
+def _record(
+    pool: Pool, log: Event, table: LaneTable, plan: LoopPlan, chosen: jax.Array | None
+) -> Records:
     """Writes a chunk's log to the results."""
+    rows, time, peak = rows_of((pool.row, pool.lanes.time, pool.lanes.peak), chosen)
     records = pool.records
-    row = jnp.broadcast_to(pool.row[None, :], log.time.shape)
+    row = jnp.broadcast_to(rows[None, :], log.time.shape)
     drop = {"mode": "drop"}
     admitted, each = jnp.stack(log.admitted, axis=-1), row[..., None]
     last = records.last.at[each, admitted].max(2 * log.time[..., None] + 1, **drop)
@@ -248,24 +250,24 @@ def _record(pool: Pool, log: Event, table: LaneTable, plan: LoopPlan) -> Records
     first = records.first.at[each, admitted].min(log.time[..., None], **drop)
     timed, runs = records.timed, records.runs
     if plan.clocked:
-        output = table.fields["output"].reshape(last.shape)[pool.row]
-        timed = events.write_times(timed, log, pool.row, last[pool.row], first[pool.row], output)
-        timed = timed.replace(rounds=timed.rounds.at[pool.row].set(pool.lanes.time))
+        output = table.fields["output"].reshape(last.shape)[rows]
+        timed = events.write_times(timed, log, rows, last[rows], first[rows], output)
+        timed = timed.replace(rounds=timed.rounds.at[rows].set(time))
     if plan.history:
-        runs = events.write_runs(runs, log, pool.row)
+        runs = events.write_runs(runs, log, rows)
     evicted = log.evicted != NEVER
     prompt = gather(Loops(table.one), table.fields["prompt"], table, row, log.evicted)
     with jax.enable_x64(True):
         tokens = jnp.where(evicted, log.lost, np.int32(0)).astype(jnp.int64)
         area = tokens * prompt.astype(jnp.int64) + tokens * (tokens + 1) // 2
         lost = jnp.stack([jnp.sum(tokens, axis=0), jnp.sum(area, axis=0)], axis=-1)
-        lost = records.lost.at[pool.row].add(lost)
+        lost = records.lost.at[rows].add(lost)
     return Records(
         last=last,
         first=first,
         preemptions=records.preemptions.at[row, log.evicted].add(1, **drop),
         lost=lost,
-        peak=records.peak.at[pool.row].max(pool.lanes.peak),
+        peak=records.peak.at[rows].max(peak),
         timed=timed,
         runs=runs,
     )

@@ -15,9 +15,9 @@ NARROWEST = 128
 """Slots of the cheapest step; fewer cost as much."""
 
 CPU_POOL = 16
-"""Lanes side by side on a CPU: enough to share the cost of calling kernels, and few enough that
-the busiest lane, which decides the slots of all, is not much busier than the others. From 8 to 32
-it makes little difference; with more, XLA hands kernels to several threads at ten times their cost.
+"""Lanes side by side on a CPU, out of all that are at work: enough to share the cost of calling
+kernels. From 8 to 32 it makes little difference; with more, XLA hands kernels to several threads at
+ten times their cost.
 """
 
 ACCELERATOR_POOL = 2**14
@@ -88,7 +88,8 @@ def make_plan(
     in_kernel = backend == "gpu" and whole and n <= MOST_SLOTS
     return LoopPlan(
         n=n,
-        pool=min(lanes, CPU_POOL if backend == "cpu" else ACCELERATOR_POOL),
+        pool=lanes if backend == "cpu" else min(lanes, ACCELERATOR_POOL),
+        turn=min(lanes, CPU_POOL) if backend == "cpu" else 0,
         slots=_slot_counts(n, in_kernel),
         chunk=KERNEL_CHUNK if in_kernel else CHUNK,
         buffer=CHUNK,

@@ -22,7 +22,7 @@ class LoopPlan:
     """Static sizes of a simulation; equal plans share a compiled program."""
 
     n: int  # request positions per lane
-    pool: int  # lanes stepped side by side; finished ones are reloaded with the next instance
+    pool: int  # lanes at work; finished ones are reloaded with the next instance
     # slot counts a step may be compiled for, ascending; the last is never too small
     slots: tuple[int, ...]
     chunk: int  # most steps between two borders
@@ -37,6 +37,12 @@ class LoopPlan:
     party: int = 4
     # "" to step in loops of XLA, "gpu" in a kernel, "interpret" in one that is interpreted
     kernel: str = ""
+    turn: int = 0  # lanes that step side by side in a chunk; 0 for all of the pool
+
+    @property
+    def width(self) -> int:
+        """Lanes that step side by side."""
+        return min(self.turn or self.pool, self.pool)
 
 
 class Slots(Pytree):
