@@ -2,7 +2,8 @@
 
 The step is that of the loop. A program loads a lane, steps it until it stands still or the chunk is
 over, writes a row of the log after each step, and stores the lane. Every number of slots has a
-kernel of its own; a program whose lane needs another number leaves at once.
+kernel of its own; a program whose lane needs another number leaves at once. Those in use come to the
+front when a lane is stored, so that their number decides, and not where they were.
 
 All that depends on Triton, through which Pallas compiles here, is in `_call` and `_WARP`.
 """
@@ -13,6 +14,7 @@ import contextlib
 from collections.abc import Callable, Sequence
 from typing import Any, TypeVar
 
+import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -20,9 +22,18 @@ from jax import lax
 from jax.experimental import pallas as pl
 from jax.experimental.pallas import triton
 
+from jaxsched.arrays import Pytree
 from jaxsched.engines.xla.home import Home
 from jaxsched.engines.xla.inputs import Inputs, LaneTable, Queue
-from jaxsched.engines.xla.state import RUN, Event, Lane, LoopPlan
+from jaxsched.engines.xla.state import (
+    RUN,
+    WANTS_SLOT,
+    Event,
+    Lane,
+    LoopPlan,
+    Slots,
+    narrower,
+)
 from jaxsched.policies.program import Choices
 
 _T = TypeVar("_T")
@@ -111,19 +122,26 @@ class _Row:
 _Step = Callable[[Lane, Queue, Inputs, Choices, LoopPlan], tuple[Lane, Event]]
 
 
+class Turn(Pytree):
+    """How far lanes are in a chunk."""
+
+    level: chex.Array  # position in `LoopPlan.slots` of the number of slots that each needs, [W]
+    steps: chex.Array  # steps taken, [W]
+
+
 def run_chunk(
     table: LaneTable,
     choices: Choices,
     plan: LoopPlan,
     advance: _Step,
     level: int,
-    mine: jax.Array,
-    lanes: Lane,
     queues: Queue,
     row: jax.Array,
+    lanes: Lane,
     log: Event,
-) -> tuple[Lane, Event]:
-    """Steps lanes until each stands still, `plan.chunk` times at most.
+    turn: Turn,
+) -> tuple[Lane, Event, Turn]:
+    """Steps lanes until each stands still or needs fewer slots, `plan.chunk` times at most.
 
     Args:
       table: N instances.
@@ -131,25 +149,27 @@ def run_chunk(
       plan: Static sizes.
       advance: A step of one lane.
       level: Position in `plan.slots` of the number of slots that the kernel has.
-      mine: Lanes that need that number; others stay as they are, [W].
-      lanes: Their small state, [W, ...].
-      queues: Their returned requests, [W, ...].
+      queues: Returned requests of the lanes, [W, ...].
       row: Instance that each works on, [W].
-      log: Of shape [W, chunk], in which nothing has happened.
+      lanes: Their small state, [W, ...].
+      log: Of shape [W, chunk], with nothing in it from `turn.steps` on.
+      turn: Lanes that need another number of slots stay as they are.
     """
     table = table.replace(
         params=jax.tree.map(lambda leaf: leaf.reshape(leaf.shape[0], -1), table.params),
         limits=jax.tree.map(lambda leaf: jnp.reshape(leaf, 1), table.limits),
         one=jnp.reshape(table.one, 1),
     )
-    read = (table, queues, row, mine)
-    written = (lanes, log)
-    count = plan.slots[level]
+    read = (table, queues, row)
+    written = (lanes, log, turn)
+    count, few = plan.slots[level], np.int32(narrower(plan.slots, level))
 
-    def body(refs: tuple[Any, Any], out: tuple[Lane, Event]) -> None:
-        (table, queues, row, mine), _ = refs
-        lanes, log = out
+    def body(refs: tuple[Any, Any], out: tuple[Lane, Event, Turn]) -> None:
         me = pl.program_id(0)
+        pl.when(out[2].level[me] == np.int32(level))(lambda: mine(me, refs[0], out))
+
+    def mine(me: jax.Array, read: Any, out: tuple[Lane, Event, Turn]) -> None:
+        (table, queues, row), (lanes, log, turn) = read, out
         lane = jax.tree.map(lambda ref: _load(ref, me), lanes)
         lane = lane.replace(slots=jax.tree.map(lambda ref: _load(ref, me, count), lanes.slots))
         queue = jax.tree.map(lambda ref: _Row(ref, me), queues)
@@ -157,20 +177,32 @@ def run_chunk(
 
         def unfinished(carry: tuple[jax.Array, Lane]) -> jax.Array:
             i, lane = carry
-            return (i < np.int32(plan.chunk)) & (lane.halt == RUN) & mine[me]
+            return (i < np.int32(plan.chunk)) & (lane.halt == RUN) & (lane.used > few)
 
         def one(carry: tuple[jax.Array, Lane]) -> tuple[jax.Array, Lane]:
             i, lane = carry
             lane, event = advance(lane, queue, inputs, choices, plan)
-            for ref, value in zip(jax.tree.leaves(log), jax.tree.leaves(event), strict=True):
-                _write(ref, (me, i), value)
+            _store(log, event, (me, i))
             return i + np.int32(1), lane
 
-        _, lane = lax.while_loop(unfinished, one, (jnp.int32(0), lane))
-        jax.tree.map(lambda ref, value: _store(ref, me, value), lanes, lane)
+        turn.steps[me], lane = lax.while_loop(unfinished, one, (turn.steps[me], lane))
+        used, places = _compact(lane)
+        following = np.int32(level) - (used <= few).astype(np.int32)
+        turn.level[me] = jnp.where(lane.halt == WANTS_SLOT, np.int32(level + 1), following)
+        _store(lanes.slots, lane.slots, (me, places))
+        _store(lanes.replace(slots=None), lane.replace(slots=None), me)
 
-    found: tuple[Lane, Event] = _call(body, plan, count, read, written)
+    found: tuple[Lane, Event, Turn] = _call(body, plan, count, read, written)
     return found
+
+
+def _compact(lane: Lane) -> tuple[jax.Array, jax.Array]:
+    """How many slots are in use, and a new place for each slot, [S]: those in use first."""
+    slots: Slots = lane.slots
+    taken = (slots.end > lane.time) | (slots.finish > lane.time)
+    before = jnp.cumsum(taken.astype(np.int32), dtype=np.int32)
+    used = jnp.sum(taken, dtype=np.int32)
+    return used, jnp.where(taken, before - np.int32(1), used + _places(before) - before)
 
 
 def _inputs(table: LaneTable, row: jax.Array) -> Inputs:
@@ -194,8 +226,10 @@ def _load(ref: Any, me: jax.Array, count: int | None = None) -> jax.Array:
     return ref[me, pl.ds(0, count or ref.shape[1])]
 
 
-def _store(ref: Any, me: jax.Array, value: jax.Array) -> None:
-    _write(ref, me if len(ref.shape) == 1 else (me, pl.ds(0, value.shape[0])), value)
+def _store(refs: Any, values: Any, place: Any) -> None:
+    for ref, value in zip(jax.tree.leaves(refs), jax.tree.leaves(values), strict=True):
+        whole = value.ndim and not isinstance(place, tuple)
+        _write(ref, (place, pl.ds(0, value.shape[0])) if whole else place, value)
 
 
 def _write(ref: Any, place: Any, value: jax.Array) -> None:

@@ -113,6 +113,7 @@ def _start(table: LaneTable, plan: LoopPlan, skip: jax.Array) -> Pool:
             heads=_fresh_heads(plan, lanes),
             peak=zero,
             halt=halt,
+            used=jnp.full_like(row, NEVER),
             clock=events.wide_zeros((lanes,)) if plan.clocked else None,
             prefill=zero if plan.clocked else None,
         ),
@@ -190,17 +191,19 @@ def _empty_log(plan: LoopPlan, shape: tuple[int, int]) -> Event:
 def _kernels(
     table: LaneTable, choices: Choices, plan: LoopPlan, advance: _Step, pool: Pool
 ) -> tuple[Pool, Event]:
-    """The same in kernels, one for each number of slots; a lane takes part in that of its own."""
+    """The same in kernels, one for each number of slots; a lane takes part in that of its own.
+
+    The widest comes first: a lane that needs fewer goes on in the next.
+    """
     from jaxsched.engines.xla import kernel  # noqa: PLC0415 - Pallas, which only kernels need
 
     lanes, log = pool.lanes, _empty_log(plan, (plan.pool, plan.chunk))
-    for level in range(len(plan.slots)):
-        mine = pool.level == level
-        lanes, log = kernel.run_chunk(
-            table, choices, plan, advance, level, mine, lanes, pool.queues, pool.row, log
+    turn = kernel.Turn(level=pool.level, steps=jnp.zeros_like(pool.level))
+    for level in reversed(range(len(plan.slots))):
+        lanes, log, turn = kernel.run_chunk(
+            table, choices, plan, advance, level, pool.queues, pool.row, lanes, log, turn
         )
-    following = _next_levels(lanes, plan, pool.level)
-    return pool.replace(lanes=lanes, level=following), jax.tree.map(lambda rows: rows.T, log)
+    return pool.replace(lanes=lanes, level=turn.level), jax.tree.map(lambda rows: rows.T, log)
 
 
 def _occupied(lanes: Lane) -> jax.Array:
@@ -343,6 +346,7 @@ def _reload(pool: Pool, plan: LoopPlan, skip: jax.Array) -> Pool:
             ),
             peak=jnp.where(fresh, 0, lanes.peak),
             halt=jnp.where(fresh & ~skip[row], RUN, lanes.halt),
+            used=jnp.where(fresh, NEVER, lanes.used),
             clock=clock,
             prefill=prefill,
         ),

@@ -77,6 +77,7 @@ class Lane(Pytree):
     heads: tuple[chex.Array, ...]
     peak: chex.Array  # largest per-round memory so far
     halt: chex.Array  # RUN, DONE, WANTS_SLOT or WANTS_BUFFER
+    used: chex.Array  # slots in use, NEVER if that is not counted
     # picoseconds at which round `time + jump` starts, int64; `None` without a clock
     clock: chex.Array | None = None
     # prompt tokens admitted in the current round; `None` without a clock
@@ -92,6 +93,14 @@ class Event(Pytree):
     lost: chex.Array  # tokens that the evicted request lost
     # picoseconds at the start of that round, int64; `None` without a clock
     clock: chex.Array | None = None
+
+
+def narrower(slots: tuple[int, ...], level: int) -> int:
+    """Slots in use from which on a lane goes to the next smaller number; -1 if there is none.
+
+    A quarter of them stays free, so that it does not come back at once.
+    """
+    return 3 * slots[level - 1] // 4 if level else -1
 
 
 def empty_slots(lanes: int, plan: LoopPlan) -> Slots:

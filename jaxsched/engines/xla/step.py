@@ -138,6 +138,7 @@ def step(
         heads=heads,
         peak=jnp.where(jump > 0, jnp.maximum(lane.peak, used), lane.peak),
         halt=jnp.where(lane.halt == RUN, halt, lane.halt),
+        used=usage.active + usage.num_late - leaver.exists.astype(np.int32) + admitted,
         clock=passing.clock,
         prefill=passing.prefill,
     )
