@@ -16,11 +16,12 @@ from benchmarks.instances import draw
 from benchmarks.scale import Scale
 from benchmarks.section import Job, Row, Section
 from jaxsched import Policy, policy
-from jaxsched.engines.xla import NO_CAP, Numbers, RunLimits, hindsight, make_plan
+from jaxsched.engines.xla import NO_CAP, Numbers, RunLimits, make_plan
 from jaxsched.engines.xla import loop as lanes_loop
+from jaxsched.engines.xla.hindsight import IN_ORDER
 from jaxsched.engines.xla.inputs import LaneTable, make_table
 from jaxsched.engines.xla.state import DONE, NEVER, Event, LoopPlan
-from jaxsched.engines.xla.step import step
+from jaxsched.engines.xla.step import ANY_ORDER
 from jaxsched.instance import MAX_ROUND, canonical
 
 INSTANCES = 64
@@ -127,7 +128,7 @@ def prepare(scale: Scale, name: str, setting: str) -> tuple[Policy, LoopPlan, La
 def _compile(
     state: lanes_loop.Pool, table: LaneTable, chosen: Policy, plan: LoopPlan, level: int
 ) -> Level:
-    advance = hindsight.step if chosen.choices.shortest_first else step
+    advance = IN_ORDER if chosen.choices.shortest_first else ANY_ORDER
 
     def chunk(table: LaneTable, state: lanes_loop.Pool) -> tuple[lanes_loop.Pool, Event]:
         return lanes_loop._chunk(table, chosen.choices, plan, advance, level, state)

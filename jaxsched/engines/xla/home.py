@@ -67,6 +67,14 @@ class Home(abc.ABC):
     def when(self, condition: jax.Array, function: Callable[[_T], _T], state: _T) -> _T:
         """`function(state)`, which must give back the state if the condition does not hold."""
 
+    def first(self, key: jax.Array, index: jax.Array) -> tuple[Any, jax.Array]:
+        """Where the smallest (key, index) pair is, in a form for `put` and `pick`, and its index.
+
+        Of several equal ones, which place does not matter.
+        """
+        place = self.place_of_first(key, index)
+        return place, self.pick(index, place)
+
     def place_of_first(self, key: jax.Array, index: jax.Array) -> jax.Array:
         """Position of the smallest (key, index) pair, [S]; three minima are cheaper than argmin."""
         none = np.int32(2**31 - 1)

@@ -32,6 +32,7 @@ from jaxsched.engines.xla.state import (
     Lane,
     LoopPlan,
     Slots,
+    Stepper,
     narrower,
 )
 from jaxsched.policies.program import Choices
@@ -59,9 +60,7 @@ class Chip(Home):
         return values
 
     def put(self, old: Any, condition: jax.Array, place: jax.Array, new: Any) -> Any:
-        if old is None:
-            return None
-        return jnp.where((_places(old) == place) & condition, new, old)
+        return None if old is None else jnp.where(_at(old, place) & condition, new, old)
 
     def put_all(self, old: _T, places: Sequence[jax.Array], new: Sequence[_T]) -> _T:
         def put(tree: _T, which: range) -> _T:
@@ -78,7 +77,12 @@ class Chip(Home):
         return self.when(several, lambda tree: put(tree, range(1, len(places))), old)
 
     def pick(self, array: Any, place: jax.Array) -> Any:
-        return None if array is None else self.total(jnp.where(_places(array) == place, array, 0))
+        return None if array is None else self.total(jnp.where(_at(array, place), array, 0))
+
+    def first(self, key: jax.Array, index: jax.Array) -> tuple[Any, jax.Array]:
+        smallest = key == self.lowest(key)
+        found = self.lowest(jnp.where(smallest, index, np.int32(2**31 - 1)))
+        return smallest & (index == found), found
 
     def lookup(self, table: Any, place: jax.Array) -> jax.Array:
         return table[place]
@@ -105,6 +109,11 @@ def _places(array: jax.Array) -> jax.Array:
     return lax.iota(np.int32, array.shape[-1])
 
 
+def _at(array: jax.Array, place: Any) -> jax.Array:
+    """Where that place is, [S]; a place may be in this form already."""
+    return place if place.ndim else _places(array) == place
+
+
 class _Row:
     """A row of a table in memory, as a flat array of which single elements are read."""
 
@@ -119,9 +128,6 @@ class _Row:
         return self._table[self._row, place]
 
 
-_Step = Callable[[Lane, Queue, Inputs, Choices, LoopPlan], tuple[Lane, Event]]
-
-
 class Turn(Pytree):
     """How far lanes are in a chunk."""
 
@@ -133,7 +139,7 @@ def run_chunk(
     table: LaneTable,
     choices: Choices,
     plan: LoopPlan,
-    advance: _Step,
+    advance: Stepper,
     level: int,
     queues: Queue,
     row: jax.Array,
@@ -147,7 +153,7 @@ def run_chunk(
       table: N instances.
       choices: The scheduler.
       plan: Static sizes.
-      advance: A step of one lane.
+      advance: How a lane advances.
       level: Position in `plan.slots` of the number of slots that the kernel has.
       queues: Returned requests of the lanes, [W, ...].
       row: Instance that each works on, [W].
@@ -174,6 +180,7 @@ def run_chunk(
         lane = lane.replace(slots=jax.tree.map(lambda ref: _load(ref, me, count), lanes.slots))
         queue = jax.tree.map(lambda ref: _Row(ref, me), queues)
         inputs = _inputs(table, row[me])
+        lane = advance.begin(lane, queue, inputs, choices, plan)
 
         def unfinished(carry: tuple[jax.Array, Lane]) -> jax.Array:
             i, lane = carry
@@ -181,7 +188,7 @@ def run_chunk(
 
         def one(carry: tuple[jax.Array, Lane]) -> tuple[jax.Array, Lane]:
             i, lane = carry
-            lane, event = advance(lane, queue, inputs, choices, plan)
+            lane, event = advance.step(lane, queue, inputs, choices, plan)
             _store(log, event, (me, i))
             return i + np.int32(1), lane
 
@@ -190,7 +197,7 @@ def run_chunk(
         following = np.int32(level) - (used <= few).astype(np.int32)
         turn.level[me] = jnp.where(lane.halt == WANTS_SLOT, np.int32(level + 1), following)
         _store(lanes.slots, lane.slots, (me, places))
-        _store(lanes.replace(slots=None), lane.replace(slots=None), me)
+        _store(lanes.replace(slots=None), lane.replace(slots=None, front=None), me)
 
     found: tuple[Lane, Event, Turn] = _call(body, plan, count, read, written)
     return found

@@ -8,7 +8,6 @@ slots follows the busiest lane.
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable
 
 import chex
 import jax
@@ -19,7 +18,7 @@ from jax import lax
 from jaxsched.arrays import Pytree
 from jaxsched.engines.xla import log as events
 from jaxsched.engines.xla.fold import Loops
-from jaxsched.engines.xla.inputs import Inputs, LaneTable, Queue, gather, inputs_of, sorted_pairs
+from jaxsched.engines.xla.inputs import LaneTable, Queue, gather, inputs_of, sorted_pairs
 from jaxsched.engines.xla.state import (
     DONE,
     NEVER,
@@ -29,12 +28,12 @@ from jaxsched.engines.xla.state import (
     Event,
     Lane,
     LoopPlan,
+    Stepper,
     empty_buffer,
     empty_slots,
 )
 from jaxsched.policies.program import Choices
 
-_Step = Callable[[Lane, Queue, Inputs, Choices, LoopPlan], tuple[Lane, Event]]
 _Run = tuple[jax.Array, jax.Array]
 _Runs = tuple[_Run, ...]
 Merged = tuple[_Runs, tuple[jax.Array, ...]]
@@ -67,7 +66,7 @@ class Pool(Pytree):
 
 
 def run_pool(
-    table: LaneTable, choices: Choices, plan: LoopPlan, skip: jax.Array, advance: _Step
+    table: LaneTable, choices: Choices, plan: LoopPlan, skip: jax.Array, advance: Stepper
 ) -> Records:
     """Simulates every instance of a table.
 
@@ -76,7 +75,7 @@ def run_pool(
       choices: The scheduler.
       plan: Static sizes.
       skip: Instances that must not be simulated, [N] bool.
-      advance: A step of one lane.
+      advance: How a lane advances.
     """
     pool = _start(table, plan, skip)
     branches = [
@@ -149,15 +148,18 @@ def _empty_queues(plan: LoopPlan, lanes: int) -> Queue:
 
 
 def _chunk(
-    table: LaneTable, choices: Choices, plan: LoopPlan, advance: _Step, level: int, pool: Pool
+    table: LaneTable, choices: Choices, plan: LoopPlan, advance: Stepper, level: int, pool: Pool
 ) -> tuple[Pool, Event]:
     """Steps all lanes until each stands still, `plan.chunk` times at most."""
     count, widest = plan.slots[level], plan.slots[-1]
     narrow = jax.tree.map(lambda array: array[:, :count], pool.lanes.slots)
     lanes = pool.lanes.replace(slots=narrow)
 
+    def begin(lane: Lane, queue: Queue, row: jax.Array) -> Lane:
+        return advance.begin(lane, queue, inputs_of(table, row), choices, plan)
+
     def one(lane: Lane, queue: Queue, row: jax.Array) -> tuple[Lane, Event]:
-        return advance(lane, queue, inputs_of(table, row), choices, plan)
+        return advance.step(lane, queue, inputs_of(table, row), choices, plan)
 
     def body(carry: tuple[jax.Array, Lane, Event]) -> tuple[jax.Array, Lane, Event]:
         i, lanes, log = carry
@@ -170,13 +172,14 @@ def _chunk(
         return (i < plan.chunk) & jnp.any(lanes.halt == RUN)
 
     log = _empty_log(plan, (plan.chunk, plan.pool))
+    lanes = jax.vmap(begin)(lanes, pool.queues, pool.row)
     _, lanes, log = lax.while_loop(unfinished, body, (jnp.int32(0), lanes, log))
     slots = jax.tree.map(
         lambda wide, part: lax.dynamic_update_slice(wide, part, (0, 0)) if count < widest else part,
         pool.lanes.slots,
         lanes.slots,
     )
-    lanes = lanes.replace(slots=slots)
+    lanes = lanes.replace(slots=slots, front=None)
     following = jnp.max(_next_levels(lanes, plan, level))
     return pool.replace(lanes=lanes, level=following), log
 
@@ -189,7 +192,7 @@ def _empty_log(plan: LoopPlan, shape: tuple[int, int]) -> Event:
 
 
 def _kernels(
-    table: LaneTable, choices: Choices, plan: LoopPlan, advance: _Step, pool: Pool
+    table: LaneTable, choices: Choices, plan: LoopPlan, advance: Stepper, pool: Pool
 ) -> tuple[Pool, Event]:
     """The same in kernels, one for each number of slots; a lane takes part in that of its own.
 

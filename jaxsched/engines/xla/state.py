@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Callable
+from typing import Any, NamedTuple
 
 import chex
 import jax.numpy as jnp
@@ -50,7 +52,7 @@ class Slots(Pytree):
     load: chex.Array
     finish: chex.Array  # round p_j + o_j in which the request completes, [S]
     admitted: chex.Array  # round p_j, [S]
-    prompt: chex.Array  # prompt length in tokens, [S]
+    base: chex.Array  # prompt length in tokens less `admitted`, [S]
     estimate: chex.Array  # the policy's estimate, [S]
     index: chex.Array  # position of the request in its instance, [S]
     # how often the request was evicted, [S]; `None` if the policy does not read it
@@ -82,6 +84,8 @@ class Lane(Pytree):
     clock: chex.Array | None = None
     # prompt tokens admitted in the current round; `None` without a clock
     prefill: chex.Array | None = None
+    # who is first in the queue, of `queue.Front`; `None` between two chunks
+    front: Any = None
 
 
 class Event(Pytree):
@@ -93,6 +97,13 @@ class Event(Pytree):
     lost: chex.Array  # tokens that the evicted request lost
     # picoseconds at the start of that round, int64; `None` without a clock
     clock: chex.Array | None = None
+
+
+class Stepper(NamedTuple):
+    """How lanes advance; both take a lane, its queue, inputs, the choices and the plan."""
+
+    step: Callable[..., tuple[Lane, Event]]
+    begin: Callable[..., Lane]  # what comes before a chunk of steps
 
 
 def narrower(slots: tuple[int, ...], level: int) -> int:
@@ -107,7 +118,7 @@ def empty_slots(lanes: int, plan: LoopPlan) -> Slots:
     """Free slots of shape [lanes, S], as many as there may ever be."""
     zeros = jnp.zeros((lanes, plan.slots[-1]), jnp.int32)
     return Slots(
-        end=zeros, load=zeros, finish=zeros, admitted=zeros, prompt=zeros, estimate=zeros,
+        end=zeros, load=zeros, finish=zeros, admitted=zeros, base=zeros, estimate=zeros,
         index=zeros, evictions=zeros if plan.counts_evictions else None,
     )  # fmt: skip
 
