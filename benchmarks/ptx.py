@@ -35,20 +35,23 @@ def steps_loop(body: str) -> dict[str, Any]:
     inside = _largest_cycle(edges)
     entered = (after for i, after in enumerate(edges) if i in _reached(0, edges) - inside)
     (head,) = {i for after in entered for i in after & inside}
-    least, *branches = _sizes(head, head, edges, inside, [len(lines) for _, lines in blocks])
+    least, *branches = _sizes(head, {head}, edges, inside, [len(lines) for _, lines in blocks])
     waits = [line for i in inside for line in blocks[i][1] if re.match(r"bar(rier)?\.", line)]
     return {"least": least, "branches": branches, "barriers": len(waits)}
 
 
 def _sizes(
-    first: int, last: int, edges: list[set[int]], inside: set[int], sizes: list[int]
+    first: int, last: set[int], edges: list[set[int]], inside: set[int], sizes: list[int]
 ) -> list[int]:
-    """Of the cheapest way from one block to another, and of what it branches around."""
-    path = [*_shortest(first, last, edges, inside, sizes), last]
+    """Of the cheapest way from one block to others, and of what it branches around."""
+    path = _shortest(first, last, edges, inside, sizes)
     found = [sum(sizes[i] for i in path[:-1])]
-    for i, j in itertools.pairwise(path):
+    for at, (i, j) in enumerate(itertools.pairwise(path), start=1):
         for other in (edges[i] & inside) - {j}:
-            found += _sizes(other, j, edges, inside, sizes)
+            own, *within = _sizes(other, set(path[at:]), edges, inside, sizes)
+            join = _shortest(other, set(path[at:]), edges, inside, sizes)[-1]
+            instead = sum(sizes[k] for k in path[at : path.index(join, at)])
+            found += [own - instead, *within]
     return found
 
 
@@ -94,17 +97,17 @@ def _largest_cycle(edges: list[set[int]]) -> set[int]:
 
 
 def _shortest(
-    first: int, last: int, edges: list[set[int]], inside: set[int], sizes: list[int]
+    first: int, last: set[int], edges: list[set[int]], inside: set[int], sizes: list[int]
 ) -> list[int]:
-    """Blocks of the cheapest way to `last`, without it."""
+    """Blocks of the cheapest way to one of `last`, with it."""
     best: dict[int, tuple[int, list[int]]] = {first: (sizes[first], [first])}
     todo, arrived = [first], list[tuple[int, list[int]]]()
     while todo:
         i = todo.pop(0)
         cost, path = best[i]
         for j in edges[i] & inside:
-            if j == last:
-                arrived.append((cost, path))
+            if j in last:
+                arrived.append((cost, [*path, j]))
             elif j not in best or cost + sizes[j] < best[j][0]:
                 best[j] = (cost + sizes[j], [*path, j])
                 todo.append(j)

@@ -60,8 +60,11 @@ class Home(abc.ABC):
         """What a function of scalars gives for 0, 1, ..., `count` - 1."""
 
     @abc.abstractmethod
-    def first_places(self, free: jax.Array, count: int) -> list[jax.Array]:
-        """At most `count` places where a mask [S] holds, ascending, then S; one if there is any."""
+    def first_places(self, free: jax.Array, count: int, several: jax.Array) -> list[jax.Array]:
+        """At most `count` places where a mask [S] holds, ascending, then S; one if there is any.
+
+        Unless `several` are asked for, one may be all.
+        """
 
     @abc.abstractmethod
     def when(self, condition: jax.Array, function: Callable[[_T], _T], state: _T) -> _T:

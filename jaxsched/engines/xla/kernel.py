@@ -2,8 +2,8 @@
 
 The step is that of the loop. A program loads a lane, steps it until it stands still or the chunk is
 over, writes a row of the log after each step, and stores the lane. Every number of slots has a
-kernel of its own; a program whose lane needs another number leaves at once. Those in use come to the
-front when a lane is stored, so that their number decides, and not where they were.
+kernel of its own; a program whose lane needs another number leaves at once. Those in use come to
+the front when a lane is stored, so that their number decides, and not where they were.
 
 All that depends on Triton, through which Pallas compiles here, is in `_call` and `_WARP`.
 """
@@ -90,12 +90,19 @@ class Chip(Home):
     def each(self, function: Callable[[Any], _T], count: int) -> list[_T]:
         return [function(np.int32(i)) for i in range(count)]
 
-    def first_places(self, free: jax.Array, count: int) -> list[jax.Array]:
-        position, none, found = _places(free), np.int32(free.shape[-1]), list[jax.Array]()
-        for _ in range(count):
-            free = free & (position > found[-1]) if found else free
-            found.append(self.lowest(jnp.where(free, position, none)))
-        return found
+    def first_places(self, free: jax.Array, count: int, several: jax.Array) -> list[jax.Array]:
+        none = np.int32(free.shape[-1])
+        places = jnp.where(free, _places(free), none)
+
+        def others(found: list[jax.Array]) -> list[jax.Array]:
+            found, last = [], first
+            for _ in range(count - 1):
+                last = self.lowest(jnp.where(places > last, places, none))
+                found.append(last)
+            return found
+
+        first = self.lowest(places)
+        return [first, *self.when(several, others, [jnp.full_like(first, none)] * (count - 1))]
 
     def when(self, condition: jax.Array, function: Callable[[_T], _T], state: _T) -> _T:
         def solid(tree: _T) -> _T:

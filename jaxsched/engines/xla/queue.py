@@ -14,7 +14,7 @@ from jaxsched.engines.xla.choices import ask
 from jaxsched.engines.xla.clock import LAST_TICK
 from jaxsched.engines.xla.home import Home
 from jaxsched.engines.xla.inputs import Inputs, Queue, fields_of, known_as, lookup
-from jaxsched.engines.xla.slots import Entrant, Leaver
+from jaxsched.engines.xla.slots import Entrant
 from jaxsched.engines.xla.state import NEVER, Entries, Lane, LoopPlan
 from jaxsched.policies.program import Choices
 
@@ -57,6 +57,9 @@ class Followers(NamedTuple):
     follows: list[jax.Array]
     known: jax.Array  # whether who comes where one of them is not next is `then`
     then: jax.Array  # the first of the other queues, NEVER if there is none
+
+
+_Next = tuple[Entrant, jax.Array]
 
 
 def arrive(
@@ -130,8 +133,9 @@ def line(
     inputs: Inputs,
     choices: Choices,
     plan: LoopPlan,
+    wanted: jax.Array,
 ) -> Followers:
-    """Those behind the first candidate."""
+    """Those behind the first candidate, if they are wanted."""
     first, then = front.first, front.then
     zero, home = jnp.zeros_like(first.origin), inputs.home
     waiting = functools.partial(_waiting, heads, queue, inputs, choices, plan)
@@ -145,12 +149,18 @@ def line(
         # Where there is none, NEVER is before nobody.
         return request(mine, inputs, choices), _before(mine, then)
 
+    def look(_: list[_Next]) -> list[_Next]:
+        return home.each(behind, plan.party - 1)
+
     buffered = np.int32(1 + len(queue.runs))
+    nobody = jax.tree.map(jnp.zeros_like, front.entrant)
+    found = home.when(
+        wanted & (first.origin < buffered), look, [(nobody, zero > 0)] * (plan.party - 1)
+    )
     requests, follows = [front.entrant], [first.position != NEVER]
-    if plan.party > 1:
-        for entrant, before in home.each(behind, plan.party - 1):
-            requests.append(entrant)
-            follows.append(follows[-1] & (first.origin < buffered) & before)
+    for entrant, before in found:
+        requests.append(entrant)
+        follows.append(follows[-1] & (first.origin < buffered) & before)
     return Followers(requests, follows, first.origin != buffered, then.position)
 
 

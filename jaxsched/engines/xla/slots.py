@@ -101,7 +101,10 @@ def leaver(
     inputs: Inputs,
     choices: Choices,
 ) -> tuple[Leaver, Any]:
-    """A late slot, else one with its quantum generated, else on overflow the first evicted; and its place."""
+    """A late slot, else one with its quantum generated, else on overflow the first evicted.
+
+    And its place.
+    """
     home = inputs.home
     leaves, some = usage.running, usage.room < 0
     if usage.spent is not None:
@@ -272,6 +275,12 @@ def insert(
     return home.put_all(slots.replace(load=loads), places, entries)
 
 
-def free_slots(home: Home, slots: Slots, time: jax.Array, count: int) -> list[jax.Array]:
-    """Places of `count` free slots, the lowest first; their number where there are no more."""
-    return home.first_places((slots.finish <= time) & (slots.end <= time), count)
+def free_slots(
+    home: Home, slots: Slots, time: jax.Array, count: int, several: jax.Array
+) -> list[jax.Array]:
+    """Places of `count` free slots, the lowest first; their number where there are no more.
+
+    Unless `several` are asked for, one may be all.
+    """
+    free = (slots.finish <= time) & (slots.end <= time)
+    return home.first_places(free, count, several)

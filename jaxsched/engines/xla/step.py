@@ -92,9 +92,10 @@ def step(
 
         def enter(state: _Admitting) -> _Admitting:
             _, slots, buffer, heads, front = state
-            line = waiting.line(front, queue, heads, inputs, choices, plan)
+            more = count + 1 < inputs.limits.max_batch
+            line = waiting.line(front, queue, heads, inputs, choices, plan, more)
             party = _party(line, first, ahead, slots, time, room, count, inputs)
-            places = running.free_slots(home, slots, time, plan.party)
+            places = running.free_slots(home, slots, time, plan.party, party > 1)
             entering, places = _entering(line, party, wanted, places, slots, inputs)
             size, prompts = entering.size, entering.prompts
             slots = running.insert(
@@ -212,8 +213,12 @@ def _party(
         prompts = jnp.where(joins, others, prompts)
     size, prompts = inputs.home.settle(size, prompts)
     home, reserve = inputs.home, first.reserve
-    passes = running.all_pass(home, slots, time, size, prompts, reserve, ahead, inputs.memory)
-    return jnp.where(passes, size, 1)
+
+    def pass_together(size: jax.Array) -> jax.Array:
+        passes = running.all_pass(home, slots, time, size, prompts, reserve, ahead, inputs.memory)
+        return jnp.where(passes, size, 1)
+
+    return home.when(size > 1, pass_together, size)
 
 
 def _entering(
