@@ -119,8 +119,8 @@ def leaver(
     key = jnp.where(leaves & evicts, key, NEVER)
     key = jnp.where(usage.late & stepping, FIRST, key)
     slot, index = home.first(key, index)
-    read = slots.replace(load=None, finish=None, index=None)
-    own = jax.tree.map(lambda array: home.pick(array, slot), read)
+    needed = slots.replace(load=None, finish=None, index=None)
+    own = jax.tree.map(lambda array: home.pick(array, slot), needed)
     index = ~index if choices.evict_largest else index
     end, prompt, generated = own.end, own.base + own.admitted, time - own.admitted
     read = known_as(fields_of(inputs, index), prompt=prompt, evictions=own.evictions)
