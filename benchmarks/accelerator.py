@@ -16,7 +16,7 @@ from benchmarks.timing import interleave, simulation
 
 def _jobs(scale: Scale) -> list[Job]:
     if jax.default_backend() == "cpu":
-        return []
+        return [Job("no device", lambda: [{"note": "not measured: JAX finds no GPU or TPU here"}])]
     return [
         Job(f"{name}, {setting}, {lanes:,} lanes",
             functools.partial(_row, scale, name, setting, lanes))
@@ -62,6 +62,7 @@ ACCELERATOR = Section(
         "jax_requests": ("jax, million requests/s", ".1f"),
         "jax_compile_s": ("jax, compile s", ".1f"),
         "equal": ("results", "s"),
+        "note": ("note", "s"),
     },
     jobs=_jobs,
 )

@@ -147,7 +147,6 @@ def _kernels(dump: str, names: list[str]) -> list[dict[str, Any]]:
                 "warps": int(threads[1]) // 32 if threads else 1,
                 "registers": int(about[2]),
                 "spills": int(about[1]),
-                "barriers": len(re.findall(r"\bbar\.sync|\bbarrier\.sync", body)),
                 **steps_loop(body),
             }
     return sorted(found.values(), key=lambda row: row["slots"])

@@ -9,8 +9,11 @@ import os
 import subprocess
 import sys
 import time
+from collections import Counter
+from collections.abc import Callable, Sequence
 from typing import Any
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 
@@ -19,8 +22,12 @@ from benchmarks.instances import draw
 from benchmarks.scale import Scale
 from benchmarks.section import Job, Row, Section
 from benchmarks.timing import simulation
+from jaxsched.engines.xla.fold import Loops
+from jaxsched.engines.xla.inputs import Inputs, Queue
 from jaxsched.engines.xla.plan import KERNEL_CHUNK
-from jaxsched.engines.xla.state import DONE, NEVER, LoopPlan
+from jaxsched.engines.xla.state import DONE, NEVER, Event, Lane, LoopPlan, Stepper, narrower
+from jaxsched.engines.xla.step import ANY_ORDER
+from jaxsched.policies.program import Choices
 
 PYTHON = "BENCHMARKS_COMPILER_PYTHON"
 """Environment variable: a Python with jax and the compilers; by default, this one."""
@@ -56,7 +63,11 @@ def _rows(scale: Scale, kind: str, name: str) -> list[Row]:
     row["kernels"] = (body + condition) / KERNEL_CHUNK
     taken = _taken(scale, name)
     native = _native(scale, name)
-    return [row | _estimate(kernel, taken) | {"native": native} for kernel in found["kernels"]]
+    rows = [_estimate(kernel, taken) for kernel in found["kernels"]]
+    mean = sum(each["share"] * each["warps"] * each["instructions"] for each in rows)
+    rows.append({"instructions": mean, "steps": taken.steps, "estimate": _rate(mean, taken),
+                 "share": 1.0, "native": native, "note": "all, by their shares"})  # fmt: skip
+    return [row | each for each in rows]
 
 
 def _compiled(kind: str, name: str, n: int) -> dict[str, Any]:
@@ -71,21 +82,62 @@ def _compiled(kind: str, name: str, n: int) -> dict[str, Any]:
     return answer
 
 
+class Counting(Loops):
+    """Loops of XLA that note when a kernel would not branch around something.
+
+    Attributes:
+      taken: Whether, in the order of the program.
+    """
+
+    def __init__(self, one: jax.Array) -> None:
+        super().__init__(one)
+        self.taken = list[jax.Array]()
+        self._within = list[jax.Array]()
+
+    def when(self, condition: jax.Array, function: Callable[[Any], Any], state: Any) -> Any:
+        self._within.append(condition)
+        self.taken.append(functools.reduce(jnp.logical_and, self._within))
+        state = function(state)
+        self._within.pop()
+        return state
+
+    def first_places(self, free: jax.Array, count: int, several: jax.Array) -> list[jax.Array]:
+        self.when(several, lambda state: state, None)
+        return super().first_places(free, count, several)
+
+    def put_all(self, old: Any, places: Sequence[jax.Array], new: Sequence[Any]) -> Any:
+        self.when(places[1] < np.int32(old.end.shape[-1]), lambda state: state, None)
+        return super().put_all(old, places, new)
+
+
+BITS = 12
+"""More than a step has branches."""
+
+
+def _counted(
+    lane: Lane, queue: Queue, inputs: Inputs, choices: Choices, plan: LoopPlan
+) -> tuple[Lane, Event]:
+    """A step that logs the branches it takes, and above these the slots in use behind it."""
+    home = Counting(inputs.table.one)
+    inputs = inputs._replace(home=home)
+    after, event = ANY_ORDER.step(lane, queue, inputs, choices, plan)
+    taken = [mark.astype(np.int32) << np.int32(i) for i, mark in enumerate(home.taken)]
+    return after, event.replace(lost=functools.reduce(jnp.bitwise_or, taken) | after.used << BITS)
+
+
 @dataclasses.dataclass(frozen=True)
 class Taken:
     """Steps of an instance, mean.
 
     Attributes:
       steps: All.
-      leave: Those in which a request is evicted.
-      enter: Those in which requests are admitted.
-      several: Those in which more than one is.
+      often: Share of them that takes each branch.
+      slots: Number of slots -> share of the steps that a kernel of that number takes.
     """
 
     steps: float
-    leave: float
-    enter: float
-    several: float
+    often: list[float]
+    slots: dict[int, float]
 
 
 @functools.cache
@@ -93,31 +145,49 @@ def _taken(scale: Scale, name: str) -> Taken:
     """Counts the steps of lanes that wait for no others, as in a kernel."""
     chosen, plan, table = steps.prepare(scale, name, scale.settings[0])
     party = 1 if plan.party == 1 else LoopPlan.party  # of a kernel, not of this machine's CPU
-    driver = steps.Driver(table, chosen, dataclasses.replace(plan, pool=1, party=party))
-    state, counts = driver.start(), np.zeros(4)
+    plan = dataclasses.replace(plan, pool=1, party=party, chunk=KERNEL_CHUNK)
+    advance = None if party == 1 else Stepper(_counted, ANY_ORDER.begin)
+    driver = steps.Driver(table, chosen, plan, advance)
+    state, logged = driver.start(), list[np.ndarray]()
     while bool(jnp.any(state.lanes.halt != DONE)) or int(state.next_row) < steps.INSTANCES:
         state, log = driver.step(state)
-        admitted = [np.asarray(row) != NEVER for row in log.admitted]
-        marks = [np.asarray(log.time) != NEVER, np.asarray(log.evicted) != NEVER, admitted[0],
-                 admitted[min(1, len(admitted) - 1)]]  # fmt: skip
-        counts += [mark.sum() for mark in marks]
-    counts /= steps.INSTANCES
-    return Taken(*counts) if plan.party > 1 else Taken(counts[0], 0, 0, 0)
+        logged.append(np.asarray(log.lost)[np.asarray(log.time) != NEVER])
+    found = np.concatenate(logged)
+    total = len(found)
+    if advance is None:
+        slots = {plan.slots[i]: level.steps / total for i, level in driver.levels.items()}
+        return Taken(total / steps.INSTANCES, [], slots)
+    often = [float(np.mean(found >> i & 1)) for i in range(BITS)]
+    return Taken(total / steps.INSTANCES, often, _slots(found >> BITS, plan))
+
+
+def _slots(used: np.ndarray, plan: LoopPlan) -> dict[int, float]:
+    """Which kernel takes each step, by the slots in use behind it."""
+    level, count = 0, Counter[int]()
+    for some in used.tolist():
+        while some > plan.slots[level]:
+            level += 1
+        count[plan.slots[level]] += 1
+        while some <= narrower(plan.slots, level):
+            level -= 1
+    return {slots: n / len(used) for slots, n in sorted(count.items())}
 
 
 def _estimate(kernel: dict[str, Any], taken: Taken) -> Row:
-    """The branches of a step are those who leave, who enter, more than one, who waits again."""
-    often = [taken.leave, taken.enter, taken.several, taken.leave]
     branches = kernel.pop("branches")
-    extra = sum(size * n for size, n in zip(branches, often, strict=False)) / taken.steps
-    instructions = kernel["least"] + extra
-    each = kernel["warps"] * instructions * taken.steps
+    extra = (size * share for size, share in zip(branches, taken.often, strict=False))
+    instructions = kernel["least"] + sum(extra)
     return kernel | {
         "instructions": instructions,
         "steps": taken.steps,
-        "estimate": PROCESSORS * SCHEDULERS * HERTZ * USED / each,
+        "share": taken.slots.get(kernel["slots"], 0.0),
+        "estimate": _rate(kernel["warps"] * instructions, taken),
         "branches": " + ".join(map(str, branches)),
     }
+
+
+def _rate(instructions: float, taken: Taken) -> float:
+    return PROCESSORS * SCHEDULERS * HERTZ * USED / (instructions * taken.steps)
 
 
 @functools.cache
@@ -136,13 +206,15 @@ COMPILED = Section(
     title="Compiled for accelerators that are not here",
     note=(
         "Counted in what the compilers for an H100 and a TPU v5e make of it, with "
-        f"{LANES:,} lanes; nothing of it has run. `least` instructions are of a step in which "
-        "nobody leaves or enters, `branches` what is added if somebody leaves, enters, more than "
-        "one enters, and who left waits again, in this order; `instructions` is the mean, by how "
-        "often each happens in the steps of an instance. The estimate of instances a second is "
-        f"{PROCESSORS} multiprocessors × {SCHEDULERS} instructions a cycle × {HERTZ / 1e9} GHz × "
-        f"{USED} used / (warps × instructions × steps), if all lanes had so many slots. `native` "
-        "is the native engine on all cores of the machine that wrote this."
+        f"{LANES:,} lanes; nothing of it has run. `least` instructions of PTX are of a step that "
+        "branches around all it can, `branches` what is added by each part: leave, test, wait for "
+        "others, enter, look behind, test together, more places, put several, first of the buffer; "
+        "`instructions` is the mean, by how often each is taken in the steps of an instance; "
+        "`share` says how many steps a kernel of so many slots takes. The estimate of instances a "
+        f"second is {PROCESSORS} multiprocessors × {SCHEDULERS} instructions a cycle × "
+        f"{HERTZ / 1e9} GHz × {USED} used / (warps × instructions × steps), if all steps had so "
+        "many slots, and then by their shares. `native` is the native engine on all cores of the "
+        "machine that wrote this."
     ),
     columns={
         "device": ("device", "s"),
@@ -159,6 +231,7 @@ COMPILED = Section(
         "branches": ("branches", "s"),
         "instructions": ("instructions per step", ",.0f"),
         "steps": ("steps per instance", ",.0f"),
+        "share": ("share of the steps", ".0%"),
         "estimate": ("estimate, instances/s", ",.0f"),
         "native": ("native, instances/s", ",.0f"),
         "note": ("note", "s"),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import re
 from typing import Any
 
@@ -22,25 +23,36 @@ def entry(text: str, name: str) -> str:
 
 
 def steps_loop(body: str) -> dict[str, Any]:
-    """The loop over steps: instructions of one pass.
+    """The loop over steps: instructions of one pass, and its barriers.
 
     Returns:
-      `least`, of a step that branches around all that it need not do, and `branches`, those that
-      it branches around, in the order of the program.
+      `least`, of a step that branches around all that it need not do; `branches`, those that it
+      branches around, in the order of the program, one within another behind that other; and
+      `barriers`.
     """
     blocks = _blocks(body)
-    following = _edges(blocks)
-    inside = _largest_cycle(following)
-    sizes = [len(instructions) for _, instructions in blocks]
-    head = min(
-        i for i in inside
-        if any(i in after and j not in inside for j, after in enumerate(following))
-    )  # fmt: skip
-    path = _shortest(head, following, inside, sizes)
-    return {
-        "least": sum(sizes[i] for i in path),
-        "branches": [sizes[i] for i in sorted(inside - set(path)) if sizes[i] > 1],
-    }
+    edges = _edges(blocks)
+    inside = _largest_cycle(edges)
+    entered = (after for i, after in enumerate(edges) if i in _reached(0, edges) - inside)
+    (head,) = {i for after in entered for i in after & inside}
+    least, *branches = _sizes(head, {head}, edges, inside, [len(lines) for _, lines in blocks])
+    waits = [line for i in inside for line in blocks[i][1] if re.match(r"bar(rier)?\.", line)]
+    return {"least": least, "branches": branches, "barriers": len(waits)}
+
+
+def _sizes(
+    first: int, last: set[int], edges: list[set[int]], inside: set[int], sizes: list[int]
+) -> list[int]:
+    """Of the cheapest way from one block to others, and of what it branches around."""
+    path = _shortest(first, last, edges, inside, sizes)
+    found = [sum(sizes[i] for i in path[:-1])]
+    for at, (i, j) in enumerate(itertools.pairwise(path), start=1):
+        for other in (edges[i] & inside) - {j}:
+            own, *within = _sizes(other, set(path[at:]), edges, inside, sizes)
+            join = _shortest(other, set(path[at:]), edges, inside, sizes)[-1]
+            instead = sum(sizes[k] for k in path[at : path.index(join, at)])
+            found += [own - instead, *within]
+    return found
 
 
 def _blocks(body: str) -> list[Block]:
@@ -84,17 +96,19 @@ def _largest_cycle(edges: list[set[int]]) -> set[int]:
     return max(cycles, key=len)
 
 
-def _shortest(head: int, edges: list[set[int]], inside: set[int], sizes: list[int]) -> list[int]:
-    """Blocks of the cheapest way from the head back to it."""
-    best: dict[int, tuple[int, list[int]]] = {head: (sizes[head], [head])}
-    todo, back = [head], list[tuple[int, list[int]]]()
+def _shortest(
+    first: int, last: set[int], edges: list[set[int]], inside: set[int], sizes: list[int]
+) -> list[int]:
+    """Blocks of the cheapest way to one of `last`, with it."""
+    best: dict[int, tuple[int, list[int]]] = {first: (sizes[first], [first])}
+    todo, arrived = [first], list[tuple[int, list[int]]]()
     while todo:
         i = todo.pop(0)
         cost, path = best[i]
         for j in edges[i] & inside:
-            if j == head:
-                back.append((cost, path))
+            if j in last:
+                arrived.append((cost, [*path, j]))
             elif j not in best or cost + sizes[j] < best[j][0]:
                 best[j] = (cost + sizes[j], [*path, j])
                 todo.append(j)
-    return min(back)[1]
+    return min(arrived)[1]

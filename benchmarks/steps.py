@@ -16,11 +16,12 @@ from benchmarks.instances import draw
 from benchmarks.scale import Scale
 from benchmarks.section import Job, Row, Section
 from jaxsched import Policy, policy
-from jaxsched.engines.xla import NO_CAP, Numbers, RunLimits, compiler_options, hindsight, make_plan
+from jaxsched.engines.xla import NO_CAP, Numbers, RunLimits, compiler_options, make_plan
 from jaxsched.engines.xla import loop as lanes_loop
+from jaxsched.engines.xla.hindsight import IN_ORDER
 from jaxsched.engines.xla.inputs import LaneTable, make_table
-from jaxsched.engines.xla.state import DONE, NEVER, Event, LoopPlan
-from jaxsched.engines.xla.step import step
+from jaxsched.engines.xla.state import DONE, NEVER, Event, LoopPlan, Stepper
+from jaxsched.engines.xla.step import ANY_ORDER
 from jaxsched.engines.xla.turns import turn_of
 from jaxsched.instance import MAX_ROUND, canonical
 
@@ -63,7 +64,11 @@ class Driver:
       waited: Seconds that they took.
     """
 
-    def __init__(self, table: LaneTable, chosen: Policy, plan: LoopPlan) -> None:
+    def __init__(
+        self, table: LaneTable, chosen: Policy, plan: LoopPlan, advance: Stepper | None = None
+    ) -> None:
+        shipped = IN_ORDER if chosen.choices.shortest_first else ANY_ORDER
+        self._advance = shipped if advance is None else advance
         nothing = jnp.zeros((INSTANCES,), bool)
         self._table, self._policy, self._plan = table, chosen, plan
         self.start = jax.jit(lambda: lanes_loop._start(table, plan, nothing))
@@ -99,8 +104,22 @@ class Driver:
 
     def _level(self, i: int, state: lanes_loop.Pool, turn: jax.Array) -> Level:
         if i not in self.levels:
-            self.levels[i] = _compile(state, turn, self._table, self._policy, self._plan, i)
+            self.levels[i] = self._compile(state, turn, i)
         return self.levels[i]
+
+    def _compile(self, state: lanes_loop.Pool, turn: jax.Array, level: int) -> Level:
+        choices, plan = self._policy.choices, self._plan
+
+        def chunk(
+            table: LaneTable, state: lanes_loop.Pool, turn: jax.Array
+        ) -> tuple[lanes_loop.Pool, Event]:
+            return lanes_loop._chunk(table, choices, plan, self._advance, level, state, turn)
+
+        options = compiler_options("cpu")
+        lowered = jax.jit(chunk, compiler_options=options).lower(self._table, state, turn)
+        compiled = lowered.compile()
+        loop = largest_loop(compiled.as_text(), INSTANCES * plan.n)
+        return Level(functools.partial(compiled, self._table), loop)
 
 
 def _steps(scale: Scale, name: str, setting: str) -> list[Row]:
@@ -125,27 +144,6 @@ def prepare(scale: Scale, name: str, setting: str) -> tuple[Policy, LoopPlan, La
         plan = dataclasses.replace(plan, party=1)
     table = jax.jit(lambda flat: make_table(flat, LIMITS, chosen.choices, Numbers()))(instance)
     return chosen, plan, table
-
-
-def _compile(
-    state: lanes_loop.Pool,
-    turn: jax.Array,
-    table: LaneTable,
-    chosen: Policy,
-    plan: LoopPlan,
-    level: int,
-) -> Level:
-    advance = hindsight.step if chosen.choices.shortest_first else step
-
-    def chunk(
-        table: LaneTable, state: lanes_loop.Pool, turn: jax.Array
-    ) -> tuple[lanes_loop.Pool, Event]:
-        return lanes_loop._chunk(table, chosen.choices, plan, advance, level, state, turn)
-
-    options = compiler_options("cpu")
-    compiled = jax.jit(chunk, compiler_options=options).lower(table, state, turn).compile()
-    loop = largest_loop(compiled.as_text(), INSTANCES * plan.n)
-    return Level(functools.partial(compiled, table), loop)
 
 
 def _taken(log: Event) -> int:

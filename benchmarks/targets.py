@@ -127,7 +127,7 @@ def _relaxation(results: Results, engine: str) -> float | None:
 
 def _accelerator(results: Results, engine: str) -> float | None:
     rows = results.get("accelerator", [])
-    return _worst((row["ratio"] for row in rows if row["lanes"] >= 4096), at_least=True)
+    return _worst((row["ratio"] for row in rows if row.get("lanes", 0) >= 4096), at_least=True)
 
 
 JAX, NATIVE = ("jax",), ("native",)

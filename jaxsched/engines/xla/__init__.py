@@ -11,7 +11,8 @@ import numpy as np
 from jax import lax
 
 from jaxsched.arrays import split
-from jaxsched.engines.xla import hindsight, loop
+from jaxsched.engines.xla import loop
+from jaxsched.engines.xla.hindsight import IN_ORDER
 from jaxsched.engines.xla.inputs import (
     NO_CAP,
     LaneTable,
@@ -23,7 +24,7 @@ from jaxsched.engines.xla.inputs import (
 )
 from jaxsched.engines.xla.plan import compiler_options, make_plan
 from jaxsched.engines.xla.serving import simulate_serving
-from jaxsched.engines.xla.step import step
+from jaxsched.engines.xla.step import ANY_ORDER
 from jaxsched.instance import Instance, valid_lanes
 from jaxsched.policies.program import Choices
 from jaxsched.result import Result, Status
@@ -106,7 +107,7 @@ def _simulate_group(
     if in_order:
         plan = dataclasses.replace(plan, party=1)
     table = make_table(instance, limits, choices, numbers)
-    records = loop.run_pool(table, choices, plan, ~valid, hindsight.step if in_order else step)
+    records = loop.run_pool(table, choices, plan, ~valid, IN_ORDER if in_order else ANY_ORDER)
     return _summary(table, records, valid)
 
 

@@ -18,7 +18,17 @@ from jax import lax
 
 from jaxsched.engines.xla.home import Home
 from jaxsched.engines.xla.inputs import Inputs, Queue, lookup
-from jaxsched.engines.xla.state import DONE, NEVER, RUN, WANTS_SLOT, Event, Lane, LoopPlan, Slots
+from jaxsched.engines.xla.state import (
+    DONE,
+    NEVER,
+    RUN,
+    WANTS_SLOT,
+    Event,
+    Lane,
+    LoopPlan,
+    Slots,
+    Stepper,
+)
 from jaxsched.policies.program import Choices
 
 
@@ -77,13 +87,13 @@ def _insert(
         end=home.put(slots.end, admitted, slot, end),
         load=home.put(load, admitted, slot, own),
         admitted=home.put(slots.admitted, admitted, slot, start),
-        prompt=home.put(slots.prompt, admitted, slot, prompt),
+        base=home.put(slots.base, admitted, slot, prompt - start),
     )
 
 
 def _last_peak(home: Home, slots: Slots, limit: jax.Array | np.int32) -> jax.Array:
     """Largest memory still to come when nobody else is admitted before the round limit."""
-    held = jnp.where(slots.end > limit, slots.prompt - slots.admitted + limit, 0)
+    held = jnp.where(slots.end > limit, slots.base + limit, 0)
     return jnp.maximum(_peak_until(home, slots, limit), home.total(held))
 
 
@@ -91,3 +101,6 @@ def _peak_until(home: Home, slots: Slots, time: jax.Array | np.int32) -> jax.Arr
     """Largest memory at the ends up to a round; slots never used, or of an older lane, end at 0."""
     ended = (slots.end > 0) & (slots.end <= time)
     return home.highest(jnp.where(ended, slots.load - slots.end, 0))
+
+
+IN_ORDER = Stepper(step, lambda lane, *_: lane)

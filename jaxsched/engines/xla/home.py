@@ -60,12 +60,23 @@ class Home(abc.ABC):
         """What a function of scalars gives for 0, 1, ..., `count` - 1."""
 
     @abc.abstractmethod
-    def first_places(self, free: jax.Array, count: int) -> list[jax.Array]:
-        """At most `count` places where a mask [S] holds, ascending, then S; one if there is any."""
+    def first_places(self, free: jax.Array, count: int, several: jax.Array) -> list[jax.Array]:
+        """At most `count` places where a mask [S] holds, ascending, then S; one if there is any.
+
+        Unless `several` are asked for, one may be all.
+        """
 
     @abc.abstractmethod
     def when(self, condition: jax.Array, function: Callable[[_T], _T], state: _T) -> _T:
         """`function(state)`, which must give back the state if the condition does not hold."""
+
+    def first(self, key: jax.Array, index: jax.Array) -> tuple[Any, jax.Array]:
+        """Where the smallest (key, index) pair is, in a form for `put` and `pick`, and its index.
+
+        Of several equal ones, which place does not matter.
+        """
+        place = self.place_of_first(key, index)
+        return place, self.pick(index, place)
 
     def place_of_first(self, key: jax.Array, index: jax.Array) -> jax.Array:
         """Position of the smallest (key, index) pair, [S]; three minima are cheaper than argmin."""

@@ -2,7 +2,8 @@
 
 The step is that of the loop. A program loads a lane, steps it until it stands still or the chunk is
 over, writes a row of the log after each step, and stores the lane. Every number of slots has a
-kernel of its own; a program whose lane needs another number leaves at once.
+kernel of its own; a program whose lane needs another number leaves at once. Those in use come to
+the front when a lane is stored, so that their number decides, and not where they were.
 
 All that depends on Triton, through which Pallas compiles here, is in `_call` and `_WARP`.
 """
@@ -13,6 +14,7 @@ import contextlib
 from collections.abc import Callable, Sequence
 from typing import Any, TypeVar
 
+import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -20,9 +22,19 @@ from jax import lax
 from jax.experimental import pallas as pl
 from jax.experimental.pallas import triton
 
+from jaxsched.arrays import Pytree
 from jaxsched.engines.xla.home import Home
 from jaxsched.engines.xla.inputs import Inputs, LaneTable, Queue
-from jaxsched.engines.xla.state import RUN, Event, Lane, LoopPlan
+from jaxsched.engines.xla.state import (
+    RUN,
+    WANTS_SLOT,
+    Event,
+    Lane,
+    LoopPlan,
+    Slots,
+    Stepper,
+    narrower,
+)
 from jaxsched.policies.program import Choices
 
 _T = TypeVar("_T")
@@ -48,9 +60,7 @@ class Chip(Home):
         return values
 
     def put(self, old: Any, condition: jax.Array, place: jax.Array, new: Any) -> Any:
-        if old is None:
-            return None
-        return jnp.where((_places(old) == place) & condition, new, old)
+        return None if old is None else jnp.where(_at(old, place) & condition, new, old)
 
     def put_all(self, old: _T, places: Sequence[jax.Array], new: Sequence[_T]) -> _T:
         def put(tree: _T, which: range) -> _T:
@@ -67,7 +77,12 @@ class Chip(Home):
         return self.when(several, lambda tree: put(tree, range(1, len(places))), old)
 
     def pick(self, array: Any, place: jax.Array) -> Any:
-        return None if array is None else self.total(jnp.where(_places(array) == place, array, 0))
+        return None if array is None else self.total(jnp.where(_at(array, place), array, 0))
+
+    def first(self, key: jax.Array, index: jax.Array) -> tuple[Any, jax.Array]:
+        smallest = key == self.lowest(key)
+        found = self.lowest(jnp.where(smallest, index, np.int32(2**31 - 1)))
+        return smallest & (index == found), found
 
     def lookup(self, table: Any, place: jax.Array) -> jax.Array:
         return table[place]
@@ -75,12 +90,19 @@ class Chip(Home):
     def each(self, function: Callable[[Any], _T], count: int) -> list[_T]:
         return [function(np.int32(i)) for i in range(count)]
 
-    def first_places(self, free: jax.Array, count: int) -> list[jax.Array]:
-        position, none, found = _places(free), np.int32(free.shape[-1]), list[jax.Array]()
-        for _ in range(count):
-            free = free & (position > found[-1]) if found else free
-            found.append(self.lowest(jnp.where(free, position, none)))
-        return found
+    def first_places(self, free: jax.Array, count: int, several: jax.Array) -> list[jax.Array]:
+        none = np.int32(free.shape[-1])
+        places = jnp.where(free, _places(free), none)
+
+        def others(found: list[jax.Array]) -> list[jax.Array]:
+            found, last = [], first
+            for _ in range(count - 1):
+                last = self.lowest(jnp.where(places > last, places, none))
+                found.append(last)
+            return found
+
+        first = self.lowest(places)
+        return [first, *self.when(several, others, [jnp.full_like(first, none)] * (count - 1))]
 
     def when(self, condition: jax.Array, function: Callable[[_T], _T], state: _T) -> _T:
         def solid(tree: _T) -> _T:
@@ -92,6 +114,11 @@ class Chip(Home):
 
 def _places(array: jax.Array) -> jax.Array:
     return lax.iota(np.int32, array.shape[-1])
+
+
+def _at(array: jax.Array, place: Any) -> jax.Array:
+    """Where that place is, [S]; a place may be in this form already."""
+    return place if place.ndim else _places(array) == place
 
 
 class _Row:
@@ -108,69 +135,88 @@ class _Row:
         return self._table[self._row, place]
 
 
-_Step = Callable[[Lane, Queue, Inputs, Choices, LoopPlan], tuple[Lane, Event]]
+class Turn(Pytree):
+    """How far lanes are in a chunk."""
+
+    level: chex.Array  # position in `LoopPlan.slots` of the number of slots that each needs, [W]
+    steps: chex.Array  # steps taken, [W]
 
 
 def run_chunk(
     table: LaneTable,
     choices: Choices,
     plan: LoopPlan,
-    advance: _Step,
+    advance: Stepper,
     level: int,
-    mine: jax.Array,
-    lanes: Lane,
     queues: Queue,
     row: jax.Array,
+    lanes: Lane,
     log: Event,
-) -> tuple[Lane, Event]:
-    """Steps lanes until each stands still, `plan.chunk` times at most.
+    turn: Turn,
+) -> tuple[Lane, Event, Turn]:
+    """Steps lanes until each stands still or needs fewer slots, `plan.chunk` times at most.
 
     Args:
       table: N instances.
       choices: The scheduler.
       plan: Static sizes.
-      advance: A step of one lane.
+      advance: How a lane advances.
       level: Position in `plan.slots` of the number of slots that the kernel has.
-      mine: Lanes that need that number; others stay as they are, [W].
-      lanes: Their small state, [W, ...].
-      queues: Their returned requests, [W, ...].
+      queues: Returned requests of the lanes, [W, ...].
       row: Instance that each works on, [W].
-      log: Of shape [W, chunk], in which nothing has happened.
+      lanes: Their small state, [W, ...].
+      log: Of shape [W, chunk], with nothing in it from `turn.steps` on.
+      turn: Lanes that need another number of slots stay as they are.
     """
     table = table.replace(
         params=jax.tree.map(lambda leaf: leaf.reshape(leaf.shape[0], -1), table.params),
         limits=jax.tree.map(lambda leaf: jnp.reshape(leaf, 1), table.limits),
         one=jnp.reshape(table.one, 1),
     )
-    read = (table, queues, row, mine)
-    written = (lanes, log)
-    count = plan.slots[level]
+    read = (table, queues, row)
+    written = (lanes, log, turn)
+    count, few = plan.slots[level], np.int32(narrower(plan.slots, level))
 
-    def body(refs: tuple[Any, Any], out: tuple[Lane, Event]) -> None:
-        (table, queues, row, mine), _ = refs
-        lanes, log = out
+    def body(refs: tuple[Any, Any], out: tuple[Lane, Event, Turn]) -> None:
         me = pl.program_id(0)
+        pl.when(out[2].level[me] == np.int32(level))(lambda: mine(me, refs[0], out))
+
+    def mine(me: jax.Array, read: Any, out: tuple[Lane, Event, Turn]) -> None:
+        (table, queues, row), (lanes, log, turn) = read, out
         lane = jax.tree.map(lambda ref: _load(ref, me), lanes)
         lane = lane.replace(slots=jax.tree.map(lambda ref: _load(ref, me, count), lanes.slots))
         queue = jax.tree.map(lambda ref: _Row(ref, me), queues)
         inputs = _inputs(table, row[me])
+        lane = advance.begin(lane, queue, inputs, choices, plan)
 
         def unfinished(carry: tuple[jax.Array, Lane]) -> jax.Array:
             i, lane = carry
-            return (i < np.int32(plan.chunk)) & (lane.halt == RUN) & mine[me]
+            return (i < np.int32(plan.chunk)) & (lane.halt == RUN) & (lane.used > few)
 
         def one(carry: tuple[jax.Array, Lane]) -> tuple[jax.Array, Lane]:
             i, lane = carry
-            lane, event = advance(lane, queue, inputs, choices, plan)
-            for ref, value in zip(jax.tree.leaves(log), jax.tree.leaves(event), strict=True):
-                _write(ref, (me, i), value)
+            lane, event = advance.step(lane, queue, inputs, choices, plan)
+            _store(log, event, (me, i))
             return i + np.int32(1), lane
 
-        _, lane = lax.while_loop(unfinished, one, (jnp.int32(0), lane))
-        jax.tree.map(lambda ref, value: _store(ref, me, value), lanes, lane)
+        turn.steps[me], lane = lax.while_loop(unfinished, one, (turn.steps[me], lane))
+        used, places = _compact(lane)
+        following = np.int32(level) - (used <= few).astype(np.int32)
+        turn.level[me] = jnp.where(lane.halt == WANTS_SLOT, np.int32(level + 1), following)
+        _store(lanes.slots, lane.slots, (me, places))
+        _store(lanes.replace(slots=None), lane.replace(slots=None, front=None), me)
 
-    found: tuple[Lane, Event] = _call(body, plan, count, read, written)
+    found: tuple[Lane, Event, Turn] = _call(body, plan, count, read, written)
     return found
+
+
+def _compact(lane: Lane) -> tuple[jax.Array, jax.Array]:
+    """How many slots are in use, and a new place for each slot, [S]: those in use first."""
+    slots: Slots = lane.slots
+    taken = (slots.end > lane.time) | (slots.finish > lane.time)
+    before = jnp.cumsum(taken.astype(np.int32), dtype=np.int32)
+    used = jnp.sum(taken, dtype=np.int32)
+    return used, jnp.where(taken, before - np.int32(1), used + _places(before) - before)
 
 
 def _inputs(table: LaneTable, row: jax.Array) -> Inputs:
@@ -194,8 +240,10 @@ def _load(ref: Any, me: jax.Array, count: int | None = None) -> jax.Array:
     return ref[me, pl.ds(0, count or ref.shape[1])]
 
 
-def _store(ref: Any, me: jax.Array, value: jax.Array) -> None:
-    _write(ref, me if len(ref.shape) == 1 else (me, pl.ds(0, value.shape[0])), value)
+def _store(refs: Any, values: Any, place: Any) -> None:
+    for ref, value in zip(jax.tree.leaves(refs), jax.tree.leaves(values), strict=True):
+        whole = value.ndim and not isinstance(place, tuple)
+        _write(ref, (place, pl.ds(0, value.shape[0])) if whole else place, value)
 
 
 def _write(ref: Any, place: Any, value: jax.Array) -> None:

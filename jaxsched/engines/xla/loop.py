@@ -8,7 +8,6 @@ slots follows the busiest lane.
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable
 
 import chex
 import jax
@@ -19,7 +18,7 @@ from jax import lax
 from jaxsched.arrays import Pytree
 from jaxsched.engines.xla import log as events
 from jaxsched.engines.xla.fold import Loops
-from jaxsched.engines.xla.inputs import Inputs, LaneTable, Queue, gather, inputs_of, sorted_pairs
+from jaxsched.engines.xla.inputs import LaneTable, Queue, gather, inputs_of, sorted_pairs
 from jaxsched.engines.xla.state import (
     DONE,
     NEVER,
@@ -29,13 +28,13 @@ from jaxsched.engines.xla.state import (
     Event,
     Lane,
     LoopPlan,
+    Stepper,
     empty_buffer,
     empty_slots,
 )
 from jaxsched.engines.xla.turns import close_ranks, next_levels, put_back, rows_of, turn_of
 from jaxsched.policies.program import Choices
 
-_Step = Callable[[Lane, Queue, Inputs, Choices, LoopPlan], tuple[Lane, Event]]
 _Run = tuple[jax.Array, jax.Array]
 _Runs = tuple[_Run, ...]
 Merged = tuple[_Runs, tuple[jax.Array, ...]]
@@ -67,7 +66,7 @@ class Pool(Pytree):
 
 
 def run_pool(
-    table: LaneTable, choices: Choices, plan: LoopPlan, skip: jax.Array, advance: _Step
+    table: LaneTable, choices: Choices, plan: LoopPlan, skip: jax.Array, advance: Stepper
 ) -> Records:
     """Simulates every instance of a table.
 
@@ -76,7 +75,7 @@ def run_pool(
       choices: The scheduler.
       plan: Static sizes.
       skip: Instances that must not be simulated, [N] bool.
-      advance: A step of one lane.
+      advance: How a lane advances.
     """
     pool = _start(table, plan, skip)
     branches = [
@@ -114,6 +113,7 @@ def _start(table: LaneTable, plan: LoopPlan, skip: jax.Array) -> Pool:
             heads=_fresh_heads(plan, lanes),
             peak=zero,
             halt=halt,
+            used=jnp.full_like(row, NEVER),
             clock=events.wide_zeros((lanes,)) if plan.clocked else None,
             prefill=zero if plan.clocked else None,
         ),
@@ -152,7 +152,7 @@ def _chunk(
     table: LaneTable,
     choices: Choices,
     plan: LoopPlan,
-    advance: _Step,
+    advance: Stepper,
     level: int,
     pool: Pool,
     chosen: jax.Array | None = None,
@@ -165,8 +165,11 @@ def _chunk(
     turn = before <= np.int32(level)
     lanes = lanes.replace(halt=jnp.where(turn | (lanes.halt != RUN), lanes.halt, WANTS_BUFFER))
 
+    def begin(lane: Lane, queue: Queue, row: jax.Array) -> Lane:
+        return advance.begin(lane, queue, inputs_of(table, row), choices, plan)
+
     def one(lane: Lane, queue: Queue, row: jax.Array) -> tuple[Lane, Event]:
-        return advance(lane, queue, inputs_of(table, row), choices, plan)
+        return advance.step(lane, queue, inputs_of(table, row), choices, plan)
 
     def body(carry: tuple[jax.Array, Lane, Event]) -> tuple[jax.Array, Lane, Event]:
         i, lanes, log = carry
@@ -179,7 +182,9 @@ def _chunk(
         return (i < plan.chunk) & jnp.any(lanes.halt == RUN)
 
     log = _empty_log(plan, (plan.chunk, plan.width))
+    lanes = jax.vmap(begin)(lanes, queues, row)
     _, lanes, log = lax.while_loop(unfinished, body, (jnp.int32(0), lanes, log))
+    lanes = lanes.replace(front=None)
     lanes = close_ranks(lanes, plan) if level else lanes
     following = jnp.where(turn, next_levels(lanes, plan, level), before)
     lanes, levels = put_back((pool.lanes, pool.level), chosen, (lanes, following))
@@ -194,19 +199,21 @@ def _empty_log(plan: LoopPlan, shape: tuple[int, int]) -> Event:
 
 
 def _kernels(
-    table: LaneTable, choices: Choices, plan: LoopPlan, advance: _Step, pool: Pool
+    table: LaneTable, choices: Choices, plan: LoopPlan, advance: Stepper, pool: Pool
 ) -> tuple[Pool, Event]:
-    """The same in kernels, one for each number of slots; a lane takes part in that of its own."""
+    """The same in kernels, one for each number of slots; a lane takes part in that of its own.
+
+    The widest comes first: a lane that needs fewer goes on in the next.
+    """
     from jaxsched.engines.xla import kernel  # noqa: PLC0415 - Pallas, which only kernels need
 
     lanes, log = pool.lanes, _empty_log(plan, (plan.pool, plan.chunk))
-    for level in range(len(plan.slots)):
-        mine = pool.level == level
-        lanes, log = kernel.run_chunk(
-            table, choices, plan, advance, level, mine, lanes, pool.queues, pool.row, log
+    turn = kernel.Turn(level=pool.level, steps=jnp.zeros_like(pool.level))
+    for level in reversed(range(len(plan.slots))):
+        lanes, log, turn = kernel.run_chunk(
+            table, choices, plan, advance, level, pool.queues, pool.row, lanes, log, turn
         )
-    following = next_levels(lanes, plan, pool.level)
-    return pool.replace(lanes=lanes, level=following), jax.tree.map(lambda rows: rows.T, log)
+    return pool.replace(lanes=lanes, level=turn.level), jax.tree.map(lambda rows: rows.T, log)
 
 
 def _border(
@@ -345,6 +352,7 @@ def _reload(pool: Pool, plan: LoopPlan, skip: jax.Array) -> Pool:
             ),
             peak=jnp.where(fresh, 0, lanes.peak),
             halt=jnp.where(fresh & ~skip[row], RUN, lanes.halt),
+            used=jnp.where(fresh, NEVER, lanes.used),
             clock=clock,
             prefill=prefill,
         ),

@@ -14,36 +14,39 @@ from jaxsched.engines.xla.choices import ask
 from jaxsched.engines.xla.clock import LAST_TICK
 from jaxsched.engines.xla.home import Home
 from jaxsched.engines.xla.inputs import Inputs, Queue, fields_of, known_as, lookup
-from jaxsched.engines.xla.slots import Entrant, Leaver
+from jaxsched.engines.xla.slots import Entrant
 from jaxsched.engines.xla.state import NEVER, Entries, Lane, LoopPlan
 from jaxsched.policies.program import Choices
 
 
-class Joined(NamedTuple):
-    """The queue after a step's arrival; scalars but for the first two."""
-
-    buffer: Entries
-    heads: tuple[jax.Array, ...]
-    more: jax.Array  # another request that has arrived still has to join
-    next_one: jax.Array  # rounds to the next arrival, under a clock picoseconds; NEVER for none
-
-
 class Candidate(NamedTuple):
-    """The first waiting request in admission order; scalars."""
+    """A waiting request; scalars. NEVER are key and position of nobody."""
 
     key: jax.Array
     position: jax.Array  # of the request in its instance
     estimate: jax.Array
     evictions: jax.Array | None
-    origin: jax.Array  # 0 the fresh order, then the returned runs, the buffer, the evicted one
+    origin: jax.Array  # 0 the fresh order, then the returned runs, then the buffer
     place: jax.Array  # in the buffer
 
 
-class Candidates(NamedTuple):
-    """The first in admission order, and the first of all other queues."""
+class Front(NamedTuple):
+    """Who is first in admission order; kept from step to step, since few steps change it."""
 
-    first: Candidate
-    then: Candidate
+    best: Candidate  # the first of the buffer
+    first: Candidate  # of all
+    then: Candidate  # the first of the queues that the first of all does not wait in
+    entrant: Entrant  # the first of all, as a slot needs to know it
+
+
+class Joined(NamedTuple):
+    """The queue after a step's arrival; scalars but for the buffer and the heads."""
+
+    buffer: Entries
+    front: Front
+    heads: tuple[jax.Array, ...]
+    more: jax.Array  # another request that has arrived still has to join
+    next_one: jax.Array  # rounds to the next arrival, under a clock picoseconds; NEVER for none
 
 
 class Followers(NamedTuple):
@@ -56,6 +59,9 @@ class Followers(NamedTuple):
     then: jax.Array  # the first of the other queues, NEVER if there is none
 
 
+_Next = tuple[Entrant, jax.Array]
+
+
 def arrive(
     lane: Lane,
     inputs: Inputs,
@@ -65,9 +71,10 @@ def arrive(
     plan: LoopPlan,
 ) -> Joined:
     """Moves one request that has arrived to the buffer."""
+    front: Front = lane.front
     if not plan.arrivals:
         nobody = jnp.full_like(time, NEVER)
-        return Joined(lane.buffer, lane.heads, jnp.zeros_like(stepping), nobody)
+        return Joined(lane.buffer, front, lane.heads, jnp.zeros_like(stepping), nobody)
     name, now = ("due", lane.clock) if plan.clocked else ("arrival", time)
     never = LAST_TICK if plan.clocked else NEVER
     taken = lane.heads[0]
@@ -76,58 +83,61 @@ def arrive(
         known = lookup(inputs, name, index) <= now
     arrived = stepping & (taken < inputs.num_requests) & known
 
-    def join(buffer: Entries) -> Entries:
-        return push(inputs.home, buffer, arrived, *_fresh(inputs, index, choices, plan))
+    def join(waiting: tuple[Entries, Front]) -> tuple[Entries, Front]:
+        return push(inputs, *waiting, arrived, *_fresh(inputs, index, choices, plan), choices)
 
-    buffer = inputs.home.when(arrived, join, lane.buffer)
+    buffer, front = inputs.home.when(arrived, join, (lane.buffer, front))
     taken = taken + arrived.astype(np.int32)
     arrival = lookup(inputs, name, jnp.where(arrived, following, index))
     left = taken < inputs.num_requests
     with jax.enable_x64(True):
         next_one, more = jnp.where(left, arrival - now, never), left & (arrival <= now)
-    return Joined(buffer, (taken, *lane.heads[1:]), more, next_one)
+    return Joined(buffer, front, (taken, *lane.heads[1:]), more, next_one)
 
 
-def candidates(
-    buffer: Entries,
+def front(
+    best: Candidate,
     heads: tuple[jax.Array, ...],
     queue: Queue,
     inputs: Inputs,
-    leaver: Leaver,
     choices: Choices,
     plan: LoopPlan,
-) -> Candidates:
-    """The smallest (key, index) of the fresh order, returned runs, buffer and the evicted one."""
-    home, zero = inputs.home, jnp.zeros_like(leaver.slot)
-    buffered = np.int32(1 + len(queue.runs))
+) -> Front:
+    """The smallest (key, index) of the fresh order, the returned runs, and the buffer."""
+    zero = jnp.zeros_like(best.place)
+    never = zero + NEVER
+    waiting = functools.partial(_waiting, heads, queue, inputs, choices, plan)
+    evictions = None if best.evictions is None else zero
+    first, then = best, Candidate(never, never, zero, evictions, zero, zero)
+    for origin in range(1 if plan.arrivals else 0, 1 + len(queue.runs)):
+        mine = Candidate(*waiting(origin, zero), zero + np.int32(origin), zero)
+        first, other = _in_order(first, mine)
+        then, _ = _in_order(then, other)
+    first, then = _settled(inputs.home, (first, then))
+    return Front(best, first, then, request(first, inputs, choices))
+
+
+def best_of(buffer: Entries, origin: int, home: Home) -> Candidate:
+    """The first of the buffer, whose number among the queues is `origin`."""
     place = home.place_of_first(buffer.key, buffer.index)
     key, index, estimate, evictions = (
         home.pick(a, place) for a in (buffer.key, buffer.index, buffer.estimate, buffer.evictions)
     )
-    best = Candidate(key, index, estimate, evictions, zero + buffered, place)
-    key, index = (jnp.where(leaver.evicted, a, NEVER) for a in (leaver.key, leaver.position))
-    evicted = Candidate(key, index, leaver.estimate, leaver.evictions, zero + buffered + 1, zero)
-    best, then = _in_order(best, evicted)
-    waiting = functools.partial(_waiting, heads, queue, inputs, choices, plan)
-    for origin in range(1 if plan.arrivals else 0, 1 + len(queue.runs)):
-        mine = Candidate(*waiting(origin, zero), zero + np.int32(origin), zero)
-        best, other = _in_order(best, mine)
-        then, _ = _in_order(then, other)
-    best, then = (jax.tree.map(lambda x: home.settle(x)[0], c) for c in (best, then))
-    return Candidates(best, then)
+    return Candidate(key, index, estimate, evictions, jnp.full_like(place, origin), place)
 
 
 def line(
-    queued: Candidates,
+    front: Front,
     queue: Queue,
     heads: tuple[jax.Array, ...],
     inputs: Inputs,
     choices: Choices,
     plan: LoopPlan,
+    wanted: jax.Array,
 ) -> Followers:
-    """Those behind the first candidate."""
-    first, then = queued
-    zero = jnp.zeros_like(first.origin)
+    """Those behind the first candidate, if they are wanted."""
+    first, then = front.first, front.then
+    zero, home = jnp.zeros_like(first.origin), inputs.home
     waiting = functools.partial(_waiting, heads, queue, inputs, choices, plan)
 
     def behind(i: jax.Array) -> tuple[Entrant, jax.Array]:
@@ -139,12 +149,18 @@ def line(
         # Where there is none, NEVER is before nobody.
         return request(mine, inputs, choices), _before(mine, then)
 
+    def look(_: list[_Next]) -> list[_Next]:
+        return home.each(behind, plan.party - 1)
+
     buffered = np.int32(1 + len(queue.runs))
-    requests, follows = [request(first, inputs, choices)], [first.position != NEVER]
-    if plan.party > 1:
-        for entrant, before in inputs.home.each(behind, plan.party - 1):
-            requests.append(entrant)
-            follows.append(follows[-1] & (first.origin < buffered) & before)
+    nobody = jax.tree.map(jnp.zeros_like, front.entrant)
+    found = home.when(
+        wanted & (first.origin < buffered), look, [(nobody, zero > 0)] * (plan.party - 1)
+    )
+    requests, follows = [front.entrant], [first.position != NEVER]
+    for entrant, before in found:
+        requests.append(entrant)
+        follows.append(follows[-1] & (first.origin < buffered) & before)
     return Followers(requests, follows, first.origin != buffered, then.position)
 
 
@@ -200,45 +216,75 @@ def request(candidate: Candidate, inputs: Inputs, choices: Choices) -> Entrant:
 
 
 def take(
-    home: Home, buffer: Entries, heads: tuple[jax.Array, ...], first: Candidate, count: jax.Array
-) -> tuple[Entries, tuple[jax.Array, ...]]:
+    inputs: Inputs,
+    buffer: Entries,
+    heads: tuple[jax.Array, ...],
+    waiting: Front,
+    queue: Queue,
+    count: jax.Array,
+    choices: Choices,
+    plan: LoopPlan,
+) -> tuple[Entries, tuple[jax.Array, ...], Front]:
     """Takes those admitted from where they waited: the first, and `count` - 1 behind it."""
+    home, first = inputs.home, waiting.first
     buffered = (count > 0) & (first.origin == np.int32(len(heads)))
-    taken = tuple(
+    heads = tuple(
         head + jnp.where(first.origin == np.int32(origin), count, 0)
         for origin, head in enumerate(heads)
     )
-    return buffer.replace(
-        key=home.put(buffer.key, buffered, first.place, NEVER),
-        index=home.put(buffer.index, buffered, first.place, NEVER),
-    ), taken
+
+    def shorter(state: tuple[Entries, Candidate]) -> tuple[Entries, Candidate]:
+        buffer, _ = state
+        buffer = buffer.replace(
+            key=home.put(buffer.key, buffered, first.place, NEVER),
+            index=home.put(buffer.index, buffered, first.place, NEVER),
+        )
+        return buffer, best_of(buffer, len(heads), home)
+
+    buffer, best = home.when(buffered, shorter, (buffer, waiting.best))
+    return buffer, heads, front(best, heads, queue, inputs, choices, plan)
 
 
 def push(
-    home: Home,
+    inputs: Inputs,
     buffer: Entries,
+    front: Front,
     condition: jax.Array,
     key: jax.Array,
     index: jax.Array,
     estimate: jax.Array,
     evictions: jax.Array | None,
-) -> Entries:
+    choices: Choices,
+) -> tuple[Entries, Front]:
     """Puts one request into the first free place of the buffer; there always is one."""
-    count = buffer.key.shape[-1]
+    home, count = inputs.home, buffer.key.shape[-1]
     places = lax.iota(np.int32, count)
     place = home.lowest(jnp.where(buffer.key == NEVER, places, np.int32(count)))
-    return Entries(
+    (place,) = home.settle(place)
+    buffer = Entries(
         key=home.put(buffer.key, condition, place, key),
         index=home.put(buffer.index, condition, place, index),
         estimate=home.put(buffer.estimate, condition, place, estimate),
         evictions=home.put(buffer.evictions, condition, place, evictions),
     )
+    key, index = (jnp.where(condition, value, NEVER) for value in (key, index))
+    mine = Candidate(key, index, estimate, evictions, front.best.origin, place)
+    best, first, then, entrant = front
+    overtakes = _before(mine, first)
+    entrant = _where(overtakes, request(mine, inputs, choices), entrant)
+    first, other = _where(overtakes, (mine, first), (first, mine))
+    best, then = _in_order(best, mine)[0], _in_order(then, other)[0]
+    return buffer, Front(*_settled(home, (best, first, then, entrant)))
 
 
 def crowded(home: Home, buffer: Entries) -> jax.Array:
     """Whether a step that lets one request arrive and evicts another could lack a place."""
     taken = home.total((buffer.key != NEVER).astype(np.int32))
     return taken > np.int32(buffer.key.shape[-1] - 2)
+
+
+def _settled(home: Home, values: Any) -> Any:
+    return jax.tree.map(lambda value: home.settle(value)[0], values)
 
 
 def _before(a: Candidate, b: Candidate) -> jax.Array:

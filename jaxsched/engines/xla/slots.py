@@ -12,7 +12,7 @@ Each line that is violated says for how many rounds it stays violated at least, 
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -46,7 +46,6 @@ class Leaver(NamedTuple):
 
     exists: jax.Array
     evicted: jax.Array
-    slot: jax.Array
     end: jax.Array
     prompt: jax.Array
     generated: jax.Array
@@ -71,9 +70,7 @@ class Entrant(NamedTuple):
 class Ahead(NamedTuple):
     """Outcome of the look-ahead test; scalars."""
 
-    passes: jax.Array
-    wait: jax.Array  # rounds that it fails for at least
-    next_completion: jax.Array  # rounds to it
+    wait: jax.Array  # rounds that it fails for at least, 0 if it passes
     above: jax.Array  # memory reserved at the request's own end by others
 
 
@@ -83,7 +80,7 @@ def slots_usage(slots: Slots, time: jax.Array, inputs: Inputs, choices: Choices)
     late = ~running & (slots.end > time)
     home = inputs.home
     count = home.total(running.astype(np.int32))
-    base = home.total(jnp.where(running, slots.prompt - slots.admitted, 0))
+    base = home.total(jnp.where(running, slots.base, 0))
     room = inputs.memory - (base + count * (time + 1))
     num_late = home.total(late.astype(np.int32))
     if choices.quantum is None:
@@ -103,8 +100,11 @@ def leaver(
     stepping: jax.Array,
     inputs: Inputs,
     choices: Choices,
-) -> Leaver:
-    """A late slot, else one with its quantum generated, else on overflow the first evicted."""
+) -> tuple[Leaver, Any]:
+    """A late slot, else one with its quantum generated, else on overflow the first evicted.
+
+    And its place.
+    """
     home = inputs.home
     leaves, some = usage.running, usage.room < 0
     if usage.spent is not None:
@@ -118,9 +118,11 @@ def leaver(
         key, index = ~key, ~index
     key = jnp.where(leaves & evicts, key, NEVER)
     key = jnp.where(usage.late & stepping, FIRST, key)
-    slot = home.place_of_first(key, index)
-    own = jax.tree.map(lambda array: home.pick(array, slot), slots.replace(load=None, finish=None))
-    end, prompt, index, generated = own.end, own.prompt, own.index, time - own.admitted
+    slot, index = home.first(key, index)
+    needed = slots.replace(load=None, finish=None, index=None)
+    own = jax.tree.map(lambda array: home.pick(array, slot), needed)
+    index = ~index if choices.evict_largest else index
+    end, prompt, generated = own.end, own.base + own.admitted, time - own.admitted
     read = known_as(fields_of(inputs, index), prompt=prompt, evictions=own.evictions)
     before = known_as(read, estimate=own.estimate, generated=generated)
     estimate = ask(choices, "refine", before, inputs.params)
@@ -129,7 +131,6 @@ def leaver(
     found = Leaver(
         exists=(stepping & (usage.num_late > 0)) | evicts,
         evicted=evicts,
-        slot=slot,
         end=end,
         prompt=prompt,
         generated=generated,
@@ -138,21 +139,21 @@ def leaver(
         evictions=evictions,
         key=ask(choices, "admission_key", after, inputs.params),
     )
-    return jax.tree.map(lambda value: home.settle(value)[0], found)
+    return jax.tree.map(lambda value: home.settle(value)[0], found), slot
 
 
 def nobody(time: jax.Array, plan: LoopPlan) -> Leaver:
     """That there is none."""
     zero, no = jnp.zeros_like(time), jnp.zeros_like(time) > 0
     evictions = zero if plan.counts_evictions else None
-    return Leaver(no, no, zero, zero, zero, zero, zero, zero, evictions, zero)
+    return Leaver(no, no, zero, zero, zero, zero, zero, evictions, zero)
 
 
 def _seen(slots: Slots, time: jax.Array, inputs: Inputs) -> Read:
     """What a policy may know of the requests in the slots."""
     return known_as(
         fields_of(inputs, slots.index),
-        prompt=slots.prompt,
+        prompt=slots.base + slots.admitted,
         estimate=slots.estimate,
         evictions=slots.evictions,
         generated=time - slots.admitted,
@@ -160,15 +161,21 @@ def _seen(slots: Slots, time: jax.Array, inputs: Inputs) -> Read:
     )
 
 
-def release(home: Home, slots: Slots, leaver: Leaver, time: jax.Array) -> Slots:
-    """Takes the leaver out of its slot and of the loads of the ends that it had reserved."""
+def release(home: Home, slots: Slots, leaver: Leaver, slot: Any, time: jax.Array) -> Slots:
+    """Takes the leaver out of its slot, and of the loads of the ends that it had reserved."""
     shared = leaver.exists & (slots.end <= leaver.end)
     held = leaver.prompt + leaver.generated + (slots.end - time)
     return slots.replace(
-        end=home.put(slots.end, leaver.exists, leaver.slot, np.int32(0)),
-        finish=home.put(slots.finish, leaver.exists, leaver.slot, np.int32(0)),
+        end=home.put(slots.end, leaver.exists, slot, np.int32(0)),
+        finish=home.put(slots.finish, leaver.exists, slot, np.int32(0)),
         load=slots.load - jnp.where(shared, held, 0),
     )
+
+
+def no_test(time: jax.Array) -> Ahead:
+    """In place of a test that nobody takes."""
+    zero = jnp.zeros_like(time)
+    return Ahead(wait=zero, above=zero)
 
 
 def look_ahead(
@@ -176,37 +183,37 @@ def look_ahead(
     slots: Slots,
     time: jax.Array,
     request: Entrant,
-    room: jax.Array,
     memory: jax.Array,
 ) -> Ahead:
-    """Tests a request against the reservations, see the head of this file.
+    """Tests a request that the next round has room for against the reservations.
 
     Under a headroom those that last longer than the request may themselves hold too much of
     `memory`, which is then less than they were tested against.
     """
     prompt, reserve = request.prompt, request.reserve
-    own_end, shift = home.settle(time + reserve, prompt - memory - time)
-    within = slots.end <= own_end
-    left, excess = slots.end - time, slots.load + shift
-    wait = jnp.maximum(home.highest(jnp.where(within, jnp.minimum(left, excess), 0)), 0)
-    beyond = slots.end >= own_end
-    held = slots.prompt - slots.admitted + own_end
-    above = home.total(jnp.where(beyond, held, 0))
-    load = above + prompt + reserve
-    # The last line can only come true once the nearest end beyond the request's own has passed.
-    nearest = home.lowest(jnp.where(beyond, slots.end, NEVER)) - own_end
-    wait = jnp.where(load <= memory, wait, jnp.maximum(wait, nearest + 1))
+    own_end, shift = home.settle(time + reserve, prompt - memory)
+    blocked = jnp.where(slots.end <= own_end, jnp.minimum(slots.end, slots.load + shift), 0)
+    wait = jnp.maximum(home.highest(blocked) - time, 0)
+    held = jnp.where(slots.end >= own_end, slots.base + own_end, 0)
+    above = home.total(held)
+    beyond = above + prompt + reserve > memory
+
+    def until_others_end(wait: jax.Array) -> jax.Array:
+        # The last line can only come true once the nearest end beyond the request's own has passed.
+        nearest = home.lowest(jnp.where(slots.end >= own_end, slots.end, NEVER)) - own_end
+        return jnp.where(beyond, jnp.maximum(wait, nearest + 1), wait)
+
+    wait = home.when(beyond, until_others_end, wait)
     if request.headroom is not None:
         full = (slots.end > own_end) & (slots.load - slots.end > memory)
         wait = jnp.maximum(wait, home.highest(jnp.where(full, slots.end - time, 0)))
-    fits_next = prompt < room
+    return Ahead(wait, above)
+
+
+def next_completion(home: Home, slots: Slots, time: jax.Array) -> jax.Array:
+    """Rounds to the next completion, NEVER if nobody runs."""
     finish = home.lowest(jnp.where(slots.finish > time, slots.finish, NEVER))
-    return Ahead(
-        passes=fits_next & (wait <= 0),
-        wait=jnp.where(fits_next, wait, NEVER),
-        next_completion=jnp.where(finish == NEVER, NEVER, finish - time),
-        above=above,
-    )
+    return jnp.where(finish == NEVER, NEVER, finish - time)
 
 
 def all_pass(
@@ -260,7 +267,7 @@ def insert(
     loads = slots.load + jnp.where(shared, share + count * slots.end, 0)
     entries = [
         Slots(
-            end=end, load=own, finish=time + r.output, admitted=time, prompt=r.prompt,
+            end=end, load=own, finish=time + r.output, admitted=time, base=r.prompt - time,
             estimate=r.estimate, index=r.position, evictions=r.evictions,
         )
         for r in requests
@@ -268,6 +275,12 @@ def insert(
     return home.put_all(slots.replace(load=loads), places, entries)
 
 
-def free_slots(home: Home, slots: Slots, time: jax.Array, count: int) -> list[jax.Array]:
-    """Places of `count` free slots, the lowest first; their number where there are no more."""
-    return home.first_places((slots.finish <= time) & (slots.end <= time), count)
+def free_slots(
+    home: Home, slots: Slots, time: jax.Array, count: int, several: jax.Array
+) -> list[jax.Array]:
+    """Places of `count` free slots, the lowest first; their number where there are no more.
+
+    Unless `several` are asked for, one may be all.
+    """
+    free = (slots.finish <= time) & (slots.end <= time)
+    return home.first_places(free, count, several)

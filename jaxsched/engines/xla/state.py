@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Callable
+from typing import Any, NamedTuple
 
 import chex
 import jax.numpy as jnp
@@ -56,7 +58,7 @@ class Slots(Pytree):
     load: chex.Array
     finish: chex.Array  # round p_j + o_j in which the request completes, [S]
     admitted: chex.Array  # round p_j, [S]
-    prompt: chex.Array  # prompt length in tokens, [S]
+    base: chex.Array  # prompt length in tokens less `admitted`, [S]
     estimate: chex.Array  # the policy's estimate, [S]
     index: chex.Array  # position of the request in its instance, [S]
     # how often the request was evicted, [S]; `None` if the policy does not read it
@@ -83,10 +85,13 @@ class Lane(Pytree):
     heads: tuple[chex.Array, ...]
     peak: chex.Array  # largest per-round memory so far
     halt: chex.Array  # RUN, DONE, WANTS_SLOT or WANTS_BUFFER
+    used: chex.Array  # slots in use, NEVER if that is not counted
     # picoseconds at which round `time + jump` starts, int64; `None` without a clock
     clock: chex.Array | None = None
     # prompt tokens admitted in the current round; `None` without a clock
     prefill: chex.Array | None = None
+    # who is first in the queue, of `queue.Front`; `None` between two chunks
+    front: Any = None
 
 
 class Event(Pytree):
@@ -100,11 +105,26 @@ class Event(Pytree):
     clock: chex.Array | None = None
 
 
+class Stepper(NamedTuple):
+    """How lanes advance; both take a lane, its queue, inputs, the choices and the plan."""
+
+    step: Callable[..., tuple[Lane, Event]]
+    begin: Callable[..., Lane]  # what comes before a chunk of steps
+
+
+def narrower(slots: tuple[int, ...], level: int) -> int:
+    """Slots in use from which on a lane goes to the next smaller number; -1 if there is none.
+
+    A quarter of them stays free, so that it does not come back at once.
+    """
+    return 3 * slots[level - 1] // 4 if level else -1
+
+
 def empty_slots(lanes: int, plan: LoopPlan) -> Slots:
     """Free slots of shape [lanes, S], as many as there may ever be."""
     zeros = jnp.zeros((lanes, plan.slots[-1]), jnp.int32)
     return Slots(
-        end=zeros, load=zeros, finish=zeros, admitted=zeros, prompt=zeros, estimate=zeros,
+        end=zeros, load=zeros, finish=zeros, admitted=zeros, base=zeros, estimate=zeros,
         index=zeros, evictions=zeros if plan.counts_evictions else None,
     )  # fmt: skip
 

@@ -23,6 +23,7 @@ from jaxsched.engines.xla.state import (
     Lane,
     LoopPlan,
     Slots,
+    Stepper,
 )
 from jaxsched.policies.program import Choices
 
@@ -56,58 +57,64 @@ def step(
         if usage.num_spent is not None:
             leaves |= stepping & (usage.num_spent > 0)
 
-        def leave(state: tuple[running.Leaver, Slots]) -> tuple[running.Leaver, Slots]:
-            who = running.leaver(state[1], usage, time, stepping, inputs, choices)
-            return who, running.release(home, state[1], who, time)
+        def leave(state: _Leaving) -> _Leaving:
+            _, slots, buffer, front, _ = state
+            who, slot = running.leaver(slots, usage, time, stepping, inputs, choices)
+            slots = running.release(home, slots, who, slot, time)
+            entry = (who.key, who.position, who.estimate, who.evictions)
+            buffer, front = waiting.push(inputs, buffer, front, who.evicted, *entry, choices)
+            return who, slots, buffer, front, waiting.crowded(home, buffer)
 
-        leaver, slots = home.when(leaves, leave, (running.nobody(time, plan), lane.slots))
+        buffer, front, nobody = arrivals.buffer, arrivals.front, running.nobody(time, plan)
+        full = waiting.crowded(home, buffer) if plan.arrivals else jnp.zeros_like(stepping)
+        leaver, slots, buffer, front, full = home.when(
+            leaves, leave, (nobody, lane.slots, buffer, front, full)
+        )
         room = usage.room + jnp.where(leaver.evicted, leaver.prompt + leaver.generated + 1, 0)
         count = usage.active - leaver.evicted.astype(np.int32)
         room, count = home.settle(room, count)
+        completion = running.next_completion(home, slots, time)
     with jax.named_scope("admit"):
-        queued = waiting.candidates(
-            arrivals.buffer, arrivals.heads, queue, inputs, leaver, choices, plan
-        )
-        first = waiting.request(queued.first, inputs, choices)
+        first, heads = front.entrant, arrivals.heads
         free = _headroom(first, count)
-        ahead = running.look_ahead(home, slots, time, first, room - free, inputs.memory - free)
         blocked = (usage.num_late > 1) | (room < 0) | arrivals.more
         if usage.num_spent is not None:
             blocked |= usage.num_spent > leaver.evicted.astype(np.int32)
-        exists = (queued.first.position != NEVER) & (count < inputs.limits.max_batch)
-        wanted = stepping & exists & ahead.passes & ~blocked
+        exists = (front.first.position != NEVER) & (count < inputs.limits.max_batch)
+        possible = stepping & exists & ~blocked & (first.prompt < room - free)
+
+        def test(_: running.Ahead) -> running.Ahead:
+            return running.look_ahead(home, slots, time, first, inputs.memory - free)
+
+        ahead = home.when(possible, test, running.no_test(time))
+        wanted = possible & (ahead.wait <= 0)
         (wanted,) = home.settle(wanted)
 
-        def enter(state: tuple[Entering, Slots]) -> tuple[Entering, Slots]:
-            slots = state[1]
-            line = waiting.line(queued, queue, arrivals.heads, inputs, choices, plan)
+        def enter(state: _Admitting) -> _Admitting:
+            _, slots, buffer, heads, front = state
+            more = count + 1 < inputs.limits.max_batch
+            line = waiting.line(front, queue, heads, inputs, choices, plan, more)
             party = _party(line, first, ahead, slots, time, room, count, inputs)
-            places = running.free_slots(home, slots, time, plan.party)
+            places = running.free_slots(home, slots, time, plan.party, party > 1)
             entering, places = _entering(line, party, wanted, places, slots, inputs)
             size, prompts = entering.size, entering.prompts
-            return entering, running.insert(
+            slots = running.insert(
                 home, slots, places, size, prompts, line.requests, ahead.above, time
             )
+            buffer, heads, front = waiting.take(
+                inputs, buffer, heads, front, queue, size, choices, plan
+            )
+            return entering, slots, buffer, heads, front
 
-        entering, slots = home.when(wanted, enter, (_nobody(time, plan), slots))
-    with jax.named_scope("queue"):
-        heads, admitted = arrivals.heads, entering.size
-        buffer, heads = waiting.take(home, arrivals.buffer, heads, queued.first, admitted)
-        again = (admitted > 0) & (queued.first.position == leaver.position)
-        returns = leaver.evicted & ~again
-
-        def come_back(state: tuple[Entries, jax.Array]) -> tuple[Entries, jax.Array]:
-            entry = (leaver.key, leaver.position, leaver.estimate, leaver.evictions)
-            buffer = waiting.push(home, state[0], returns, *entry)
-            return buffer, waiting.crowded(home, buffer)
-
-        full = waiting.crowded(home, buffer) if plan.arrivals else jnp.zeros_like(returns)
-        buffer, full = home.when(returns, come_back, (buffer, full))
+        entering, slots, buffer, heads, front = home.when(
+            wanted, enter, (_nobody(time, plan), slots, buffer, heads, front)
+        )
+        admitted = entering.size
     with jax.named_scope("jump"):
         room, count = room - entering.prompts - admitted, count + admitted
-        wait = jnp.where(exists & (admitted == 0), ahead.wait, NEVER)
+        wait = jnp.where(possible & (admitted == 0), ahead.wait, NEVER)
         overflow = jnp.where(count > 0, room // jnp.maximum(count, 1) + 1, NEVER)
-        completion = jnp.minimum(ahead.next_completion, entering.next_completion)
+        completion = jnp.minimum(completion, entering.next_completion)
         change = jnp.minimum(jnp.minimum(wait, overflow), completion)
         change = jnp.minimum(change, inputs.limits.max_rounds - time)
         if usage.next_spent is not None:
@@ -138,8 +145,10 @@ def step(
         heads=heads,
         peak=jnp.where(jump > 0, jnp.maximum(lane.peak, used), lane.peak),
         halt=jnp.where(lane.halt == RUN, halt, lane.halt),
+        used=usage.active + usage.num_late - leaver.exists.astype(np.int32) + admitted,
         clock=passing.clock,
         prefill=passing.prefill,
+        front=front,
     )
     event = Event(
         admitted=entering.positions,
@@ -151,6 +160,15 @@ def step(
     return after, event
 
 
+def begin(lane: Lane, queue: Queue, inputs: Inputs, choices: Choices, plan: LoopPlan) -> Lane:
+    """A lane before a chunk of steps: who is first in its queue."""
+    best = waiting.best_of(lane.buffer, len(lane.heads), inputs.home)
+    return lane.replace(front=waiting.front(best, lane.heads, queue, inputs, choices, plan))
+
+
+ANY_ORDER = Stepper(step, begin)
+
+
 class Entering(NamedTuple):
     """Those who are admitted in a step; scalars."""
 
@@ -159,6 +177,10 @@ class Entering(NamedTuple):
     positions: tuple[jax.Array, ...]  # in their instance, NEVER from `size` on
     next_completion: jax.Array  # rounds to that of the first who completes
     next_prompt: jax.Array  # of who is next in the queue; 0 if that is not known
+
+
+_Leaving = tuple[running.Leaver, Slots, Entries, waiting.Front, jax.Array]
+_Admitting = tuple[Entering, Slots, Entries, tuple[jax.Array, ...], waiting.Front]
 
 
 def _nobody(time: jax.Array, plan: LoopPlan) -> Entering:
@@ -181,7 +203,7 @@ def _party(
         return jnp.ones_like(count)
     most = inputs.limits.max_batch - count
     size, prompts, others = jnp.ones_like(count), first.prompt, first.prompt
-    joins = jnp.ones_like(ahead.passes)
+    joins = ahead.wait <= 0
     several = zip(line.requests[1:], line.follows[1:], strict=True)
     for i, (request, follows) in enumerate(several, start=1):
         others = others + request.prompt
@@ -191,8 +213,12 @@ def _party(
         prompts = jnp.where(joins, others, prompts)
     size, prompts = inputs.home.settle(size, prompts)
     home, reserve = inputs.home, first.reserve
-    passes = running.all_pass(home, slots, time, size, prompts, reserve, ahead, inputs.memory)
-    return jnp.where(passes, size, 1)
+
+    def pass_together(size: jax.Array) -> jax.Array:
+        passes = running.all_pass(home, slots, time, size, prompts, reserve, ahead, inputs.memory)
+        return jnp.where(passes, size, 1)
+
+    return home.when(size > 1, pass_together, size)
 
 
 def _entering(
