@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from pathlib import Path
 
 import jax
@@ -79,10 +80,53 @@ def test_evolution_finds_worse_than_by_hand() -> None:
     assert total / base <= least <= most
 
 
+def test_a_local_worst_has_no_worse_neighbour() -> None:
+    game = adversary.Game(js.policy("a_max"), "h_sf", 12, 5, 3, 6)
+    start = game.by_hand()["1 long last"]
+    seen = list(adversary.worsen(game, start))
+    ratios = [around.ratio for around in seen]
+    assert len(seen) > 1 and ratios == sorted(set(ratios))
+    assert ratios[1] >= seen[0].worst_ratio > ratios[0] == game.ratio(start)
+    # The neighbours, made otherwise.
+    worst, place = seen[-1].output, np.arange(5)
+    ends = np.cumsum([len(list(run)) for _, run in itertools.groupby(worst)])
+    stretches = [(i, i + 1) for i in place] + list(itertools.pairwise((0, *ends)))
+    around = {
+        tuple(np.where((i <= place) & (place < j), length, worst))
+        for i, j in stretches for length in range(3, 7)
+    }  # fmt: skip
+    around |= {tuple(np.insert(np.delete(worst, i), j, worst[i])) for i in place for j in place}
+    around.remove(tuple(worst))
+    assert len(around) <= seen[-1].number < len(around) + 5  # to swap two is to move either
+    assert not len(seen[-1].worse)
+    assert game.ratio(np.array(list(around))).max() <= ratios[-1]
+
+
+@pytest.mark.parametrize("alpha", [0.05, 0.3])
+def test_a_max_is_between_what_is_proved_of_it_and_the_worst_of_two_lengths(alpha: float) -> None:
+    memory, prompt, upper = 200, 3, 60
+    lower = round(alpha * upper)
+    game = adversary.Game(js.policy("a_max"), "h_sf", memory, 300, lower, upper, prompt)
+    cases = np.stack(list(game.by_hand().values()))
+    slots = memory // (prompt + upper)  # so many it always runs
+    found = js.simulate(game.instance(cases), game.policy)
+    before = np.cumsum(cases, axis=1) - cases
+    assert (found.completion <= before // slots + cases).all()
+    most = 1 + memory / (slots * lower) * (1 + np.sqrt(1 + 2 * np.log(upper / lower)))
+    ratios = dict(zip(game.by_hand(), found.total_latency / game_bound(game, cases), strict=True))
+    assert 1 < max(ratios.values()) <= most
+    mixed = max(ratio for name, ratio in ratios.items() if name.startswith("longest first"))
+    assert mixed > max(ratio for name, ratio in ratios.items() if name.endswith("long first"))
+
+
+def game_bound(game: adversary.Game, cases: np.ndarray) -> np.ndarray:
+    return js.mean_busy_time_bound(game.prompt * np.ones_like(cases), cases, game.memory)
+
+
 def test_worst_case_writes_what_simulate_reads(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    asked = ["--memory", "32", "--requests", "10", "--lanes", "24", "--generations", "1"]
+    asked = ["--memory", "32", "--requests", "10", "--lanes", "24", "--generations", "1", "--check"]
     out = tmp_path / "worst"
     assert cli.main(["worst-case", *asked, "--against", "optimal", "--out", str(out)]) == 0
     command = next(x for x in capsys.readouterr().out.splitlines() if x.startswith("jaxsched sim"))
@@ -94,5 +138,6 @@ def test_worst_case_writes_what_simulate_reads(
     assert header.startswith("policy,against,memory,n,") and row.startswith("a_min:on_eviction,op")
     text = (out / "report.html").read_text()
     assert "worst case made by hand" in text and "--against optimal" in text and "<figure>" in text
+    assert "single changes, none worse" in text and "--check<" in text
     assert cli.main(["worst-case", "--alpha", "2"]) == 1
     assert "alpha is 2.0; expected more than 0 and at most 1" in capsys.readouterr().err

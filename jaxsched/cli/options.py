@@ -221,6 +221,8 @@ def worst_case(parser: ArgumentParser) -> None:
         help="cases in a generation; default: %(default)s")  # fmt: skip
     add("--generations", type=int, default=40, metavar="G", help="default: %(default)s")
     add("--seed", type=int, default=0, metavar="S", help="of the mutations")
+    add("--check", action="store_true", help="go on from the worst by single changes (a request's "
+        "length or place, a run's length) until none of all of them makes it worse")  # fmt: skip
     add("--out", type=Path, default=Path("out/worst_case"), metavar="DIR",
         help="folder of the file and the picture; default: %(default)s")  # fmt: skip
     _printed(parser)

@@ -27,6 +27,11 @@ def run(args: argparse.Namespace) -> None:
     )  # fmt: skip
     out = console(args.form)
     first, last = _evolved(game, args, out)
+    changes = 0
+    if args.check:
+        *_, around = adversary.worsen(game, last.output)
+        changes = around.number
+        last = adversary.Generation(last.number, around.output, around.ratio)
     total, evictions = game.replay(last.output)
     found = js.simulate(game.instance(last.output), game.policy)
     if (total, evictions) != (int(found.total_latency), int(found.evictions)):
@@ -36,10 +41,10 @@ def run(args: argparse.Namespace) -> None:
         "policy": game.policy.name, "against": game.against, "memory": game.memory,
         "n": game.requests, "lower": game.lower, "upper": game.upper,
         "ratio_by_hand": first.ratio, "ratio": last.ratio, "least": least, "most": most,
-        "evictions": evictions,
+        "evictions": evictions, "changes": changes,
     }  # fmt: skip
     options = ("policy", "against", "alpha", "memory", "requests", "prompt", "lanes",
-               "generations", "seed")  # fmt: skip
+               "generations", "seed", *["check"] * args.check)  # fmt: skip
     about = store.about(toml.to_toml({name: getattr(args, name) for name in options}))
     _write(game, last.output, args.out)
     store.write_text(args.out / "manifest.json", json.dumps(about, indent=2) + "\n")

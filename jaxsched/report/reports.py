@@ -283,7 +283,9 @@ def worst_case_report(folder: Path, config: Config) -> Report:
     found = store.read_results(folder)
     drawn = gantt.of_case(folder / "worst_case.csv", config["memory"], config["policy"])
     about = "Which requests run when: red what was evicted. Below it the memory in use."
-    words = (f"--{name} {value}" for name, value in config.items())
+    words = (
+        f"--{name}" if value is True else f"--{name} {value}" for name, value in config.items()
+    )
     return Report(
         title=f"Worst case: {_name(folder)}",
         lead="An input on which a policy does badly, evolved from those that are known.",

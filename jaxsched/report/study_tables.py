@@ -42,10 +42,18 @@ BEST_NOTE = (
     "and by / bound - 1 at most",
 )
 
+BOUND_NOTE = (
+    "a policy is above the optimum by / bound - 1 at most; with best:hindsight among the policies "
+    "the table says by how much at least",
+)
+
+CLOCK_NOTE = "how far a policy is above the optimum is known in rounds only, not under a clock"
+
 SERVED_NOTE = (
     "TTFT and E2EL count from arrival; a token that is generated again is not seen again; names "
     "are those of `vllm bench serve`, P50 being its median",
     "KV, peak: mean and peak use of M; wasted: tokens computed again",
+    CLOCK_NOTE,
 )
 
 SERVING_NOTE = (
@@ -53,6 +61,7 @@ SERVING_NOTE = (
     "the policy's, ± half a paired 95 % confidence interval",
     "KV, peak: use of M; preempted: per request; sustains: largest rate of the job kept up with "
     "(proved: {bound}/s is the most, for long)",
+    CLOCK_NOTE,
 )
 
 TUNING_NOTE = (
@@ -126,7 +135,7 @@ def backlog_job(frame: pd.DataFrame) -> Answer:
         ("peak", lambda row: shown(row["peak_memory"] / memory, percent)),
     ]
     title = f"n = {n:,} requests, M = {memory:,} tokens, {lanes} instances"
-    notes = BACKLOG_NOTE + (BEST_NOTE if "ratio_to_best" in chosen else ())
+    notes = BACKLOG_NOTE + _gap_note(chosen)
     made = _table(columns, sections)
     return Answer(title, (made,), (*notes, *missed_notes(chosen)), summary)
 
@@ -171,12 +180,17 @@ def _gap(frame: pd.DataFrame) -> list[TableColumn]:
     return [_number(heading, name, ".3f") for heading, name in _GAP.items() if name in frame]
 
 
+def _gap_note(frame: pd.DataFrame) -> tuple[str, ...]:
+    """What those say of a policy and the optimum."""
+    return BEST_NOTE if "ratio_to_best" in frame else BOUND_NOTE
+
+
 def replay(frame: pd.DataFrame) -> Answer:
     """What each policy made of a trace, in rounds or, under a clock, in seconds."""
     first = frame.iloc[0]
     title = f"{int(first['n']):,} requests, M = {int(first['memory']):,} tokens"
     if "clock" not in frame:
-        notes = ROUNDS_NOTE + (BEST_NOTE if "ratio_to_best" in frame else ())
+        notes = ROUNDS_NOTE + _gap_note(frame)
         return Answer(title, (_in_rounds(frame),), (*notes, *missed_notes(frame)), frame)
     rate = first["offered_rate"]
     offered = "" if math.isnan(rate) else f", {rate:.3g} req/s arrive"
@@ -436,11 +450,13 @@ def worst_case_table(found: pd.DataFrame) -> Answer:
         f"{one['policy']} / {one['against']}, M = {one['memory']}, n = {one['n']}, "
         f"lengths in [{one['lower']}, {one['upper']}]"
     )
+    changes = one.get("changes", 0)  # none in folders of earlier versions
     rows = (
         ("worst case made by hand", f"{one['ratio_by_hand']:.3f}"),
         ("worst case found", f"{one['ratio']:.3f}"),
         ("more than by hand", f"{one['ratio'] / one['ratio_by_hand'] - 1:.1%}"),
         ("its total latency / optimum", f"{one['least']:.3f} to {one['most']:.3f}"),
         ("its evictions", f"{one['evictions']:,}"),
+        *([("single changes, none worse", f"{changes:,}")] if changes else ()),
     )
     return Answer(title, (table(["total latency"], [("", rows)]),), (), found)

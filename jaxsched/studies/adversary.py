@@ -8,7 +8,8 @@ the index breaks ties.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Iterator
+import itertools
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -27,6 +28,9 @@ YARDSTICKS = ("h_sf", "bound", "optimal")
 
 KEPT = 16
 """One case in so many has offspring."""
+
+KEPT_CHANGES, MADE_CHANGES = 4096, 256
+"""Changes for the worse that are remembered, and that are made at once: so many, at most."""
 
 LARGEST_REPLAY = 512
 """Requests that the reference replays in a second or two, at most."""
@@ -74,6 +78,11 @@ class Game:
         """Name -> a case: those that theory and trials point to."""
         n, low, high = self.requests, self.lower, self.upper
         cases = {}
+        for share in (0.5, 0.75, 1.0, 1.33, 1.67, 2.0):
+            # Worst for A_max (docs/optimum.md): longer than t is a part 1 / (1 + 2 share t / l).
+            lengths = (n / (np.arange(n) + 0.5) - 1) * low / (2 * share)
+            longest_first = np.clip(np.round(lengths), low, high).astype(np.int64)
+            cases[f"longest first, {share:g}"] = longest_first
         for count in (2**k for k in range(12) if 2**k < n):
             ends = (np.full(count, high), np.full(n - count, low))
             cases[f"{count} long first"] = np.concatenate(ends)
@@ -106,13 +115,15 @@ class Generation:
     ratio: float  # its ratio
 
 
-def evolve(game: Game, lanes: int, generations: int, seed: int = 0) -> Iterator[Generation]:
-    """Mutates and selects cases, so many lanes at a time; the first are those made by hand.
+def evolve(
+    game: Game, lanes: int, generations: int, seed: int = 0, others: Sequence[CaseOutputs] = ()
+) -> Iterator[Generation]:
+    """Mutates and selects cases, lanes at a time; the first are those made by hand, and others.
 
     The ratio never falls, since the worst cases stay.
     """
     rng = np.random.default_rng(seed)
-    cases = np.stack(list(game.by_hand().values()))
+    cases = np.stack([*game.by_hand().values(), *others])
     for number in range(generations + 1):
         ratios = game.ratio(cases)
         order = np.argsort(-ratios, kind="stable")
@@ -138,11 +149,112 @@ def _child(game: Game, rng: np.random.Generator, parents: CaseOutputs) -> CaseOu
     return child
 
 
+def _starts(output: CaseOutputs) -> CaseOutputs:
+    """Where the runs of one length begin."""
+    return np.flatnonzero(np.append(True, output[1:] != output[:-1]))
+
+
+def enlarged(small: Game, output: CaseOutputs, game: Game) -> CaseOutputs:
+    """A case of a smaller memory, blown up: each request several times, lengths in proportion."""
+    part = (output - small.lower) / max(1, small.upper - small.lower)
+    lengths = np.round(game.lower + part * (game.upper - game.lower)).astype(np.int64)
+    return lengths[np.arange(game.requests) * small.requests // game.requests]
+
+
+def _neighbours(game: Game, output: CaseOutputs) -> Iterator[CaseOutputs]:
+    """All cases that are one change away (a few of them twice), some at a time: [cases, n].
+
+    One request has another length, or another place; or all of a run have another length. So a run
+    that gets or loses a request at its end is among them.
+    """
+    lengths = np.arange(game.lower, game.upper + 1)
+    starts = _starts(output)
+    for start, stop in itertools.pairwise((*starts.tolist(), len(output))):
+        own = output[start]
+        other = lengths[lengths != own]
+        places = [slice(place, place + 1) for place in range(start, stop)]
+        for where in places if stop == start + 1 else (*places, slice(start, stop)):
+            changed = np.tile(output, (len(other), 1))
+            changed[:, where] = other[:, None]
+            yield changed
+        rest = np.delete(output, start)
+        # Before and after one of the same length are one place.
+        free = np.flatnonzero(np.append(True, rest != own))
+        moved = [np.insert(rest, to, own) for to in free.tolist() if to != start]
+        yield np.array(moved, np.int64).reshape(-1, len(output))
+
+
+@dataclasses.dataclass(frozen=True)
+class Neighbourhood:
+    """What every single change of a case makes of it."""
+
+    output: CaseOutputs  # the case
+    ratio: float  # its ratio
+    number: int  # of cases that are one change away
+    worse: CaseOutputs  # the worst of those with a larger ratio, in order, of shape [worse, n]
+    worst_ratio: float  # the largest of all
+
+
+def neighbourhood(game: Game, output: CaseOutputs) -> Neighbourhood:
+    """Tries every single change: another length or place of a request, another length of a run."""
+    own, number = float(game.ratio(output)), 0
+    worse, ratios = np.empty((0, len(output)), np.int64), np.empty(0)
+    for cases in _gathered(_neighbours(game, output), 4096):
+        found = game.ratio(cases)
+        number += len(found)
+        worse = np.concatenate((worse, cases[found > own]))
+        ratios = np.concatenate((ratios, found[found > own]))
+        order = np.argsort(-ratios, kind="stable")[:KEPT_CHANGES]
+        worse, ratios = worse[order], ratios[order]
+    return Neighbourhood(output, own, number, worse, float(ratios.max(initial=own)))
+
+
+def _gathered(parts: Iterator[CaseOutputs], rows: int) -> Iterator[CaseOutputs]:
+    """The same rows, but so many at a time, or more."""
+    held: list[CaseOutputs] = []
+    count = 0
+    for part in parts:
+        held.append(part)
+        count += len(part)
+        if count >= rows:
+            yield np.concatenate(held)
+            held, count = [], 0
+    if count:
+        yield np.concatenate(held)
+
+
+def worsen(game: Game, output: CaseOutputs) -> Iterator[Neighbourhood]:
+    """Makes changes as long as one makes the case worse: the last has none that does."""
+    while True:
+        around = neighbourhood(game, output)
+        yield around
+        if not len(around.worse):
+            return
+        # The worst change; or the worst few at once, where they are of different requests.
+        single = around.worse[(around.worse != output).sum(axis=1) == 1][:MADE_CHANGES]
+        together, cases = output.copy(), [around.worse[0]]
+        for case in single:
+            where = (case != output) & (together == output)
+            together = np.where(where, case, together)
+            cases.append(together)
+        output = cases[int(np.argmax(game.ratio(np.stack(cases))))]
+
+
 def _stretch(rng: np.random.Generator, n: int) -> slice:
     """Some places one after another, few or many."""
     length = min(n, int(np.ceil(np.exp(rng.uniform(0, np.log(n + 1))))))
     start = int(rng.integers(n - length + 1))
     return slice(start, start + length)
+
+
+def _resize(game: Game, rng: np.random.Generator, child: CaseOutputs) -> None:
+    """Gives a run, which is a stretch of one length, more requests or fewer."""
+    starts = _starts(child)
+    start = int(starts[rng.integers(len(starts))])
+    by = int(np.ceil(np.exp(rng.uniform(0, np.log(len(child))))))
+    longer = np.insert(child, start, np.full(by, child[start]))[: len(child)]
+    fewer = np.append(np.delete(child, slice(start, start + by)), np.full(by, child[-1]))
+    child[:] = longer if rng.random() < 0.5 else fewer[: len(child)]
 
 
 def _set(game: Game, rng: np.random.Generator, child: CaseOutputs) -> None:
@@ -178,7 +290,7 @@ def _sort(game: Game, rng: np.random.Generator, child: CaseOutputs) -> None:
 
 
 _MUTATIONS: tuple[Callable[[Game, np.random.Generator, CaseOutputs], Any], ...] = (
-    _set, _nudge, _move, _sort,
+    _set, _nudge, _move, _sort, _resize,
 )  # fmt: skip
 
 
