@@ -48,7 +48,7 @@ def _jobs(scale: Scale) -> list[Job]:
 
 
 def _rows(scale: Scale, kind: str, name: str) -> list[Row]:
-    found = _compiled(kind, name, scale.n)
+    found = compiled_elsewhere("benchmarks.compile_for", kind, name, LANES, scale.n)
     row = {"device": {"gpu": "H100", "tpu": "TPU v5e"}[kind], "policy": name}
     if "missing" in found:
         return [row | {"note": found["missing"]}]
@@ -70,9 +70,10 @@ def _rows(scale: Scale, kind: str, name: str) -> list[Row]:
     return [row | each for each in rows]
 
 
-def _compiled(kind: str, name: str, n: int) -> dict[str, Any]:
+def compiled_elsewhere(module: str, *words: object) -> dict[str, Any]:
+    """What a program prints, in JSON, that is run by the Python with the compilers."""
     python = os.environ.get(PYTHON, sys.executable)
-    command = [python, "-m", "benchmarks.compile_for", kind, name, str(LANES), str(n)]
+    command = [python, "-m", module, *map(str, words)]
     path = os.pathsep.join([os.getcwd(), os.environ.get("PYTHONPATH", "")])
     environment = {k: v for k, v in os.environ.items() if k != "XLA_FLAGS"} | {"PYTHONPATH": path}
     run = subprocess.run(command, capture_output=True, text=True, env=environment, check=False)

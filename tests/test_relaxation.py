@@ -20,6 +20,7 @@ from jaxsched.engines.soft import (
     soft_simulate,
     uniform_timeline,
 )
+from jaxsched.engines.soft.simulate import _side_by_side
 from jaxsched.engines.soft.threshold import BEYOND, bracket, cumulative, implicit, root, share
 from jaxsched.policies import Policy
 from jaxsched.policies.arithmetic import most
@@ -214,6 +215,13 @@ def test_lanes_by_vmap_and_together_are_the_same() -> None:
         np.testing.assert_allclose(lane_by_lane[1].sum(), expected, rtol=1e-6, err_msg=name)
         if name != "evict_arrival":  # in a backlog all arrive alike
             assert abs(lane_by_lane[0].sum() / expected - 1) > 1e-3, name
+
+
+@pytest.mark.parametrize("lanes", [(), (3,), (2, 12), (10,), (13,)])
+def test_lanes_in_groups_are_in_their_order(lanes: tuple[int, ...]) -> None:
+    left, right = np.arange(2 * np.prod(lanes, dtype=int) * 4).reshape(2, *lanes, 4)
+    found = _side_by_side(lambda a, b: {"sum": jnp.sum(a * b)}, lanes, left, right)
+    np.testing.assert_array_equal(found["sum"], np.sum(left * right, axis=-1))
 
 
 def test_requests_alone() -> None:

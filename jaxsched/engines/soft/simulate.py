@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
+import math
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -19,6 +21,9 @@ from jaxsched.policies import Policy, View, family, network
 
 KEY_STEP = 1 / 2
 """Keys are whole numbers in the other engines; what settles ties stays below a step of them."""
+
+AT_ONCE = 8
+"""Lanes whose arrays a core's cache holds, and that are enough to be worth a pass."""
 
 A_MIN_FAMILY = family.a_min_family()
 """The policy whose params are a `FamilyParams`."""
@@ -119,9 +124,20 @@ def soft_simulate(
         lane = _lane(fields, params, temperature, policy, exact_gradient)
         return _result(lane, _scan(lane, steps), steps, fields["count"])
 
-    for _ in lanes:
-        one = jax.vmap(one)
-    return one(fields, steps)
+    return _side_by_side(one, lanes, fields, steps)
+
+
+def _side_by_side(one: Callable[..., Any], lanes: tuple[int, ...], *of: Any) -> Any:
+    """A function of a lane for all of them; on a CPU for so many at once as its cache holds."""
+    count = math.prod(lanes)
+    few = next((size for size in range(AT_ONCE, 1, -1) if count % size == 0), count)
+    if jax.default_backend() != "cpu" or count <= AT_ONCE or 2 * few < AT_ONCE:
+        for _ in lanes:
+            one = jax.vmap(one)
+        return one(*of)
+    flat = jax.tree.map(lambda leaf: leaf.reshape(count, *leaf.shape[len(lanes) :]), of)
+    found = lax.map(lambda each: one(*each), flat, batch_size=few)
+    return jax.tree.map(lambda leaf: leaf.reshape(*lanes, *leaf.shape[1:]), found)
 
 
 def _check_policy(policy: Policy) -> None:
@@ -179,6 +195,7 @@ def _scan(lane: SoftLane, steps: Timeline) -> State:
         evictions=jnp.sum(zero),
         thresholds=jnp.zeros_like(zero, shape=2),
         fullest=jnp.zeros_like(zero, np.int32, shape=()),
+        order=jnp.arange(2 * zero.size, dtype=np.int32),
     )
     keep = jax.checkpoint_policies.save_only_these_names(SAVED)
 

@@ -66,6 +66,7 @@ class State(Pytree):
     # thresholds of the step before, where the search for the next ones begins, of shape [2]
     thresholds: Array
     fullest: Array  # at whose end memory was full; its place in both shares, one after the other
+    order: Array  # of the ends of both, the last one first, where sorting begins; of shape [2 n]
 
     @property
     def generated(self) -> Array:
@@ -138,7 +139,7 @@ def _admit(lane: SoftLane, state: State, step: Timeline, present: Array) -> Stat
     known = jnp.where(view.arrival <= step.start, state.waiting, 0.0)
     key = lane.policy.admission_key(_waiting(lane, state))
     key = standardize(_distinct(lane, key), _held(lane, known))
-    z, found, fullest = _admission_threshold(lane, state, step, present, known, key)
+    z, found, fullest, order = _admission_threshold(lane, state, step, present, known, key)
     entering = known * _through(step.admitted, share(z - key, known, temperature), known)
     part = _part(entering, state.active, known)
     return state.replace(
@@ -148,6 +149,7 @@ def _admit(lane: SoftLane, state: State, step: Timeline, present: Array) -> Stat
         active_evictions=_mixed(state.active_evictions, part, state.waiting_evictions),
         thresholds=state.thresholds.at[1].set(found),
         fullest=fullest,
+        order=order,
     )
 
 
@@ -171,8 +173,8 @@ def _mixed(old: Any, part: Array, new: Any) -> Any:
 
 def _admission_threshold(
     lane: SoftLane, state: State, step: Timeline, present: Array, known: Array, key: Array
-) -> tuple[Array, Array, Array]:
-    """The key up to which the look-ahead test passes; and where the search for it ended.
+) -> tuple[Array, Array, Array, Array]:
+    """The key up to which the look-ahead test passes; where the search for it ended, and the ends.
 
     Expected memory is largest at one of the expected ends. Which, and for what key it is full, is
     sought in `_fullest`; the derivative is that of the memory at that end.
@@ -190,14 +192,15 @@ def _admission_threshold(
     )
     ends = bracket(key, known, temperature)
     guess = state.thresholds[1], state.fullest
-    found, which = _fullest(lane, *lax.stop_gradient((use, key, ends)), guess)
+    order = _descending(lax.stop_gradient(jnp.concatenate(use.ends)), state.order)
+    found, which = _fullest(lane, *lax.stop_gradient((use, key, ends)), order, guess)
     weight, room = use.at(which, view.memory)
 
     def displaced(steepness: Array) -> Array:
         return jnp.sum(known * (view.prompt + ahead) * steepness)
 
     least = None if lane.exact_gradient else displaced
-    return implicit(found, key, weight, room, temperature, least), found, which
+    return implicit(found, key, weight, room, temperature, least), found, which, order
 
 
 class _Use(Pytree):
@@ -221,7 +224,12 @@ class _Use(Pytree):
 
 
 def _fullest(
-    lane: SoftLane, use: _Use, key: Array, ends: tuple[Array, Array], guess: tuple[Array, Array]
+    lane: SoftLane,
+    use: _Use,
+    key: Array,
+    ends: tuple[Array, Array],
+    order: Array,
+    guess: tuple[Array, Array],
 ) -> tuple[Array, Array]:
     """The key for which expected memory is full, and at the end of which request.
 
@@ -231,9 +239,7 @@ def _fullest(
     """
     temperature, memory = lane.temperature, lane.view.memory
     columns = use.ends, use.shares, use.held, (jnp.full_like(key, -BEYOND), key)
-    both = [jnp.concatenate(column) for column in columns]
-    order = _descending(both[0])
-    last, shares, held, keys = (column[order] for column in both)
+    last, shares, held, keys = (jnp.concatenate(column)[order] for column in columns)
     places = jnp.arange(2 * key.size, dtype=np.int32)
     noise = 32 * float(jnp.finfo(key.dtype).eps) * memory
 
@@ -254,9 +260,10 @@ def _fullest(
     return checkpoint_name(found[0], SAVED), checkpoint_name(found[1], SAVED)
 
 
-def _descending(values: Array) -> Array:
+def _descending(values: Array, before: Array) -> Array:
     """The order of values that are not negative, the largest first.
 
+    Sorting begins at that of the step before: what is nearly in order takes less time.
     They are packed with their indices into integers, for XLA:CPU takes five times as long to sort
     floats, or pairs. That rounds them, to eps times the largest times their number at the worst.
     """
@@ -264,7 +271,7 @@ def _descending(values: Array) -> Array:
     integer = np.dtype(f"int{8 * values.dtype.itemsize}")
     levels = 2.0 ** (8 * integer.itemsize - 1 - bits) * (1 - 2.0**-20)
     rank = (levels * (1 - values / jnp.max(values))).astype(integer)
-    packed = rank << bits | jnp.arange(values.size, dtype=integer)
+    packed = rank[before] << bits | before.astype(integer)
     return (lax.sort(packed, is_stable=False) & integer.type(2**bits - 1)).astype(np.int32)
 
 
