@@ -175,6 +175,7 @@ def run_chunk(
 
 def _inputs(table: LaneTable, row: jax.Array) -> Inputs:
     clock = None if table.clock is None else tuple(table.clock[row, i] for i in range(6))
+    worker = None if table.worker is None else tuple(table.worker[row, i] for i in range(4))
     return Inputs(
         home=Chip(),
         table=table,
@@ -184,6 +185,7 @@ def _inputs(table: LaneTable, row: jax.Array) -> Inputs:
         params=jax.tree.map(lambda ref: _Row(ref, row), table.params),
         clock=clock,
         limits=jax.tree.map(lambda ref: ref[0], table.limits),
+        worker=worker,
     )
 
 

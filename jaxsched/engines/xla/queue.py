@@ -35,8 +35,13 @@ class Candidate(NamedTuple):
     position: jax.Array  # of the request in its instance
     estimate: jax.Array
     evictions: jax.Array | None
+    kept: jax.Array | None  # tokens generated so far, on a worker with blocks
     origin: jax.Array  # 0 the fresh order, then the returned runs, the buffer, the evicted one
     place: jax.Array  # in the buffer
+
+
+_Known = tuple[jax.Array, jax.Array, jax.Array, jax.Array | None, jax.Array | None]
+"""Key, index, estimate, evictions and tokens kept."""
 
 
 class Candidates(NamedTuple):
@@ -101,12 +106,14 @@ def candidates(
     home, zero = inputs.home, jnp.zeros_like(leaver.slot)
     buffered = np.int32(1 + len(queue.runs))
     place = home.place_of_first(buffer.key, buffer.index)
-    key, index, estimate, evictions = (
-        home.pick(a, place) for a in (buffer.key, buffer.index, buffer.estimate, buffer.evictions)
+    known = (
+        home.pick(a, place)
+        for a in (buffer.key, buffer.index, buffer.estimate, buffer.evictions, buffer.kept)
     )
-    best = Candidate(key, index, estimate, evictions, zero + buffered, place)
+    best = Candidate(*known, zero + buffered, place)
     key, index = (jnp.where(leaver.evicted, a, NEVER) for a in (leaver.key, leaver.position))
-    evicted = Candidate(key, index, leaver.estimate, leaver.evictions, zero + buffered + 1, zero)
+    known = (leaver.estimate, leaver.evictions, leaver.kept)
+    evicted = Candidate(key, index, *known, zero + buffered + 1, zero)
     best, then = _in_order(best, evicted)
     waiting = functools.partial(_waiting, heads, queue, inputs, choices, plan)
     for origin in range(1 if plan.arrivals else 0, 1 + len(queue.runs)):
@@ -156,39 +163,42 @@ def _waiting(
     plan: LoopPlan,
     origin: int,
     place: jax.Array,
-) -> tuple[jax.Array, jax.Array, jax.Array, jax.Array | None]:
-    """Key, index, estimate and evictions of a request behind the head of a sorted queue."""
+) -> _Known:
+    """What is known of a request behind the head of a sorted queue."""
     place = heads[origin] + place
     if origin == 0:
         left = place < inputs.num_requests
         index = jnp.where(left, lookup(inputs, "order", place), NEVER)
-        key, _, estimate, evictions = _fresh(inputs, index, choices, plan)
-        return jnp.where(left, key, NEVER), index, estimate, evictions
+        key, *known = _fresh(inputs, index, choices, plan)
+        return jnp.where(left, key, NEVER), *known
     run = queue.runs[origin - 1]
     left = place < np.int32(run[0].shape[-1])
     key, index = (jnp.where(left, _at(inputs.home, array, place), NEVER) for array in run)
-    estimate, evictions = (
-        _at(inputs.home, array, index) for array in (queue.estimate, queue.evictions)
+    estimate, evictions, kept = (
+        _at(inputs.home, array, index) for array in (queue.estimate, queue.evictions, queue.kept)
     )
-    return key, index, estimate, evictions
+    return key, index, estimate, evictions, kept
 
 
 def _fresh(
     inputs: Inputs, index: jax.Array, choices: Choices, plan: LoopPlan
-) -> tuple[jax.Array, jax.Array, jax.Array, jax.Array | None]:
-    """Key, index, estimate and evictions of a request that has not run yet."""
+) -> _Known:
+    """What is known of a request that has not run yet."""
     read, none = fields_of(inputs, index), jnp.zeros_like(index)
     estimate = ask(choices, "estimate", read, inputs.params)
     read = known_as(read, estimate=estimate, evictions=none)
     key = ask(choices, "admission_key", read, inputs.params)
-    return key, index, estimate, none if plan.counts_evictions else None
+    evictions, kept = (none if has else None for has in (plan.counts_evictions, plan.blocks))
+    return key, index, estimate, evictions, kept
 
 
 def request(candidate: Candidate, inputs: Inputs, choices: Choices) -> Entrant:
     """What a slot needs to know of the candidate; its reserve is capped here, for every policy."""
     read = fields_of(inputs, candidate.position)
     prompt, output = read("prompt"), read("output")
-    read = known_as(read, estimate=candidate.estimate, evictions=candidate.evictions)
+    read = known_as(
+        read, estimate=candidate.estimate, evictions=candidate.evictions, generated=candidate.kept
+    )
     reserve = ask(choices, "reserve", read, inputs.params)
     (reserve,) = inputs.home.settle(jnp.clip(reserve, 1, inputs.memory - prompt))
     free = None
@@ -222,6 +232,7 @@ def push(
     index: jax.Array,
     estimate: jax.Array,
     evictions: jax.Array | None,
+    kept: jax.Array | None,
 ) -> Entries:
     """Puts one request into the first free place of the buffer; there always is one."""
     count = buffer.key.shape[-1]
@@ -232,6 +243,7 @@ def push(
         index=home.put(buffer.index, condition, place, index),
         estimate=home.put(buffer.estimate, condition, place, estimate),
         evictions=home.put(buffer.evictions, condition, place, evictions),
+        kept=home.put(buffer.kept, condition, place, kept),
     )
 
 

@@ -97,7 +97,7 @@ def step(
         returns = leaver.evicted & ~again
 
         def come_back(state: tuple[Entries, jax.Array]) -> tuple[Entries, jax.Array]:
-            entry = (leaver.key, leaver.position, leaver.estimate, leaver.evictions)
+            entry = (leaver.key, leaver.position, leaver.estimate, leaver.evictions, None)
             buffer = waiting.push(home, state[0], returns, *entry)
             return buffer, waiting.crowded(home, buffer)
 
@@ -120,11 +120,11 @@ def step(
         if plan.clocked:
             used = inputs.memory - room
             prompts = entering.prompts
-            passing = _pass_time(
+            passing = pass_time(
                 lane, arrivals, inputs, change, still, silent, prompts, count, used
             )
         else:
-            passing = _pass_rounds(arrivals, change, still, silent)
+            passing = pass_rounds(arrivals, change, still, silent)
         jump = passing.jump
         used = inputs.memory - room + (jump - 1) * count
     halt = jnp.where(wanted & (admitted == 0), WANTS_SLOT, RUN)
@@ -238,7 +238,7 @@ def _headroom(request: running.Entrant, count: jax.Array) -> jax.Array | np.int3
     return jnp.where(count > 0, request.headroom, 0)
 
 
-def _pass_rounds(
+def pass_rounds(
     arrivals: waiting.Joined, change: jax.Array, still: jax.Array, silent: jax.Array
 ) -> Passing:
     """Without a clock an arrival is a round like any other change."""
@@ -247,7 +247,7 @@ def _pass_rounds(
     return Passing(jump, idle, None, None)
 
 
-def _pass_time(
+def pass_time(
     lane: Lane,
     arrivals: waiting.Joined,
     inputs: Inputs,
