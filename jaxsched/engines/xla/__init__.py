@@ -135,7 +135,7 @@ def _summary(table: LaneTable, records: loop.Records, valid: jax.Array) -> Resul
             area = prompt * tokens + tokens * (tokens + 1) // 2
         else:
             since = prompt + kept
-            area = run_time(since + tokens - 1, since, table.worker[:, :1])
+            area = run_time(since + tokens - 1, since, table.worker[:, 3:4])
         counts = done if timed is None else jnp.zeros_like(done)
         latency = jnp.where(counts, completion - arrival, np.int32(0)).astype(jnp.int64)
         totals = jnp.stack(

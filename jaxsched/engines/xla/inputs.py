@@ -62,7 +62,7 @@ class LaneTable(Pytree):
     due: chex.Array | None
     limits: RunLimits  # round limit and cap on running requests
     one: chex.Array  # A 1 that the compiler cannot see through, for `settle`, []
-    # block, most running requests, budget and watermark of a worker with blocks, [N, 4], or `None`
+    # of a worker with blocks the most running requests, budget, watermark and `blocks.Block`, [N, 6]
     worker: chex.Array | None
 
 
@@ -77,7 +77,7 @@ class Inputs(NamedTuple):
     params: chex.ArrayTree
     clock: jax.Array | tuple[jax.Array, ...] | None  # six coefficients
     limits: RunLimits
-    worker: jax.Array | tuple[jax.Array, ...] | None  # four numbers
+    worker: jax.Array | tuple[jax.Array, ...] | None  # six numbers
 
 
 class Queue(Pytree):
@@ -138,8 +138,12 @@ def make_table(
 
 def _rules(worker: jax.Array, limits: RunLimits) -> jax.Array:
     block, seqs, budget, watermark = (worker[:, k] for k in range(4))
-    cap = jnp.minimum(seqs, limits.max_batch)
-    return jnp.stack([jnp.maximum(block, 1), cap, budget, watermark], axis=-1)
+    block, cap = jnp.clip(block, 1, LARGEST_BLOCK), jnp.minimum(seqs, limits.max_batch)
+    bits = 32 - lax.clz(block - 1)
+    with jax.enable_x64(True):
+        scale = jnp.left_shift(np.int64(1), 30 + bits.astype(jnp.int64))
+        factor = (scale // block.astype(jnp.int64) + 1).astype(jnp.int32)
+    return jnp.stack([cap, budget, watermark, block, factor, 30 + bits], axis=-1)
 
 
 def reader(*sources: dict[str, jax.Array], **fields: jax.Array) -> Read:

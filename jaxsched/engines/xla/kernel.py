@@ -175,7 +175,7 @@ def run_chunk(
 
 def _inputs(table: LaneTable, row: jax.Array) -> Inputs:
     clock = None if table.clock is None else tuple(table.clock[row, i] for i in range(6))
-    worker = None if table.worker is None else tuple(table.worker[row, i] for i in range(4))
+    worker = None if table.worker is None else tuple(table.worker[row, i] for i in range(6))
     return Inputs(
         home=Chip(),
         table=table,

@@ -281,7 +281,7 @@ def _record(pool: Pool, log: Event, table: LaneTable, plan: LoopPlan) -> Records
         if log.served is None:
             area = tokens * prompt.astype(jnp.int64) + tokens * (tokens + 1) // 2
         else:
-            block = table.worker[pool.row, 0]
+            block = table.worker[None, pool.row, 3]
             area = run_time(log.lost, prompt + log.served.entered, block)
             area = jnp.where(evicted, area, np.int64(0)) + log.served.piece.astype(jnp.int64)
         lost = jnp.stack([jnp.sum(tokens, axis=0), jnp.sum(area, axis=0)], axis=-1)

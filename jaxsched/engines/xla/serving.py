@@ -17,7 +17,7 @@ import numpy as np
 
 from jaxsched.engines.xla import blocks as running
 from jaxsched.engines.xla import queue as waiting
-from jaxsched.engines.xla.blocks import whole_blocks
+from jaxsched.engines.xla.blocks import Block, divided, whole_blocks
 from jaxsched.engines.xla.choices import ask
 from jaxsched.engines.xla.clock import LAST_TICK
 from jaxsched.engines.xla.inputs import Inputs, Queue
@@ -56,8 +56,9 @@ def step(
     home, now = inputs.home, lane.round
     assert now is not None
     assert inputs.worker is not None
-    block, cap, budget, watermark = (inputs.worker[i] for i in range(4))
-    time, block, blocks = home.settle(lane.time + lane.jump, block, inputs.memory // block)
+    cap, budget, watermark, *block = (inputs.worker[i] for i in range(6))
+    block = Block(*home.settle(*block))
+    time, blocks = home.settle(lane.time + lane.jump, divided(inputs.memory, block))
     stepping = (lane.halt == RUN) & (time < inputs.limits.max_rounds)
     if plan.clocked:
         with jax.enable_x64(True):
@@ -195,7 +196,7 @@ def step(
         piece = whole_blocks(now.done, block)
 
         def higher(peak: jax.Array) -> jax.Array:
-            most = block * (running.peak(home, slots, time, jump, block) + piece)
+            most = block.tokens * (running.peak(home, slots, time, jump, block) + piece)
             return jnp.where(runs, jnp.maximum(peak, most), peak)
 
         peak = home.when(runs, higher, lane.peak)
@@ -229,7 +230,7 @@ def step(
             admitted=left.admitted,
             entered=left.entered,
             kept=leaver.generated,
-            piece=jnp.where(runs, block * piece, 0),
+            piece=jnp.where(runs, block.tokens * piece, 0),
         ),
     )
     return after, event
@@ -240,7 +241,7 @@ def _granted(
     count: jax.Array,
     used: jax.Array,
     opening: jax.Array,
-    block: jax.Array,
+    block: Block,
     budget: jax.Array,
 ) -> tuple[jax.Array, jax.Array]:
     """What is granted to who is in the middle of its prompt, and the blocks of all with that.
