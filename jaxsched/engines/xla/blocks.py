@@ -55,7 +55,7 @@ class Fit(NamedTuple):
     wait: jax.Array  # rounds that it fails for at least
 
 
-class Block(NamedTuple):
+class BlockSize(NamedTuple):
     """Tokens in a block, 1 to 2^16, and what divides by them.
 
     With factor = floor(2^bits / tokens) + 1, x factor / 2^bits is less than one part in `tokens`
@@ -68,12 +68,12 @@ class Block(NamedTuple):
     bits: jax.Array  # 30, and as many as `tokens` - 1 has
 
 
-def whole_blocks(tokens: jax.Array, block: Block) -> jax.Array:
+def blocks_for(tokens: jax.Array, block: BlockSize) -> jax.Array:
     """Blocks for so many tokens."""
     return divided(tokens + (block.tokens - 1), block)
 
 
-def divided(tokens: jax.Array, block: Block) -> jax.Array:
+def divided(tokens: jax.Array, block: BlockSize) -> jax.Array:
     """`tokens // block.tokens`, of 0 to 2^30 - 1."""
     with jax.enable_x64(True):
         wide = tokens.astype(jnp.int64) * block.factor.astype(jnp.int64)
@@ -103,14 +103,7 @@ def decoding(slots: Slots, time: jax.Array) -> jax.Array:
     return (slots.finish > time) & (slots.finish != NEVER)
 
 
-def held(
-    slots: Slots,
-    now: Round,
-    time: jax.Array,
-    block: Block,
-    inputs: Inputs,
-    choices: Choices,
-) -> Held:
+def held(slots: Slots, time: jax.Array, block: BlockSize, inputs: Inputs, choices: Choices) -> Held:
     """Counts what is running; completing costs no write, since a slot knows when it is free."""
     home = inputs.home
     running, through = slots.finish > time, decoding(slots, time)
@@ -121,7 +114,7 @@ def held(
         late=late,
         spent=None,
         active=home.total(running.astype(np.int32)),
-        blocks=home.total(whole_blocks(cached, block)),
+        blocks=home.total(blocks_for(cached, block)),
         tokens=None if inputs.clock is None else home.total(cached),
         num_late=home.total(late.astype(np.int32)),
         num_spent=None,
@@ -164,7 +157,7 @@ def nobody_left(who: Leaver) -> Left:
     return Left(who, zero, zero, zero)
 
 
-def leaver(
+def first_to_leave(
     slots: Slots,
     usage: Held,
     now: Round,
@@ -213,25 +206,25 @@ def leaver(
     return jax.tree.map(lambda value: home.settle(value)[0], found)
 
 
-def release(home: Home, slots: Slots, who: Leaver, time: jax.Array, block: Block) -> Slots:
+def take_out(home: Home, slots: Slots, who: Leaver, time: jax.Array, block: BlockSize) -> Slots:
     """Takes the leaver out of its slot and of the loads of the ends that it had reserved."""
     shared = who.exists & (slots.end > time) & (slots.end <= who.end)
     (later,) = home.settle(who.prompt + who.generated - time - 1)
     return slots.replace(
         end=home.put(slots.end, who.exists, who.slot, np.int32(0)),
         finish=home.put(slots.finish, who.exists, who.slot, np.int32(0)),
-        load=slots.load - jnp.where(shared, whole_blocks(later + slots.end, block), 0),
+        load=slots.load - jnp.where(shared, blocks_for(later + slots.end, block), 0),
     )
 
 
-def look_ahead(
+def fits_ahead(
     home: Home,
     slots: Slots,
     time: jax.Array,
     end: jax.Array,
     own: jax.Array,
     most: jax.Array,
-    block: Block,
+    block: BlockSize,
 ) -> Fit:
     """Tests a request with `own` tokens that is to last to the round `end`, against `most` blocks.
 
@@ -240,9 +233,9 @@ def look_ahead(
     end, later = home.settle(end, own - time - 1)
     counted = slots.end > time
     within, beyond = counted & (slots.end <= end), counted & (slots.end >= end)
-    share = jnp.where(within, whole_blocks(later + slots.end, block), 0)
-    expected = jnp.where(beyond, whole_blocks(slots.base + (end - 1), block), 0)
-    load = home.total(expected) + whole_blocks(later + end, block)
+    share = jnp.where(within, blocks_for(later + slots.end, block), 0)
+    expected = jnp.where(beyond, blocks_for(slots.base + (end - 1), block), 0)
+    load = home.total(expected) + blocks_for(later + end, block)
     left, spare = slots.end - time, most - slots.load
     fewer = jnp.minimum(left, later + slots.end - block.tokens * spare)
     rounds = jnp.where(within & (spare >= 0), fewer, left)
@@ -254,7 +247,7 @@ def look_ahead(
     return Fit(end, own, load, wait <= 0, wait)
 
 
-def insert(
+def put_in(
     home: Home,
     slots: Slots,
     place: jax.Array,
@@ -262,12 +255,12 @@ def insert(
     entry: Slots,
     fit: Fit,
     time: jax.Array,
-    block: Block,
+    block: BlockSize,
 ) -> Slots:
     """Puts a request into a slot, if it is one, and if it `counts` its blocks into the loads."""
     shared = counts & (slots.end > time) & (slots.end <= fit.end)
     (later,) = home.settle(fit.own - time - 1)
-    loads = slots.load + jnp.where(shared, whole_blocks(later + slots.end, block), 0)
+    loads = slots.load + jnp.where(shared, blocks_for(later + slots.end, block), 0)
     return home.put_all(slots.replace(load=loads), [place], [entry])
 
 
@@ -278,7 +271,7 @@ def rounds_that_fit(
     count: jax.Array,
     free: jax.Array,
     most: jax.Array,
-    block: Block,
+    block: BlockSize,
 ) -> jax.Array:
     """Rounds, this one counted, for which `free` blocks suffice if all decode; at most `most`."""
     laps = lax.div(free, jnp.maximum(count, 1))  # in `block` rounds everybody needs a block more
@@ -302,8 +295,8 @@ def rounds_that_fit(
 
 
 def peak(
-    home: Home, slots: Slots, time: jax.Array, rounds: jax.Array, block: Block
+    home: Home, slots: Slots, time: jax.Array, rounds: jax.Array, block: BlockSize
 ) -> jax.Array:
     """Blocks of those whose prompt is through in the last of some rounds."""
     cached = jnp.where(decoding(slots, time), slots.base + (time + rounds - 1), 0)
-    return home.total(whole_blocks(cached, block))
+    return home.total(blocks_for(cached, block))

@@ -62,7 +62,7 @@ class LaneTable(Pytree):
     due: chex.Array | None
     limits: RunLimits  # round limit and cap on running requests
     one: chex.Array  # A 1 that the compiler cannot see through, for `settle`, []
-    # of a worker with blocks the most running requests, budget, watermark and `blocks.Block`, [N, 6]
+    # cap, budget, watermark and `blocks.BlockSize` of a worker with blocks, or `None`, [N, 6]
     worker: chex.Array | None
 
 

@@ -180,9 +180,7 @@ def _waiting(
     return key, index, estimate, evictions, kept
 
 
-def _fresh(
-    inputs: Inputs, index: jax.Array, choices: Choices, plan: LoopPlan
-) -> _Known:
+def _fresh(inputs: Inputs, index: jax.Array, choices: Choices, plan: LoopPlan) -> _Known:
     """What is known of a request that has not run yet."""
     read, none = fields_of(inputs, index), jnp.zeros_like(index)
     estimate = ask(choices, "estimate", read, inputs.params)

@@ -17,8 +17,7 @@ import numpy as np
 
 from jaxsched.engines.xla import blocks as running
 from jaxsched.engines.xla import queue as waiting
-from jaxsched.engines.xla.blocks import Block, divided, whole_blocks
-from jaxsched.engines.xla.choices import ask
+from jaxsched.engines.xla.blocks import BlockSize, blocks_for, divided
 from jaxsched.engines.xla.clock import LAST_TICK
 from jaxsched.engines.xla.inputs import Inputs, Queue
 from jaxsched.engines.xla.slots import Entrant, nobody
@@ -57,7 +56,7 @@ def step(
     assert now is not None
     assert inputs.worker is not None
     cap, budget, watermark, *block = (inputs.worker[i] for i in range(6))
-    block = Block(*home.settle(*block))
+    block = BlockSize(*home.settle(*block))
     time, blocks = home.settle(lane.time + lane.jump, divided(inputs.memory, block))
     stepping = (lane.halt == RUN) & (time < inputs.limits.max_rounds)
     if plan.clocked:
@@ -66,7 +65,7 @@ def step(
     with jax.named_scope("arrive"):
         arrivals = waiting.arrive(lane, inputs, time, stepping, choices, plan)
     with jax.named_scope("evict"):
-        usage = running.held(lane.slots, now, time, block, inputs, choices)
+        usage = running.held(lane.slots, time, block, inputs, choices)
         opening = stepping & (now.left < 0)
         grant, full = _granted(now, usage.active, usage.blocks, opening, block, budget)
         some = (usage.num_late > 0) | (full > blocks)
@@ -75,8 +74,8 @@ def step(
         (leaves,) = home.settle(opening & some)
 
         def leave(state: tuple[running.Left, Slots]) -> tuple[running.Left, Slots]:
-            left = running.leaver(state[1], usage, now, time, leaves, inputs, choices)
-            return left, running.release(home, state[1], left.who, time, block)
+            left = running.first_to_leave(state[1], usage, now, time, leaves, inputs, choices)
+            return left, running.take_out(home, state[1], left.who, time, block)
 
         none = running.nobody_left(nobody(time, plan))
         left, slots = home.when(leaves, leave, (none, lane.slots))
@@ -85,13 +84,13 @@ def step(
         if usage.num_spent is not None:
             short &= usage.num_spent == 0
         unmet = (now.left == UNMET) | short
-        fixed = short & (usage.blocks + whole_blocks(now.done, block) <= blocks)
+        fixed = short & (usage.blocks + blocks_for(now.done, block) <= blocks)
         gone = leaver.evicted & (leaver.slot == now.slot)
         now = now.replace(grant=jnp.where(fixed, grant, now.grant))
         now = _where(gone, empty_round((), plan), now)
         cached = jnp.where(leaver.evicted & ~gone, left.lost + 1, 0)
         count = usage.active - leaver.evicted.astype(np.int32)
-        used = usage.blocks - whole_blocks(cached, block)
+        used = usage.blocks - blocks_for(cached, block)
         grant, used = _granted(now, count, used, opening, block, budget)
         more = (usage.num_late > 1) | (used > blocks)
         if usage.num_spent is not None:
@@ -112,11 +111,11 @@ def step(
         alone = count == 0
         most = blocks
         if request.headroom is not None:
-            most -= jnp.where(alone, 0, whole_blocks(request.headroom, block))
+            most -= jnp.where(alone, 0, blocks_for(request.headroom, block))
         end = time + jnp.maximum(request.reserve - chosen.kept, 1)
-        fit = running.look_ahead(home, slots, time, end, own, most, block)
+        fit = running.fits_ahead(home, slots, time, end, own, most, block)
         least = jnp.minimum(blocks - jnp.where(alone, 0, watermark), most)
-        room = used + whole_blocks(own, block) <= least
+        room = used + blocks_for(own, block) <= least
         exists = (queued.first.position != NEVER) & (count < cap)
         blocked = more | arrivals.more
         wanted = stepping & ~(blocked | finishes)
@@ -132,7 +131,7 @@ def step(
             place = jnp.where(enters, place, np.int32(slots.end.shape[-1]))
             entry = _entry(request, chosen, fit, through, now, finishes, time)
             counts = through & (place < np.int32(slots.end.shape[-1]))
-            return place, running.insert(home, slots, place, counts, entry, fit, time, block)
+            return place, running.put_in(home, slots, place, counts, entry, fit, time, block)
 
         nowhere = jnp.full_like(time, slots.end.shape[-1])
         place, slots = home.when(enters, enter, (nowhere, slots))
@@ -156,7 +155,7 @@ def step(
     with jax.named_scope("jump"):
         prompts = jnp.where(grants, grant, 0) + given
         count, budget = count + admitted.astype(np.int32), budget - given
-        used += whole_blocks(given, block)
+        used += blocks_for(given, block)
         now = now.replace(
             left=jnp.where(opening & ~grants, jnp.where(unmet, UNMET, OPEN), budget), done=done
         )
@@ -178,9 +177,7 @@ def step(
         def until(change: jax.Array) -> jax.Array:
             finish = home.lowest(jnp.where(running.decoding(slots, time), slots.finish, NEVER))
             most = jnp.minimum(change, jnp.where(finish == NEVER, NEVER, finish - time))
-            fitting = running.rounds_that_fit(
-                home, slots, time, count, blocks - used, most, block
-            )
+            fitting = running.rounds_that_fit(home, slots, time, count, blocks - used, most, block)
             return jnp.where(still & (count > 0), fitting, change)
 
         change = home.when(still & (count > 0), until, change)
@@ -193,7 +190,7 @@ def step(
             passing = pass_rounds(arrivals, change, still, silent)
         (jump,) = home.settle(passing.jump)
         runs = (jump > 0) & (count > 0)
-        piece = whole_blocks(now.done, block)
+        piece = blocks_for(now.done, block)
 
         def higher(peak: jax.Array) -> jax.Array:
             most = block.tokens * (running.peak(home, slots, time, jump, block) + piece)
@@ -241,7 +238,7 @@ def _granted(
     count: jax.Array,
     used: jax.Array,
     opening: jax.Array,
-    block: Block,
+    block: BlockSize,
     budget: jax.Array,
 ) -> tuple[jax.Array, jax.Array]:
     """What is granted to who is in the middle of its prompt, and the blocks of all with that.
@@ -257,14 +254,12 @@ def _granted(
     grant = jnp.minimum(now.goal - now.done, budget - count + 1)
     grant = jnp.where(now.grant > 0, now.grant, grant)
     grant = jnp.where(opening & (now.slot >= 0), grant, 0)
-    return grant, used + whole_blocks(now.done + grant, block)
+    return grant, used + blocks_for(now.done + grant, block)
 
 
 def _middle(now: Round) -> waiting.Candidate:
     zero = jnp.zeros_like(now.slot)
-    return waiting.Candidate(
-        zero, now.index, now.estimate, now.evictions, now.kept, zero, zero
-    )
+    return waiting.Candidate(zero, now.index, now.estimate, now.evictions, now.kept, zero, zero)
 
 
 def _entry(

@@ -17,7 +17,7 @@ RUN, DONE, WANTS_SLOT, WANTS_BUFFER = (np.int32(i) for i in range(4))
 """Why a lane stands still: it does not; all is done; every slot is taken; its buffer is full."""
 
 OPEN, UNMET = np.int32(-1), np.int32(-2)
-"""In `Round.left`: the grants are still to be made; and somebody was preempted for want of blocks."""
+"""In `Round.left` before grants are made; UNMET if somebody was preempted for want of blocks."""
 
 NOBODY = np.int32(-1)
 """A slot that does not exist."""

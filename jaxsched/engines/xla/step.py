@@ -120,9 +120,7 @@ def step(
         if plan.clocked:
             used = inputs.memory - room
             prompts = entering.prompts
-            passing = pass_time(
-                lane, arrivals, inputs, change, still, silent, prompts, count, used
-            )
+            passing = pass_time(lane, arrivals, inputs, change, still, silent, prompts, count, used)
         else:
             passing = pass_rounds(arrivals, change, still, silent)
         jump = passing.jump
