@@ -118,10 +118,10 @@ def write_runs(runs: EvictedRuns, log: Event, row: jax.Array) -> EvictedRuns:
     evicted = log.evicted != NEVER
     before = jnp.cumsum(evicted, axis=0, dtype=np.int32) - evicted.astype(np.int32)
     place = jnp.where(evicted, runs.count[row][None, :] + before, NEVER)
-    entry = [log.evicted, log.time - log.lost, log.time]
+    columns = [log.evicted, log.time - log.lost, log.time]
     if log.served is not None:
-        entry = [log.evicted, log.served.admitted, log.time, log.served.kept]
-    entry = jnp.stack(entry, axis=-1)
+        columns = [log.evicted, log.served.admitted, log.time, log.served.kept]
+    entry = jnp.stack(columns, axis=-1)
     rows = jnp.broadcast_to(row[None, :], place.shape)
     return EvictedRuns(
         entries=runs.entries.at[rows, place].set(entry, mode="drop"),

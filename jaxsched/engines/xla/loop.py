@@ -256,8 +256,8 @@ def _record(pool: Pool, log: Event, table: LaneTable, plan: LoopPlan) -> Records
     records = pool.records
     row = jnp.broadcast_to(pool.row[None, :], log.time.shape)
     drop = {"mode": "drop"}
-    begun = log.admitted if log.served is None else (log.served.begun,)
-    begun, each = jnp.stack(begun, axis=-1), row[..., None]
+    starts = log.admitted if log.served is None else (log.served.begun,)
+    begun, each = jnp.stack(starts, axis=-1), row[..., None]
     last = records.last.at[each, begun].max(2 * log.time[..., None] + 1, **drop)
     last = last.at[row, log.evicted].max(2 * log.time, **drop)
     first = records.first.at[each, begun].min(log.time[..., None], **drop)

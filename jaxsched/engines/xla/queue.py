@@ -106,11 +106,11 @@ def candidates(
     home, zero = inputs.home, jnp.zeros_like(leaver.slot)
     buffered = np.int32(1 + len(queue.runs))
     place = home.place_of_first(buffer.key, buffer.index)
-    known = (
+    key, index, estimate, evictions, kept = (
         home.pick(a, place)
         for a in (buffer.key, buffer.index, buffer.estimate, buffer.evictions, buffer.kept)
     )
-    best = Candidate(*known, zero + buffered, place)
+    best = Candidate(key, index, estimate, evictions, kept, zero + buffered, place)
     key, index = (jnp.where(leaver.evicted, a, NEVER) for a in (leaver.key, leaver.position))
     known = (leaver.estimate, leaver.evictions, leaver.kept)
     evicted = Candidate(key, index, *known, zero + buffered + 1, zero)
@@ -169,8 +169,8 @@ def _waiting(
     if origin == 0:
         left = place < inputs.num_requests
         index = jnp.where(left, lookup(inputs, "order", place), NEVER)
-        key, *known = _fresh(inputs, index, choices, plan)
-        return jnp.where(left, key, NEVER), *known
+        known = _fresh(inputs, index, choices, plan)
+        return jnp.where(left, known[0], NEVER), *known[1:]
     run = queue.runs[origin - 1]
     left = place < np.int32(run[0].shape[-1])
     key, index = (jnp.where(left, _at(inputs.home, array, place), NEVER) for array in run)

@@ -55,8 +55,8 @@ def step(
     home, now = inputs.home, lane.round
     assert now is not None
     assert inputs.worker is not None
-    cap, budget, watermark, *block = (inputs.worker[i] for i in range(6))
-    block = BlockSize(*home.settle(*block))
+    cap, budget, watermark = (inputs.worker[i] for i in range(3))
+    block = BlockSize(*home.settle(*(inputs.worker[i] for i in range(3, 6))))
     time, blocks = home.settle(lane.time + lane.jump, divided(inputs.memory, block))
     stepping = (lane.halt == RUN) & (time < inputs.limits.max_rounds)
     if plan.clocked:
