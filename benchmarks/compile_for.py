@@ -1,6 +1,6 @@
 """Compiles a simulation for an H100 or a TPU v5e where there is none; prints JSON. Runs nothing.
 
-python -m benchmarks.compile_for {gpu,tpu} POLICY LANES N
+python -m benchmarks.compile_for {gpu,tpu} POLICY LANES N [WORKER]
 """
 
 from __future__ import annotations
@@ -47,7 +47,8 @@ def main() -> None:
     os.environ |= {"JAX_PLATFORMS": "cpu", "TPU_SKIP_MDS_QUERY": "1"}
     if kind == "gpu":
         os.environ["XLA_FLAGS"] = f"--xla_gpu_cuda_data_dir={_cuda()} --xla_dump_to={dump}"
-    print(json.dumps(_compile(kind, policy, lanes, n, dump)))
+    worker = sys.argv[5] if len(sys.argv) > 5 else "paper"
+    print(json.dumps(_compile(kind, policy, lanes, n, dump, worker)))
 
 
 def _cuda() -> str:
@@ -56,7 +57,9 @@ def _cuda() -> str:
     return str(next(iter(nvidia.cuda_nvcc.__path__)))
 
 
-def _compile(kind: str, name: str, lanes: int, n: int, dump: str) -> dict[str, Any]:
+def _compile(
+    kind: str, name: str, lanes: int, n: int, dump: str, worker: str = "paper"
+) -> dict[str, Any]:
     import jax
     import jax.numpy as jnp
     import numpy as np
@@ -64,13 +67,13 @@ def _compile(kind: str, name: str, lanes: int, n: int, dump: str) -> dict[str, A
     import jaxsched as js
     from benchmarks.hlo import loops
 
-    policy = js.policy(name)
+    policy, rules = js.policy(name), js.workers.worker_named(worker)
 
     def totals(prompt: jax.Array, output: jax.Array, lower: jax.Array, upper: jax.Array) -> Any:
         instance = js.Instance(
             prompt=prompt, output=output, lower=lower, upper=upper, memory=16_492
         )
-        result = js.simulate(instance, policy, engine="jax")
+        result = js.simulate(instance, policy, worker=rules, engine="jax")
         return result.completion, result.status, result.evictions
 
     jax.default_backend = lambda: kind  # type: ignore[assignment] - the plan goes by it

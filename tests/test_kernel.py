@@ -65,7 +65,7 @@ def lowered(policy, **options):
 
 @pytest.mark.filterwarnings("error:Explicitly requested dtype")  # 64 bits would become 32
 def test_lowers_for_a_gpu_without_one(monkeypatch):
-    """The papers' worker with a policy of one's own, arrivals, a clock and a cap."""
+    """The papers' worker and vLLM's, with a policy of one's own, arrivals, a clock and a cap."""
     monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
     own = dataclasses.replace(
         js.a_min(), name="own", eviction_key=lambda r: r.generated * r.output // 7 - r.evictions
@@ -74,11 +74,14 @@ def test_lowers_for_a_gpu_without_one(monkeypatch):
     assert lowered(js.a_min()).count("@__gpu$xla.gpu.triton") == 2
     options = dict(clock=js.clocks.llama2_70b_2xa100(), max_batch=7)
     assert lowered(own, **options).count("@__gpu$xla.gpu.triton") == 2
+    options["worker"] = js.workers.vllm()
+    assert lowered(own, **options).count("@__gpu$xla.gpu.triton") == 2
 
 
 def test_plans_for_a_gpu_take_the_kernel_where_it_can_run():
     plan = jax_engine.make_plan(2_000, 9, False, backend="gpu")
     assert (plan.kernel, plan.slots[-1]) == ("gpu", 2_048)
+    assert jax_engine.make_plan(2_000, 9, False, blocks=True, backend="gpu").kernel
     assert not jax_engine.make_plan(2_000, 9, False, whole=False, backend="gpu").kernel
     assert not jax_engine.make_plan(5_000, 9, False, backend="gpu").kernel
     assert not jax_engine.make_plan(2_000, 9, False, backend="cpu").kernel

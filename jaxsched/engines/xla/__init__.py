@@ -12,6 +12,7 @@ from jax import lax
 
 from jaxsched.arrays import split
 from jaxsched.engines.xla import loop
+from jaxsched.engines.xla.blocks import run_time
 from jaxsched.engines.xla.hindsight import IN_ORDER
 from jaxsched.engines.xla.inputs import (
     NO_CAP,
@@ -23,7 +24,7 @@ from jaxsched.engines.xla.inputs import (
     valid_numbers,
 )
 from jaxsched.engines.xla.plan import compiler_options, make_plan
-from jaxsched.engines.xla.serving import simulate_serving
+from jaxsched.engines.xla.serving import IN_ROUNDS
 from jaxsched.engines.xla.step import ANY_ORDER
 from jaxsched.instance import Instance, valid_lanes
 from jaxsched.policies.program import Choices
@@ -95,19 +96,17 @@ def _simulate_group(
 ) -> Result:
     valid = valid_lanes(instance) & valid_numbers(numbers)
     arrivals, clocked = instance.arrival is not None, numbers.clock is not None
-    if numbers.worker is not None:
-        table = make_table(instance, limits, choices, numbers)
-        return simulate_serving(table, numbers.worker, choices, arrivals, ~valid, history)
-    counts_evictions = "evictions" in choices.reads
+    counts_evictions, blocks = "evictions" in choices.reads, numbers.worker is not None
     whole = choices.unknown is None
     plan = make_plan(
-        instance.n, instance.lanes[0], arrivals, clocked, history, counts_evictions, whole
+        instance.n, instance.lanes[0], arrivals, clocked, history, counts_evictions, whole, blocks
     )
-    in_order = choices.shortest_first and not (arrivals or clocked or capped)
+    in_order = choices.shortest_first and not (arrivals or clocked or capped or blocks)
     if in_order:
         plan = dataclasses.replace(plan, party=1)
     table = make_table(instance, limits, choices, numbers)
-    records = loop.run_pool(table, choices, plan, ~valid, IN_ORDER if in_order else ANY_ORDER)
+    advance = IN_ROUNDS if blocks else IN_ORDER if in_order else ANY_ORDER
+    records = loop.run_pool(table, choices, plan, ~valid, advance)
     return _summary(table, records, valid)
 
 
@@ -122,17 +121,25 @@ def _summary(table: LaneTable, records: loop.Records, valid: jax.Array) -> Resul
     # A last record 2 p + 1 is odd: the final run began in round p.
     running = real & (records.last >= 0) & (records.last % 2 == 1)
     begun = records.last // 2
-    timed, runs = records.timed, records.runs
+    timed, runs, kept = records.timed, records.runs, records.kept
     last_round = table.limits.max_rounds if timed is None else timed.rounds[:, None]
-    done = running & (output <= last_round - begun)
-    completion = jnp.where(done, begun + output, -1)
+    left = output if kept is None else output - kept
+    done = running & (left <= last_round - begun)
+    completion = jnp.where(done, begun + left, -1)
+    history = None if runs is None else runs.entries
+    if runs is not None and kept is not None:
+        history = jnp.concatenate([runs.entries, _last_runs(completion, records, output)], axis=1)
     with jax.enable_x64(True):
         # A run that the round limit cut off used memory too.
-        tokens = jnp.where(done, output, jnp.where(running, last_round - begun, np.int32(0)))
-        tokens, prompt = tokens.astype(jnp.int64), prompt.astype(jnp.int64)
+        tokens = jnp.where(done, left, jnp.where(running, last_round - begun, np.int32(0)))
+        if kept is None:
+            tokens, prompt = tokens.astype(jnp.int64), prompt.astype(jnp.int64)
+            area = prompt * tokens + tokens * (tokens + 1) // 2
+        else:
+            since = prompt + kept
+            area = run_time(since + tokens - 1, since, table.worker[:, 3:4])
         counts = done if timed is None else jnp.zeros_like(done)
         latency = jnp.where(counts, completion - arrival, np.int32(0)).astype(jnp.int64)
-        area = prompt * tokens + tokens * (tokens + 1) // 2
         totals = jnp.stack(
             [
                 jnp.sum(latency, axis=-1),
@@ -154,5 +161,12 @@ def _summary(table: LaneTable, records: loop.Records, valid: jax.Array) -> Resul
         totals=split(totals),
         num_requests=table.count,
         times=None if timed is None else split(timed.times),
-        history=None if runs is None else runs.entries,
+        history=history,
     )
+
+
+def _last_runs(completion: jax.Array, records: loop.Records, output: jax.Array) -> jax.Array:
+    """The runs in which requests completed on a worker with blocks, [N, n, 4]."""
+    who = lax.broadcasted_iota(np.int32, completion.shape, 1)
+    last = jnp.stack([who, records.admitted, completion, output], axis=-1)
+    return jnp.where((completion >= 0)[..., None], last, np.int32(-1))

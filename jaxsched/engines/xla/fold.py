@@ -115,7 +115,9 @@ class Loops(Home):
         found = jax.vmap(function)(lax.iota(np.int32, count))
         return [jax.tree.map(lambda leaf, i=i: leaf[i], found) for i in range(count)]
 
-    def first_places(self, free: jax.Array, count: int, several: jax.Array) -> list[jax.Array]:
+    def first_places(
+        self, free: jax.Array, count: int, several: jax.Array | None = None
+    ) -> list[jax.Array]:
         """The lowest place of each of `count` parts of the slots, in order."""
         width = free.shape[-1]
         places = jnp.where(free, lax.iota(np.int32, width), np.int32(width))

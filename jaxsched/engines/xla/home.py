@@ -60,10 +60,12 @@ class Home(abc.ABC):
         """What a function of scalars gives for 0, 1, ..., `count` - 1."""
 
     @abc.abstractmethod
-    def first_places(self, free: jax.Array, count: int, several: jax.Array) -> list[jax.Array]:
+    def first_places(
+        self, free: jax.Array, count: int, several: jax.Array | None = None
+    ) -> list[jax.Array]:
         """At most `count` places where a mask [S] holds, ascending, then S; one if there is any.
 
-        Unless `several` are asked for, one may be all.
+        Unless `several` are asked for, one may be all; `None` if `count` is 1.
         """
 
     @abc.abstractmethod

@@ -62,6 +62,8 @@ class LaneTable(Pytree):
     due: chex.Array | None
     limits: RunLimits  # round limit and cap on running requests
     one: chex.Array  # A 1 that the compiler cannot see through, for `settle`, []
+    # cap, budget, watermark and `blocks.BlockSize` of a worker with blocks, or `None`, [N, 6]
+    worker: chex.Array | None
 
 
 class Inputs(NamedTuple):
@@ -75,6 +77,7 @@ class Inputs(NamedTuple):
     params: chex.ArrayTree
     clock: jax.Array | tuple[jax.Array, ...] | None  # six coefficients
     limits: RunLimits
+    worker: jax.Array | tuple[jax.Array, ...] | None  # six numbers
 
 
 class Queue(Pytree):
@@ -85,6 +88,7 @@ class Queue(Pytree):
     estimate: chex.Array  # refined estimates by request, [n]
     # evictions by request, [n]; `None` if the policy does not read them
     evictions: chex.Array | None
+    kept: chex.Array | None  # tokens generated so far, [n]; `None` on the papers' worker
 
 
 def make_table(
@@ -128,7 +132,18 @@ def make_table(
         due=None if due is None else due.reshape(-1),
         limits=limits,
         one=1 + (jnp.sum(instance.memory > 0, dtype=np.int32) < 0).astype(np.int32),
+        worker=None if numbers.worker is None else _rules(numbers.worker, limits),
     )
+
+
+def _rules(worker: jax.Array, limits: RunLimits) -> jax.Array:
+    block, seqs, budget, watermark = (worker[:, k] for k in range(4))
+    block, cap = jnp.clip(block, 1, LARGEST_BLOCK), jnp.minimum(seqs, limits.max_batch)
+    bits = 32 - lax.clz(block - 1)
+    with jax.enable_x64(True):
+        scale = jnp.left_shift(np.int64(1), 30 + bits.astype(jnp.int64))
+        factor = (scale // block.astype(jnp.int64) + 1).astype(jnp.int32)
+    return jnp.stack([cap, budget, watermark, block, factor, 30 + bits], axis=-1)
 
 
 def reader(*sources: dict[str, jax.Array], **fields: jax.Array) -> Read:
@@ -203,9 +218,11 @@ def view_fields(instance: Instance) -> dict[str, jax.Array]:
 
 def inputs_of(table: LaneTable, row: jax.Array) -> Inputs:
     """Looks one lane's scalars up, for a loop of XLA."""
-    params, clock = jax.tree.map(lambda leaf: leaf[row], (table.params, table.clock))
+    params, clock, worker = jax.tree.map(
+        lambda leaf: leaf[row], (table.params, table.clock, table.worker)
+    )
     home, count, memory = Loops(table.one), table.count[row], table.memory[row]
-    return Inputs(home, table, row, count, memory, params, clock, table.limits)
+    return Inputs(home, table, row, count, memory, params, clock, table.limits, worker)
 
 
 def lookup(inputs: Inputs, name: str, column: jax.Array) -> jax.Array:
@@ -228,7 +245,7 @@ def fields_of(inputs: Inputs, index: jax.Array) -> Read:
 
     def read(name: str) -> jax.Array:
         if name == "generated":
-            return jnp.zeros_like(index)  # this worker keeps no tokens
+            return jnp.zeros_like(index)  # the papers' worker keeps no tokens
         return inputs.memory if name == "memory" else lookup(inputs, name, index)
 
     return read

@@ -90,7 +90,9 @@ class Chip(Home):
     def each(self, function: Callable[[Any], _T], count: int) -> list[_T]:
         return [function(np.int32(i)) for i in range(count)]
 
-    def first_places(self, free: jax.Array, count: int, several: jax.Array) -> list[jax.Array]:
+    def first_places(
+        self, free: jax.Array, count: int, several: jax.Array | None = None
+    ) -> list[jax.Array]:
         none = np.int32(free.shape[-1])
         places = jnp.where(free, _places(free), none)
 
@@ -102,6 +104,8 @@ class Chip(Home):
             return found
 
         first = self.lowest(places)
+        if several is None:
+            return [first]
         return [first, *self.when(several, others, [jnp.full_like(first, none)] * (count - 1))]
 
     def when(self, condition: jax.Array, function: Callable[[_T], _T], state: _T) -> _T:
@@ -221,6 +225,7 @@ def _compact(lane: Lane) -> tuple[jax.Array, jax.Array]:
 
 def _inputs(table: LaneTable, row: jax.Array) -> Inputs:
     clock = None if table.clock is None else tuple(table.clock[row, i] for i in range(6))
+    worker = None if table.worker is None else tuple(table.worker[row, i] for i in range(6))
     return Inputs(
         home=Chip(),
         table=table,
@@ -230,6 +235,7 @@ def _inputs(table: LaneTable, row: jax.Array) -> Inputs:
         params=jax.tree.map(lambda ref: _Row(ref, row), table.params),
         clock=clock,
         limits=jax.tree.map(lambda ref: ref[0], table.limits),
+        worker=worker,
     )
 
 

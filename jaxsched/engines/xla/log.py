@@ -28,7 +28,9 @@ class Timed(Pytree):
 class EvictedRuns(Pytree):
     """Evicted runs, by instance."""
 
-    entries: chex.Array  # request, round of admission and of eviction; -1 where none; [N, E, 3]
+    # request, round of admission and of eviction, on a worker with blocks tokens generated too; -1
+    # where none; [N, E, 3 or 4]
+    entries: chex.Array
     count: chex.Array  # entries of each instance, [N]
 
 
@@ -51,10 +53,11 @@ def no_times(shape: tuple[int, int]) -> Timed:
     return Timed(times=times, rounds=jnp.zeros(shape[:1], jnp.int32))
 
 
-def no_runs(total: int, capacity: int) -> EvictedRuns:
+def no_runs(total: int, capacity: int, blocks: bool) -> EvictedRuns:
     """No evicted runs, with room for `capacity` of each instance."""
     return EvictedRuns(
-        entries=jnp.full((total, capacity, 3), -1, jnp.int32), count=jnp.zeros((total,), jnp.int32)
+        entries=jnp.full((total, capacity, 4 if blocks else 3), -1, jnp.int32),
+        count=jnp.zeros((total,), jnp.int32),
     )
 
 
@@ -74,7 +77,7 @@ def write_times(
       row: Instance of each lane, [W].
       last: `Records.last` of those, [W, n].
       first: `Records.first` of those, [W, n].
-      output: Their outputs, [W, n].
+      output: What they generate from their last admission on, [W, n].
     """
     begun = jnp.where((last >= 0) & (last % 2 == 1), last // 2, NEVER)
     completed = jnp.where(begun < NEVER - output, begun + output, NEVER)
@@ -115,7 +118,10 @@ def write_runs(runs: EvictedRuns, log: Event, row: jax.Array) -> EvictedRuns:
     evicted = log.evicted != NEVER
     before = jnp.cumsum(evicted, axis=0, dtype=np.int32) - evicted.astype(np.int32)
     place = jnp.where(evicted, runs.count[row][None, :] + before, NEVER)
-    entry = jnp.stack([log.evicted, log.time - log.lost, log.time], axis=-1)
+    columns = [log.evicted, log.time - log.lost, log.time]
+    if log.served is not None:
+        columns = [log.evicted, log.served.admitted, log.time, log.served.kept]
+    entry = jnp.stack(columns, axis=-1)
     rows = jnp.broadcast_to(row[None, :], place.shape)
     return EvictedRuns(
         entries=runs.entries.at[rows, place].set(entry, mode="drop"),

@@ -17,6 +17,7 @@ from jax import lax
 
 from jaxsched.arrays import Pytree
 from jaxsched.engines.xla import log as events
+from jaxsched.engines.xla.blocks import run_time
 from jaxsched.engines.xla.fold import Loops
 from jaxsched.engines.xla.inputs import LaneTable, Queue, gather, inputs_of, sorted_pairs
 from jaxsched.engines.xla.state import (
@@ -28,8 +29,10 @@ from jaxsched.engines.xla.state import (
     Event,
     Lane,
     LoopPlan,
+    Served,
     Stepper,
     empty_buffer,
+    empty_round,
     empty_slots,
 )
 from jaxsched.engines.xla.turns import close_ranks, next_levels, put_back, rows_of, turn_of
@@ -52,6 +55,10 @@ class Records(Pytree):
     peak: chex.Array  # largest per-round memory, [N]
     timed: events.Timed | None = None  # what a clock adds, or `None`
     runs: events.EvictedRuns | None = None  # evicted runs, or `None` if nobody asked for them
+    # on a worker with blocks: tokens kept at the last eviction, [N, n], and the round of the last
+    # admission if there are `runs`
+    kept: chex.Array | None = None
+    admitted: chex.Array | None = None
 
 
 class Pool(Pytree):
@@ -116,6 +123,7 @@ def _start(table: LaneTable, plan: LoopPlan, skip: jax.Array) -> Pool:
             used=jnp.full_like(row, NEVER),
             clock=events.wide_zeros((lanes,)) if plan.clocked else None,
             prefill=zero if plan.clocked else None,
+            round=empty_round((lanes,), plan),
         ),
         queues=_empty_queues(plan, lanes),
         row=row,
@@ -128,7 +136,9 @@ def _start(table: LaneTable, plan: LoopPlan, skip: jax.Array) -> Pool:
             lost=events.wide_zeros((total, 2)),
             peak=jnp.zeros((total,), jnp.int32),
             timed=events.no_times(shape) if plan.clocked else None,
-            runs=events.no_runs(total, plan.history) if plan.history else None,
+            runs=events.no_runs(total, plan.history, plan.blocks) if plan.history else None,
+            kept=jnp.zeros(shape, jnp.int32) if plan.blocks else None,
+            admitted=jnp.zeros(shape, jnp.int32) if plan.blocks and plan.history else None,
         ),
     )
 
@@ -145,6 +155,7 @@ def _empty_queues(plan: LoopPlan, lanes: int) -> Queue:
         runs=tuple((run, run) for run in never),
         estimate=zeros,
         evictions=zeros if plan.counts_evictions else None,
+        kept=zeros if plan.blocks else None,
     )
 
 
@@ -195,7 +206,10 @@ def _empty_log(plan: LoopPlan, shape: tuple[int, int]) -> Event:
     never, zeros = jnp.full(shape, NEVER), jnp.zeros(shape, jnp.int32)
     clock = events.wide_zeros(shape) if plan.clocked else None
     admitted = (never,) * plan.party
-    return Event(admitted=admitted, evicted=never, time=never, lost=zeros, clock=clock)
+    served = Served(never, zeros, zeros, zeros, zeros) if plan.blocks else None
+    return Event(
+        admitted=admitted, evicted=never, time=never, lost=zeros, clock=clock, served=served
+    )
 
 
 def _kernels(
@@ -251,13 +265,20 @@ def _record(
     records = pool.records
     row = jnp.broadcast_to(rows[None, :], log.time.shape)
     drop = {"mode": "drop"}
-    admitted, each = jnp.stack(log.admitted, axis=-1), row[..., None]
-    last = records.last.at[each, admitted].max(2 * log.time[..., None] + 1, **drop)
+    starts = log.admitted if log.served is None else (log.served.begun,)
+    begun, each = jnp.stack(starts, axis=-1), row[..., None]
+    last = records.last.at[each, begun].max(2 * log.time[..., None] + 1, **drop)
     last = last.at[row, log.evicted].max(2 * log.time, **drop)
-    first = records.first.at[each, admitted].min(log.time[..., None], **drop)
-    timed, runs = records.timed, records.runs
+    first = records.first.at[each, begun].min(log.time[..., None], **drop)
+    timed, runs, kept, admitted = records.timed, records.runs, records.kept, records.admitted
+    if log.served is not None:
+        kept = kept.at[row, log.evicted].max(log.served.kept, **drop)
+        if admitted is not None:
+            admitted = admitted.at[row, log.admitted[0]].max(log.time, **drop)
     if plan.clocked:
         output = table.fields["output"].reshape(last.shape)[rows]
+        if kept is not None:
+            output = output - kept[rows]
         timed = events.write_times(timed, log, rows, last[rows], first[rows], output)
         timed = timed.replace(rounds=timed.rounds.at[rows].set(time))
     if plan.history:
@@ -266,7 +287,12 @@ def _record(
     prompt = gather(Loops(table.one), table.fields["prompt"], table, row, log.evicted)
     with jax.enable_x64(True):
         tokens = jnp.where(evicted, log.lost, np.int32(0)).astype(jnp.int64)
-        area = tokens * prompt.astype(jnp.int64) + tokens * (tokens + 1) // 2
+        if log.served is None:
+            area = tokens * prompt.astype(jnp.int64) + tokens * (tokens + 1) // 2
+        else:
+            block = table.worker[None, rows, 3]
+            area = run_time(log.lost, prompt + log.served.entered, block)
+            area = jnp.where(evicted, area, np.int64(0)) + log.served.piece.astype(jnp.int64)
         lost = jnp.stack([jnp.sum(tokens, axis=0), jnp.sum(area, axis=0)], axis=-1)
         lost = records.lost.at[rows].add(lost)
     return Records(
@@ -277,6 +303,8 @@ def _record(
         peak=records.peak.at[rows].max(peak),
         timed=timed,
         runs=runs,
+        kept=kept,
+        admitted=admitted,
     )
 
 
@@ -284,15 +312,16 @@ def _flush(plan: LoopPlan, lanes: Lane, queues: Queue) -> tuple[Lane, Queue]:
     """Empties the buffers into the returned runs."""
     buffer = lanes.buffer
     row = lax.broadcasted_iota(np.int32, buffer.key.shape, 0)
-    estimate, evictions = (
+    estimate, evictions, kept = (
         None if old is None else old.at[row, buffer.index].set(new, mode="drop")
         for old, new in (
-            (queues.estimate, buffer.estimate), (queues.evictions, buffer.evictions)
+            (queues.estimate, buffer.estimate), (queues.evictions, buffer.evictions),
+            (queues.kept, buffer.kept),
         )
     )  # fmt: skip
     runs, heads = _insert_from(0, plan, queues.runs, lanes.heads, (buffer.key, buffer.index))
     lanes = lanes.replace(buffer=empty_buffer(buffer.key.shape[0], plan), heads=heads)
-    return lanes, Queue(runs=runs, estimate=estimate, evictions=evictions)
+    return lanes, Queue(runs=runs, estimate=estimate, evictions=evictions, kept=kept)
 
 
 def _insert_from(
@@ -355,6 +384,11 @@ def _reload(pool: Pool, plan: LoopPlan, skip: jax.Array) -> Pool:
             used=jnp.where(fresh, NEVER, lanes.used),
             clock=clock,
             prefill=prefill,
+            round=jax.tree.map(
+                lambda new, old: jnp.where(fresh, new, old),
+                empty_round((plan.pool,), plan),
+                lanes.round,
+            ),
         ),
         row=row,
         next_row=pool.next_row + jnp.sum(fresh, dtype=np.int32),

@@ -67,6 +67,7 @@ def make_plan(
     history: int = 0,
     counts_evictions: bool = False,
     whole: bool = True,
+    blocks: bool = False,
     backend: str | None = None,
 ) -> LoopPlan:
     """Sizes for `lanes` instances of n requests each.
@@ -82,6 +83,7 @@ def make_plan(
       history: Evicted runs of a lane to keep.
       counts_evictions: Whether the policy reads how often a request was evicted.
       whole: Whether all functions of the policy are programs on whole numbers.
+      blocks: Whether the worker is that of a serving engine, a step of which admits one request.
       backend: "cpu", "gpu" or "tpu"; `None` for that of JAX.
     """
     backend = jax.default_backend() if backend is None else backend
@@ -93,7 +95,8 @@ def make_plan(
         slots=_slot_counts(n, in_kernel),
         chunk=KERNEL_CHUNK if in_kernel else CHUNK,
         buffer=CHUNK,
-        party=CPU_PARTY if backend == "cpu" else LoopPlan.party,
+        party=1 if blocks else CPU_PARTY if backend == "cpu" else LoopPlan.party,
+        blocks=blocks,
         runs=(n,) if n <= SHORT_RUN else (SHORT_RUN, n),
         arrivals=arrivals,
         clocked=clocked,

@@ -26,8 +26,13 @@ class Candidate(NamedTuple):
     position: jax.Array  # of the request in its instance
     estimate: jax.Array
     evictions: jax.Array | None
+    kept: jax.Array | None  # tokens generated so far, on a worker with blocks
     origin: jax.Array  # 0 the fresh order, then the returned runs, then the buffer
     place: jax.Array  # in the buffer
+
+
+_Known = tuple[jax.Array, jax.Array, jax.Array, jax.Array | None, jax.Array | None]
+"""Key, index, estimate, evictions and tokens kept."""
 
 
 class Front(NamedTuple):
@@ -95,7 +100,7 @@ def arrive(
     return Joined(buffer, front, (taken, *lane.heads[1:]), more, next_one)
 
 
-def front(
+def front_of(
     best: Candidate,
     heads: tuple[jax.Array, ...],
     queue: Queue,
@@ -107,8 +112,8 @@ def front(
     zero = jnp.zeros_like(best.place)
     never = zero + NEVER
     waiting = functools.partial(_waiting, heads, queue, inputs, choices, plan)
-    evictions = None if best.evictions is None else zero
-    first, then = best, Candidate(never, never, zero, evictions, zero, zero)
+    evictions, kept = (None if has is None else zero for has in (best.evictions, best.kept))
+    first, then = best, Candidate(never, never, zero, evictions, kept, zero, zero)
     for origin in range(1 if plan.arrivals else 0, 1 + len(queue.runs)):
         mine = Candidate(*waiting(origin, zero), zero + np.int32(origin), zero)
         first, other = _in_order(first, mine)
@@ -120,10 +125,11 @@ def front(
 def best_of(buffer: Entries, origin: int, home: Home) -> Candidate:
     """The first of the buffer, whose number among the queues is `origin`."""
     place = home.place_of_first(buffer.key, buffer.index)
-    key, index, estimate, evictions = (
-        home.pick(a, place) for a in (buffer.key, buffer.index, buffer.estimate, buffer.evictions)
+    key, index, estimate, evictions, kept = (
+        home.pick(a, place)
+        for a in (buffer.key, buffer.index, buffer.estimate, buffer.evictions, buffer.kept)
     )
-    return Candidate(key, index, estimate, evictions, jnp.full_like(place, origin), place)
+    return Candidate(key, index, estimate, evictions, kept, jnp.full_like(place, origin), place)
 
 
 def line(
@@ -172,39 +178,40 @@ def _waiting(
     plan: LoopPlan,
     origin: int,
     place: jax.Array,
-) -> tuple[jax.Array, jax.Array, jax.Array, jax.Array | None]:
-    """Key, index, estimate and evictions of a request behind the head of a sorted queue."""
+) -> _Known:
+    """What is known of a request behind the head of a sorted queue."""
     place = heads[origin] + place
     if origin == 0:
         left = place < inputs.num_requests
         index = jnp.where(left, lookup(inputs, "order", place), NEVER)
-        key, _, estimate, evictions = _fresh(inputs, index, choices, plan)
-        return jnp.where(left, key, NEVER), index, estimate, evictions
+        known = _fresh(inputs, index, choices, plan)
+        return jnp.where(left, known[0], NEVER), *known[1:]
     run = queue.runs[origin - 1]
     left = place < np.int32(run[0].shape[-1])
     key, index = (jnp.where(left, _at(inputs.home, array, place), NEVER) for array in run)
-    estimate, evictions = (
-        _at(inputs.home, array, index) for array in (queue.estimate, queue.evictions)
+    estimate, evictions, kept = (
+        _at(inputs.home, array, index) for array in (queue.estimate, queue.evictions, queue.kept)
     )
-    return key, index, estimate, evictions
+    return key, index, estimate, evictions, kept
 
 
-def _fresh(
-    inputs: Inputs, index: jax.Array, choices: Choices, plan: LoopPlan
-) -> tuple[jax.Array, jax.Array, jax.Array, jax.Array | None]:
-    """Key, index, estimate and evictions of a request that has not run yet."""
+def _fresh(inputs: Inputs, index: jax.Array, choices: Choices, plan: LoopPlan) -> _Known:
+    """What is known of a request that has not run yet."""
     read, none = fields_of(inputs, index), jnp.zeros_like(index)
     estimate = ask(choices, "estimate", read, inputs.params)
     read = known_as(read, estimate=estimate, evictions=none)
     key = ask(choices, "admission_key", read, inputs.params)
-    return key, index, estimate, none if plan.counts_evictions else None
+    evictions, kept = (none if has else None for has in (plan.counts_evictions, plan.blocks))
+    return key, index, estimate, evictions, kept
 
 
 def request(candidate: Candidate, inputs: Inputs, choices: Choices) -> Entrant:
     """What a slot needs to know of the candidate; its reserve is capped here, for every policy."""
     read = fields_of(inputs, candidate.position)
     prompt, output = read("prompt"), read("output")
-    read = known_as(read, estimate=candidate.estimate, evictions=candidate.evictions)
+    read = known_as(
+        read, estimate=candidate.estimate, evictions=candidate.evictions, generated=candidate.kept
+    )
     reserve = ask(choices, "reserve", read, inputs.params)
     (reserve,) = inputs.home.settle(jnp.clip(reserve, 1, inputs.memory - prompt))
     free = None
@@ -242,7 +249,7 @@ def take(
         return buffer, best_of(buffer, len(heads), home)
 
     buffer, best = home.when(buffered, shorter, (buffer, waiting.best))
-    return buffer, heads, front(best, heads, queue, inputs, choices, plan)
+    return buffer, heads, front_of(best, heads, queue, inputs, choices, plan)
 
 
 def push(
@@ -254,6 +261,7 @@ def push(
     index: jax.Array,
     estimate: jax.Array,
     evictions: jax.Array | None,
+    kept: jax.Array | None,
     choices: Choices,
 ) -> tuple[Entries, Front]:
     """Puts one request into the first free place of the buffer; there always is one."""
@@ -266,9 +274,10 @@ def push(
         index=home.put(buffer.index, condition, place, index),
         estimate=home.put(buffer.estimate, condition, place, estimate),
         evictions=home.put(buffer.evictions, condition, place, evictions),
+        kept=home.put(buffer.kept, condition, place, kept),
     )
     key, index = (jnp.where(condition, value, NEVER) for value in (key, index))
-    mine = Candidate(key, index, estimate, evictions, front.best.origin, place)
+    mine = Candidate(key, index, estimate, evictions, kept, front.best.origin, place)
     best, first, then, entrant = front
     overtakes = _before(mine, first)
     entrant = _where(overtakes, request(mine, inputs, choices), entrant)

@@ -53,6 +53,7 @@ class Leaver(NamedTuple):
     estimate: jax.Array  # refined
     evictions: jax.Array | None  # this one included
     key: jax.Array  # admission key
+    kept: jax.Array | None = None  # tokens generated so far, on a worker with blocks
 
 
 class Entrant(NamedTuple):
@@ -146,7 +147,8 @@ def nobody(time: jax.Array, plan: LoopPlan) -> Leaver:
     """That there is none."""
     zero, no = jnp.zeros_like(time), jnp.zeros_like(time) > 0
     evictions = zero if plan.counts_evictions else None
-    return Leaver(no, no, zero, zero, zero, zero, zero, evictions, zero)
+    kept = zero if plan.blocks else None
+    return Leaver(no, no, zero, zero, zero, zero, zero, evictions, zero, kept)
 
 
 def _seen(slots: Slots, time: jax.Array, inputs: Inputs) -> Read:

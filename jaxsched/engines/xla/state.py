@@ -18,6 +18,9 @@ NEVER = np.int32(2**31 - 1)
 RUN, DONE, WANTS_SLOT, WANTS_BUFFER = (np.int32(i) for i in range(4))
 """Why a lane stands still: it does not; all is done; every slot is taken; its buffer is full."""
 
+OPEN, UNMET = np.int32(-1), np.int32(-2)
+"""In `Round.left` before grants are made; UNMET if somebody was preempted for want of blocks."""
+
 
 @dataclasses.dataclass(frozen=True)
 class LoopPlan:
@@ -37,6 +40,7 @@ class LoopPlan:
     counts_evictions: bool = False  # whether the policy reads how often a request was evicted
     # requests that may be admitted in one step, 1, 2 or 4: more would need more than 32 bits
     party: int = 4
+    blocks: bool = False  # whether the worker is that of a serving engine
     # "" to step in loops of XLA, "gpu" in a kernel, "interpret" in one that is interpreted
     kernel: str = ""
     turn: int = 0  # lanes that step side by side in a chunk; 0 for all of the pool
@@ -58,11 +62,18 @@ class Slots(Pytree):
     load: chex.Array
     finish: chex.Array  # round p_j + o_j in which the request completes, [S]
     admitted: chex.Array  # round p_j, [S]
-    base: chex.Array  # prompt length in tokens less `admitted`, [S]
+    # prompt length in tokens less `admitted`; on a worker with blocks the tokens in the cache with
+    # the grant of round t, less t, [S]
+    base: chex.Array
     estimate: chex.Array  # the policy's estimate, [S]
     index: chex.Array  # position of the request in its instance, [S]
     # how often the request was evicted, [S]; `None` if the policy does not read it
     evictions: chex.Array | None
+    # On a worker with blocks, else `None`. There `load` is the blocks expected in the round before
+    # `end` without `end` itself, and of who is in the middle of its prompt `end` is 0 and `finish`
+    # NEVER.
+    prompt: chex.Array | None = None  # prompt length in tokens, [S]
+    entered: chex.Array | None = None  # tokens that were generated at the admission, [S]
 
 
 class Entries(Pytree):
@@ -72,6 +83,21 @@ class Entries(Pytree):
     index: chex.Array
     estimate: chex.Array
     evictions: chex.Array | None
+    kept: chex.Array | None = None  # tokens generated so far, on a worker with blocks
+
+
+class Round(Pytree):
+    """On a worker with blocks: the round under way, and who is in the middle of its prompt."""
+
+    left: chex.Array  # of the round's budget once grants are made, else OPEN or UNMET
+    grant: chex.Array  # what that one gets in this round, 0 before it is known
+    done: chex.Array  # its tokens in the cache, with those granted in this round
+    goal: chex.Array  # those that it needs
+    admitted: chex.Array  # round
+    index: chex.Array  # position of the request in its instance, NEVER of nobody
+    estimate: chex.Array
+    evictions: chex.Array | None
+    kept: chex.Array  # tokens generated so far
 
 
 class Lane(Pytree):
@@ -90,8 +116,19 @@ class Lane(Pytree):
     clock: chex.Array | None = None
     # prompt tokens admitted in the current round; `None` without a clock
     prefill: chex.Array | None = None
+    round: Round | None = None  # on a worker with blocks
     # who is first in the queue, of `queue.Front`; `None` between two chunks
     front: Any = None
+
+
+class Served(Pytree):
+    """What else one step did on a worker with blocks."""
+
+    begun: chex.Array  # request whose prompt is through in this round, NEVER if none is
+    admitted: chex.Array  # round of the last admission of the evicted one
+    entered: chex.Array  # tokens that it had generated then
+    kept: chex.Array  # tokens that it has generated
+    piece: chex.Array  # tokens of memory held by a prompt that is not through in this round
 
 
 class Event(Pytree):
@@ -103,6 +140,7 @@ class Event(Pytree):
     lost: chex.Array  # tokens that the evicted request lost
     # picoseconds at the start of that round, int64; `None` without a clock
     clock: chex.Array | None = None
+    served: Served | None = None  # on a worker with blocks; there `lost` are tokens in the cache
 
 
 class Stepper(NamedTuple):
@@ -126,6 +164,7 @@ def empty_slots(lanes: int, plan: LoopPlan) -> Slots:
     return Slots(
         end=zeros, load=zeros, finish=zeros, admitted=zeros, base=zeros, estimate=zeros,
         index=zeros, evictions=zeros if plan.counts_evictions else None,
+        prompt=zeros if plan.blocks else None, entered=zeros if plan.blocks else None,
     )  # fmt: skip
 
 
@@ -134,4 +173,17 @@ def empty_buffer(lanes: int, plan: LoopPlan) -> Entries:
     never = jnp.full((lanes, plan.buffer), NEVER)
     zeros = jnp.zeros_like(never)
     evictions = zeros if plan.counts_evictions else None
-    return Entries(key=never, index=never, estimate=zeros, evictions=evictions)
+    kept = zeros if plan.blocks else None
+    return Entries(key=never, index=never, estimate=zeros, evictions=evictions, kept=kept)
+
+
+def empty_round(shape: tuple[int, ...], plan: LoopPlan) -> Round | None:
+    """A round in which nothing has happened; `None` on the papers' worker."""
+    zeros = jnp.zeros(shape, jnp.int32)
+    if not plan.blocks:
+        return None
+    return Round(
+        left=zeros + OPEN, grant=zeros, done=zeros, goal=zeros,
+        admitted=zeros, index=zeros + NEVER, estimate=zeros,
+        evictions=zeros if plan.counts_evictions else None, kept=zeros,
+    )  # fmt: skip

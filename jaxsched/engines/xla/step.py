@@ -61,7 +61,7 @@ def step(
             _, slots, buffer, front, _ = state
             who, slot = running.leaver(slots, usage, time, stepping, inputs, choices)
             slots = running.release(home, slots, who, slot, time)
-            entry = (who.key, who.position, who.estimate, who.evictions)
+            entry = (who.key, who.position, who.estimate, who.evictions, None)
             buffer, front = waiting.push(inputs, buffer, front, who.evicted, *entry, choices)
             return who, slots, buffer, front, waiting.crowded(home, buffer)
 
@@ -127,11 +127,9 @@ def step(
         if plan.clocked:
             used = inputs.memory - room
             prompts = entering.prompts
-            passing = _pass_time(
-                lane, arrivals, inputs, change, still, silent, prompts, count, used
-            )
+            passing = pass_time(lane, arrivals, inputs, change, still, silent, prompts, count, used)
         else:
-            passing = _pass_rounds(arrivals, change, still, silent)
+            passing = pass_rounds(arrivals, change, still, silent)
         jump = passing.jump
         used = inputs.memory - room + (jump - 1) * count
     halt = jnp.where(wanted & (admitted == 0), WANTS_SLOT, RUN)
@@ -163,7 +161,7 @@ def step(
 def begin(lane: Lane, queue: Queue, inputs: Inputs, choices: Choices, plan: LoopPlan) -> Lane:
     """A lane before a chunk of steps: who is first in its queue."""
     best = waiting.best_of(lane.buffer, len(lane.heads), inputs.home)
-    return lane.replace(front=waiting.front(best, lane.heads, queue, inputs, choices, plan))
+    return lane.replace(front=waiting.front_of(best, lane.heads, queue, inputs, choices, plan))
 
 
 ANY_ORDER = Stepper(step, begin)
@@ -264,7 +262,7 @@ def _headroom(request: running.Entrant, count: jax.Array) -> jax.Array | np.int3
     return jnp.where(count > 0, request.headroom, 0)
 
 
-def _pass_rounds(
+def pass_rounds(
     arrivals: waiting.Joined, change: jax.Array, still: jax.Array, silent: jax.Array
 ) -> Passing:
     """Without a clock an arrival is a round like any other change."""
@@ -273,7 +271,7 @@ def _pass_rounds(
     return Passing(jump, idle, None, None)
 
 
-def _pass_time(
+def pass_time(
     lane: Lane,
     arrivals: waiting.Joined,
     inputs: Inputs,
