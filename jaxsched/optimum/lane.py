@@ -176,9 +176,9 @@ class PathPrices:
         floor = paths.floor_of(lane.prompt, lane.memory)
         end, _ = paths.cheapest_ends(kind, len(size), lane.output, self.allowed, self.end)
         may_start = paths.starts_of(which, len(prompts), self.allowed)
-        starting = np.empty((len(self.memory) + 1, len(floor), lane.memory + 1), np.int64)
+        starting = np.full((len(self.memory) + 1, len(floor), lane.memory + 1), paths.FAR)
         arrays = (size, prompts, end, may_start, self.memory, self.number, floor)
-        paths.cost_to_go(*arrays, starting, np.empty_like(starting))
+        paths.cost_to_go(*arrays, starting, starting.copy())
         return starting
 
     def value(self, lane: HindsightProblem) -> int:

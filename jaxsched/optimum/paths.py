@@ -38,40 +38,47 @@ def floor_of(prompt, memory):
 def cost_to_go(size, prompts, end, may_start, lam, nu, floor, starting, ending):
     """Fills the least cost of the rest of a path, by round, active requests and memory in use.
 
-    `starting` holds before (more) requests start in a round, `ending` before (more) of them end.
+    `starting` holds before (more) requests start in a round, `ending` before (more) of them end;
+    both are to be `FAR` where no path comes, and are so when they were filled before.
     `end[t, k]` is the least price of an end at t among the requests of size[k] = prompt + output,
     and `may_start[t, k]` whether one of prompts[k] may start.
     """
     rounds, memory = len(lam), starting.shape[2] - 1
-    starting[:], ending[:] = FAR, FAR
+    # Lines of one number of active requests are taken as a whole: that is where the time goes.
     for active in range(len(floor)):
-        for used in range(floor[active], memory + 1 if active else 1):
-            starting[rounds, active, used] = 0
-            ending[rounds, active, used] = 0
+        low, high = floor[active], memory + 1 if active else 1
+        starting[rounds, active, low:high] = 0
+        ending[rounds, active, low:high] = 0
     for t in range(rounds - 1, -1, -1):
         for active in range(len(floor) - 1, -1, -1):
-            for used in range(floor[active], memory + 1 if active else 1):
-                best = ending[t + 1, active, used] - lam[t] * used - nu[t] * active
-                if active + 1 < len(floor):
-                    for k in range(len(prompts)):
-                        more = used + prompts[k] + 1
-                        if more > memory:
-                            break
-                        if may_start[t, k]:
-                            best = min(best, starting[t, active + 1, more])
-                starting[t, active, used] = best
+            low, high = floor[active], memory + 1 if active else 1
+            here, later = starting[t, active, low:high], ending[t + 1, active, low:high]
+            for u in range(len(here)):
+                here[u] = later[u] - lam[t] * (low + u) - nu[t] * active
+            if active + 1 < len(floor):
+                for k in range(len(prompts)):
+                    if may_start[t, k]:
+                        step = prompts[k] + 1
+                        _least(here, starting[t, active + 1, low + step : high + step], 0)
         for active in range(len(floor)):
-            for used in range(floor[active], memory + 1 if active else 1):
-                best = ending[t, active, used]
-                if used + active <= memory:
-                    best = starting[t, active, used + active]
-                for k in range(len(size)):
-                    less = used - size[k]
-                    if active == 0 or less < 0:
-                        break
-                    if active > 1 or less == 0:
-                        best = min(best, ending[t, active - 1, less] + end[t, k])
-                ending[t, active, used] = best
+            low, high = floor[active], memory + 1 if active else 1
+            here, grown = ending[t, active, low:high], starting[t, active, low + active : high]
+            here[: len(grown)] = grown
+            here[len(grown) :] = FAR
+            for k in range(len(size)):
+                if active == 1:
+                    if size[k] >= low:
+                        here[size[k] - low] = min(here[size[k] - low], ending[t, 0, 0] + end[t, k])
+                elif active > 1 and end[t, k] < FAR:
+                    first = max(low, size[k] + floor[active - 1])
+                    _least(here[first - low:], ending[t, active - 1, first - size[k]:], end[t, k])
+
+
+@compiled()
+def _least(here, there, more):
+    """What is in `here`, or less of it in `there` and `more`; `there` may be shorter or longer."""
+    for u in range(min(len(here), len(there))):
+        here[u] = min(here[u], there[u] + more)
 
 
 @compiled()
@@ -176,7 +183,7 @@ def climb_with_paths(
     floor = floor_of(prompt, memory)
     may_start = starts_of(which, len(prompts), allowed)
     shape = (rounds + 1, len(floor), memory + 1)
-    starting, ending = np.empty(shape), np.empty(shape)
+    starting, ending = np.full(shape, float(FAR)), np.full(shape, float(FAR))
     in_use, number = np.zeros(rounds), np.zeros(rounds)
     ends = np.zeros((rounds, len(size)))
     last = max(rounds, arrival.max())
