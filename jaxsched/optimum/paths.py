@@ -18,9 +18,12 @@ from jaxsched.optimum.prices import PATIENCE, ROW_SCALE, SMOOTH, costs, sums
 FAR = 2**60
 """The cost of what is not allowed; sums of real costs stay far below."""
 
-COUNT_SCALE, END_SCALE, SLOWER = 0.1, 2.0, 0.7
-"""How far prices of requests and of ends go beside those of memory; by what steps become shorter
-where they make no progress. Found by trial."""
+COUNT_SCALE, END_SCALE = 0.1, 2.0
+"""How far prices of requests and of ends go beside those of memory. Found by trial."""
+
+QUICK, THOROUGH = (PATIENCE, 0.7), (40, 0.85)
+"""After how many steps without progress they become shorter, and by what: for some hundred steps,
+and for some thousand. Found by trial."""
 
 
 @compiled()
@@ -71,7 +74,7 @@ def cost_to_go(size, prompts, end, may_start, lam, nu, floor, starting, ending):
                         here[size[k] - low] = min(here[size[k] - low], ending[t, 0, 0] + end[t, k])
                 elif active > 1 and end[t, k] < FAR:
                     first = max(low, size[k] + floor[active - 1])
-                    _least(here[first - low:], ending[t, active - 1, first - size[k]:], end[t, k])
+                    _least(here[first - low :], ending[t, active - 1, first - size[k] :], end[t, k])
 
 
 @compiled()
@@ -170,7 +173,8 @@ def start_costs(prompt, output, alpha, beta, unit, lam, nu, mu, g, first, last, 
 
 @compiled()
 def climb_with_paths(
-    prompt, output, arrival, memory, alpha, beta, upper, lam, mu, nu, g, allowed, steps
+    prompt, output, arrival, memory, alpha, beta, upper, lam, mu, nu, g, allowed, steps,
+    patience, slower,
 ):  # fmt: skip
     """Raises the bound by Polyak steps along smoothed gradients; prices are left at the best.
 
@@ -222,8 +226,8 @@ def climb_with_paths(
         if value > found:
             found = value
             best_lam[:], best_mu[:], best_nu[:], best_g[:] = lam, mu, nu, g
-        if stuck == PATIENCE:
-            theta, stuck = theta * SLOWER, 0
+        if stuck == patience:
+            theta, stuck = theta * slower, 0
             lam[:], mu[:], nu[:], g[:] = best_lam, best_mu, best_nu, best_g
         if upper - found < 1.0 - 1e-7 or theta < 1e-2:
             break
