@@ -128,7 +128,11 @@ def made(
 
 
 def proof_table(rows: pd.DataFrame) -> pd.DataFrame:
-    """Proved, times and gaps, a row per kind of draw and n."""
+    """Proved, times and gaps, a row per kind of draw and n.
+
+    Streams in which fewer than n requests arrive are left out.
+    """
+    rows = rows[rows.prompt.str.count(" ") + 1 == rows.n]
     return rows.groupby(["draw", "n"], sort=False).apply(
         lambda r: pd.Series({
             "draws": len(r), "proved": r.proved.sum(), "median s": r.seconds.median(),

@@ -39,17 +39,17 @@ WORDS = ENDS + 3
 @compiled()
 def search(
     numbers, prompt, output, arrival, memory, alpha, beta, unit, table, least, lam, nu, mu, g,
-    to_go, used, cover, start, best_start, frames, memo, twin, nodes,
+    to_go, used, cover, start, best_start, frames, memo, state, twin, nodes,
 ):  # fmt: skip
     """Goes on with a search for at most so many nodes; whether it is at its end stands in DONE.
 
-    `table[i, t]` is the cost of starting i in round t, FAR if that is ruled out, and `least[i, t]`
+    `table[t, i]` is the cost of starting i in round t, FAR if that is ruled out, and `least[t, i]`
     the least of it from t on, in units of 1 / `unit`; `to_go` is of `paths.cost_to_go`, and a
     bound here is without it. `frames[d]` is (i, or -1 for a round that passed; index to go on from;
     bound; active requests). `twin[i]` is a request that has to start no later, or -1.
     """
     n = len(prompt)
-    rounds = table.shape[1]
+    rounds = table.shape[0]
     depth, t, following = numbers[DEPTH], numbers[ROUND], numbers[NEXT]
     bound, left, best = numbers[BOUND], numbers[LEFT], numbers[BEST]
     spent, active, last = numbers[SPENT], numbers[ACTIVE], arrival.max()
@@ -61,8 +61,8 @@ def search(
         # The next request that may start in this round.
         i = following
         while i < n:
-            if left >> i & 1 and table[i, t] < FAR:
-                more = table[i, t] - least[i, t]
+            if left >> i & 1 and table[t, i] < FAR:
+                more = table[t, i] - least[t, i]
                 if t < len(lam) and used[t] + prompt[i] < memory:
                     more += to_go[t, active + 1, used[t] + prompt[i] + 1]
                 late = twin[i] >= 0 and left >> twin[i] & 1
@@ -77,7 +77,7 @@ def search(
             frames[depth] = i, i + 1, bound, active
             depth += 1
             active += 1
-            bound += table[i, t] - least[i, t]
+            bound += table[t, i] - least[t, i]
             left ^= one << i
             start[i] = t
             spent += t
@@ -100,7 +100,7 @@ def search(
                 mu, g, to_go, used, cover, start, rounds,
             )  # fmt: skip
             if later < FAR and _is_new(
-                memo, n, t + 1, left, spent, prompt, output, arrival, start, last
+                memo, state, n, t + 1, left, spent, prompt, output, start, last
             ):
                 frames[depth] = -1, 0, bound, active
                 depth += 1
@@ -151,9 +151,9 @@ def _passed(
         bound += mu[t] * (1 - cover[t]) - lam[t] * used[t] - nu[t] * active
     for i in range(n):
         if left >> i & 1:
-            if least[i, t + 1] >= FAR:
+            if least[t + 1, i] >= FAR:
                 return FAR, active
-            bound += least[i, t + 1] - least[i, t]
+            bound += least[t + 1, i] - least[t, i]
         elif start[i] + output[i] == t + 1:
             active -= 1
             if t + 1 < len(lam):
@@ -177,9 +177,8 @@ def _passed(
 
 
 @compiled()
-def _is_new(memo, n, t, left, spent, prompt, output, arrival, start, last):
+def _is_new(memo, state, n, t, left, spent, prompt, output, start, last):
     """Whether the state before round t is seen for the first time, or at a lower cost than ever."""
-    state = np.empty(ENDS, np.int64)
     count = 0
     for i in range(n):
         if left >> i & 1 or start[i] + output[i] <= t:

@@ -176,9 +176,9 @@ class PathPrices:
         floor = paths.floor_of(lane.prompt, lane.memory)
         end, _ = paths.cheapest_ends(kind, len(size), lane.output, self.allowed, self.end)
         may_start = paths.starts_of(which, len(prompts), self.allowed)
-        starting = np.empty((len(self.memory) + 1, len(floor), lane.memory + 1), np.int64)
+        starting = np.full((len(self.memory) + 1, len(floor), lane.memory + 1), paths.FAR)
         arrays = (size, prompts, end, may_start, self.memory, self.number, floor)
-        paths.cost_to_go(*arrays, starting, np.empty_like(starting))
+        paths.cost_to_go(*arrays, starting, starting.copy())
         return starting
 
     def value(self, lane: HindsightProblem) -> int:
@@ -199,7 +199,11 @@ class PathPrices:
 
 
 def climb_paths(
-    lane: HindsightProblem, found: Prices | PathPrices, upper: int, steps: int
+    lane: HindsightProblem,
+    found: Prices | PathPrices,
+    upper: int,
+    steps: int,
+    pace: tuple[int, float] = paths.QUICK,
 ) -> PathPrices:
     """Prices of paths from others, and so many steps towards the total latency of a schedule."""
     lam, mu = found.memory / found.unit, found.row / found.unit
@@ -210,7 +214,7 @@ def climb_paths(
         nu, g, allowed = found.number / found.unit, found.end / found.unit, found.allowed
     paths.climb_with_paths(
         lane.prompt, lane.output, lane.arrival, lane.memory, found.alpha, found.beta, float(upper),
-        lam, mu, nu, g, allowed, steps,
+        lam, mu, nu, g, allowed, steps, *pace,
     )  # fmt: skip
     each_round = np.abs(lam) * lane.memory + lane.n * (np.abs(nu) + np.abs(g).max(axis=0))
     unit = _unit(lane, np.abs(lam), mu, upper + float(each_round.sum()) + np.abs(g).sum())

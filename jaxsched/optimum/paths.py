@@ -18,9 +18,12 @@ from jaxsched.optimum.prices import PATIENCE, ROW_SCALE, SMOOTH, costs, sums
 FAR = 2**60
 """The cost of what is not allowed; sums of real costs stay far below."""
 
-COUNT_SCALE, END_SCALE, SLOWER = 0.1, 2.0, 0.7
-"""How far prices of requests and of ends go beside those of memory; by what steps become shorter
-where they make no progress. Found by trial."""
+COUNT_SCALE, END_SCALE = 0.1, 2.0
+"""How far prices of requests and of ends go beside those of memory. Found by trial."""
+
+QUICK, THOROUGH = (PATIENCE, 0.7), (40, 0.85)
+"""After how many steps without progress they become shorter, and by what: for some hundred steps,
+and for some thousand. Found by trial."""
 
 
 @compiled()
@@ -38,40 +41,47 @@ def floor_of(prompt, memory):
 def cost_to_go(size, prompts, end, may_start, lam, nu, floor, starting, ending):
     """Fills the least cost of the rest of a path, by round, active requests and memory in use.
 
-    `starting` holds before (more) requests start in a round, `ending` before (more) of them end.
+    `starting` holds before (more) requests start in a round, `ending` before (more) of them end;
+    both are to be `FAR` where no path comes, and are so when they were filled before.
     `end[t, k]` is the least price of an end at t among the requests of size[k] = prompt + output,
     and `may_start[t, k]` whether one of prompts[k] may start.
     """
     rounds, memory = len(lam), starting.shape[2] - 1
-    starting[:], ending[:] = FAR, FAR
+    # Lines of one number of active requests are taken as a whole: that is where the time goes.
     for active in range(len(floor)):
-        for used in range(floor[active], memory + 1 if active else 1):
-            starting[rounds, active, used] = 0
-            ending[rounds, active, used] = 0
+        low, high = floor[active], memory + 1 if active else 1
+        starting[rounds, active, low:high] = 0
+        ending[rounds, active, low:high] = 0
     for t in range(rounds - 1, -1, -1):
         for active in range(len(floor) - 1, -1, -1):
-            for used in range(floor[active], memory + 1 if active else 1):
-                best = ending[t + 1, active, used] - lam[t] * used - nu[t] * active
-                if active + 1 < len(floor):
-                    for k in range(len(prompts)):
-                        more = used + prompts[k] + 1
-                        if more > memory:
-                            break
-                        if may_start[t, k]:
-                            best = min(best, starting[t, active + 1, more])
-                starting[t, active, used] = best
+            low, high = floor[active], memory + 1 if active else 1
+            here, later = starting[t, active, low:high], ending[t + 1, active, low:high]
+            for u in range(len(here)):
+                here[u] = later[u] - lam[t] * (low + u) - nu[t] * active
+            if active + 1 < len(floor):
+                for k in range(len(prompts)):
+                    if may_start[t, k]:
+                        step = prompts[k] + 1
+                        _least(here, starting[t, active + 1, low + step : high + step], 0)
         for active in range(len(floor)):
-            for used in range(floor[active], memory + 1 if active else 1):
-                best = ending[t, active, used]
-                if used + active <= memory:
-                    best = starting[t, active, used + active]
-                for k in range(len(size)):
-                    less = used - size[k]
-                    if active == 0 or less < 0:
-                        break
-                    if active > 1 or less == 0:
-                        best = min(best, ending[t, active - 1, less] + end[t, k])
-                ending[t, active, used] = best
+            low, high = floor[active], memory + 1 if active else 1
+            here, grown = ending[t, active, low:high], starting[t, active, low + active : high]
+            here[: len(grown)] = grown
+            here[len(grown) :] = FAR
+            for k in range(len(size)):
+                if active == 1:
+                    if size[k] >= low:
+                        here[size[k] - low] = min(here[size[k] - low], ending[t, 0, 0] + end[t, k])
+                elif active > 1 and end[t, k] < FAR:
+                    first = max(low, size[k] + floor[active - 1])
+                    _least(here[first - low :], ending[t, active - 1, first - size[k] :], end[t, k])
+
+
+@compiled()
+def _least(here, there, more):
+    """What is in `here`, or less of it in `there` and `more`; `there` may be shorter or longer."""
+    for u in range(min(len(here), len(there))):
+        here[u] = min(here[u], there[u] + more)
 
 
 @compiled()
@@ -163,7 +173,8 @@ def start_costs(prompt, output, alpha, beta, unit, lam, nu, mu, g, first, last, 
 
 @compiled()
 def climb_with_paths(
-    prompt, output, arrival, memory, alpha, beta, upper, lam, mu, nu, g, allowed, steps
+    prompt, output, arrival, memory, alpha, beta, upper, lam, mu, nu, g, allowed, steps,
+    patience, slower,
 ):  # fmt: skip
     """Raises the bound by Polyak steps along smoothed gradients; prices are left at the best.
 
@@ -176,7 +187,7 @@ def climb_with_paths(
     floor = floor_of(prompt, memory)
     may_start = starts_of(which, len(prompts), allowed)
     shape = (rounds + 1, len(floor), memory + 1)
-    starting, ending = np.empty(shape), np.empty(shape)
+    starting, ending = np.full(shape, float(FAR)), np.full(shape, float(FAR))
     in_use, number = np.zeros(rounds), np.zeros(rounds)
     ends = np.zeros((rounds, len(size)))
     last = max(rounds, arrival.max())
@@ -215,8 +226,8 @@ def climb_with_paths(
         if value > found:
             found = value
             best_lam[:], best_mu[:], best_nu[:], best_g[:] = lam, mu, nu, g
-        if stuck == PATIENCE:
-            theta, stuck = theta * SLOWER, 0
+        if stuck == patience:
+            theta, stuck = theta * slower, 0
             lam[:], mu[:], nu[:], g[:] = best_lam, best_mu, best_nu, best_g
         if upper - found < 1.0 - 1e-7 or theta < 1e-2:
             break

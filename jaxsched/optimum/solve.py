@@ -21,7 +21,7 @@ from jaxsched.optimum.lane import (
     climb_prices,
     problems_of,
 )
-from jaxsched.optimum.paths import FAR
+from jaxsched.optimum.paths import FAR, QUICK, THOROUGH
 
 MOST_REQUESTS = 62
 """Requests that a branch and bound takes; with more of them only bounds are found."""
@@ -35,9 +35,13 @@ MEMO = 2**20
 STEPS = 1500
 """Steps of prices before a search."""
 
-PATH_STEPS, LEAST_GAIN = (250, 1000), 2e-3
-"""Steps of the climbs of prices of paths, and what one must gain for another to follow, as a part
-of the total latency. Found by trial."""
+ANNEALINGS = ((4, 2_000), (20, 4_000))
+"""Annealings before a search that is a try and before the last one, and moves of each for every
+request. The last search takes long, and far less where the best schedule is there at its start."""
+
+PATH_CLIMBS, LEAST_GAIN = ((250, QUICK), (3000, THOROUGH)), 2e-3
+"""Steps and pace of the climbs of prices of paths, and what one must gain for another to follow, as
+a part of the total latency. Found by trial."""
 
 OnProgress = Callable[[int, int, int, int], Any]
 """Called as (lane, nodes, best total, lower bound) about once a second."""
@@ -121,21 +125,20 @@ def _solve(
         nothing = np.zeros(0, np.int64)
         return _one(nothing, 0, 0, 0)
     start = lane.first_schedule()
-    for seed in range(4):
-        start = lane.improved(start, 2_000 * lane.n, seed)
+    start = _annealed(lane, start, *ANNEALINGS[0])
     found = climb_prices(lane, start, STEPS)
     total = lane.latency(start.sum())
     lower, nodes = min(found.bound(lane), total), 0
     paths: Prices | PathPrices = found
-    for climb, steps in enumerate(PATH_STEPS):
+    for climb, (steps, pace) in enumerate(PATH_CLIMBS):
         if lower == total or lane.n > MOST_REQUESTS:
             break
-        paths, before = climb_paths(lane, paths, total, steps), lower
+        paths, before = climb_paths(lane, paths, total, steps, pace), lower
         # From the second climb on a bound on schedules that are better than the best: no matter.
         lower = min(max(lower, paths.bound(lane)), total)
         if lower == total:
             break
-        enough = climb + 1 == len(PATH_STEPS) or lower - before < LEAST_GAIN * total
+        enough = climb + 1 == len(PATH_CLIMBS) or lower - before < LEAST_GAIN * total
         if climb == 0 or enough:
             # After the first climb a try, after the last one for good.
             search = Search(lane, paths, start)
@@ -149,8 +152,18 @@ def _solve(
             lower = total if search.done else min(lower, total)
         if enough or time.thread_time() - began > time_limit:
             break
+        start = _annealed(lane, start, *ANNEALINGS[1])
+        total = lane.latency(start.sum())
+        if lower == total:
+            break
         paths = paths.without_worse(lane, total)
     return _one(lane.checked(start), total, lower, nodes)
+
+
+def _annealed(lane: HindsightProblem, start: WholeNumbers, times: int, moves: int) -> WholeNumbers:
+    for seed in range(times):
+        start = lane.improved(start, moves * lane.n, seed)
+    return start
 
 
 def _one(completion: WholeNumbers, *numbers: int) -> Optimum:
@@ -178,12 +191,13 @@ class Search:
         self._numbers[branch.BOUND] = bound
         self._numbers[branch.LEFT] = (1 << lane.n) - 1
         self._numbers[branch.BEST] = best
-        rounds = self._table.shape[1]
+        rounds = self._table.shape[0]
         width = max(rounds, len(found.memory)) + int(lane.output.max()) + 1
         self._use = [np.zeros(width, np.int64) for _ in range(2)]
         self._start = np.zeros(lane.n, np.int64)
         self._frames = np.zeros((rounds + lane.n + 1, 4), np.int64)
         self._memo = np.zeros((min(4**lane.n, MEMO), branch.WORDS), np.int64)
+        self._state = np.zeros(branch.ENDS, np.int64)
         self._twin = _twins(*self._fields[:3])
 
     @property
@@ -215,7 +229,7 @@ class Search:
             self._numbers, prompt, output, arrival, self.lane.memory, alpha, beta,
             self.prices.unit, self._table, self._least, self.prices.memory, self.prices.number,
             self.prices.row, self.prices.end[self._order], self._to_go, *self._use, self._start,
-            self._best, self._frames, self._memo, self._twin, nodes,
+            self._best, self._frames, self._memo, self._state, self._twin, nodes,
         )  # fmt: skip
 
     def _costs(self, slack: int) -> tuple[WholeNumbers, WholeNumbers]:
@@ -228,7 +242,8 @@ class Search:
         table[table > table.min(axis=1, keepdims=True) + slack] = FAR
         table = table[:, : int(np.flatnonzero((table < FAR).any(axis=0))[-1]) + 2]
         least = np.minimum.accumulate(table[:, ::-1], axis=1)[:, ::-1]
-        return np.ascontiguousarray(table), np.ascontiguousarray(least)
+        # By round first: the search asks for all requests in one round.
+        return np.ascontiguousarray(table.T), np.ascontiguousarray(least.T)
 
 
 def _twins(prompt: WholeNumbers, output: WholeNumbers, arrival: WholeNumbers) -> WholeNumbers:
