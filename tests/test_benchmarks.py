@@ -67,6 +67,7 @@ def test_every_table_has_its_rows(report):
         "steps": 1,
         "tricks": 3,
         "relaxation": 1,
+        "accelerator": 1,  # that there is none
     }
     rows = report.results["engines"] + report.results["reference"]
     assert all(row["equal"] == "equal" for row in rows)
