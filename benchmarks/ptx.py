@@ -35,20 +35,32 @@ def steps_loop(body: str) -> dict[str, Any]:
     inside = _largest_cycle(edges)
     entered = (after for i, after in enumerate(edges) if i in _reached(0, edges) - inside)
     (head,) = {i for after in entered for i in after & inside}
-    least, *branches = _sizes(head, {head}, edges, inside, [len(lines) for _, lines in blocks])
+    sizes = [len(lines) for _, lines in blocks]
+    least, *branches = _sizes(head, {head}, edges, inside, sizes, set())
     waits = [line for i in inside for line in blocks[i][1] if re.match(r"bar(rier)?\.", line)]
     return {"least": least, "branches": branches, "barriers": len(waits)}
 
 
 def _sizes(
-    first: int, last: set[int], edges: list[set[int]], inside: set[int], sizes: list[int]
+    first: int,
+    last: set[int],
+    edges: list[set[int]],
+    inside: set[int],
+    sizes: list[int],
+    known: set[tuple[int, int]],
 ) -> list[int]:
-    """Of the cheapest way from one block to others, and of what it branches around."""
+    """Of the cheapest way from one block to others, and of what it branches around.
+
+    Of a loop within, whose way back is such a branch, another turn; edges in `known` are not taken.
+    """
     path = _shortest(first, last, edges, inside, sizes)
     found = [sum(sizes[i] for i in path[:-1])]
     for at, (i, j) in enumerate(itertools.pairwise(path), start=1):
         for other in (edges[i] & inside) - {j}:
-            own, *within = _sizes(other, set(path[at:]), edges, inside, sizes)
+            if (i, other) in known:
+                continue
+            known.add((i, other))
+            own, *within = _sizes(other, set(path[at:]), edges, inside, sizes, known)
             join = _shortest(other, set(path[at:]), edges, inside, sizes)[-1]
             instead = sum(sizes[k] for k in path[at : path.index(join, at)])
             found += [own - instead, *within]
