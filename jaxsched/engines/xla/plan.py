@@ -27,7 +27,7 @@ CHUNK = 128
 """Steps between two borders, and room for those that return to the queue meanwhile."""
 
 KERNEL_CHUNK = 1024
-"""The same in a kernel, where a lane that stands still costs nothing, and a border 64 kernels."""
+"""The same in a kernel, where a lane that stands still costs nothing, and a border 41 kernels."""
 
 MOST_SLOTS = 4096
 """Slots of a lane that the registers of one multiprocessor hold."""
