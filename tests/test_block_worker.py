@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
-import functools
 import random
 from collections.abc import Sequence
 from typing import Any
@@ -15,7 +13,6 @@ import pytest
 
 import jaxsched as js
 from jaxsched import workers
-from jaxsched.engines import xla as jax_engine
 from jaxsched.instance import MAX_ROUND
 from jaxsched.policies import Policy
 from jaxsched.policies.arithmetic import over, where
@@ -147,13 +144,6 @@ def compare(policy: Policy, engine: str, seed: int, arrivals: bool, clocked: boo
     return int(np.sum(result.evictions))
 
 
-def small(make_plan: Any, *args: Any) -> Any:
-    """A kernel, interpreted, with so few of everything that lanes change kernels and wait."""
-    return dataclasses.replace(
-        make_plan(*args), kernel="interpret", slots=(8, WIDTH), chunk=16, buffer=16, pool=5
-    )
-
-
 # A policy is a program of its own on JAX, and dear to compile: few stand for all there.
 @pytest.mark.parametrize(
     ("name", "engine", "arrivals", "clocked"),
@@ -166,10 +156,12 @@ def small(make_plan: Any, *args: Any) -> Any:
     ],
 )  # fmt: skip
 def test_equals_the_reference(
-    name: str, engine: str, arrivals: bool, clocked: bool, monkeypatch: pytest.MonkeyPatch
+    name: str, engine: str, arrivals: bool, clocked: bool, request: pytest.FixtureRequest
 ) -> None:
     if engine == "kernel":
-        monkeypatch.setattr(jax_engine, "make_plan", functools.partial(small, jax_engine.make_plan))
+        # Interpreted, with so few of everything that lanes change kernels and wait.
+        small = dict(kernel="interpret", slots=(8, WIDTH), chunk=16, buffer=16, pool=5)
+        request.getfixturevalue("replan")(lambda _: small)
         engine = "jax"
     found = [compare(POLICIES[name], engine, seed, arrivals, clocked) for seed in range(2)]
     assert name in ("h_sf", "svf:output") or sum(found) > 0

@@ -59,19 +59,8 @@ def test_equals_the_reference(name, seed, kinds):
             expect_same(run(instance, name, "native", max_rounds=trial.max_rounds), result)
 
 
-def replan(monkeypatch, sizes):
-    """Gives the state other sizes; the policy must be one not compiled for, so that it counts."""
-
-    def other(*args):
-        plan = real(*args)
-        return dataclasses.replace(plan, **sizes(plan))
-
-    real = jax_engine.make_plan
-    monkeypatch.setattr(jax_engine, "make_plan", other)
-
-
 @pytest.mark.parametrize("name", ["a_min:every_round", "h_sf"])
-def test_equals_the_reference_when_it_runs_out_of_everything(name, monkeypatch):
+def test_equals_the_reference_when_it_runs_out_of_everything(name, monkeypatch, replan):
     """Slots, buffer, runs, chunks and groups so small that nearly every instance needs more.
 
     Of 12 lanes at work 7 take their turn at a time.
@@ -82,9 +71,9 @@ def test_equals_the_reference_when_it_runs_out_of_everything(name, monkeypatch):
             slots=(8, 16, plan.slots[-1]), runs=(8, plan.n), buffer=8, chunk=5, pool=12, turn=7
         )
 
-    replan(monkeypatch, few)
+    replan(few)
     monkeypatch.setattr(jax_engine, "GROUP_REQUESTS", 30 * WIDTH)
-    policy = dataclasses.replace(js.policy(name), name="few of everything")
+    policy = dataclasses.replace(js.policy(name), limit=2**41)  # of its own
     trial = TRIALS[0] if policy.hindsight else TRIALS[1]
     instance = draw(trial, random.Random(0), LANES)
     check_result(instance, run(instance, policy), RULES[name])
@@ -128,10 +117,10 @@ def test_equals_the_reference_with_hundreds_of_active_requests():
 
 
 @needs_native
-def test_engines_agree_on_thousands_of_requests_that_return(monkeypatch):
+def test_engines_agree_on_thousands_of_requests_that_return(replan):
     """More requests than the first sorted run holds; all pass through it as they arrive."""
     # Two numbers of slots and not seven, as each is compiled.
-    replan(monkeypatch, lambda plan: dict(slots=(plan.slots[0], plan.slots[-1])))
+    replan(lambda plan: dict(slots=(plan.slots[0], plan.slots[-1])))
     policy = dataclasses.replace(js.a_min(), name="two numbers of slots")
     rng = random.Random(0)
 

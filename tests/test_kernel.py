@@ -31,16 +31,10 @@ SHAPE = jax.ShapeDtypeStruct((4, 200), jnp.int32)
         ("a_min:on_eviction", 0, None, "", (32, 128)),
     ],
 )
-def test_equals_the_reference(name, trial, cap, kernel, slots, monkeypatch):
-    def small(*args):
-        plan = make_plan(*args)
-        # So few of everything that lanes change kernels, fill buffers and take new instances.
-        return dataclasses.replace(
-            plan, kernel=kernel, slots=slots, chunk=16, buffer=16, pool=3, party=4
-        )
-
-    make_plan = jax_engine.make_plan
-    monkeypatch.setattr(jax_engine, "make_plan", small)
+def test_equals_the_reference(name, trial, cap, kernel, slots, replan):
+    # So few of everything that lanes change kernels, fill buffers and take new instances.
+    small = dict(kernel=kernel, slots=slots, chunk=16, buffer=16, pool=3, party=4)
+    replan(lambda _: small)
     policy = dataclasses.replace(js.policy(name), name=f"in {kernel or 'a loop'}", limit=2**40)
     instance = draw(TRIALS[trial], random.Random(name), 8)
     result = js.simulate(instance, policy, max_batch=cap, engine="jax")

@@ -31,14 +31,14 @@ def simplified(choices: Choices, params: NDArray[np.int64]) -> Choices:
       params: Its numbers, [lanes, k].
     """
     zeros = np.flatnonzero(~params.any(axis=0))
-    return _where_zero(choices, tuple(zeros.tolist()))
+    return _where_zero(choices, tuple(zeros.tolist())) if zeros.size else choices
 
 
 @functools.lru_cache(maxsize=256)
 def _where_zero(choices: Choices, zeros: tuple[int, ...]) -> Choices:
     old = {name: getattr(choices, name) for name in KNOWN if name != "rank"}
     new: dict[str, Any] = {name: choice and _choice(choice, zeros) for name, choice in old.items()}
-    if not zeros or all(new[name].reads == old[name].reads for name in old if old[name]):
+    if all(new[name].reads == old[name].reads for name in old if old[name]):
         return choices
     reads = frozenset().union(*(choice.reads for choice in new.values() if choice))
     return dataclasses.replace(choices, **new, reads=reads)

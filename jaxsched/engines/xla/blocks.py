@@ -17,7 +17,7 @@ from jax import lax
 from jaxsched.engines.xla.choices import Read, ask
 from jaxsched.engines.xla.home import Home
 from jaxsched.engines.xla.inputs import Inputs, fields_of, known_as
-from jaxsched.engines.xla.slots import FIRST, Leaver
+from jaxsched.engines.xla.slots import Leaver, first_to_go, sent_back
 from jaxsched.engines.xla.state import NEVER, Round, Slots
 from jaxsched.policies.program import Choices
 
@@ -174,35 +174,18 @@ def first_to_leave(
     if usage.spent is not None:
         some = jnp.where(usage.num_spent > 0, usage.spent, some)
     evicts, leaves = home.settle(leaves & (usage.num_late == 0), leaves)
-    index = slots.index
-    key = ask(choices, "eviction_key", _seen(slots, time, inputs), inputs.params, index.shape)
-    if choices.evict_largest:
-        key, index = ~key, ~index
-    key = jnp.where(some & evicts, key, NEVER)
-    key = jnp.where(usage.late & leaves, FIRST, key)
-    slot, index = home.first(key, index)
-    index = ~index if choices.evict_largest else index
+    seen, late = _seen(slots, time, inputs), usage.late & leaves
+    slot, index = first_to_go(slots.index, seen, some & evicts, late, inputs, choices)
     own = jax.tree.map(lambda array: home.pick(array, slot), slots.replace(load=None, index=None))
-    prompt = own.prompt
     generated = _generated(own, time)
-    read = known_as(
-        fields_of(inputs, index), prompt=prompt, evictions=own.evictions, generated=generated
-    )
-    before = known_as(read, estimate=own.estimate)
-    estimate = ask(choices, "refine", before, inputs.params)
-    evictions = None if own.evictions is None else own.evictions + 1
-    after = known_as(read, estimate=estimate, evictions=evictions)
     who = Leaver(
         exists=leaves,
         evicted=evicts,
         end=own.end,
-        prompt=prompt,
+        prompt=own.prompt,
         generated=generated,
         position=index,
-        estimate=estimate,
-        evictions=evictions,
-        key=ask(choices, "admission_key", after, inputs.params),
-        kept=generated,
+        **sent_back(own, index, own.prompt, generated, generated, inputs, choices),
     )
     lost = jnp.where(own.finish == NEVER, now.done, own.base + time - 1)
     found = Left(who, own.admitted, own.entered, lost)

@@ -20,15 +20,12 @@ from jaxsched.engines.xla import queue as waiting
 from jaxsched.engines.xla.blocks import BlockSize, blocks_for, divided
 from jaxsched.engines.xla.clock import LAST_TICK
 from jaxsched.engines.xla.inputs import Inputs, Queue
-from jaxsched.engines.xla.slots import Entrant, nobody
+from jaxsched.engines.xla.slots import Entrant, nobody, unused
 from jaxsched.engines.xla.state import (
-    DONE,
     NEVER,
     OPEN,
     RUN,
     UNMET,
-    WANTS_BUFFER,
-    WANTS_SLOT,
     Entries,
     Event,
     Lane,
@@ -39,7 +36,7 @@ from jaxsched.engines.xla.state import (
     Stepper,
     empty_round,
 )
-from jaxsched.engines.xla.step import begin, pass_rounds, pass_time
+from jaxsched.engines.xla.step import begin, halts, pass_rounds, pass_time
 from jaxsched.policies.program import Choices
 
 _T = TypeVar("_T")
@@ -135,8 +132,7 @@ def step(
         def enter(state: _Entering) -> _Entering:
             _, slots, buffer, heads, front = state
             # Of who is in the middle of its prompt `finish` is NEVER.
-            free = (slots.finish <= time) & (slots.end <= time)
-            here = jnp.where(finishes, slots.finish == NEVER, free)
+            here = jnp.where(finishes, slots.finish == NEVER, unused(slots, time))
             (place,) = home.first_places(here, 1)
             place = jnp.where(enters, place, np.int32(slots.end.shape[-1]))
             entry = _entry(request, chosen, fit, through, now, finishes, time)
@@ -204,9 +200,7 @@ def step(
         now = now.replace(
             left=jnp.where(again, OPEN, now.left), grant=jnp.where(again, 0, now.grant)
         )
-    halt = jnp.where(wanted & ~admitted, WANTS_SLOT, RUN)
-    halt = jnp.where(crowded, WANTS_BUFFER, halt)
-    halt = jnp.where(passing.idle | ~stepping, DONE, halt)
+    taken = usage.active + usage.num_late - leaver.exists.astype(np.int32)
     after = Lane(
         slots=slots,
         buffer=buffer,
@@ -214,11 +208,8 @@ def step(
         jump=jump,
         heads=heads,
         peak=peak,
-        halt=jnp.where(lane.halt == RUN, halt, lane.halt),
-        used=usage.active
-        + usage.num_late
-        - leaver.exists.astype(np.int32)
-        + admitted.astype(np.int32),
+        halt=halts(lane, wanted & ~admitted, crowded, passing.idle | ~stepping),
+        used=taken + admitted.astype(np.int32),
         clock=passing.clock,
         prefill=passing.prefill,
         round=now,

@@ -113,34 +113,57 @@ def leaver(
         some |= usage.num_spent > 0
     evicts = stepping & (usage.num_late == 0) & some
     evicts, stepping = home.settle(evicts, stepping)
-    index, seen = slots.index, _seen(slots, time, inputs)
+    seen, late = _seen(slots, time, inputs), usage.late & stepping
+    slot, index = first_to_go(slots.index, seen, leaves & evicts, late, inputs, choices)
+    needed = slots.replace(load=None, finish=None, index=None)
+    own = jax.tree.map(lambda array: home.pick(array, slot), needed)
+    prompt, generated = own.base + own.admitted, time - own.admitted
+    found = Leaver(
+        exists=(stepping & (usage.num_late > 0)) | evicts,
+        evicted=evicts,
+        end=own.end,
+        prompt=prompt,
+        generated=generated,
+        position=index,
+        **sent_back(own, index, prompt, generated, None, inputs, choices),
+    )
+    return jax.tree.map(lambda value: home.settle(value)[0], found), slot
+
+
+def first_to_go(
+    index: jax.Array,
+    seen: Read,
+    may_go: jax.Array,
+    late: jax.Array,
+    inputs: Inputs,
+    choices: Choices,
+) -> tuple[Any, jax.Array]:
+    """Place and index of one who is late, else of the first evicted of those who may go, [S]."""
     key = ask(choices, "eviction_key", seen, inputs.params, index.shape)
     if choices.evict_largest:
         key, index = ~key, ~index
-    key = jnp.where(leaves & evicts, key, NEVER)
-    key = jnp.where(usage.late & stepping, FIRST, key)
-    slot, index = home.first(key, index)
-    needed = slots.replace(load=None, finish=None, index=None)
-    own = jax.tree.map(lambda array: home.pick(array, slot), needed)
-    index = ~index if choices.evict_largest else index
-    end, prompt, generated = own.end, own.base + own.admitted, time - own.admitted
+    key = jnp.where(late, FIRST, jnp.where(may_go, key, NEVER))
+    slot, index = inputs.home.first(key, index)
+    return slot, ~index if choices.evict_largest else index
+
+
+def sent_back(
+    own: Slots,
+    index: jax.Array,
+    prompt: jax.Array,
+    generated: jax.Array,
+    kept: jax.Array | None,
+    inputs: Inputs,
+    choices: Choices,
+) -> dict[str, jax.Array | None]:
+    """The refined estimate, evictions and admission key of one who leaves, by name, and `kept`."""
     read = known_as(fields_of(inputs, index), prompt=prompt, evictions=own.evictions)
     before = known_as(read, estimate=own.estimate, generated=generated)
     estimate = ask(choices, "refine", before, inputs.params)
     evictions = None if own.evictions is None else own.evictions + 1
-    after = known_as(read, estimate=estimate, evictions=evictions)
-    found = Leaver(
-        exists=(stepping & (usage.num_late > 0)) | evicts,
-        evicted=evicts,
-        end=end,
-        prompt=prompt,
-        generated=generated,
-        position=index,
-        estimate=estimate,
-        evictions=evictions,
-        key=ask(choices, "admission_key", after, inputs.params),
-    )
-    return jax.tree.map(lambda value: home.settle(value)[0], found), slot
+    after = known_as(read, estimate=estimate, evictions=evictions, generated=kept)
+    key = ask(choices, "admission_key", after, inputs.params)
+    return {"estimate": estimate, "evictions": evictions, "key": key, "kept": kept}
 
 
 def nobody(time: jax.Array, plan: LoopPlan) -> Leaver:
@@ -284,5 +307,9 @@ def free_slots(
 
     Unless `several` are asked for, one may be all.
     """
-    free = (slots.finish <= time) & (slots.end <= time)
-    return home.first_places(free, count, several)
+    return home.first_places(unused(slots, time), count, several)
+
+
+def unused(slots: Slots, time: jax.Array) -> jax.Array:
+    """Which slots are free, [S]."""
+    return (slots.finish <= time) & (slots.end <= time)

@@ -132,9 +132,6 @@ def step(
             passing = pass_rounds(arrivals, change, still, silent)
         jump = passing.jump
         used = inputs.memory - room + (jump - 1) * count
-    halt = jnp.where(wanted & (admitted == 0), WANTS_SLOT, RUN)
-    halt = jnp.where(full, WANTS_BUFFER, halt)
-    halt = jnp.where(passing.idle | ~stepping, DONE, halt)
     after = Lane(
         slots=slots,
         buffer=buffer,
@@ -142,7 +139,7 @@ def step(
         jump=jump,
         heads=heads,
         peak=jnp.where(jump > 0, jnp.maximum(lane.peak, used), lane.peak),
-        halt=jnp.where(lane.halt == RUN, halt, lane.halt),
+        halt=halts(lane, wanted & (admitted == 0), full, passing.idle | ~stepping),
         used=usage.active + usage.num_late - leaver.exists.astype(np.int32) + admitted,
         clock=passing.clock,
         prefill=passing.prefill,
@@ -156,6 +153,12 @@ def step(
         clock=lane.clock,
     )
     return after, event
+
+
+def halts(lane: Lane, no_slot: jax.Array, crowded: jax.Array, is_done: jax.Array) -> jax.Array:
+    """Why a lane stands still after a step; one that stood still does."""
+    halt = jnp.where(crowded, WANTS_BUFFER, jnp.where(no_slot, WANTS_SLOT, RUN))
+    return jnp.where(lane.halt == RUN, jnp.where(is_done, DONE, halt), lane.halt)
 
 
 def begin(lane: Lane, queue: Queue, inputs: Inputs, choices: Choices, plan: LoopPlan) -> Lane:

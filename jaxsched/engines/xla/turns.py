@@ -10,7 +10,7 @@ import numpy as np
 from jax import lax
 
 from jaxsched.engines.xla.inputs import sorted_pairs
-from jaxsched.engines.xla.state import DONE, NEVER, RUN, WANTS_SLOT, Lane, LoopPlan, Slots
+from jaxsched.engines.xla.state import DONE, NEVER, RUN, WANTS_SLOT, Lane, LoopPlan, Slots, narrower
 
 _T = TypeVar("_T")
 
@@ -75,8 +75,9 @@ def close_ranks(lanes: Lane, plan: LoopPlan) -> Lane:
 
 
 def _fitting(used: jax.Array, plan: LoopPlan) -> jax.Array:
-    """Levels of which so many slots leave a quarter free, [W]."""
-    enough = 3 * np.asarray(plan.slots, np.int32) // 4
+    """Levels that so many slots in use need, a quarter being left free, [W]."""
+    wider = range(1, len(plan.slots) + 1)
+    enough = np.asarray([narrower(plan.slots, level) for level in wider], np.int32)
     return jnp.sum(used[:, None] > enough[None, :], axis=1, dtype=np.int32)
 
 
