@@ -54,8 +54,8 @@ def _rows(scale: Scale, kind: str, name: str) -> list[Row]:
         return [row | {"note": found["missing"]}]
     row["gigabytes"] = found["gigabytes"]
     if kind == "tpu":
-        # The loop over chunks is the largest; the next is over the steps of the widest lanes.
-        body, copies, condition = sorted(found["loops"])[-2]
+        # The loop over chunks stands last, behind one over steps for each number of slots.
+        body, copies, condition = max(found["loops"][:-1])
         each = {"kernels": body + condition, "copies": copies}
         return [row | each | {"note": "a loop of XLA"}]
     # The loop over chunks is the only one left; what it launches serves a chunk of steps.
