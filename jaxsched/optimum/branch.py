@@ -38,7 +38,7 @@ WORDS = ENDS + 3
 
 @compiled()
 def search(
-    numbers, prompt, output, arrival, memory, alpha, beta, unit, table, least, lam, nu, mu, g,
+    numbers, prompt, output, arrival, memory, alpha, beta, unit, table, least, lam, nu, mu, g, late,
     to_go, used, cover, start, best_start, frames, memo, state, twin, nodes,
 ):  # fmt: skip
     """Goes on with a search for at most so many nodes; whether it is at its end stands in DONE.
@@ -97,7 +97,7 @@ def search(
         else:
             later, going_on = _passed(
                 n, t, bound, active, left, limit, prompt, output, arrival, memory, least, lam, nu,
-                mu, g, to_go, used, cover, start, rounds,
+                mu, g, late, to_go, used, cover, start, rounds,
             )  # fmt: skip
             if later < FAR and _is_new(
                 memo, state, n, t + 1, left, spent, prompt, output, start, last
@@ -141,14 +141,16 @@ def _fits(used, memory, prompt, output, start):
 
 @compiled()
 def _passed(
-    n, t, bound, active, left, limit, prompt, output, arrival, memory, least, lam, nu, mu, g, to_go,
-    used, cover, start, rounds,
+    n, t, bound, active, left, limit, prompt, output, arrival, memory, least, lam, nu, mu, g, late,
+    to_go, used, cover, start, rounds,
 ):  # fmt: skip
     """The bound once round t is over, FAR if nothing good can follow; and who is active then."""
     if t + 1 >= rounds:
         return FAR, active
     if t < len(lam):
         bound += mu[t] * (1 - cover[t]) - lam[t] * used[t] - nu[t] * active
+    if t + 1 == len(lam):
+        bound += late * active
     for i in range(n):
         if left >> i & 1:
             if least[t + 1, i] >= FAR:

@@ -148,54 +148,145 @@ class PathPrices:
     memory: WholeNumbers  # lambda, of shape [T]
     number: WholeNumbers  # nu, of shape [T]
     row: WholeNumbers  # mu, of shape [T]
-    end: WholeNumbers  # g, of shape [n, T]
+    reward: WholeNumbers  # m, of shape [n]
     alpha: WholeNumbers  # the row's offsets of each request
     beta: WholeNumbers
     unit: int
-    allowed: NDArray[np.bool_]  # of shape [n, T]: what was not ruled out when they were made
-
-    def costs(self, lane: HindsightProblem, beyond: int) -> WholeNumbers:
-        """Of every request the cost of its starts, up to so many rounds after all prices.
-
-        `FAR` for what is not allowed.
-        """
-        rounds = len(self.memory)
-        last = max(rounds, int(lane.arrival.max())) + beyond
-        table = np.full((lane.n, last + 1), paths.FAR)
-        paths.start_costs(
-            lane.prompt, lane.output, self.alpha, self.beta, self.unit, self.memory, self.number,
-            self.row, self.end, lane.arrival, last, table,
-        )  # fmt: skip
-        table[:, :rounds][~self.allowed] = paths.FAR
-        return table
-
-    def cost_to_go(self, lane: HindsightProblem) -> WholeNumbers:
-        """The least cost of the rest of a path, by round, active requests and memory in use."""
-        size, kind = paths.distinct(lane.prompt + lane.output)
-        prompts, which = paths.distinct(lane.prompt)
-        floor = paths.floor_of(lane.prompt, lane.memory)
-        end, _ = paths.cheapest_ends(kind, len(size), lane.output, self.allowed, self.end)
-        may_start = paths.starts_of(which, len(prompts), self.allowed)
-        starting = np.full((len(self.memory) + 1, len(floor), lane.memory + 1), paths.FAR)
-        arrays = (size, prompts, end, may_start, self.memory, self.number, floor)
-        paths.cost_to_go(*arrays, starting, starting.copy())
-        return starting
+    allowed: NDArray[np.bool_]  # of shape [n, T]: the starts that are not ruled out
 
     def value(self, lane: HindsightProblem) -> int:
         """The bound on the total latency, times `unit`: exact."""
-        least = self.costs(lane, 0).min(axis=1).sum() + self.cost_to_go(lane)[0, 0, 0]
-        return int(least - self.row.sum() - self.unit * lane.arrival.sum())
+        return _Paths(lane, self).value
 
     def bound(self, lane: HindsightProblem) -> int:
-        """The least whole total latency that the prices allow."""
+        """The least whole total latency that the prices allow, and the starts that are allowed."""
         return -(-self.value(lane) // self.unit)
 
     def without_worse(self, lane: HindsightProblem, total: int) -> PathPrices:
         """The same, less the starts that are in no schedule of less than this total latency."""
-        slack = self.unit * (total - 1) - self.value(lane)
-        table = self.costs(lane, 0)
-        near = table <= table.min(axis=1, keepdims=True) + slack
-        return dataclasses.replace(self, allowed=self.allowed & near[:, : len(self.memory)])
+        found = self
+        for _ in range(RULED_OUT_AGAIN):
+            tables = _Paths(lane, found)
+            if tables.value > found.unit * (total - 1):
+                break
+            allowed = found.allowed & tables.near(total)[:, : len(found.memory)]
+            if np.array_equal(allowed, found.allowed):
+                break
+            found = dataclasses.replace(found, allowed=allowed)
+        return found
+
+    def for_search(self, lane: HindsightProblem, total: int) -> SearchPrices:
+        """As a search for a schedule of less than this total latency needs them.
+
+        What an end need not cost for the path to be as dear is paid at the start already.
+        """
+        return _Paths(lane, self).split(total)
+
+
+@dataclasses.dataclass(frozen=True)
+class SearchPrices:
+    """Prices of a path whose starts cost something too."""
+
+    start: WholeNumbers  # of shape [n, rounds]; FAR for what is ruled out
+    end: WholeNumbers  # of shape [n, T]
+    late: int  # of an end at T or later
+    to_go: WholeNumbers  # of shape [T + 1, A + 1, M + 1]: cost of the rest of a path
+    constant: int  # what there is to pay in any case
+
+
+class _Paths:
+    """The tables of paths that belong to prices."""
+
+    def __init__(self, lane: HindsightProblem, found: PathPrices) -> None:
+        self.lane, self.found = lane, found
+        rounds = len(found.memory)
+        # In a round beyond the last price nothing costs less than in the one before.
+        self.cost = self._costs(0)
+        self.size, self.kind = paths.distinct(lane.prompt + lane.output)
+        self.prompts, self.which = paths.distinct(lane.prompt)
+        self.floor = paths.floor_of(lane.prompt, lane.memory)
+        self.end, _, self.late, _, _ = paths.cheapest_ends(
+            self.kind, len(self.size), lane.output, found.allowed, self.cost
+        )
+        self.may_start = paths.starts_of(self.which, len(self.prompts), found.allowed)
+        shape = (rounds + 1, len(self.floor), lane.memory + 1)
+        self.to_go = np.full(shape, paths.FAR), np.full(shape, paths.FAR)
+        paths.cost_to_go(
+            self.size, self.prompts, self.end, self.late, self.may_start, found.memory,
+            found.number, self.floor, *self.to_go,
+        )  # fmt: skip
+        self.constant = int(
+            found.reward.sum() - found.row.sum() - found.unit * int(lane.arrival.sum())
+        )
+        # Who starts beyond all prices is no part of the path, and pays, or gets, more or less.
+        beyond = np.minimum(0, self.cost[:, rounds:].min(axis=1))
+        self.value = self.constant + int(self.to_go[0][0, 0, 0]) + int(beyond.sum())
+
+    def _costs(self, beyond: int) -> WholeNumbers:
+        """Of every request the cost of its starts, up to so many rounds after all prices."""
+        lane, found = self.lane, self.found
+        rounds = len(found.memory)
+        last = max(rounds, int(lane.arrival.max())) + beyond
+        table = np.full((lane.n, last + 1), paths.FAR)
+        paths.start_costs(
+            lane.prompt, lane.output, found.alpha, found.beta, found.unit, found.memory,
+            found.number, found.row, found.reward, lane.arrival, last, table,
+        )  # fmt: skip
+        table[:, :rounds][~found.allowed] = paths.FAR
+        return table
+
+    def _arcs(self, total: int) -> tuple[int, WholeNumbers, WholeNumbers, int, WholeNumbers]:
+        """The slack of a schedule of less than this total latency, and `paths.arcs`."""
+        slack = self.found.unit * (total - 1) - self.value
+        so_far = np.empty_like(self.to_go[0]), np.empty_like(self.to_go[0])
+        paths.cost_so_far(
+            self.size, self.prompts, self.end, self.may_start, self.found.memory,
+            self.found.number, self.floor, *so_far,
+        )  # fmt: skip
+        found = paths.arcs(
+            self.size, self.prompts, self.end, self.late, self.floor, so_far, self.to_go, slack
+        )
+        return slack, *found
+
+    def near(self, total: int) -> NDArray[np.bool_]:
+        """The starts that a schedule of less than this total latency may have, [n, rounds]."""
+        slack, start_arc, end_arc, late_arc, _ = self._arcs(total)
+        least, near = self.to_go[0][0, 0, 0], self.cost < paths.FAR
+        rounds = len(self.found.memory)
+        for i, (o, kind) in enumerate(zip(self.lane.output, self.kind, strict=True)):
+            early = max(rounds - o, 0)
+            own = self.cost[i, :early] - self.end[rounds - early :, kind]
+            near[i, :early] &= end_arc[rounds - early :, kind] + own - least <= slack
+            own = self.cost[i, early:rounds] - self.late
+            near[i, early:rounds] &= late_arc + own - least <= slack
+            near[i, :rounds] &= start_arc[:, self.which[i]] - least <= slack
+        return near
+
+    def split(self, total: int) -> SearchPrices:
+        """What `PathPrices.for_search` returns."""
+        slack, _, _, _, spare = self._arcs(total)
+        unit, rounds = self.found.unit, len(self.found.memory)
+        start = self._costs(max(slack, 0) // unit + 1)
+        end = np.zeros((self.lane.n, rounds), np.int64)
+        late = 0 if self.late >= paths.FAR else int(self.late)
+        for i, (o, kind) in enumerate(zip(self.lane.output, self.kind, strict=True)):
+            early = max(rounds - o, 0)
+            # An end that no path within the slack has is at the price of the cheapest.
+            least = np.where(spare < paths.FAR, self.end - spare, self.end)[rounds - early :, kind]
+            here = start[i, :early] < paths.FAR
+            end[i, rounds - early :][here] = least[here]
+            start[i, :early][here] -= least[here]
+            here = start[i, early:rounds] < paths.FAR
+            start[i, early:rounds][here] -= late
+        # A start that costs more than the least and the slack is in no better schedule.
+        least = start.min(axis=1, keepdims=True)
+        slack = unit * (total - 1) - self.constant - int(self.to_go[0][0, 0, 0] + least.sum())
+        start[start > least + slack] = paths.FAR
+        return SearchPrices(start, end, late, self.to_go[0], self.constant)
+
+
+RULED_OUT_AGAIN = 3
+"""How often starts are ruled out with the same prices, since each time fewer are left."""
 
 
 def climb_paths(
@@ -204,22 +295,37 @@ def climb_paths(
     upper: int,
     steps: int,
     pace: tuple[int, float] = paths.QUICK,
+    longer: int = 0,
 ) -> PathPrices:
-    """Prices of paths from others, and so many steps towards the total latency of a schedule."""
-    lam, mu = found.memory / found.unit, found.row / found.unit
-    rounds = len(lam)
-    nu, g = np.zeros(rounds), np.zeros((lane.n, rounds))
-    allowed = np.arange(rounds) >= lane.arrival[:, None]
+    """Prices of paths from others, and so many steps towards the total latency of a schedule.
+
+    From prices without paths, these get `longer` by so many rounds.
+    """
     if isinstance(found, PathPrices):
-        nu, g, allowed = found.number / found.unit, found.end / found.unit, found.allowed
+        lam, mu, nu, reward = (
+            x / found.unit for x in (found.memory, found.row, found.number, found.reward)
+        )
+        allowed = found.allowed
+    else:
+        lam, mu = (np.append(x / found.unit, np.zeros(longer)) for x in (found.memory, found.row))
+        nu, reward = np.zeros_like(lam), np.zeros(lane.n)
+        allowed = np.arange(len(lam)) >= lane.arrival[:, None]
+        table = np.full((lane.n, len(lam)), np.inf)
+        paths.start_costs(
+            lane.prompt, lane.output, found.alpha, found.beta, 1.0, lam, nu, mu, reward,
+            np.minimum(lane.arrival, len(lam) - 1), len(lam) - 1, table,
+        )  # fmt: skip
+        reward = table.min(axis=1)
     paths.climb_with_paths(
         lane.prompt, lane.output, lane.arrival, lane.memory, found.alpha, found.beta, float(upper),
-        lam, mu, nu, g, allowed, steps, *pace,
+        lam, mu, nu, reward, allowed, steps, *pace,
     )  # fmt: skip
-    each_round = np.abs(lam) * lane.memory + lane.n * (np.abs(nu) + np.abs(g).max(axis=0))
-    unit = _unit(lane, np.abs(lam), mu, upper + float(each_round.sum()) + np.abs(g).sum())
-    memory, number, row, end = (np.rint(x * unit).astype(np.int64) for x in (lam, nu, mu, g))
-    return PathPrices(memory, number, row, end, found.alpha, found.beta, unit, allowed)
+    reward = np.minimum(reward, len(lam) + lane.output)
+    each_round = np.abs(lam) * lane.memory + lane.n * np.abs(nu)
+    more = float(each_round.sum() + np.abs(reward).sum())
+    unit = _unit(lane, np.abs(lam), mu, upper + more)
+    memory, number, row, whole = (np.rint(x * unit).astype(np.int64) for x in (lam, nu, mu, reward))
+    return PathPrices(memory, number, row, whole, found.alpha, found.beta, unit, allowed)
 
 
 def fluid_bound(lane: HindsightProblem) -> int:

@@ -2,10 +2,12 @@
 
 Prices alone believe that memory can be full in every round. It cannot: who ends leaves a hole,
 which is filled by one token a round of each active request and by starts. So the rounds are walked
-through as a path of states (A active requests, U tokens in use), every end of a request and every
-start as it pleases the path, and prices make it agree with the requests: lambda_t for a token in
-round t, nu_t for an active request, g_i(e) for the end of request i at round e. From round T, the
-length of the arrays, there are no prices, and paths may be in any state. See docs/optimum.md.
+through as a path of states (A active requests, U tokens in use), every start as it pleases the
+path, and every end at the price of that request's whole stay: when it ends, and a fee of lambda_t
+for a token in round t and nu_t for an active request, less a reward m_i, the same wherever it ends.
+The path gets the fees back for the states it is in. From round T on, the length of the arrays,
+there are no fees; who is still active then pays the least of what a late end costs. See
+docs/optimum.md.
 """
 
 from __future__ import annotations
@@ -18,8 +20,8 @@ from jaxsched.optimum.prices import PATIENCE, ROW_SCALE, SMOOTH, costs, sums
 FAR = 2**60
 """The cost of what is not allowed; sums of real costs stay far below."""
 
-COUNT_SCALE, END_SCALE = 0.1, 2.0
-"""How far prices of requests and of ends go beside those of memory. Found by trial."""
+COUNT_SCALE, REWARD_SCALE = 0.3, 1.0
+"""How far prices of requests and rewards go beside those of memory. Found by trial."""
 
 QUICK, THOROUGH = (PATIENCE, 0.7), (40, 0.85)
 """After how many steps without progress they become shorter, and by what: for some hundred steps,
@@ -38,20 +40,20 @@ def floor_of(prompt, memory):
 
 
 @compiled()
-def cost_to_go(size, prompts, end, may_start, lam, nu, floor, starting, ending):
+def cost_to_go(size, prompts, end, late, may_start, lam, nu, floor, starting, ending):
     """Fills the least cost of the rest of a path, by round, active requests and memory in use.
 
     `starting` holds before (more) requests start in a round, `ending` before (more) of them end;
     both are to be `FAR` where no path comes, and are so when they were filled before.
     `end[t, k]` is the least price of an end at t among the requests of size[k] = prompt + output,
-    and `may_start[t, k]` whether one of prompts[k] may start.
+    `late` that of an end at T or later, and `may_start[t, k]` whether one of prompts[k] may start.
     """
     rounds, memory = len(lam), starting.shape[2] - 1
     # Lines of one number of active requests are taken as a whole: that is where the time goes.
     for active in range(len(floor)):
         low, high = floor[active], memory + 1 if active else 1
-        starting[rounds, active, low:high] = 0
-        ending[rounds, active, low:high] = 0
+        ending[rounds, active, low:high] = active * late if active and late < FAR else FAR
+    ending[rounds, 0, 0] = 0
     for t in range(rounds - 1, -1, -1):
         for active in range(len(floor) - 1, -1, -1):
             low, high = floor[active], memory + 1 if active else 1
@@ -85,8 +87,82 @@ def _least(here, there, more):
 
 
 @compiled()
+def cost_so_far(size, prompts, end, may_start, lam, nu, floor, starting, ending):
+    """Fills the least cost of the path up to there, as `cost_to_go` does that of the rest."""
+    rounds, memory = len(lam), starting.shape[2] - 1
+    starting[:], ending[:] = FAR, FAR
+    ending[0, 0, 0] = 0
+    for t in range(rounds):
+        for active in range(len(floor) - 1, 0, -1):
+            low = floor[active]
+            for k in range(len(size)):
+                if end[t, k] < FAR and (active > 1 or size[k] >= low):
+                    first = max(low, size[k] + floor[active - 1])
+                    last = memory if active > 1 else size[k]
+                    _least(
+                        ending[t, active - 1, first - size[k] :],
+                        ending[t, active, first : last + 1],
+                        end[t, k],
+                    )
+        for active in range(len(floor)):
+            starting[t, active, active:] = ending[t, active, : memory + 1 - active]
+        for active in range(len(floor)):
+            if active + 1 < len(floor):
+                for k in range(len(prompts)):
+                    if may_start[t, k]:
+                        more = starting[t, active + 1, prompts[k] + 1 :]
+                        _least(more, starting[t, active, : len(more)], 0)
+            for u in range(memory + 1):
+                if starting[t, active, u] < FAR:
+                    now = starting[t, active, u]
+                    ending[t + 1, active, u] = now - lam[t] * u - nu[t] * active
+
+
+@compiled()
+def arcs(size, prompts, end, late, floor, so_far, to_go, slack):
+    """What a start, an end and a late end cost with the best path that has it, and what is spare.
+
+    `so_far` and `to_go` are pairs (starting, ending). Spare is what an end is dearer than it needs
+    to be for the path to go on as cheaply from every state that is in a path of at most the least
+    cost and `slack`. Of shapes [T, kinds of prompts], [T, kinds of sizes], none, [T, kinds].
+    """
+    (starts, ends), (starts_on, ends_on) = so_far, to_go
+    rounds, memory = len(end), starts.shape[2] - 1
+    start_arc = np.full((rounds, len(prompts)), FAR)
+    end_arc, spare = np.full(end.shape, FAR), np.full(end.shape, FAR)
+    late_arc = FAR
+    limit = starts_on[0, 0, 0] + slack
+    for t in range(rounds):
+        for active in range(len(floor)):
+            for u in range(floor[active], memory + 1 if active else 1):
+                now = starts[t, active, u]
+                if now < FAR and active + 1 < len(floor):
+                    for k in range(len(prompts)):
+                        more = u + prompts[k] + 1
+                        if more <= memory:
+                            on = starts_on[t, active + 1, more]
+                            start_arc[t, k] = min(start_arc[t, k], now + on)
+                now, here = ends[t, active, u], ends_on[t, active, u]
+                if active and now < FAR:
+                    for k in range(len(size)):
+                        less = u - size[k]
+                        if less < floor[active - 1]:
+                            break
+                        if (active > 1 or less == 0) and end[t, k] < FAR:
+                            on = end[t, k] + ends_on[t, active - 1, less]
+                            end_arc[t, k] = min(end_arc[t, k], now + on)
+                            if now + here <= limit:
+                                spare[t, k] = min(spare[t, k], on - here)
+    for active in range(1, len(floor)):
+        for u in range(floor[active], memory + 1):
+            if ends[rounds, active, u] < FAR and late < FAR:
+                late_arc = min(late_arc, ends[rounds, active, u] + active * late)
+    return start_arc, end_arc, late_arc, spare
+
+
+@compiled()
 def _walk(size, prompts, end, may_start, lam, nu, floor, starting, ending, in_use, number, ends):
-    """A path of least cost: memory in use and active requests of every round, and its ends."""
+    """A path of least cost: memory in use, active requests and ends of every round; who is late."""
     rounds, memory = len(lam), starting.shape[2] - 1
     active, used = 0, 0
     ends[:] = 0
@@ -119,19 +195,30 @@ def _walk(size, prompts, end, may_start, lam, nu, floor, starting, ending, in_us
                     active, used, moved = active + 1, more, True
                     break
         in_use[t], number[t] = used, active
+    return active
 
 
 @compiled()
-def cheapest_ends(kind, kinds, output, allowed, g):
-    """Of every round and kind of request the least price of an end, and whose it is."""
-    rounds = g.shape[1]
-    least = np.full((rounds, kinds), FAR, g.dtype)
+def cheapest_ends(kind, kinds, output, allowed, cost):
+    """Of every round and kind of request the least price of an end, and whose it is.
+
+    And that of a late end, whose it is, and when it starts. `cost[i, p]` is that of a start.
+    """
+    rounds = allowed.shape[1]
+    least = np.full((rounds, kinds), FAR, cost.dtype)
     who = np.zeros((rounds, kinds), np.int64)
+    late = least[0, 0]
+    late_one, late_start = -1, -1
     for i in range(len(kind)):
-        for t in range(output[i], rounds):
-            if allowed[i, t - output[i]] and g[i, t] < least[t, kind[i]]:
-                least[t, kind[i]], who[t, kind[i]] = g[i, t], i
-    return least, who
+        for p in range(rounds):
+            if allowed[i, p]:
+                t = p + output[i]
+                if t >= rounds:
+                    if cost[i, p] < late:
+                        late, late_one, late_start = cost[i, p], i, p
+                elif cost[i, p] < least[t, kind[i]]:
+                    least[t, kind[i]], who[t, kind[i]] = cost[i, p], i
+    return least, who, late, late_one, late_start
 
 
 @compiled()
@@ -152,12 +239,11 @@ def starts_of(which, kinds, allowed):
 
 
 @compiled()
-def start_costs(prompt, output, alpha, beta, unit, lam, nu, mu, g, first, last, table):
-    """Fills table[i, p], first[i] <= p <= last, of all requests: the end in `unit`s, and all fees.
+def start_costs(prompt, output, alpha, beta, unit, lam, nu, mu, reward, first, last, table):
+    """Fills table[i, p], first[i] <= p <= last: the end of i in `unit`s, its fees, less its reward.
 
     `last` may be beyond the last priced round.
     """
-    rounds = len(lam)
     width = last + output.max() + 2
     tokens, moments = sums(lam, width)
     requests, _ = sums(nu, width)
@@ -166,22 +252,20 @@ def start_costs(prompt, output, alpha, beta, unit, lam, nu, mu, g, first, last, 
         s, o, a = prompt[i], output[i], first[i]
         costs(a, last, unit, s, o, alpha[i], beta[i], tokens, moments, row, table[i, a:])
         for p in range(a, last + 1):
-            table[i, p] += requests[p + o] - requests[p]
-            if p + o < rounds:
-                table[i, p] -= g[i, p + o]
+            table[i, p] += requests[p + o] - requests[p] - reward[i]
 
 
 @compiled()
 def climb_with_paths(
-    prompt, output, arrival, memory, alpha, beta, upper, lam, mu, nu, g, allowed, steps,
+    prompt, output, arrival, memory, alpha, beta, upper, lam, mu, nu, reward, allowed, steps,
     patience, slower,
 ):  # fmt: skip
     """Raises the bound by Polyak steps along smoothed gradients; prices are left at the best.
 
-    Only starts that are `allowed[i, p]`, p < T, are looked at, and all from T on. Returns the best
-    value, in floating point: not a proof.
+    Only starts that are `allowed[i, p]`, p < T, are looked at. Returns the best value, in floating
+    point: not a proof.
     """
-    n, rounds = len(prompt), len(lam)
+    rounds = len(lam)
     size, kind = distinct(prompt + output)
     prompts, which = distinct(prompt)
     floor = floor_of(prompt, memory)
@@ -190,48 +274,51 @@ def climb_with_paths(
     starting, ending = np.full(shape, float(FAR)), np.full(shape, float(FAR))
     in_use, number = np.zeros(rounds), np.zeros(rounds)
     ends = np.zeros((rounds, len(size)))
-    last = max(rounds, arrival.max())
-    table = np.empty((n, last + 1))
-    best_lam, best_mu, best_nu, best_g = lam.copy(), mu.copy(), nu.copy(), g.copy()
+    table = np.empty((len(prompt), rounds))
+    best_lam, best_mu, best_nu, best_reward = lam.copy(), mu.copy(), nu.copy(), reward.copy()
     way_lam, way_mu, way_nu = np.zeros(rounds), np.zeros(rounds), np.zeros(rounds)
     raw_lam, raw_mu, raw_nu = np.zeros(rounds), np.zeros(rounds), np.zeros(rounds)
-    way_g, raw_g = np.zeros_like(g), np.zeros_like(g)
+    way_reward, raw_reward = np.zeros_like(reward), np.zeros_like(reward)
     found, theta, stuck = -np.inf, 1.0, 0
     for _ in range(steps):
-        end, who = cheapest_ends(kind, len(size), output, allowed, g)
-        cost_to_go(size, prompts, end, may_start, lam, nu, floor, starting, ending)
-        _walk(size, prompts, end, may_start, lam, nu, floor, starting, ending, in_use, number, ends)
-        raw_lam[:], raw_nu[:], raw_mu[:] = -in_use / memory, -number, -1.0
-        raw_g[:] = 0.0
+        start_costs(
+            prompt, output, alpha, beta, 1.0, lam, nu, mu, reward, arrival, rounds - 1, table
+        )
+        end, who, late, late_one, late_start = cheapest_ends(
+            kind, len(size), output, allowed, table
+        )
+        cost_to_go(size, prompts, end, late, may_start, lam, nu, floor, starting, ending)
+        value = starting[0, 0, 0] + reward.sum() - mu.sum() - arrival.sum()
+        if value > upper:
+            # No path is left that is as good.
+            return value
+        still = _walk(
+            size, prompts, end, may_start, lam, nu, floor, starting, ending, in_use, number, ends
+        )
+        raw_lam[:], raw_nu[:], raw_mu[:], raw_reward[:] = -in_use / memory, -number, -1.0, 1.0
         for t in range(rounds):
             for k in range(len(size)):
-                raw_g[who[t, k], t] += ends[t, k]
-        value = starting[0, 0, 0] - mu.sum()
-        start_costs(prompt, output, alpha, beta, 1.0, lam, nu, mu, g, arrival, last, table)
-        for i in range(n):
-            p, least = -1, np.inf
-            for k in range(arrival[i], last + 1):
-                if (k >= rounds or allowed[i, k]) and table[i, k] < least:
-                    p, least = k, table[i, k]
-            value += least - arrival[i]
-            e = p + output[i]
-            for t in range(p, min(e, rounds)):
-                raw_lam[t] += (prompt[i] + 1 + t - p) / memory
-                raw_nu[t] += 1.0
-            for t in range(p + alpha[i], min(p + beta[i], rounds)):
-                raw_mu[t] += 1.0
-            if e < rounds:
-                raw_g[i, e] -= 1.0
+                if ends[t, k] > 0:
+                    i = who[t, k]
+                    _stay(
+                        i, t - output[i], ends[t, k], prompt, output, alpha, beta, memory, raw_lam,
+                        raw_nu, raw_mu, raw_reward,
+                    )  # fmt: skip
+        if still:
+            _stay(
+                late_one, late_start, still, prompt, output, alpha, beta, memory, raw_lam, raw_nu,
+                raw_mu, raw_reward,
+            )  # fmt: skip
         stuck = 0 if value > found + 1e-4 * (upper - value) else stuck + 1
         if value > found:
             found = value
-            best_lam[:], best_mu[:], best_nu[:], best_g[:] = lam, mu, nu, g
+            best_lam[:], best_mu[:], best_nu[:], best_reward[:] = lam, mu, nu, reward
         if stuck == patience:
             theta, stuck = theta * slower, 0
-            lam[:], mu[:], nu[:], g[:] = best_lam, best_mu, best_nu, best_g
+            lam[:], mu[:], nu[:], reward[:] = best_lam, best_mu, best_nu, best_reward
         if upper - found < 1.0 - 1e-7 or theta < 1e-2:
             break
-        norm = (END_SCALE**2) * (raw_g**2).sum()
+        norm = (REWARD_SCALE**2) * (raw_reward**2).sum()
         for t in range(rounds):
             norm += raw_lam[t] ** 2 + (COUNT_SCALE * raw_nu[t]) ** 2
             if mu[t] > 0.0 or raw_mu[t] > 0.0:
@@ -242,10 +329,24 @@ def climb_with_paths(
         way_lam[:] = SMOOTH * way_lam + (1 - SMOOTH) * raw_lam
         way_nu[:] = SMOOTH * way_nu + (1 - SMOOTH) * raw_nu
         way_mu[:] = SMOOTH * way_mu + (1 - SMOOTH) * raw_mu
-        way_g[:] = SMOOTH * way_g + (1 - SMOOTH) * raw_g
+        way_reward[:] = SMOOTH * way_reward + (1 - SMOOTH) * raw_reward
         lam += step * way_lam / memory
         nu += step * COUNT_SCALE**2 * way_nu
         mu[:] = np.maximum(0.0, mu + step * ROW_SCALE**2 * way_mu)
-        g += step * END_SCALE**2 * way_g
-    lam[:], mu[:], nu[:], g[:] = best_lam, best_mu, best_nu, best_g
+        reward += step * REWARD_SCALE**2 * way_reward
+    lam[:], mu[:], nu[:], reward[:] = best_lam, best_mu, best_nu, best_reward
     return found
+
+
+@compiled()
+def _stay(
+    i, p, times, prompt, output, alpha, beta, memory, raw_lam, raw_nu, raw_mu, raw_reward
+):  # fmt: skip
+    """Adds to the gradient that request i starts in round p, so many times."""
+    rounds = len(raw_lam)
+    raw_reward[i] -= times
+    for t in range(p, min(p + output[i], rounds)):
+        raw_lam[t] += times * (prompt[i] + 1 + t - p) / memory
+        raw_nu[t] += times
+    for t in range(p + alpha[i], min(p + beta[i], rounds)):
+        raw_mu[t] += times

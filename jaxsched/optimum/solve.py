@@ -184,11 +184,10 @@ class Search:
         ]
         self._best = start[self._order]
         best = lane.latency(start.sum())
-        value, self._to_go = found.value(lane), found.cost_to_go(lane)
-        self._table, self._least = self._costs(found.unit * (best - 1) - value)
-        bound = value - int(self._to_go[0, 0, 0])  # without what `to_go` adds
+        self._split = found.for_search(lane, best)
+        self._table, self._least = self._costs()
         self._numbers = np.zeros(branch.COUNTERS, np.int64)
-        self._numbers[branch.BOUND] = bound
+        self._numbers[branch.BOUND] = self._split.constant + self._least[0].sum()
         self._numbers[branch.LEFT] = (1 << lane.n) - 1
         self._numbers[branch.BEST] = best
         rounds = self._table.shape[0]
@@ -228,18 +227,17 @@ class Search:
         branch.search(
             self._numbers, prompt, output, arrival, self.lane.memory, alpha, beta,
             self.prices.unit, self._table, self._least, self.prices.memory, self.prices.number,
-            self.prices.row, self.prices.end[self._order], self._to_go, *self._use, self._start,
-            self._best, self._frames, self._memo, self._state, self._twin, nodes,
+            self.prices.row, self._split.end[self._order], self._split.late, self._split.to_go,
+            *self._use, self._start, self._best, self._frames, self._memo, self._state, self._twin,
+            nodes,
         )  # fmt: skip
 
-    def _costs(self, slack: int) -> tuple[WholeNumbers, WholeNumbers]:
+    def _costs(self) -> tuple[WholeNumbers, WholeNumbers]:
         """Of every request the cost of its starts, and the least from there on.
 
-        A start that costs more than the least and `slack` is in no better schedule. That ends the
-        table: from the last price on, every round costs more than the one before.
+        That ends the table: from the last price on, every round costs more than the one before.
         """
-        table = self.prices.costs(self.lane, slack // self.prices.unit + 1)[self._order]
-        table[table > table.min(axis=1, keepdims=True) + slack] = FAR
+        table = self._split.start[self._order]
         table = table[:, : int(np.flatnonzero((table < FAR).any(axis=0))[-1]) + 2]
         least = np.minimum.accumulate(table[:, ::-1], axis=1)[:, ::-1]
         # By round first: the search asks for all requests in one round.
