@@ -95,12 +95,15 @@ def search(
                 limit = unit * (best - 1)
                 best_start[:] = start
         else:
-            later, going_on = _passed(
+            later, going_on, ended = _passed(
                 n, t, bound, active, left, limit, prompt, output, arrival, memory, least, lam, nu,
                 mu, g, late, to_go, used, cover, start, rounds,
             )  # fmt: skip
-            if later < FAR and _is_new(
-                memo, state, n, t + 1, left, spent, prompt, output, start, last
+            # What follows from the state before, with nothing to choose, is as new as that was.
+            moved = ended or (depth > 0 and frames[depth - 1, 0] >= 0)
+            if later < FAR and (
+                not moved
+                or _is_new(memo, state, n, t + 1, left, spent, prompt, output, start, last)
             ):
                 frames[depth] = -1, 0, bound, active
                 depth += 1
@@ -144,9 +147,10 @@ def _passed(
     n, t, bound, active, left, limit, prompt, output, arrival, memory, least, lam, nu, mu, g, late,
     to_go, used, cover, start, rounds,
 ):  # fmt: skip
-    """The bound once round t is over, FAR if nothing good can follow; and who is active then."""
+    """The bound once round t is over, FAR if nothing good can follow; who is active; if one ended."""
+    ended = False
     if t + 1 >= rounds:
-        return FAR, active
+        return FAR, active, ended
     if t < len(lam):
         bound += mu[t] * (1 - cover[t]) - lam[t] * used[t] - nu[t] * active
     if t + 1 == len(lam):
@@ -154,28 +158,29 @@ def _passed(
     for i in range(n):
         if left >> i & 1:
             if least[t + 1, i] >= FAR:
-                return FAR, active
+                return FAR, active, ended
             bound += least[t + 1, i] - least[t, i]
         elif start[i] + output[i] == t + 1:
             active -= 1
+            ended = True
             if t + 1 < len(lam):
                 bound += g[i, t + 1]
     if bound + (to_go[t + 1, active, used[t + 1]] if t + 1 < len(lam) else 0) > limit:
-        return FAR, active
+        return FAR, active, ended
     for i in range(n):
         if left >> i & 1:
             # Could it have run in the rounds that end with this one?
             p = t + 1 - output[i]
             if p >= arrival[i] and _fits(used, memory, prompt[i], output[i], p):
-                return FAR, active
+                return FAR, active, ended
         elif start[i] + output[i] == t + 1 and start[i] > arrival[i]:
             if memory - used[start[i] - 1] > prompt[i]:
                 k = start[i]
                 while k < t and used[k] < memory:
                     k += 1
                 if k == t:
-                    return FAR, active
-    return bound, active
+                    return FAR, active, ended
+    return bound, active, ended
 
 
 @compiled()
