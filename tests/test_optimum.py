@@ -93,9 +93,10 @@ def test_any_prices_bound_and_a_search_with_bad_ones_ends_at_the_optimum() -> No
         plain = climb_prices(lane, lane.first_schedule(), 20)
         rounds = len(plain.memory)
         size, sign = plain.unit // int(rng.integers(2, 60)), int(rng.integers(0, 2))
-        lam, nu, mu, *g = rng.integers(-sign * size, size + 1, size=(3 + n, rounds))
+        lam, nu, mu = rng.integers(-sign * size, size + 1, size=(3, rounds))
+        reward = rng.integers(0, plain.unit * 2 * rounds, size=n)
         found = PathPrices(
-            lam, nu, np.abs(mu), np.stack(g), plain.alpha, plain.beta, plain.unit,
+            lam, nu, np.abs(mu), reward, plain.alpha, plain.beta, plain.unit,
             np.arange(rounds) >= lane.arrival[:, None],
         )  # fmt: skip
         least.append(found.bound(lane) / best)

@@ -147,7 +147,7 @@ def _passed(
     n, t, bound, active, left, limit, prompt, output, arrival, memory, least, lam, nu, mu, g, late,
     to_go, used, cover, start, rounds,
 ):  # fmt: skip
-    """The bound once round t is over, FAR if nothing good can follow; who is active; if one ended."""
+    """The bound after round t, FAR if nothing good can follow; who is active; whether one ended."""
     ended = False
     if t + 1 >= rounds:
         return FAR, active, ended

@@ -24,6 +24,13 @@ ORDER_WEIGHTS = (1.0, 0.7, 0.5, 0.35)
 weight is 1. Less than that is better for the largest backlogs, by about a per cent."""
 
 
+RULED_OUT_AGAIN = 3
+"""How often starts are ruled out with the same prices, since each time fewer are left."""
+
+LONGER = 1.5
+"""So many times the longest output prices of paths go on after the schedule that is known."""
+
+
 @dataclasses.dataclass(frozen=True)
 class HindsightProblem:
     """The requests of one instance, without padding."""
@@ -218,8 +225,9 @@ class _Paths:
         self.constant = int(
             found.reward.sum() - found.row.sum() - found.unit * int(lane.arrival.sum())
         )
-        # Who starts beyond all prices is no part of the path, and pays, or gets, more or less.
-        beyond = np.minimum(0, self.cost[:, rounds:].min(axis=1))
+        # Who starts beyond all prices is no part of the path, and pays by himself.
+        beyond = self.cost[:, rounds:].min(axis=1)
+        beyond[found.allowed.any(axis=1) & (beyond > 0)] = 0
         self.value = self.constant + int(self.to_go[0][0, 0, 0]) + int(beyond.sum())
 
     def _costs(self, beyond: int) -> WholeNumbers:
@@ -285,21 +293,16 @@ class _Paths:
         return SearchPrices(start, end, late, self.to_go[0], self.constant)
 
 
-RULED_OUT_AGAIN = 3
-"""How often starts are ruled out with the same prices, since each time fewer are left."""
-
-
 def climb_paths(
     lane: HindsightProblem,
     found: Prices | PathPrices,
     upper: int,
     steps: int,
     pace: tuple[int, float] = paths.QUICK,
-    longer: int = 0,
 ) -> PathPrices:
     """Prices of paths from others, and so many steps towards the total latency of a schedule.
 
-    From prices without paths, these get `longer` by so many rounds.
+    Prices without paths get longer first: it is cheap to be late if prices end with the schedule.
     """
     if isinstance(found, PathPrices):
         lam, mu, nu, reward = (
@@ -307,13 +310,14 @@ def climb_paths(
         )
         allowed = found.allowed
     else:
-        lam, mu = (np.append(x / found.unit, np.zeros(longer)) for x in (found.memory, found.row))
+        more = np.zeros(int(LONGER * lane.output.max()))
+        lam, mu = (np.append(x / found.unit, more) for x in (found.memory, found.row))
         nu, reward = np.zeros_like(lam), np.zeros(lane.n)
         allowed = np.arange(len(lam)) >= lane.arrival[:, None]
         table = np.full((lane.n, len(lam)), np.inf)
         paths.start_costs(
             lane.prompt, lane.output, found.alpha, found.beta, 1.0, lam, nu, mu, reward,
-            np.minimum(lane.arrival, len(lam) - 1), len(lam) - 1, table,
+            lane.arrival, len(lam) - 1, table,
         )  # fmt: skip
         reward = table.min(axis=1)
     paths.climb_with_paths(
@@ -322,8 +326,8 @@ def climb_paths(
     )  # fmt: skip
     reward = np.minimum(reward, len(lam) + lane.output)
     each_round = np.abs(lam) * lane.memory + lane.n * np.abs(nu)
-    more = float(each_round.sum() + np.abs(reward).sum())
-    unit = _unit(lane, np.abs(lam), mu, upper + more)
+    largest = upper + float(each_round.sum() + np.abs(reward).sum())
+    unit = _unit(lane, np.abs(lam), mu, largest)
     memory, number, row, whole = (np.rint(x * unit).astype(np.int64) for x in (lam, nu, mu, reward))
     return PathPrices(memory, number, row, whole, found.alpha, found.beta, unit, allowed)
 

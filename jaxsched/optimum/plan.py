@@ -128,4 +128,7 @@ def _bound(lane: HindsightProblem) -> int:
     steps = min(MOST_PATH_STEPS, int(SECOND / 8 / lane.path_states(rounds)))
     if not lane.crowded or steps < 100:
         return plain
-    return max(plain, climb_paths(lane, found, lane.latency(int(start.sum())), steps).bound(lane))
+    total = lane.latency(int(start.sum()))
+    # Without the starts that no better schedule has, it is one of the best, or the bound holds.
+    paths = climb_paths(lane, found, total, steps).without_worse(lane, total)
+    return max(plain, min(total, paths.bound(lane)))

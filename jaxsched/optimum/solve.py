@@ -39,9 +39,9 @@ ANNEALINGS = ((4, 2_000), (20, 4_000))
 """Annealings before a search that is a try and before the last one, and moves of each for every
 request. The last search takes long, and far less where the best schedule is there at its start."""
 
-PATH_CLIMBS, LEAST_GAIN = ((250, QUICK), (3000, THOROUGH)), 2e-3
-"""Steps and pace of the climbs of prices of paths, and what one must gain for another to follow, as
-a part of the total latency. Found by trial."""
+FIRST_CLIMB, MORE_CLIMBS = (250, QUICK), ((500, THOROUGH),) * 3
+"""Steps and pace of the climbs of prices of paths before a search that is a try and before the last
+one. After each climb starts are ruled out. Found by trial."""
 
 OnProgress = Callable[[int, int, int, int], Any]
 """Called as (lane, nodes, best total, lower bound) about once a second."""
@@ -124,46 +124,55 @@ def _solve(
     if lane.n == 0:
         nothing = np.zeros(0, np.int64)
         return _one(nothing, 0, 0, 0)
-    start = lane.first_schedule()
-    start = _annealed(lane, start, *ANNEALINGS[0])
-    found = climb_prices(lane, start, STEPS)
+    start = _annealed(lane, lane.first_schedule(), *ANNEALINGS[0])
+    plain = climb_prices(lane, start, STEPS)
     total = lane.latency(start.sum())
-    lower, nodes = min(found.bound(lane), total), 0
-    paths: Prices | PathPrices = found
-    for climb, (steps, pace) in enumerate(PATH_CLIMBS):
-        if lower == total or lane.n > MOST_REQUESTS:
-            break
-        paths, before = climb_paths(lane, paths, total, steps, pace), lower
-        # From the second climb on a bound on schedules that are better than the best: no matter.
-        lower = min(max(lower, paths.bound(lane)), total)
-        if lower == total:
-            break
-        enough = climb + 1 == len(PATH_CLIMBS) or lower - before < LEAST_GAIN * total
-        if climb == 0 or enough:
-            # After the first climb a try, after the last one for good.
-            search = Search(lane, paths, start)
+    lower, nodes = min(plain.bound(lane), total), 0
+    if lower < total and lane.n <= MOST_REQUESTS:
+        found, lower = _climbed(lane, plain, total, lower, FIRST_CLIMB)
+        late = False
+        for last in (False, True):
+            if last:
+                start = _annealed(lane, start, *ANNEALINGS[1])
+                total = lane.latency(start.sum())
+                found = found.without_worse(lane, total)
+                for climb in MORE_CLIMBS:
+                    found, lower = _climbed(lane, found, total, lower, climb)
+            if lower == total:
+                break
+            search = Search(lane, found, start)
             while True:
                 search.go_on(NODES_AT_A_TIME)
                 on_progress(nodes + search.nodes, search.total, lower)
                 late = time.thread_time() - began > time_limit
-                if search.done or late or not enough:
+                if search.done or late or not last:
                     break
             start, total, nodes = search.start, search.total, nodes + search.nodes
             lower = total if search.done else min(lower, total)
-        if enough or time.thread_time() - began > time_limit:
-            break
-        start = _annealed(lane, start, *ANNEALINGS[1])
-        total = lane.latency(start.sum())
-        if lower == total:
-            break
-        paths = paths.without_worse(lane, total)
+            if lower == total or late:
+                break
     return _one(lane.checked(start), total, lower, nodes)
 
 
+def _climbed(
+    lane: HindsightProblem,
+    found: Prices | PathPrices,
+    total: int,
+    lower: int,
+    climb: tuple[int, tuple[int, float]],
+) -> tuple[PathPrices, int]:
+    """Better prices of paths, less what they rule out, and the bound that is known then.
+
+    Bounds without all starts hold for schedules that are better than the best known: no matter.
+    """
+    better = climb_paths(lane, found, total, *climb).without_worse(lane, total)
+    return better, min(max(lower, better.bound(lane)), total)
+
+
 def _annealed(lane: HindsightProblem, start: WholeNumbers, times: int, moves: int) -> WholeNumbers:
-    for seed in range(times):
-        start = lane.improved(start, moves * lane.n, seed)
-    return start
+    """The best of so many annealings, each from the same schedule."""
+    found = [lane.improved(start, moves * lane.n, seed) for seed in range(times)]
+    return min(found, key=np.sum)
 
 
 def _one(completion: WholeNumbers, *numbers: int) -> Optimum:
@@ -188,6 +197,8 @@ class Search:
         self._table, self._least = self._costs()
         self._numbers = np.zeros(branch.COUNTERS, np.int64)
         self._numbers[branch.BOUND] = self._split.constant + self._least[0].sum()
+        # Nothing is to be tried where somebody has no start left.
+        self._numbers[branch.DONE] = np.any(self._least[0] >= FAR)
         self._numbers[branch.LEFT] = (1 << lane.n) - 1
         self._numbers[branch.BEST] = best
         rounds = self._table.shape[0]
@@ -223,6 +234,8 @@ class Search:
 
     def go_on(self, nodes: int) -> None:
         """Tries so many nodes more."""
+        if self.done:
+            return
         prompt, output, arrival, alpha, beta = self._fields
         branch.search(
             self._numbers, prompt, output, arrival, self.lane.memory, alpha, beta,
@@ -238,7 +251,8 @@ class Search:
         That ends the table: from the last price on, every round costs more than the one before.
         """
         table = self._split.start[self._order]
-        table = table[:, : int(np.flatnonzero((table < FAR).any(axis=0))[-1]) + 2]
+        last = np.flatnonzero((table < FAR).any(axis=0)).max(initial=0)
+        table = table[:, : last + 2]
         least = np.minimum.accumulate(table[:, ::-1], axis=1)[:, ::-1]
         # By round first: the search asks for all requests in one round.
         return np.ascontiguousarray(table.T), np.ascontiguousarray(least.T)
