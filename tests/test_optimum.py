@@ -81,10 +81,10 @@ def test_bounds_get_near_proved_optima_and_stay_below() -> None:
 
 def test_any_prices_bound_and_a_search_with_bad_ones_ends_at_the_optimum() -> None:
     """What `optimal` proves by good prices alone, the search proves when they are bad."""
-    from jaxsched.optimum.lane import PathPrices, climb_prices, problems_of
+    from jaxsched.optimum.lane import PathPrices, climb_paths, climb_prices, problems_of
     from jaxsched.optimum.solve import Search
 
-    rng, nodes, least = np.random.default_rng(4), 0, []
+    rng, nodes, removed, least = np.random.default_rng(4), 0, 0, []
     for case in range(40):
         memory, n = int(rng.integers(4, 13)), int(rng.integers(2, 6))
         requests = draw(rng, n, memory, 5, int(rng.integers(0, 7)) * (case % 2))
@@ -105,10 +105,16 @@ def test_any_prices_bound_and_a_search_with_bad_ones_ends_at_the_optimum() -> No
             search.go_on(1000)
         nodes += search.nodes
         assert search.total == best == lane.latency(search.start.sum())
+        # Good ones rule out much, and never the best schedule.
+        found = climb_paths(lane, plain, best + 1, 100)
         near = found.without_worse(lane, best + 1)
+        removed += int((found.allowed & ~near.allowed).sum())
         assert near.bound(lane) <= best
+        search = Search(lane, near, start)
+        search.go_on(10**6)
+        assert search.done and search.total == best
     assert max(least) <= 1
-    assert nodes > 1000
+    assert nodes > 1000 and removed > 100
 
 
 def test_rows_never_meet_in_a_feasible_pair() -> None:
