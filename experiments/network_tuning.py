@@ -3,15 +3,18 @@
 Usage:
 
     python -m experiments.network_tuning OUT [--seed N]
+    python -m experiments.network_tuning --compare OUT ...
 
 Tunes the network of `jaxsched.policies.network` for ShareGPT with classes of 100 tokens by
 gradients of each kind, and the family beside it, at n = 512. Prints when each
 first reaches the last score of the evolution strategies (validation instances, the best so far),
 in requests simulated and in CPU time, and what the best networks do at n = 2,000, with another
 memory, and on other lengths, beside the shipped rule. A soft simulation of an instance
-counts as many requests as a hard one, but takes far longer; hence both columns. CPU times hold the
-compilation, which runs of the same kind share: the first of them pays. Writes curves.parquet,
-transfer.parquet, networks/NAME.toml and the figure.
+counts as many requests as a hard one, but takes far longer; hence both columns. Compiling is
+apart: every method takes a step before its clock starts. CPU times hold validation and checkpoints.
+Writes runs/NAME.parquet and .npy (from which an interrupted command goes on), curves.parquet,
+transfer.parquet, networks/NAME.toml and the figure. The second form says what several seeds come
+to in equal CPU time: median, least and largest.
 """
 
 from __future__ import annotations
@@ -126,13 +129,23 @@ class Run(NamedTuple):
     policy: js.Policy
 
 
+SECONDS = (1, 2, 4, 8, 16, 32)
+"""Of a processor, at which seeds are compared."""
+
+
 def main(argv: list[str] | None = None) -> None:
     """Tunes, prints the tables, draws the figure."""
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
-    parser.add_argument("out", type=Path, metavar="OUT")
+    parser.add_argument("out", type=Path, nargs="+", metavar="OUT")
     parser.add_argument("--seed", type=int, default=0, metavar="N")
+    parser.add_argument("--compare", action="store_true")
     args = parser.parse_args(argv)
-    out = args.out
+    if args.compare:
+        print(comparison([pd.read_parquet(out / "curves.parquet") for out in args.out]))
+        return
+    if len(args.out) > 1:
+        parser.error("several OUT without --compare; expected one")
+    (out,) = args.out
     found: dict[str, Run] = {}
     with Bar() as bar:
         for name in RUNS:
@@ -151,12 +164,19 @@ def main(argv: list[str] | None = None) -> None:
 def tune(name: str, seed: int, out: Path, bar: Bar, before: Run | None) -> Run:
     """One of `RUNS`; `before` is where "handover" begins, and its cost is added."""
     member, descent = RUNS[name]
+    curve, point, path = (
+        out / folder / f"{name}{ending}"
+        for folder, ending in (("runs", ".parquet"), ("runs", ".npy"), ("networks", ".toml"))
+    )
+    if curve.exists() and point.exists() and path.exists():
+        return Run(pd.read_parquet(curve), np.load(point), js.load_policy(path))
     config = dataclasses.replace(CONFIG, member=member, descent=descent, seed=seed)
     problem, space = Problem(config), search.space_of(config)
     spent = (0.0, 0.0)
     if name == "handover":
         space = From(config.seed, tuple(before.best.tolist()))
         spent = before.curve["work"].max(), before.curve["seconds"].max()
+    compiling = _compiled(config, problem, space)
     (method,) = search.methods(config, problem, space)
     task = bar.add_task(LOOKS[name][0], total=method.steps)
     began, seconds = time.process_time(), []
@@ -170,14 +190,48 @@ def tune(name: str, seed: int, out: Path, bar: Bar, before: Run | None) -> Run:
         done = loop.run_method(config, problem, space, method, Path(folder), on_step)
     frame = pd.DataFrame(np.exp(done.curve[:, 1:]), columns=["incumbent", "best"])
     frame = frame.assign(
-        name=name, work=spent[0] + done.curve[:, 0], seconds=spent[1] + np.array(seconds)
+        name=name,
+        work=spent[0] + done.curve[:, 0],
+        seconds=spent[1] + np.array(seconds),
+        compiling=compiling,
     )
     params = jax.tree.map(np.asarray, space.params(done.best))
-    path = out / "networks" / f"{name}.toml"
     path.parent.mkdir(parents=True, exist_ok=True)
     origin = rules.origin(config, f"{descent.optimizer} on {descent.estimator}", int(done.work))
     rules.write_rule(path, params, origin, ())
+    point.parent.mkdir(exist_ok=True)
+    np.save(point, done.best)
+    store.write_parquet(curve, frame, {})
     return Run(frame, done.best, js.load_policy(path))
+
+
+def _compiled(config: TuneConfig, problem: Problem, space: Any) -> float:
+    """Processor seconds of a first step, which compiles; other runs have compiled some of it."""
+    began = time.process_time()
+    first = dataclasses.replace(config.descent, steps=1)
+    (method,) = search.methods(dataclasses.replace(config, descent=first), problem, space)
+    with tempfile.TemporaryDirectory() as folder:
+        loop.run_method(config, problem, space, method, Path(folder))
+    return time.process_time() - began
+
+
+def comparison(seeds: list[pd.DataFrame]) -> str:
+    """Best score at equal CPU times, a row for each method: median (least … largest)."""
+    curves = pd.concat([own.assign(seed=i) for i, own in enumerate(seeds)])
+    rows = []
+    for name, own in curves.groupby("name", sort=False):
+        row = {"gradient": LOOKS[name][0]}
+        for limit in SECONDS:
+            there = own[own["seconds"] <= limit].groupby("seed")["best"].min()
+            row[f"{limit} s"] = _range(there) if len(there) == len(seeds) else "–"
+        last = own.groupby("seed").agg({"best": "min", "seconds": "max", "work": "max"})
+        row |= {"in the end": _range(last["best"]), "after": f"{last['seconds'].median():.0f} s"}
+        rows.append(row | {"work": _millions(last["work"].median())})
+    return markdown(pd.DataFrame(rows))
+
+
+def _range(values: pd.Series) -> str:
+    return f"{values.median():.3f} ({values.min():.3f} … {values.max():.3f})"
 
 
 def work_table(curves: pd.DataFrame) -> str:

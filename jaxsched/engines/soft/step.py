@@ -196,10 +196,7 @@ def _admission_threshold(
     found, which = _fullest(lane, *lax.stop_gradient((use, key, ends)), order, guess)
     weight, room = use.at(which, view.memory)
 
-    def displaced(steepness: Array) -> Array:
-        return jnp.sum(known * (view.prompt + ahead) * steepness)
-
-    least = None if lane.exact_gradient else displaced
+    least = None if lane.exact_gradient else lax.stop_gradient(known * (view.prompt + ahead))
     return implicit(found, key, weight, room, temperature, least), found, which, order
 
 

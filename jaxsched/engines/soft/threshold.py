@@ -9,14 +9,15 @@ others out.
 
 from __future__ import annotations
 
+import functools
 import math
-from collections.abc import Callable
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import Array, lax
+from jax.custom_derivatives import SymbolicZero
 
 SAVED = "threshold"
 """Name of what checkpoints keep: the roots, which are dear to find again."""
@@ -65,8 +66,9 @@ def root(
 ) -> Array:
     """The z where the shares sigmoid((z - key) / temperature) of the weights come to an amount.
 
-    Newton's method; where it leaves the bracket, or its steps do not halve, the bracket is halved.
-    Without a derivative, which `implicit` has.
+    Newton's method on the logit of the part of all weights that is taken: of one key that is a
+    straight line in z, and of many it is nearly one. Where it leaves the bracket, or its steps do
+    not halve, the bracket is halved. Without a derivative, which `implicit` has.
 
     Args:
       key: Of shape [n], like the weights; not negative ones.
@@ -82,42 +84,49 @@ def root(
     # Before the first key and beyond the last one the shares come to this little, or lack it.
     total, little = jnp.sum(weight), math.exp(-SPAN)
     none, all_ = amount <= little * total, amount >= (1 - little) * total
-    low, high = ends
     eps = float(jnp.finfo(key.dtype).eps)
+    # All in temperatures from here on.
+    key, low, high, guess = (x / temperature for x in (key, *ends, guess))
+    odds = (total - amount) / jnp.where(none, 1.0, amount)
 
     def unsettled(state: Any) -> Array:
         _, _, z, step, count = state
-        # A step of Newton's method squares the error, in temperatures.
-        small = jnp.maximum(eps**0.5 * temperature, 4 * eps * jnp.abs(z))
-        return (jnp.abs(step) > small) & (count < TRIES)
+        # A step of Newton's method squares the error.
+        return (jnp.abs(step) > jnp.maximum(eps**0.5, 4 * eps * jnp.abs(z))) & (count < TRIES)
 
     def improve(state: Any) -> Any:
         low, high, z, last, count = state
-        part = jax.nn.sigmoid((z - key) / temperature)
-        value = jnp.sum(weight * part) - amount
-        slope = jnp.sum(weight * part * (1 - part)) / temperature
-        low, high = jnp.where(value > 0, low, z), jnp.where(value > 0, z, high)
-        newton = value / jnp.where(slope > 0, slope, 1.0)
-        good = (2 * jnp.abs(newton) <= jnp.abs(last)) & (slope > 0)
+        part = jax.nn.sigmoid(z - key)
+        taken = jnp.sum(weight * part)
+        slope = jnp.sum(weight * part * (1 - part))
+        left = total - taken
+        low, high = jnp.where(taken > amount, low, z), jnp.where(taken > amount, z, high)
+        known = (taken > 0) & (left > 0) & (slope > 0)
+        ratio = jnp.where(known, taken * odds / jnp.where(known, left, 1.0), 1.0)
+        newton = jnp.log(ratio) * taken * left / (total * jnp.where(known, slope, 1.0))
+        good = (2 * jnp.abs(newton) <= jnp.abs(last)) & known
         good &= (low <= z - newton) & (z - newton <= high)
         step = jnp.where(good, newton, z - (low + high) / 2)
         return low, high, z - step, step, count + 1
 
     z = jnp.where((low < guess) & (guess < high), guess, (low + high) / 2)
     start = low, high, z, jnp.where(none | all_, 0.0, high - low), jnp.zeros((), np.int32)
-    z = lax.while_loop(unsettled, improve, start)[2]
+    z = lax.while_loop(unsettled, improve, start)[2] * temperature
     return jnp.where(none, -BEYOND, jnp.where(all_, BEYOND, z))
 
 
+@jax.custom_jvp
 def implicit(
     z: Array,
     key: Array,
     weight: Array,
     amount: Array,
     temperature: Array,
-    least_slope: Callable[[Array], Array] | None = None,
+    least: Array | None = None,
 ) -> Array:
     """A root z with the derivative of an implicit function.
+
+    Going forth it takes nothing: what its derivative needs is found where that is.
 
     Args:
       z: From `root`, whose arguments follow; its derivative is with respect to these.
@@ -125,18 +134,33 @@ def implicit(
       weight: As there.
       amount: As there.
       temperature: As there.
-      least_slope: Derivatives of the shares with respect to z -> a slope that what they come to
-        is at least taken to have, to damp the derivative of z; `None` for that as it is.
+      least: Weights whose shares rise with z at least as fast as those of `weight` are taken to,
+        to damp the derivative of z; `None` for those as they are.
     """
-    part = jax.nn.sigmoid((z - key) / temperature)
+    return z
+
+
+@functools.partial(implicit.defjvp, symbolic_zeros=True)
+def _implicit_jvp(primals: Any, tangents: Any) -> tuple[Array, Array]:
+    z, key, weight, _, temperature, least = primals
+    _, key_dot, weight_dot, amount_dot, temperature_dot, _ = tangents
+    distance = (z - key) / temperature
+    part = jax.nn.sigmoid(distance)
     steepness = part * (1 - part) / temperature
     slope = jnp.sum(weight * steepness)
     steep = slope > 1e-9
-    if least_slope is not None:
-        slope = jnp.maximum(slope, least_slope(steepness))
-    value = jnp.sum(weight * part) - amount
-    moved = (value - lax.stop_gradient(value)) / lax.stop_gradient(jnp.where(steep, slope, 1.0))
-    return z - jnp.where(steep, moved, 0.0)
+    if least is not None:
+        slope = jnp.maximum(slope, jnp.sum(least * steepness))
+    # How much more the shares come to than the amount, were z to stand still.
+    terms = [
+        (weight_dot, lambda dot: jnp.sum(part * dot)),
+        (key_dot, lambda dot: -jnp.sum(weight * steepness * dot)),
+        (temperature_dot, lambda dot: -jnp.sum(weight * steepness * distance) * dot),
+        (amount_dot, lambda dot: -dot),
+    ]
+    given = [term(dot) for dot, term in terms if not isinstance(dot, SymbolicZero)]
+    more = sum(given, start=jnp.zeros_like(z))
+    return z, -more * jnp.where(steep, 1 / jnp.where(steep, slope, 1.0), 0.0)
 
 
 def share(distance: Array, mass: Array, temperature: Array) -> Array:
