@@ -146,7 +146,7 @@ def _taken(scale: Scale, name: str) -> Taken:
     """Counts the steps of lanes that wait for no others, as in a kernel."""
     chosen, plan, table = steps.prepare(scale, name, scale.settings[0])
     party = 1 if plan.party == 1 else LoopPlan.party  # of a kernel, not of this machine's CPU
-    plan = dataclasses.replace(plan, pool=1, party=party, chunk=KERNEL_CHUNK)
+    plan = dataclasses.replace(plan, pool=1, party=party, chunk=KERNEL_CHUNK, scan=1)
     advance = None if party == 1 else Stepper(_counted, ANY_ORDER.begin)
     driver = steps.Driver(table, chosen, plan, advance)
     state, logged = driver.start(), list[np.ndarray]()
