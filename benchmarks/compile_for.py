@@ -5,6 +5,7 @@ python -m benchmarks.compile_for {gpu,tpu} POLICY LANES N [WORKER]
 
 from __future__ import annotations
 
+import dataclasses
 import glob
 import importlib.util
 import json
@@ -65,7 +66,7 @@ def _compile(
     import numpy as np
 
     import jaxsched as js
-    from benchmarks.hlo import loops
+    from benchmarks.hlo import fusions, loops
 
     policy, rules = js.policy(name), js.workers.worker_named(worker)
 
@@ -88,6 +89,7 @@ def _compile(
     return {
         "loops": [[body.kernels, body.copies, condition.kernels]
                   for body, condition in loops(text)],
+        "fusions": dataclasses.asdict(fusions(text)) if kind == "tpu" else {},
         "kernels": _kernels(dump, re.findall(r"steps_\d+", text)),
         "gigabytes": (memory.argument_size_in_bytes + memory.temp_size_in_bytes) / 1e9,
     }  # fmt: skip

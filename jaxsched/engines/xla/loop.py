@@ -37,6 +37,7 @@ from jaxsched.engines.xla.state import (
     empty_slots,
 )
 from jaxsched.engines.xla.turns import close_ranks, next_levels, put_back, rows_of, turn_of
+from jaxsched.engines.xla.wide import scan_packed
 from jaxsched.policies.program import Choices
 
 _Run = tuple[jax.Array, jax.Array]
@@ -178,10 +179,10 @@ def _chunk(
     lanes = lanes.replace(halt=jnp.where(turn | (lanes.halt != RUN), lanes.halt, WANTS_BUFFER))
 
     def begin(lane: Lane, queue: Queue, row: jax.Array) -> Lane:
-        return advance.begin(lane, queue, inputs_of(table, row), choices, plan)
+        return advance.begin(lane, queue, inputs_of(table, row, plan.wide), choices, plan)
 
     def one(lane: Lane, queue: Queue, row: jax.Array) -> tuple[Lane, Event]:
-        return advance.step(lane, queue, inputs_of(table, row), choices, plan)
+        return advance.step(lane, queue, inputs_of(table, row, plan.wide), choices, plan)
 
     def body(lanes: Lane, _: None) -> tuple[Lane, Event]:
         return jax.vmap(one)(lanes, queues, row)
@@ -202,6 +203,8 @@ def _scans(
 
     Steps of scans that were not needed have NEVER as their time in the log.
     """
+    if plan.scan == plan.chunk:
+        return scan_packed(body, lanes, plan.chunk)
 
     def one(carry: tuple[jax.Array, Lane, Event]) -> tuple[jax.Array, Lane, Event]:
         i, lanes, log = carry

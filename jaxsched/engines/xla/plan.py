@@ -100,6 +100,7 @@ def make_plan(
         slots=_slot_counts(n, in_kernel),
         chunk=KERNEL_CHUNK if in_kernel else CHUNK,
         scan=CPU_SCAN if backend == "cpu" else CHUNK,
+        wide=backend == "tpu",
         buffer=CHUNK,
         party=1 if blocks else CPU_PARTY if backend == "cpu" else LoopPlan.party,
         blocks=blocks,
