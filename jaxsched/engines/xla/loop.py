@@ -37,7 +37,6 @@ from jaxsched.engines.xla.state import (
     empty_slots,
 )
 from jaxsched.engines.xla.turns import close_ranks, next_levels, put_back, rows_of, turn_of
-from jaxsched.engines.xla.wide import scan_packed
 from jaxsched.policies.program import Choices
 
 _Run = tuple[jax.Array, jax.Array]
@@ -204,7 +203,7 @@ def _scans(
     Steps of scans that were not needed have NEVER as their time in the log.
     """
     if plan.scan == plan.chunk:
-        return scan_packed(body, lanes, plan.chunk)
+        return lax.scan(body, lanes, length=plan.chunk)
 
     def one(carry: tuple[jax.Array, Lane, Event]) -> tuple[jax.Array, Lane, Event]:
         i, lanes, log = carry

@@ -7,7 +7,7 @@ is fused with its neighbours, where a scatter or a gather is a kernel of its own
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any, TypeVar
 
 import jax
@@ -83,40 +83,3 @@ def _first(key: jax.Array, index: jax.Array) -> tuple[jax.Array, jax.Array, jax.
 
     found = lax.reduce((key, index, _places(key)), (most, most, most), smaller, (0,))
     return tuple(found)
-
-
-def scan_packed(
-    body: Callable[[_T, None], tuple[_T, Any]], state: _T, length: int
-) -> tuple[_T, Any]:
-    """`lax.scan` that carries all numbers of lanes, [W] int32, as one array, and gives them as one.
-
-    So there are fewer arrays to copy between memories in each step.
-    """
-    shapes = jax.eval_shape(lambda state: body(state, None), state)
-
-    def one(carry: Any, _: None) -> tuple[Any, Any]:
-        state, event = body(_apart(carry, shapes[0], 0), None)
-        return _packed(state), _packed(event)
-
-    carry, events = lax.scan(one, _packed(state), length=length)
-    return _apart(carry, shapes[0], 0), _apart(events, shapes[1], 1)
-
-
-def _is_number(leaf: Any) -> bool:
-    return leaf.ndim == 1 and leaf.dtype == np.int32
-
-
-def _packed(tree: Any) -> tuple[jax.Array, list[jax.Array]]:
-    leaves = jax.tree.leaves(tree)
-    numbers = [leaf for leaf in leaves if _is_number(leaf)]
-    return jnp.stack(numbers), [leaf for leaf in leaves if not _is_number(leaf)]
-
-
-def _apart(packed: tuple[jax.Array, list[jax.Array]], like: Any, axis: int) -> Any:
-    """A tree of these shapes; the numbers lie along an axis."""
-    leaves, structure = jax.tree.flatten(like)
-    numbers = iter(jnp.unstack(packed[0], axis=axis))
-    others = iter(packed[1])
-    return jax.tree.unflatten(
-        structure, [next(numbers if _is_number(leaf) else others) for leaf in leaves]
-    )
