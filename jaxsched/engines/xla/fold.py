@@ -73,7 +73,7 @@ def put(old: jax.Array, condition: jax.Array, place: jax.Array, new: Any) -> jax
     return old.at[place].set(new, mode="drop")
 
 
-def in_order(values: list[jax.Array]) -> list[jax.Array]:
+def ascending(values: list[jax.Array]) -> list[jax.Array]:
     """A few scalars, ascending."""
     for last in range(len(values) - 1, 0, -1):
         for i in range(last):
@@ -134,7 +134,7 @@ class Loops(Home):
         if folded.shape[-1] % count:
             return [jnp.min(folded), *[jnp.int32(width)] * (count - 1)]
         found = list(jnp.min(folded.reshape(count, -1), axis=1))
-        return in_order(found)
+        return ascending(found)
 
     def when(self, condition: jax.Array, function: Callable[[_T], _T], state: _T) -> _T:
         return function(state)

@@ -15,7 +15,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
-from jaxsched.engines.xla.fold import Loops, in_order
+from jaxsched.engines.xla.fold import Loops, ascending
 
 _T = TypeVar("_T")
 
@@ -58,7 +58,7 @@ class Wide(Loops):
             self.lowest(jnp.where((places >= first) & (places < first + part), places, none))
             for first in range(0, count * part, part)
         ]
-        return in_order(found)
+        return ascending(found)
 
     def place_of_first(self, key: jax.Array, index: jax.Array) -> jax.Array:
         return _first(key, index)[2]
