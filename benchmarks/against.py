@@ -1,18 +1,22 @@
 """Speed of every policy beside that of another checkout, in one run.
 
     python -m benchmarks.against ../other [--policies a_max,fcfs] [--n 2000] [--lanes 64]
-        [--engine jax] [--lengths lmsys]
+        [--engine jax] [--lengths lmsys] [--plan scan=128,pool=32]
 
 Two processes, one in each checkout with this Python, simulate the same instances in turn, M =
 16,492; latencies and evictions must agree. Printed are medians in milliseconds of processor time
 and of time that passed, and the ratio of both; above 1 this checkout is faster. Policies that the
 other checkout does not know, such as one's own, have this one's `a_max` beside them.
+
+`--plan` gives the JAX engine of this checkout other sizes (`jaxsched.engines.xla.state.LoopPlan`);
+the other checkout may be this one, `.`.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import re
 import statistics
 import subprocess
 import sys
@@ -22,11 +26,15 @@ PREDICTIONS = ("relative", "one")
 REPEATS = 8
 
 WORKER = """
-import json, sys, time
+import dataclasses, json, sys, time
 import jax, numpy as np
 import jaxsched as js
 n, lanes = map(int, sys.argv[1:3])
-engine, lengths = sys.argv[3:]
+engine, lengths, sizes = *sys.argv[3:5], json.loads(sys.argv[5])
+if sizes:
+    from jaxsched.engines import xla
+    planned = xla.make_plan
+    xla.make_plan = lambda *shape: dataclasses.replace(planned(*shape), **sizes)
 source = {"relative": js.workloads.intervals.relative(0.5),
           "one": js.workloads.intervals.one_for_all(1, 1000)}
 def draw(intervals):
@@ -58,9 +66,9 @@ for line in sys.stdin:
 class Worker:
     """A process in a checkout."""
 
-    def __init__(self, checkout: Path, args: argparse.Namespace) -> None:
-        numbers = str(args.n), str(args.lanes)
-        command = [sys.executable, "-c", WORKER, *numbers, args.engine, args.lengths]
+    def __init__(self, checkout: Path, args: argparse.Namespace, sizes: dict[str, int]) -> None:
+        words = str(args.n), str(args.lanes), args.engine, args.lengths, json.dumps(sizes)
+        command = [sys.executable, "-c", WORKER, *words]
         pipe = subprocess.PIPE
         self._process = subprocess.Popen(
             command, cwd=checkout, stdin=pipe, stdout=pipe, text=True, bufsize=1
@@ -90,8 +98,10 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("--lanes", type=int, default=64)
     parser.add_argument("--engine", default="auto", help="that of both")
     parser.add_argument("--lengths", default="sharegpt", help="sharegpt or lmsys")
+    parser.add_argument("--plan", default="", help="sizes of this checkout's plan, name=number,...")
     args = parser.parse_args(argv)
-    here, there = (Worker(path, args) for path in (Path.cwd(), args.checkout))
+    sizes = {name: int(size) for name, size in re.findall(r"(\w+)=(\d+)", args.plan)}
+    here, there = Worker(Path.cwd(), args, sizes), Worker(args.checkout, args, {})
     for policy in args.policies.split(","):
         for prediction in PREDICTIONS:
             print(_row(here, there, policy, prediction), flush=True)

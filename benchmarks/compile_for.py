@@ -1,10 +1,13 @@
 """Compiles a simulation for an H100 or a TPU v5e where there is none; prints JSON. Runs nothing.
 
-python -m benchmarks.compile_for {gpu,tpu} POLICY LANES N [WORKER]
+python -m benchmarks.compile_for {gpu,tpu} POLICY LANES N [WORKER [SLOTS]]
+
+With SLOTS for that number of slots alone.
 """
 
 from __future__ import annotations
 
+import dataclasses
 import glob
 import importlib.util
 import json
@@ -48,7 +51,16 @@ def main() -> None:
     if kind == "gpu":
         os.environ["XLA_FLAGS"] = f"--xla_gpu_cuda_data_dir={_cuda()} --xla_dump_to={dump}"
     worker = sys.argv[5] if len(sys.argv) > 5 else "paper"
+    if len(sys.argv) > 6:
+        _plan_for(int(sys.argv[6]))
     print(json.dumps(_compile(kind, policy, lanes, n, dump, worker)))
+
+
+def _plan_for(slots: int) -> None:
+    from jaxsched.engines import xla
+
+    planned = xla.make_plan
+    xla.make_plan = lambda *shape: dataclasses.replace(planned(*shape), slots=(slots,))
 
 
 def _cuda() -> str:
@@ -65,7 +77,7 @@ def _compile(
     import numpy as np
 
     import jaxsched as js
-    from benchmarks.hlo import loops
+    from benchmarks.hlo import fusions, loops
 
     policy, rules = js.policy(name), js.workers.worker_named(worker)
 
@@ -88,6 +100,7 @@ def _compile(
     return {
         "loops": [[body.kernels, body.copies, condition.kernels]
                   for body, condition in loops(text)],
+        "fusions": dataclasses.asdict(fusions(text)) if kind == "tpu" else {},
         "kernels": _kernels(dump, re.findall(r"steps_\d+", text)),
         "gigabytes": (memory.argument_size_in_bytes + memory.temp_size_in_bytes) / 1e9,
     }  # fmt: skip

@@ -57,7 +57,8 @@ def _rows(scale: Scale, kind: str, name: str) -> list[Row]:
         # The loop over chunks stands last, behind one over steps for each number of slots.
         body, copies, condition = max(found["loops"][:-1])
         each = {"kernels": body + condition, "copies": copies}
-        return [row | each | {"note": "a loop of XLA"}]
+        note = ", ".join(f"{number} {name}" for name, number in found["fusions"].items())
+        return [row | each | {"note": f"a loop of XLA: {note}"}]
     # The loop over chunks is the only one left; what it launches serves a chunk of steps.
     body, _, condition = max(found["loops"])
     row["kernels"] = (body + condition) / KERNEL_CHUNK
@@ -146,7 +147,7 @@ def _taken(scale: Scale, name: str) -> Taken:
     """Counts the steps of lanes that wait for no others, as in a kernel."""
     chosen, plan, table = steps.prepare(scale, name, scale.settings[0])
     party = 1 if plan.party == 1 else LoopPlan.party  # of a kernel, not of this machine's CPU
-    plan = dataclasses.replace(plan, pool=1, party=party, chunk=KERNEL_CHUNK)
+    plan = dataclasses.replace(plan, pool=1, party=party, chunk=KERNEL_CHUNK, scan=1)
     advance = None if party == 1 else Stepper(_counted, ANY_ORDER.begin)
     driver = steps.Driver(table, chosen, plan, advance)
     state, logged = driver.start(), list[np.ndarray]()
@@ -215,7 +216,9 @@ COMPILED = Section(
         f"second is {PROCESSORS} multiprocessors × {SCHEDULERS} instructions a cycle × "
         f"{HERTZ / 1e9} GHz × {USED} used / (warps × instructions × steps), if all steps had so "
         "many slots, and then by their shares. `native` is the native engine on all cores of the "
-        "machine that wrote this."
+        "machine that wrote this. Of a loop of XLA the note says how many fused kernels of a step "
+        "look up, reduce slots, write slots, and do none of these, how many must follow each "
+        "other, and how many copies there are with those that run beside them."
     ),
     columns={
         "device": ("device", "s"),

@@ -62,6 +62,56 @@ def loops(text: str) -> list[tuple[Launches, Launches]]:
     return [(_launches(text, body), _launches(text, condition)) for condition, body in found]
 
 
+@dataclasses.dataclass
+class Fusions:
+    """The fused kernels of a pass through a loop over a pool of lanes.
+
+    Attributes:
+      lookups: Those that look numbers of lanes up in tables.
+      reductions: Those that reduce arrays of slots to numbers of lanes.
+      writes: Those that write arrays of slots.
+      scalars: Those that make numbers of lanes from others.
+      depth: Most of them that must follow each other, each reading what one before it wrote.
+      moves: Copies, those between memories included that run beside them.
+    """
+
+    lookups: int = 0
+    reductions: int = 0
+    writes: int = 0
+    scalars: int = 0
+    depth: int = 0
+    moves: int = 0
+
+
+def fusions(text: str) -> Fusions:
+    """Those of the loop that has most."""
+    names = set(re.findall(r"while\(.*?body=%?([\w.\-]+)", text))
+    bodies = [_computation(text, name) for name in sorted(names)]
+    body = max(bodies, key=lambda body: body.count(" fusion("))
+    found, depth = Fusions(), dict[str, int]()
+    for line in body.splitlines():
+        name, _, right = line.strip().removeprefix("ROOT ").partition(" = ")
+        code, operands = re.findall(r" ([a-z][\w\-]*)\((.*?)\)", right)[0]
+        before = [depth.get(operand, 0) for operand in re.findall(r"%([\w.\-]+)", operands)]
+        depth[name.lstrip("%")] = max(before, default=0) + (code == "fusion")
+        found.moves += code in ("copy", "copy-start")
+        if code != "fusion":
+            continue
+        inner = _computation(text, re.findall(r"calls=%?([\w.\-]+)", right)[0])
+        read = "".join(line for line in inner.splitlines() if " parameter(" in line)
+        slots = re.search(r"\[\d+,\d{2,}\]", read + right.partition(" fusion(")[0])
+        if " gather(" in inner:
+            found.lookups += 1
+        elif slots and " reduce(" in inner:
+            found.reductions += 1
+        elif slots:
+            found.writes += 1
+        else:
+            found.scalars += 1
+    found.depth = max(depth.values())
+    return found
+
+
 def _launches(text: str, name: str) -> Launches:
     """Kernels of a computation; of a conditional those of its largest branch."""
     codes, chosen = [], 0

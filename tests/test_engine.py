@@ -68,7 +68,13 @@ def test_equals_the_reference_when_it_runs_out_of_everything(name, monkeypatch, 
 
     def few(plan):
         return dict(
-            slots=(8, 16, plan.slots[-1]), runs=(8, plan.n), buffer=8, chunk=5, pool=12, turn=7
+            slots=(8, 16, plan.slots[-1]),
+            runs=(8, plan.n),
+            buffer=8,
+            chunk=6,
+            scan=3,
+            pool=12,
+            turn=7,
         )
 
     replan(few)

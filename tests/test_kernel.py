@@ -33,7 +33,7 @@ SHAPE = jax.ShapeDtypeStruct((4, 200), jnp.int32)
 )
 def test_equals_the_reference(name, trial, cap, kernel, slots, replan):
     # So few of everything that lanes change kernels, fill buffers and take new instances.
-    small = dict(kernel=kernel, slots=slots, chunk=16, buffer=16, pool=3, party=4)
+    small = dict(kernel=kernel, slots=slots, chunk=16, buffer=16, pool=3, party=4, wide=not kernel)
     replan(lambda _: small)
     policy = dataclasses.replace(js.policy(name), name=f"in {kernel or 'a loop'}", limit=2**40)
     instance = draw(TRIALS[trial], random.Random(name), 8)

@@ -73,6 +73,15 @@ def put(old: jax.Array, condition: jax.Array, place: jax.Array, new: Any) -> jax
     return old.at[place].set(new, mode="drop")
 
 
+def ascending(values: list[jax.Array]) -> list[jax.Array]:
+    """A few scalars, ascending."""
+    for last in range(len(values) - 1, 0, -1):
+        for i in range(last):
+            pair = values[i], values[i + 1]
+            values[i], values[i + 1] = jnp.minimum(*pair), jnp.maximum(*pair)
+    return values
+
+
 class Loops(Home):
     """What a step stands on in a loop of XLA, under `vmap` over the lanes.
 
@@ -112,7 +121,7 @@ class Loops(Home):
         return table.at[place].get(mode="promise_in_bounds")
 
     def each(self, function: Callable[[Any], _T], count: int) -> list[_T]:
-        found = jax.vmap(function)(lax.iota(np.int32, count))
+        found = jax.vmap(function)(jnp.asarray(np.arange(count, dtype=np.int32)))
         return [jax.tree.map(lambda leaf, i=i: leaf[i], found) for i in range(count)]
 
     def first_places(
@@ -125,11 +134,7 @@ class Loops(Home):
         if folded.shape[-1] % count:
             return [jnp.min(folded), *[jnp.int32(width)] * (count - 1)]
         found = list(jnp.min(folded.reshape(count, -1), axis=1))
-        for last in range(count - 1, 0, -1):
-            for i in range(last):
-                pair = found[i], found[i + 1]
-                found[i], found[i + 1] = jnp.minimum(*pair), jnp.maximum(*pair)
-        return found
+        return ascending(found)
 
     def when(self, condition: jax.Array, function: Callable[[_T], _T], state: _T) -> _T:
         return function(state)

@@ -14,6 +14,7 @@ from jaxsched.arrays import Pytree, join
 from jaxsched.engines.xla.choices import Read, ask
 from jaxsched.engines.xla.fold import Loops
 from jaxsched.engines.xla.home import Home
+from jaxsched.engines.xla.wide import Wide
 from jaxsched.instance import Instance
 from jaxsched.policies.program import Choices
 from jaxsched.policies.view import View
@@ -216,12 +217,13 @@ def view_fields(instance: Instance) -> dict[str, jax.Array]:
     }
 
 
-def inputs_of(table: LaneTable, row: jax.Array) -> Inputs:
-    """Looks one lane's scalars up, for a loop of XLA."""
+def inputs_of(table: LaneTable, row: jax.Array, wide: bool) -> Inputs:
+    """Looks one lane's scalars up, for a loop of XLA over a narrow or a wide pool."""
     params, clock, worker = jax.tree.map(
         lambda leaf: leaf[row], (table.params, table.clock, table.worker)
     )
-    home, count, memory = Loops(table.one), table.count[row], table.memory[row]
+    home = Wide(table.one) if wide else Loops(table.one)
+    count, memory = table.count[row], table.memory[row]
     return Inputs(home, table, row, count, memory, params, clock, table.limits, worker)
 
 

@@ -5,7 +5,7 @@ over, writes a row of the log after each step, and stores the lane. Every number
 kernel of its own; a program whose lane needs another number leaves at once. Those in use come to
 the front when a lane is stored, so that their number decides, and not where they were.
 
-All that depends on Triton, through which Pallas compiles here, is in `_call` and `_WARP`.
+What it is compiled with is in `triton.py`.
 """
 
 from __future__ import annotations
@@ -20,7 +20,6 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 from jax.experimental import pallas as pl
-from jax.experimental.pallas import triton
 
 from jaxsched.arrays import Pytree
 from jaxsched.engines.xla.home import Home
@@ -35,13 +34,10 @@ from jaxsched.engines.xla.state import (
     Stepper,
     narrower,
 )
+from jaxsched.engines.xla.triton import compiler_params
 from jaxsched.policies.program import Choices
 
 _T = TypeVar("_T")
-
-_WARP = 512
-"""Slots that a warp of 32 threads takes, the most that fit in its registers for A_min; with one
-warp a lane no reduction needs a barrier."""
 
 
 class Chip(Home):
@@ -274,7 +270,7 @@ def _call(body: Callable[..., None], plan: LoopPlan, slots: int, read: Any, writ
         grid=(plan.pool,),
         input_output_aliases={first + i: i for i in range(len(outputs))},
         interpret=plan.kernel == "interpret",
-        compiler_params=triton.CompilerParams(num_warps=max(1, slots // _WARP), num_stages=1),
+        compiler_params=compiler_params(slots),
         name=f"steps_{slots}",
     )
     return jax.tree.unflatten(out_structure, call(*given))

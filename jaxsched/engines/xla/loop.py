@@ -8,6 +8,7 @@ slots follows the busiest lane.
 from __future__ import annotations
 
 import functools
+from collections.abc import Callable
 
 import chex
 import jax
@@ -177,24 +178,16 @@ def _chunk(
     lanes = lanes.replace(halt=jnp.where(turn | (lanes.halt != RUN), lanes.halt, WANTS_BUFFER))
 
     def begin(lane: Lane, queue: Queue, row: jax.Array) -> Lane:
-        return advance.begin(lane, queue, inputs_of(table, row), choices, plan)
+        return advance.begin(lane, queue, inputs_of(table, row, plan.wide), choices, plan)
 
     def one(lane: Lane, queue: Queue, row: jax.Array) -> tuple[Lane, Event]:
-        return advance.step(lane, queue, inputs_of(table, row), choices, plan)
+        return advance.step(lane, queue, inputs_of(table, row, plan.wide), choices, plan)
 
-    def body(carry: tuple[jax.Array, Lane, Event]) -> tuple[jax.Array, Lane, Event]:
-        i, lanes, log = carry
-        lanes, event = jax.vmap(one)(lanes, queues, row)
-        log = jax.tree.map(lambda rows, row: rows.at[i].set(row), log, event)
-        return i + 1, lanes, log
+    def body(lanes: Lane, _: None) -> tuple[Lane, Event]:
+        return jax.vmap(one)(lanes, queues, row)
 
-    def unfinished(carry: tuple[jax.Array, Lane, Event]) -> jax.Array:
-        i, lanes, _ = carry
-        return (i < plan.chunk) & jnp.any(lanes.halt == RUN)
-
-    log = _empty_log(plan, (plan.chunk, plan.width))
     lanes = jax.vmap(begin)(lanes, queues, row)
-    _, lanes, log = lax.while_loop(unfinished, body, (jnp.int32(0), lanes, log))
+    lanes, log = _scans(body, lanes, plan)
     lanes = lanes.replace(front=None)
     lanes = close_ranks(lanes, plan) if level else lanes
     following = jnp.where(turn, next_levels(lanes, plan, level), before)
@@ -202,7 +195,31 @@ def _chunk(
     return pool.replace(lanes=lanes, level=levels), log
 
 
-def _empty_log(plan: LoopPlan, shape: tuple[int, int]) -> Event:
+def _scans(
+    body: Callable[[Lane, None], tuple[Lane, Event]], lanes: Lane, plan: LoopPlan
+) -> tuple[Lane, Event]:
+    """A chunk as scans of `plan.scan` steps, no more of them than it takes.
+
+    Steps of scans that were not needed have NEVER as their time in the log.
+    """
+    if plan.scan == plan.chunk:
+        return lax.scan(body, lanes, length=plan.chunk)
+
+    def one(carry: tuple[jax.Array, Lane, Event]) -> tuple[jax.Array, Lane, Event]:
+        i, lanes, log = carry
+        lanes, events = lax.scan(body, lanes, length=plan.scan)
+        return i + 1, lanes, jax.tree.map(lambda rows, row: rows.at[i].set(row), log, events)
+
+    def unfinished(carry: tuple[jax.Array, Lane, Event]) -> jax.Array:
+        i, lanes, _ = carry
+        return (i < plan.chunk // plan.scan) & jnp.any(lanes.halt == RUN)
+
+    log = _empty_log(plan, (plan.chunk // plan.scan, plan.scan, plan.width))
+    _, lanes, log = lax.while_loop(unfinished, one, (jnp.int32(0), lanes, log))
+    return lanes, jax.tree.map(lambda steps: steps.reshape(-1, plan.width), log)
+
+
+def _empty_log(plan: LoopPlan, shape: tuple[int, ...]) -> Event:
     never, zeros = jnp.full(shape, NEVER), jnp.zeros(shape, jnp.int32)
     clock = events.wide_zeros(shape) if plan.clocked else None
     admitted = (never,) * plan.party

@@ -26,6 +26,11 @@ ACCELERATOR_POOL = 2**14
 CHUNK = 128
 """Steps between two borders, and room for those that return to the queue meanwhile."""
 
+CPU_SCAN = 16
+"""Steps of a scan on a CPU: as fast as a loop that looks after each step whether a lane still runs,
+where scans of a whole chunk take up to half as long again with 300 requests. Elsewhere, where the
+host would have to look, a chunk is one scan."""
+
 KERNEL_CHUNK = 1024
 """The same in a kernel, where a lane that stands still costs nothing, and a border 41 kernels."""
 
@@ -94,6 +99,8 @@ def make_plan(
         turn=min(lanes, CPU_POOL) if backend == "cpu" else 0,
         slots=_slot_counts(n, in_kernel),
         chunk=KERNEL_CHUNK if in_kernel else CHUNK,
+        scan=CPU_SCAN if backend == "cpu" else CHUNK,
+        wide=backend == "tpu",
         buffer=CHUNK,
         party=1 if blocks else CPU_PARTY if backend == "cpu" else LoopPlan.party,
         blocks=blocks,

@@ -43,6 +43,8 @@ class LoopPlan:
     blocks: bool = False  # whether the worker is that of a serving engine
     # "" to step in loops of XLA, "gpu" in a kernel, "interpret" in one that is interpreted
     kernel: str = ""
+    scan: int = 1  # steps of one `lax.scan`, of which a chunk is a multiple; none in a kernel
+    wide: bool = False  # whether a loop of XLA takes the form of `wide.py` rather than `fold.py`
     turn: int = 0  # lanes that step side by side in a chunk; 0 for all of the pool
 
     @property
