@@ -30,9 +30,6 @@ MOVES_OF_A_PLAN = SECOND / 10
 MOST_MOVES, MOST_STEPS, MOST_PATH_STEPS = 1_000_000, 1_000, 300
 """Of annealing, of prices and of prices of paths for a lane, at most."""
 
-STEPS_BEFORE_PATHS = 200
-"""Of prices where those of paths follow: these end no better after more. Found by trial."""
-
 
 @dataclasses.dataclass(frozen=True)
 class BestSchedule:
@@ -124,14 +121,11 @@ def _bound(lane: HindsightProblem) -> int:
         return 0
     start = lane.first_schedule()
     rounds = int((start + lane.output).max())
-    path_steps = min(MOST_PATH_STEPS, int(SECOND / 8 / lane.path_states(rounds)))
-    with_paths = lane.crowded and path_steps >= 100
-    most = STEPS_BEFORE_PATHS if with_paths else MOST_STEPS
-    steps = min(most, int(SECOND / 4 / (lane.n * rounds)))
+    steps = min(MOST_STEPS, int(SECOND / 4 / (lane.n * rounds)))
     # Without a row that binds, prices gain less than a per cent on those of the fluid.
     found = climb_prices(lane, start, steps if lane.crowded and steps >= 100 else 0)
     plain = max(found.bound(lane), fluid_bound(lane))
-    if not with_paths:
+    steps = min(MOST_PATH_STEPS, int(SECOND / 8 / lane.path_states(rounds)))
+    if not lane.crowded or steps < 100:
         return plain
-    upper = lane.latency(int(start.sum()))
-    return max(plain, climb_paths(lane, found, upper, path_steps).bound(lane))
+    return max(plain, climb_paths(lane, found, lane.latency(int(start.sum())), steps).bound(lane))

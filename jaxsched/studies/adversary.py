@@ -186,11 +186,11 @@ def _neighbours(game: Game, output: CaseOutputs) -> Iterator[CaseOutputs]:
 
 @dataclasses.dataclass(frozen=True)
 class Neighbourhood:
-    """What changes of a case make of it."""
+    """What every single change of a case makes of it."""
 
     output: CaseOutputs  # the case
     ratio: float  # its ratio
-    number: int  # of cases that were tried
+    number: int  # of cases that are one change away
     worse: CaseOutputs  # the worst of those with a larger ratio, in order, of shape [worse, n]
     worst_ratio: float  # the largest of all
 
@@ -207,43 +207,6 @@ def neighbourhood(game: Game, output: CaseOutputs) -> Neighbourhood:
         order = np.argsort(-ratios, kind="stable")[:KEPT_CHANGES]
         worse, ratios = worse[order], ratios[order]
     return Neighbourhood(output, own, number, worse, float(ratios.max(initial=own)))
-
-
-def pairs(game: Game, output: CaseOutputs, number: int, seed: int = 0) -> Neighbourhood:
-    """Tries so many pairs of changes, drawn at random: two single ones, or those of stretches.
-
-    A single change gives a request another length or another place. Half of the pairs are of
-    these; of the others one at least is what `evolve` makes of a stretch.
-    """
-    rng = np.random.default_rng(seed)
-    own = float(game.ratio(output))
-    worst, ratio, made = output[None][:0], own, 0
-    for cases in _gathered(_paired(game, output, number, rng), 4096):
-        found = game.ratio(cases)
-        made += len(found)
-        if found.max() > ratio:
-            place = int(np.argmax(found))
-            worst, ratio = cases[place : place + 1], float(found[place])
-    return Neighbourhood(output, own, made, worst, ratio)
-
-
-def _paired(
-    game: Game, output: CaseOutputs, number: int, rng: np.random.Generator
-) -> Iterator[CaseOutputs]:
-    for k in range(number):
-        child = output.copy()
-        if k % 2:
-            _MUTATIONS[rng.integers(len(_MUTATIONS))](game, rng, child)
-            if k % 4 == 1:
-                _MUTATIONS[rng.integers(len(_MUTATIONS))](game, rng, child)
-        for _ in range((2, 0, 2, 1)[k % 4]):
-            place, other = rng.integers(len(child), size=2)
-            if rng.random() < 0.5:
-                child[place] = rng.integers(game.lower, game.upper + 1)
-            else:
-                moved = child[place]
-                child[:] = np.insert(np.delete(child, place), other, moved)
-        yield child[None]
 
 
 def _gathered(parts: Iterator[CaseOutputs], rows: int) -> Iterator[CaseOutputs]:
