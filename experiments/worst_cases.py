@@ -3,8 +3,9 @@
 Known, all with prompts of 1 and lengths in [αu, u], u = M - 1, total latency over that of H-SF: a
 few of the longest first and then only the shortest; for A_min on eviction also one short one first
 and then only lengths at or just below u. The numbers in them (how many, how far below) are the
-worst ones. What is sought has the same memory, as many requests and l >= αu; which prompt, l and u it has is free. First all cases made by hand, of many prompts and u;
-then, until 10 % are reached, the worst few of those evolved.
+worst ones. What is sought has the same memory, as many requests and l >= αu; which prompt, l and u
+it has is free. First all cases made by hand, of many prompts and u; then, until 10 % are reached,
+the worst few of those are evolved.
 
 Usage:
 
