@@ -48,13 +48,19 @@ def costs(first, last, unit, prompt, output, alpha, beta, L, W, U, cost):
 
     In units of 1 / `unit`; L, W and U are `sums` of the prices of memory and of the row.
     """
-    for p in range(first, last + 1):
-        e = p + output
-        cost[p - first] = (
-            unit * e
-            + (prompt + 1 - p) * (L[e] - L[p])
-            + (W[e] - W[p])
-            + (U[p + beta] - U[p + alpha])
+    # Lines as a whole, counted from 0: that is what the compiler makes vectors of.
+    stop, beta_stop, alpha_stop = last + 1, last + 1 + beta, last + 1 + alpha
+    L_end, L_start = L[first + output : stop + output], L[first:stop]
+    W_end, W_start = W[first + output : stop + output], W[first:stop]
+    U_end, U_start = U[first + beta : beta_stop], U[first + alpha : alpha_stop]
+    end, held = unit * (first + output), prompt + 1 - first
+    for k in range(stop - first):
+        cost[k] = (
+            end
+            + unit * k
+            + (held - k) * (L_end[k] - L_start[k])
+            + (W_end[k] - W_start[k])
+            + (U_end[k] - U_start[k])
         )
 
 
