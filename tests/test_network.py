@@ -18,6 +18,7 @@ from jaxsched.policies.network import (
     SHAPES,
     WEIGHTS,
     WIDEST,
+    _net,
     quantize,
     unrounded,
 )
@@ -243,3 +244,23 @@ def test_soft_and_hard_choices_agree_up_to_rounding(lane):
                                    rtol=0.03, atol=1)  # fmt: skip
         hard, soft = asked(policy, "refine", r), np.asarray(policy.refine(s))
         np.testing.assert_allclose(hard, soft, rtol=0.03, atol=1)
+
+
+def test_soft_nets_are_the_same_as_weight_by_weight():
+    """With their derivatives; a list of weights is not taken for matrices."""
+    rng = np.random.default_rng(11)
+    prompt, estimate, tokens = rng.integers(1, 2_000, (3, 50))
+    weights = unrounded(one_of(random_weights(rng, 8), 1))
+    r = record(js.a_min_network(), prompt, estimate, tokens, evictions=2)
+
+    def total(weights, kind):
+        floats = {k: jnp.asarray(v, float) for k, v in vars(r).items()}
+        net = _net(EVICT, js.View(**floats | {"params": kind(weights)}))
+        return jnp.sum(net * factor), net
+
+    with jax.enable_x64(True):
+        factor, weights = jnp.asarray(rng.normal(size=50)), jnp.asarray(weights, float)
+        one, other = (jax.grad(total, has_aux=True)(weights, kind) for kind in (jnp.asarray, list))
+    assert np.any(one[0] != 0)
+    for products, sums in zip(one, other, strict=True):
+        np.testing.assert_allclose(products, sums, rtol=1e-9, atol=1e-9)

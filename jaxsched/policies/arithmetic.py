@@ -44,7 +44,7 @@ def shift(value: Any, bits: Any) -> Any:
     """Value / 2^bits; `bits` may be negative."""
     if isinstance(value, int) and isinstance(bits, int):
         return value >> bits if bits >= 0 else value << -bits
-    if _real(value, bits):
+    if real(value, bits):
         return value * 2.0**-bits
     if isinstance(bits, int):
         return value >> bits if bits >= 0 else value << -bits
@@ -53,7 +53,7 @@ def shift(value: Any, bits: Any) -> Any:
 
 def over(value: Any, by: Any) -> Any:
     """Value / by; of whole numbers, `by` is at least 1."""
-    return value / by if _real(value, by) else value // by
+    return value / by if real(value, by) else value // by
 
 
 def memory_time(prompt: Any, tokens: Any) -> Any:
@@ -66,7 +66,7 @@ def log2(value: Any, bits: int) -> Any:
     if _plain(value):
         whole = value.bit_length() - 1
         return (whole << bits) + shift(value - (1 << whole), whole - bits)
-    if not _real(value):
+    if not real(value):
         return whole_log2(value, bits)
     value = jnp.maximum(value, 1.0)
     # Where rounding takes a power of 2 for the one before, the line goes through the same point.
@@ -86,7 +86,7 @@ def whole_log2(value: jax.Array, bits: Any) -> jax.Array:
 def stretch(value: Any, octaves: Any) -> Any:
     """Value 2^octaves; octaves in units of 1/1024, up to ±16, linear between whole ones."""
     octaves = most(-(2**14), least(octaves, 2**14))
-    if _real(value, octaves):
+    if real(value, octaves):
         whole = lax.stop_gradient(jnp.floor(octaves / 1024))
         return value * (1 + octaves / 1024 - whole) * jnp.exp2(whole)
     whole = shift(octaves, 10)
@@ -98,7 +98,7 @@ def _plain(*values: Any) -> bool:
     return all(isinstance(value, int) for value in values)
 
 
-def _real(*values: Any) -> bool:
+def real(*values: Any) -> bool:
     """Whether any is in floating point."""
     return any(
         isinstance(value, float)
@@ -109,6 +109,6 @@ def _real(*values: Any) -> bool:
 
 def _alike(values: tuple[Any, ...]) -> tuple[Any, ...]:
     """The values, Python's whole numbers as floats if others are: 32 bits may not hold them."""
-    if not _real(*values):
+    if not real(*values):
         return values
     return tuple(float(value) if isinstance(value, int) else value for value in values)

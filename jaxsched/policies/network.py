@@ -35,13 +35,14 @@ round, where engines jump from event to event; and at an overflow the memory is 
 from __future__ import annotations
 
 import dataclasses
+import functools
 from typing import Any
 
 import jax.numpy as jnp
 import numpy as np
 
 from jaxsched.arrays import Pytree
-from jaxsched.policies.arithmetic import least, log2, most, shift, stretch
+from jaxsched.policies.arithmetic import least, log2, most, real, shift, stretch
 from jaxsched.policies.fixed_point import fixed_point, module_of
 from jaxsched.policies.interface import Policy
 from jaxsched.policies.view import View
@@ -209,11 +210,27 @@ def _net(head: int, r: View) -> Any:
         4096,
     )
     first = head * HEAD
+    if real(r.params):
+        return _products(r.params[first : first + HEAD], features)
     total = shift(_dot(r, first, features), 2)
     for place in range(first + len(FEATURES), first + HEAD, len(FEATURES) + 1):
         active = most(least(shift(_dot(r, place, features), 12), int(WIDEST) * UNIT), 0)
         total = total + r.params[place + len(FEATURES)] * active
     return total
+
+
+def _products(weights: Any, features: tuple[Any, ...]) -> Any:
+    """The same from weights in floats, as products of matrices.
+
+    Weight by weight, a derivative takes several times as long to compile and twice as long to run.
+    """
+    seen = jnp.stack(jnp.broadcast_arrays(*map(jnp.asarray, features))) / 4096
+    linear, units = weights[: len(FEATURES)], weights[len(FEATURES) :]
+    units = units.reshape(HIDDEN_UNITS, len(FEATURES) + 1)
+    hidden, output = units[:, :-1], units[:, -1]
+    product = functools.partial(jnp.matmul, precision="highest")
+    active = jnp.clip(product(hidden, seen), 0.0, WIDEST * UNIT)
+    return UNIT * product(linear, seen) + product(output, active)
 
 
 def _dot(r: View, place: int, features: tuple[Any, ...]) -> Any:
