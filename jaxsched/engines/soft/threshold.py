@@ -185,6 +185,10 @@ def cumulative(values: Array) -> Array:
     length = values.shape[-1]
     lead, rows = values.shape[:-1], -(-length // _BLOCK)
     padded = jnp.pad(values, [(0, 0)] * len(lead) + [(0, rows * _BLOCK - length)])
-    within = padded.reshape(*lead, rows, _BLOCK) @ np.triu(np.ones((_BLOCK, _BLOCK), values.dtype))
-    before = within[..., -1] @ np.triu(np.ones((rows, rows), values.dtype), 1)
+    blocks = padded.reshape(*lead, rows, _BLOCK)
+    ones = np.triu(np.ones((_BLOCK, _BLOCK), values.dtype))
+    all_before = np.triu(np.ones((rows, rows), values.dtype), 1)
+    # Accelerators would round what goes into a product.
+    within = jnp.matmul(blocks, ones, precision="highest")
+    before = jnp.matmul(within[..., -1], all_before, precision="highest")
     return (within + before[..., None]).reshape(*lead, rows * _BLOCK)[..., :length]
