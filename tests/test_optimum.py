@@ -85,16 +85,19 @@ def test_any_prices_bound_and_a_search_with_bad_ones_ends_at_the_optimum() -> No
     from jaxsched.optimum.solve import Search
 
     rng, nodes, removed, least = np.random.default_rng(4), 0, 0, []
-    for case in range(40):
+    for case in range(120):
         memory, n = int(rng.integers(4, 13)), int(rng.integers(2, 6))
         requests = draw(rng, n, memory, 5, int(rng.integers(0, 7)) * (case % 2))
+        if case % 3 == 0:  # twins
+            requests[1:3] = [requests[0]] * len(requests[1:3])
         lane = next(problems_of(instance(requests, memory)))
         best, start = brute_force(requests, memory), np.cumsum(lane.output) + lane.arrival.max()
         plain = climb_prices(lane, lane.first_schedule(), 20)
-        rounds = len(plain.memory)
+        # Few rounds and large rewards: to be late may cost less than nothing.
+        rounds = len(plain.memory) if case % 4 == 0 else int(rng.integers(1, 6))
         size, sign = plain.unit // int(rng.integers(2, 60)), int(rng.integers(0, 2))
         lam, nu, mu = rng.integers(-sign * size, size + 1, size=(3, rounds))
-        reward = rng.integers(0, plain.unit * 2 * rounds, size=n)
+        reward = rng.integers(0, plain.unit * int(rng.integers(2, 30)), size=n)
         found = PathPrices(
             lam, nu, np.abs(mu), reward, plain.alpha, plain.beta, plain.unit,
             np.arange(rounds) >= lane.arrival[:, None],

@@ -4,8 +4,8 @@ A node is a round t, the requests started so far, and an index: in a round reque
 order of their indices, so that every set of starts is tried once. What is left out:
 
 1. a start or a round whose bound is above the best total less 1. A node's bound is that of the
-   relaxation (`paths`) in which started requests stay where they are, the path is theirs up to
-   now, and prices of the row are dropped for rounds that are over, as they pass.
+   relaxation (`paths`) in which the path is that of the started requests up to now, each has paid
+   for its start, and prices of the row are dropped for rounds that are over, as they pass.
 2. a request that could have started a round earlier when all rounds until its end are known: the
    schedule is not the best. So is one with a request left for later that fits into rounds that are
    over.
@@ -65,10 +65,10 @@ def search(
                 more = table[t, i] - least[t, i]
                 if t < len(lam) and used[t] + prompt[i] < memory:
                     more += to_go[t, active + 1, used[t] + prompt[i] + 1]
-                late = twin[i] >= 0 and left >> twin[i] & 1
+                has_twin = twin[i] >= 0 and left >> twin[i] & 1
                 if (
                     bound + more <= limit
-                    and not late
+                    and not has_twin
                     and _fits(used, memory, prompt[i], output[i], t)
                 ):
                     break

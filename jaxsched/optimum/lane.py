@@ -325,9 +325,10 @@ def climb_paths(
         lam, mu, nu, reward, allowed, steps, *pace,
     )  # fmt: skip
     reward = np.minimum(reward, len(lam) + lane.output)
-    each_round = np.abs(lam) * lane.memory + lane.n * np.abs(nu)
-    largest = upper + float(each_round.sum() + np.abs(reward).sum())
-    unit = _unit(lane, np.abs(lam), mu, largest)
+    # A path may end everybody in every round.
+    fees = float((np.abs(lam) * lane.memory + lane.n * np.abs(nu) + mu).sum())
+    stay = fees + float(np.abs(reward).max()) + len(lam) + int(lane.output.max())
+    unit = _unit(lane, np.abs(lam), mu, upper + lane.n * len(lam) * stay)
     memory, number, row, whole = (np.rint(x * unit).astype(np.int64) for x in (lam, nu, mu, reward))
     return PathPrices(memory, number, row, whole, found.alpha, found.beta, unit, allowed)
 

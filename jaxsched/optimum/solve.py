@@ -26,6 +26,9 @@ from jaxsched.optimum.paths import FAR, QUICK, THOROUGH
 MOST_REQUESTS = 62
 """Requests that a branch and bound takes; with more of them only bounds are found."""
 
+MOST_STATES = 2**25
+"""Of paths; with more of them, a few GB of tables, only bounds are found."""
+
 NODES_AT_A_TIME = 2**19
 """Nodes between two looks at the time."""
 
@@ -82,7 +85,8 @@ def optimal(
 
     Args:
       instance: Instances in rounds, with request arrays of shape [..., n]; predictions are not
-        looked at. Beyond 62 requests nothing is searched, only bounded.
+        looked at. Beyond 62 requests, or where memory is in the thousands, nothing is searched, only
+        bounded.
       time_limit: Seconds of processor time for one lane, above 0, looked at about once a second.
         What is found then depends on the machine, but what is proved does not. Ctrl-C stops as
         ever.
@@ -128,7 +132,9 @@ def _solve(
     plain = climb_prices(lane, start, STEPS)
     total = lane.latency(start.sum())
     lower, nodes = min(plain.bound(lane), total), 0
-    if lower < total and lane.n <= MOST_REQUESTS:
+    rounds = len(plain.memory) + 2 * int(lane.output.max())
+    searched = lane.n <= MOST_REQUESTS and lane.path_states(rounds) <= MOST_STATES
+    if lower < total and searched:
         found, lower = _climbed(lane, plain, total, lower, FIRST_CLIMB)
         late = False
         for last in (False, True):
