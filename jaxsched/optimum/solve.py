@@ -85,8 +85,8 @@ def optimal(
 
     Args:
       instance: Instances in rounds, with request arrays of shape [..., n]; predictions are not
-        looked at. Beyond 62 requests, or where memory is in the thousands, nothing is searched, only
-        bounded.
+        looked at. Beyond 62 requests, or where memory is in the thousands, nothing is searched,
+        only bounded.
       time_limit: Seconds of processor time for one lane, above 0, looked at about once a second.
         What is found then depends on the machine, but what is proved does not. Ctrl-C stops as
         ever.
