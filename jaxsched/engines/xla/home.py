@@ -125,6 +125,9 @@ class Masked(Home):
     def pick(self, array: Any, place: jax.Array) -> Any:
         return None if array is None else self.total(jnp.where(_at(array, place), array, 0))
 
+    def each(self, function: Callable[[Any], _T], count: int) -> list[_T]:
+        return [function(np.int32(i)) for i in range(count)]
+
 
 def places_of(array: jax.Array) -> jax.Array:
     """0, 1, ..., S - 1 of an array [S]."""

@@ -60,9 +60,6 @@ class Chip(Masked):
     def lookup(self, table: Any, place: jax.Array) -> jax.Array:
         return table[place]
 
-    def each(self, function: Callable[[Any], _T], count: int) -> list[_T]:
-        return [function(np.int32(i)) for i in range(count)]
-
     def first_places(
         self, free: jax.Array, count: int, several: jax.Array | None = None
     ) -> list[jax.Array]:
