@@ -84,10 +84,11 @@ class Fusions:
 
 
 def fusions(text: str) -> Fusions:
-    """Those of the loop that has most."""
+    """Those of the loop that has most, and most else, of loops in which there is no other."""
     names = set(re.findall(r"while\(.*?body=%?([\w.\-]+)", text))
     bodies = [_computation(text, name) for name in sorted(names)]
-    body = max(bodies, key=lambda body: body.count(" fusion("))
+    inner = [body for body in bodies if " while(" not in body]
+    body = max(inner, key=lambda body: (body.count(" fusion("), len(body.splitlines())))
     found, depth = Fusions(), dict[str, int]()
     for line in body.splitlines():
         name, _, right = line.strip().removeprefix("ROOT ").partition(" = ")

@@ -167,7 +167,7 @@ def test_equals_the_reference(
     policy = POLICIES[name]
     if engine == "wide":
         # In the form that a step has on a TPU, of a policy of its own.
-        request.getfixturevalue("replan")(lambda _: dict(wide=True))
+        request.getfixturevalue("replan")(lambda _: dict(wide=True, window=18))
         policy, engine = dataclasses.replace(policy, limit=2**42), "jax"
     found = [compare(policy, engine, seed, arrivals, clocked) for seed in range(2)]
     assert name in ("h_sf", "svf:output") or sum(found) > 0

@@ -44,9 +44,11 @@ def search(
     """Goes on with a search for at most so many nodes; whether it is at its end stands in DONE.
 
     `table[t, i]` is the cost of starting i in round t, FAR if that is ruled out, and `least[t, i]`
-    the least of it from t on, in units of 1 / `unit`; `to_go` is of `paths.cost_to_go`, and a
-    bound here is without it. `frames[d]` is (i, or -1 for a round that passed; index to go on from;
-    bound; active requests). `twin[i]` is a request that has to start no later, or -1.
+    the least of it from t on, in units of 1 / `unit`. `g[i, t]` is what the end of i in round t
+    costs beside its start, and `late` what an end after all prices does. `to_go` is of
+    `paths.cost_to_go`, and a bound here is without it. `frames[d]` is (i, or -1 for a round that
+    passed; index to go on from; bound; active requests). `twin[i]` is a request that has to start
+    no later, or -1.
     """
     n = len(prompt)
     rounds = table.shape[0]

@@ -55,6 +55,11 @@ class HindsightProblem:
         """Whether some requests cannot run side by side for some time, so that a row may bind."""
         return bool(np.any(_best_row(self)[1]))
 
+    @property
+    def more_rounds(self) -> int:
+        """Rounds that prices of paths go on after those without."""
+        return int(LONGER * self.output.max())
+
     def path_states(self, rounds: int) -> int:
         """States of paths in so many rounds."""
         return rounds * len(paths.floor_of(self.prompt, self.memory)) * (self.memory + 1)
@@ -310,7 +315,7 @@ def climb_paths(
         )
         allowed = found.allowed
     else:
-        more = np.zeros(int(LONGER * lane.output.max()))
+        more = np.zeros(lane.more_rounds)
         lam, mu = (np.append(x / found.unit, more) for x in (found.memory, found.row))
         nu, reward = np.zeros_like(lam), np.zeros(lane.n)
         allowed = np.arange(len(lam)) >= lane.arrival[:, None]

@@ -132,7 +132,7 @@ def _solve(
     plain = climb_prices(lane, start, STEPS)
     total = lane.latency(start.sum())
     lower, nodes = min(plain.bound(lane), total), 0
-    rounds = len(plain.memory) + 2 * int(lane.output.max())
+    rounds = len(plain.memory) + lane.more_rounds
     searched = lane.n <= MOST_REQUESTS and lane.path_states(rounds) <= MOST_STATES
     if lower < total and searched:
         found, lower = _climbed(lane, plain, total, lower, FIRST_CLIMB)

@@ -99,11 +99,12 @@ def _simulate_group(
     counts_evictions, blocks = "evictions" in choices.reads, numbers.worker is not None
     whole = choices.unknown is None
     plan = make_plan(
-        instance.n, instance.lanes[0], arrivals, clocked, history, counts_evictions, whole, blocks
-    )
+        instance.n, instance.lanes[0], arrivals, clocked, history, counts_evictions, whole, blocks,
+        choices.headroom is not None,
+    )  # fmt: skip
     in_order = choices.shortest_first and not (arrivals or clocked or capped or blocks)
     if in_order:
-        plan = dataclasses.replace(plan, party=1)
+        plan = dataclasses.replace(plan, party=1, window=0)
     table = make_table(instance, limits, choices, numbers)
     advance = IN_ROUNDS if blocks else IN_ORDER if in_order else ANY_ORDER
     records = loop.run_pool(table, choices, plan, ~valid, advance)

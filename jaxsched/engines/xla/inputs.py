@@ -90,6 +90,8 @@ class Queue(Pytree):
     # evictions by request, [n]; `None` if the policy does not read them
     evictions: chex.Array | None
     kept: chex.Array | None  # tokens generated so far, [n]; `None` on the papers' worker
+    # of `queue.Window`, for the fresh order and each run, in a chunk of a plan that has them
+    windows: Any = None
 
 
 def make_table(

@@ -21,6 +21,7 @@ from jaxsched.engines.xla import log as events
 from jaxsched.engines.xla.blocks import run_time
 from jaxsched.engines.xla.fold import Loops
 from jaxsched.engines.xla.inputs import LaneTable, Queue, gather, inputs_of, sorted_pairs
+from jaxsched.engines.xla.queue import with_windows
 from jaxsched.engines.xla.state import (
     DONE,
     NEVER,
@@ -177,6 +178,9 @@ def _chunk(
     turn = before <= np.int32(level)
     lanes = lanes.replace(halt=jnp.where(turn | (lanes.halt != RUN), lanes.halt, WANTS_BUFFER))
 
+    def look_ahead(lane: Lane, queue: Queue, row: jax.Array) -> tuple[Queue, tuple[jax.Array, ...]]:
+        return with_windows(lane.heads, queue, inputs_of(table, row, plan.wide), choices, plan)
+
     def begin(lane: Lane, queue: Queue, row: jax.Array) -> Lane:
         return advance.begin(lane, queue, inputs_of(table, row, plan.wide), choices, plan)
 
@@ -186,9 +190,14 @@ def _chunk(
     def body(lanes: Lane, _: None) -> tuple[Lane, Event]:
         return jax.vmap(one)(lanes, queues, row)
 
+    if plan.window:
+        queues, firsts = jax.vmap(look_ahead)(lanes, queues, row)
+        lanes = lanes.replace(heads=tuple(map(jnp.subtract, lanes.heads, firsts)))
     lanes = jax.vmap(begin)(lanes, queues, row)
     lanes, log = _scans(body, lanes, plan)
     lanes = lanes.replace(front=None)
+    if plan.window:
+        lanes = lanes.replace(heads=tuple(map(jnp.add, lanes.heads, firsts)))
     lanes = close_ranks(lanes, plan) if level else lanes
     following = jnp.where(turn, next_levels(lanes, plan, level), before)
     lanes, levels = put_back((pool.lanes, pool.level), chosen, (lanes, following))

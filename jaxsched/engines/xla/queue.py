@@ -15,7 +15,7 @@ from jaxsched.engines.xla.clock import LAST_TICK
 from jaxsched.engines.xla.home import Home
 from jaxsched.engines.xla.inputs import Inputs, Queue, fields_of, known_as, lookup
 from jaxsched.engines.xla.slots import Entrant
-from jaxsched.engines.xla.state import NEVER, Entries, Lane, LoopPlan
+from jaxsched.engines.xla.state import NEVER, Entries, Lane, LoopPlan, Terms
 from jaxsched.policies.program import Choices
 
 
@@ -27,16 +27,17 @@ class Candidate(NamedTuple):
     estimate: jax.Array
     evictions: jax.Array | None
     kept: jax.Array | None  # tokens generated so far, on a worker with blocks
-    origin: jax.Array  # 0 the fresh order, then the returned runs, then the buffer
-    place: jax.Array  # in the buffer
-
-
-_Known = tuple[jax.Array, jax.Array, jax.Array, jax.Array | None, jax.Array | None]
-"""Key, index, estimate, evictions and tokens kept."""
+    # 0 the fresh order, then the returned runs, then the buffer; `None` where nobody asks
+    origin: jax.Array | None = None
+    place: jax.Array | None = None  # in the buffer; `None` where nobody asks
+    terms: Terms | None = None  # where the plan has a window
 
 
 class Front(NamedTuple):
-    """Who is first in admission order; kept from step to step, since few steps change it."""
+    """Who is first in admission order.
+
+    Kept from step to step, since few steps change it; `best` alone where the plan has a window.
+    """
 
     best: Candidate  # the first of the buffer
     first: Candidate  # of all
@@ -61,14 +62,18 @@ class Followers(NamedTuple):
     # whether each of them is the next in admission order once those before it are admitted
     follows: list[jax.Array]
     known: jax.Array  # whether who comes where one of them is not next is `then`
-    then: jax.Array  # the first of the other queues, NEVER if there is none
+    then: Candidate  # the first of the other queues
 
+
+ALIGNED = 8
+"""Windows begin at a multiple of so many places of their queue."""
 
 _Next = tuple[Entrant, jax.Array]
 
 
 def arrive(
     lane: Lane,
+    queue: Queue,
     inputs: Inputs,
     time: jax.Array,
     stepping: jax.Array,
@@ -76,7 +81,10 @@ def arrive(
     plan: LoopPlan,
 ) -> Joined:
     """Moves one request that has arrived to the buffer."""
-    front: Front = lane.front
+    if plan.window:
+        front = front_of(lane.front, lane.heads, queue, inputs, choices, plan)
+    else:
+        front = lane.front
     if not plan.arrivals:
         nobody = jnp.full_like(time, NEVER)
         return Joined(lane.buffer, front, lane.heads, jnp.zeros_like(stepping), nobody)
@@ -89,7 +97,10 @@ def arrive(
     arrived = stepping & (taken < inputs.num_requests) & known
 
     def join(waiting: tuple[Entries, Front]) -> tuple[Entries, Front]:
-        return push(inputs, *waiting, arrived, *_fresh(inputs, index, choices, plan), choices)
+        mine = _fresh(inputs, index, choices, plan)
+        if plan.window:
+            mine = with_terms(mine, inputs, choices)
+        return push(inputs, *waiting, arrived, mine, choices)
 
     buffer, front = inputs.home.when(arrived, join, (lane.buffer, front))
     taken = taken + arrived.astype(np.int32)
@@ -110,26 +121,32 @@ def front_of(
 ) -> Front:
     """The smallest (key, index) of the fresh order, the returned runs, and the buffer."""
     zero = jnp.zeros_like(best.place)
-    never = zero + NEVER
     waiting = functools.partial(_waiting, heads, queue, inputs, choices, plan)
-    evictions, kept = (None if has is None else zero for has in (best.evictions, best.kept))
-    first, then = best, Candidate(never, never, zero, evictions, kept, zero, zero)
+    nobody = jax.tree.map(jnp.zeros_like, best)
+    first, then = best, nobody._replace(key=zero + NEVER, position=zero + NEVER)
     for origin in range(1 if plan.arrivals else 0, 1 + len(queue.runs)):
-        mine = Candidate(*waiting(origin, zero), zero + np.int32(origin), zero)
+        mine = waiting(origin, np.int32(0))._replace(origin=zero + np.int32(origin), place=zero)
         first, other = _in_order(first, mine)
         then, _ = _in_order(then, other)
     first, then = _settled(inputs.home, (first, then))
     return Front(best, first, then, request(first, inputs, choices))
 
 
-def best_of(buffer: Entries, origin: int, home: Home) -> Candidate:
-    """The first of the buffer, whose number among the queues is `origin`."""
+def kept(front: Front, plan: LoopPlan) -> Front | Candidate:
+    """What of it stands in a lane."""
+    return front.best if plan.window else front
+
+
+def best_of(buffer: Entries, number: int, home: Home) -> Candidate:
+    """The first of the buffer, whose number among the queues is this."""
     place = home.place_of_first(buffer.key, buffer.index)
     key, index, estimate, evictions, kept = (
         home.pick(a, place)
         for a in (buffer.key, buffer.index, buffer.estimate, buffer.evictions, buffer.kept)
     )
-    return Candidate(key, index, estimate, evictions, kept, jnp.full_like(place, origin), place)
+    terms = jax.tree.map(lambda array: home.pick(array, place), buffer.terms)
+    origin = jnp.full_like(place, number)
+    return Candidate(key, index, estimate, evictions, kept, origin, place, terms)
 
 
 def line(
@@ -147,13 +164,12 @@ def line(
     waiting = functools.partial(_waiting, heads, queue, inputs, choices, plan)
 
     def behind(i: jax.Array) -> tuple[Entrant, jax.Array]:
-        place = zero + i + 1
+        place = i + np.int32(1)
         found = waiting(len(queue.runs), place)
         for origin in range(len(queue.runs) - 1, 0 if plan.arrivals else -1, -1):
             found = _where(first.origin == np.int32(origin), waiting(origin, place), found)
-        mine = Candidate(*found, zero, zero)
         # Where there is none, NEVER is before nobody.
-        return request(mine, inputs, choices), _before(mine, then)
+        return request(found, inputs, choices), _before(found, then)
 
     def look(_: list[_Next]) -> list[_Next]:
         return home.each(behind, plan.party - 1)
@@ -167,7 +183,7 @@ def line(
     for entrant, before in found:
         requests.append(entrant)
         follows.append(follows[-1] & (first.origin < buffered) & before)
-    return Followers(requests, follows, first.origin != buffered, then.position)
+    return Followers(requests, follows, first.origin != buffered, then)
 
 
 def _waiting(
@@ -177,37 +193,92 @@ def _waiting(
     choices: Choices,
     plan: LoopPlan,
     origin: int,
-    place: jax.Array,
-) -> _Known:
+    place: jax.Array | np.int32,
+) -> Candidate:
     """What is known of a request behind the head of a sorted queue."""
     place = heads[origin] + place
+    if queue.windows is not None:
+        window: Candidate = queue.windows[origin]
+        return jax.tree.map(lambda array: inputs.home.pick(array, place), window)
     if origin == 0:
         left = place < inputs.num_requests
         index = jnp.where(left, lookup(inputs, "order", place), NEVER)
-        known = _fresh(inputs, index, choices, plan)
-        return jnp.where(left, known[0], NEVER), *known[1:]
+        fresh = _fresh(inputs, index, choices, plan)
+        return fresh._replace(key=jnp.where(left, fresh.key, NEVER))
     run = queue.runs[origin - 1]
     left = place < np.int32(run[0].shape[-1])
     key, index = (jnp.where(left, _at(inputs.home, array, place), NEVER) for array in run)
     estimate, evictions, kept = (
         _at(inputs.home, array, index) for array in (queue.estimate, queue.evictions, queue.kept)
     )
-    return key, index, estimate, evictions, kept
+    return Candidate(key, index, estimate, evictions, kept)
 
 
-def _fresh(inputs: Inputs, index: jax.Array, choices: Choices, plan: LoopPlan) -> _Known:
+def with_windows(
+    heads: tuple[jax.Array, ...], queue: Queue, inputs: Inputs, choices: Choices, plan: LoopPlan
+) -> tuple[Queue, tuple[jax.Array, ...]]:
+    """The queue with all that a chunk asks of the next requests in each of its sorted parts.
+
+    And how many requests come before each part of it: heads then count from there.
+    """
+    firsts, windows = list[jax.Array](), list[Candidate | None]()
+    for origin, head in enumerate(heads):
+        # From the fresh order nobody is admitted if requests arrive.
+        if plan.arrivals and not origin:
+            firsts.append(jnp.zeros_like(head))
+            windows.append(None)
+            continue
+
+        def behind(place: jax.Array, origin: int = origin) -> Candidate:
+            found = _waiting(heads, queue, inputs, choices, plan, origin, place)
+            return with_terms(found, inputs, choices)
+
+        # A first place that is 0 in all lanes is a constant that XLA makes anew in every step.
+        rest = head % np.int32(ALIGNED)
+        places = lax.iota(np.int32, plan.window // (2 if origin else 1)) - rest
+        firsts.append(head - rest)
+        windows.append(jax.vmap(behind)(places))
+    return queue.replace(windows=tuple(windows)), tuple(firsts)
+
+
+def out_of_sight(heads: tuple[jax.Array, ...], queue: Queue, plan: LoopPlan) -> jax.Array:
+    """Whether a step that takes as many as it can might want one beyond a window."""
+    windows = zip(heads, queue.windows, strict=True)
+    beyond = [
+        head >= np.int32(window.key.shape[-1] - plan.party)
+        for head, window in windows
+        if window is not None
+    ]
+    return functools.reduce(jnp.logical_or, beyond)
+
+
+def _fresh(inputs: Inputs, index: jax.Array, choices: Choices, plan: LoopPlan) -> Candidate:
     """What is known of a request that has not run yet."""
     read, none = fields_of(inputs, index), jnp.zeros_like(index)
     estimate = ask(choices, "estimate", read, inputs.params)
     read = known_as(read, estimate=estimate, evictions=none)
     key = ask(choices, "admission_key", read, inputs.params)
     evictions, kept = (none if has else None for has in (plan.counts_evictions, plan.blocks))
-    return key, index, estimate, evictions, kept
+    return Candidate(key, index, estimate, evictions, kept)
 
 
-def request(candidate: Candidate, inputs: Inputs, choices: Choices) -> Entrant:
-    """What a slot needs to know of the candidate; its reserve is capped here, for every policy."""
-    read = fields_of(inputs, candidate.position)
+def with_terms(
+    candidate: Candidate,
+    inputs: Inputs,
+    choices: Choices,
+    prompt: jax.Array | None = None,
+    output: jax.Array | None = None,
+) -> Candidate:
+    """The same with what it would enter with; its reserve is capped here, for every policy.
+
+    Args:
+      candidate: A waiting request.
+      inputs: Its instance.
+      choices: The scheduler.
+      prompt: That of the request, `None` to look it up.
+      output: Likewise.
+    """
+    read = known_as(fields_of(inputs, candidate.position), prompt=prompt, output=output)
     prompt, output = read("prompt"), read("output")
     read = known_as(
         read, estimate=candidate.estimate, evictions=candidate.evictions, generated=candidate.kept
@@ -217,9 +288,18 @@ def request(candidate: Candidate, inputs: Inputs, choices: Choices) -> Entrant:
     free = None
     if choices.headroom is not None:
         free = jnp.minimum(ask(choices, "headroom", read, inputs.params), inputs.memory)
+    return candidate._replace(terms=Terms(prompt, output, reserve, free))
+
+
+def request(candidate: Candidate, inputs: Inputs, choices: Choices) -> Entrant:
+    """What a slot needs to know of the candidate."""
+    terms = candidate.terms
+    if terms is None:
+        terms = with_terms(candidate, inputs, choices).terms
     return Entrant(
-        prompt, output, reserve, candidate.estimate, candidate.evictions, candidate.position, free
-    )
+        terms.prompt, terms.output, terms.reserve, candidate.estimate, candidate.evictions,
+        candidate.position, terms.headroom,
+    )  # fmt: skip
 
 
 def take(
@@ -249,6 +329,8 @@ def take(
         return buffer, best_of(buffer, len(heads), home)
 
     buffer, best = home.when(buffered, shorter, (buffer, waiting.best))
+    if plan.window:
+        return buffer, heads, waiting._replace(best=best)
     return buffer, heads, front_of(best, heads, queue, inputs, choices, plan)
 
 
@@ -257,11 +339,7 @@ def push(
     buffer: Entries,
     front: Front,
     condition: jax.Array,
-    key: jax.Array,
-    index: jax.Array,
-    estimate: jax.Array,
-    evictions: jax.Array | None,
-    kept: jax.Array | None,
+    mine: Candidate,
     choices: Choices,
 ) -> tuple[Entries, Front]:
     """Puts one request into the first free place of the buffer; there always is one."""
@@ -269,15 +347,10 @@ def push(
     places = lax.iota(np.int32, count)
     place = home.lowest(jnp.where(buffer.key == NEVER, places, np.int32(count)))
     (place,) = home.settle(place)
-    buffer = Entries(
-        key=home.put(buffer.key, condition, place, key),
-        index=home.put(buffer.index, condition, place, index),
-        estimate=home.put(buffer.estimate, condition, place, estimate),
-        evictions=home.put(buffer.evictions, condition, place, evictions),
-        kept=home.put(buffer.kept, condition, place, kept),
-    )
-    key, index = (jnp.where(condition, value, NEVER) for value in (key, index))
-    mine = Candidate(key, index, estimate, evictions, kept, front.best.origin, place)
+    entry = Entries(*mine[:5], mine.terms)
+    buffer = jax.tree.map(lambda old, new: home.put(old, condition, place, new), buffer, entry)
+    key, index = (jnp.where(condition, value, NEVER) for value in mine[:2])
+    mine = mine._replace(key=key, position=index, origin=front.best.origin, place=place)
     best, first, then, entrant = front
     overtakes = _before(mine, first)
     entrant = _where(overtakes, request(mine, inputs, choices), entrant)

@@ -62,7 +62,7 @@ def step(
         with jax.enable_x64(True):
             stepping &= lane.clock < LAST_TICK
     with jax.named_scope("arrive"):
-        arrivals = waiting.arrive(lane, inputs, time, stepping, choices, plan)
+        arrivals = waiting.arrive(lane, queue, inputs, time, stepping, choices, plan)
     with jax.named_scope("evict"):
         usage = running.held(lane.slots, time, block, inputs, choices)
         opening = stepping & (now.left < 0)
@@ -77,8 +77,10 @@ def step(
             left, slot = running.first_to_leave(slots, usage, now, time, leaves, inputs, choices)
             who = left.who
             slots = running.take_out(home, slots, who, slot, time, block)
-            entry = (who.key, who.position, who.estimate, who.evictions, who.kept)
-            buffer, front = waiting.push(inputs, buffer, front, who.evicted, *entry, choices)
+            mine = waiting.Candidate(who.key, who.position, who.estimate, who.evictions, who.kept)
+            if plan.window:
+                mine = waiting.with_terms(mine, inputs, choices, who.prompt)
+            buffer, front = waiting.push(inputs, buffer, front, who.evicted, mine, choices)
             return left, slots, buffer, front, waiting.crowded(home, buffer)
 
         buffer, front = arrivals.buffer, arrivals.front
@@ -110,7 +112,7 @@ def step(
         finishes = grants & there & (done == now.goal)
         used, count, budget = home.settle(used, count, budget)
     with jax.named_scope("admit"):
-        chosen = _where(finishes, _middle(now), front.first)
+        chosen = _where(finishes, _middle(now), front.first._replace(terms=None))
         request = waiting.request(chosen, inputs, choices)
         own = request.prompt + chosen.kept
         alone = count == 0
@@ -149,6 +151,8 @@ def step(
             enters, enter, (nowhere, slots, buffer, arrivals.heads, front)
         )
         admitted = wanted & (place < nowhere)
+        if plan.window:
+            crowded |= waiting.out_of_sight(heads, queue, plan)
         given = jnp.where(admitted, given, 0)
         begins = finishes | (admitted & through)
     with jax.named_scope("jump"):
@@ -213,7 +217,7 @@ def step(
         clock=passing.clock,
         prefill=passing.prefill,
         round=now,
-        front=front,
+        front=waiting.kept(front, plan),
     )
     event = Event(
         admitted=(jnp.where(admitted, chosen.position, NEVER),),

@@ -54,6 +54,7 @@ class Leaver(NamedTuple):
     evictions: jax.Array | None  # this one included
     key: jax.Array  # admission key
     kept: jax.Array | None = None  # tokens generated so far, on a worker with blocks
+    output: jax.Array | None = None  # where the plan has a window
 
 
 class Entrant(NamedTuple):
@@ -101,6 +102,7 @@ def leaver(
     stepping: jax.Array,
     inputs: Inputs,
     choices: Choices,
+    plan: LoopPlan,
 ) -> tuple[Leaver, Any]:
     """A late slot, else one with its quantum generated, else on overflow the first evicted.
 
@@ -115,7 +117,9 @@ def leaver(
     evicts, stepping = home.settle(evicts, stepping)
     seen, late = _seen(slots, time, inputs), usage.late & stepping
     slot, index = first_to_go(slots.index, seen, leaves & evicts, late, inputs, choices)
-    needed = slots.replace(load=None, finish=None, index=None)
+    needed = slots.replace(load=None, index=None)
+    if not plan.window:
+        needed = needed.replace(finish=None)
     own = jax.tree.map(lambda array: home.pick(array, slot), needed)
     prompt, generated = own.base + own.admitted, time - own.admitted
     found = Leaver(
@@ -125,6 +129,7 @@ def leaver(
         prompt=prompt,
         generated=generated,
         position=index,
+        output=own.finish - own.admitted if plan.window else None,
         **sent_back(own, index, prompt, generated, None, inputs, choices),
     )
     return jax.tree.map(lambda value: home.settle(value)[0], found), slot
@@ -171,7 +176,8 @@ def nobody(time: jax.Array, plan: LoopPlan) -> Leaver:
     zero, no = jnp.zeros_like(time), jnp.zeros_like(time) > 0
     evictions = zero if plan.counts_evictions else None
     kept = zero if plan.blocks else None
-    return Leaver(no, no, zero, zero, zero, zero, zero, evictions, zero, kept)
+    output = zero if plan.window and not plan.blocks else None
+    return Leaver(no, no, zero, zero, zero, zero, zero, evictions, zero, kept, output)
 
 
 def _seen(slots: Slots, time: jax.Array, inputs: Inputs) -> Read:

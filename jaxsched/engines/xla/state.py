@@ -45,6 +45,10 @@ class LoopPlan:
     kernel: str = ""
     scan: int = 1  # steps of one `lax.scan`, of which a chunk is a multiple; none in a kernel
     wide: bool = False  # whether a loop of XLA takes the form of `wide.py` rather than `fold.py`
+    # requests of the fresh order that a lane of a wide loop has at hand in a chunk, and half as
+    # many of each run; at least 2 (`party` + `queue.ALIGNED`), or 0 to look everything up
+    window: int = 0
+    headroom: bool = False  # whether the policy has one
     turn: int = 0  # lanes that step side by side in a chunk; 0 for all of the pool
 
     @property
@@ -78,6 +82,15 @@ class Slots(Pytree):
     entered: chex.Array | None = None  # tokens that were generated at the admission, [S]
 
 
+class Terms(Pytree):
+    """What a waiting request would enter with, beside what its queue knows of it."""
+
+    prompt: chex.Array
+    output: chex.Array
+    reserve: chex.Array
+    headroom: chex.Array | None  # memory that its look-ahead test leaves free beside others
+
+
 class Entries(Pytree):
     """Waiting requests with their admission keys, of shape [B] each; `key` is NEVER where empty."""
 
@@ -86,6 +99,7 @@ class Entries(Pytree):
     estimate: chex.Array
     evictions: chex.Array | None
     kept: chex.Array | None = None  # tokens generated so far, on a worker with blocks
+    terms: Terms | None = None  # where the plan has a window
 
 
 class Round(Pytree):
@@ -176,7 +190,12 @@ def empty_buffer(lanes: int, plan: LoopPlan) -> Entries:
     zeros = jnp.zeros_like(never)
     evictions = zeros if plan.counts_evictions else None
     kept = zeros if plan.blocks else None
-    return Entries(key=never, index=never, estimate=zeros, evictions=evictions, kept=kept)
+    headroom = zeros if plan.headroom else None
+    terms = Terms(prompt=zeros, output=zeros, reserve=zeros, headroom=headroom)
+    return Entries(
+        key=never, index=never, estimate=zeros, evictions=evictions, kept=kept,
+        terms=terms if plan.window else None,
+    )  # fmt: skip
 
 
 def empty_round(shape: tuple[int, ...], plan: LoopPlan) -> Round | None:

@@ -50,7 +50,7 @@ def step(
         with jax.enable_x64(True):
             stepping &= lane.clock < LAST_TICK
     with jax.named_scope("arrive"):
-        arrivals = waiting.arrive(lane, inputs, time, stepping, choices, plan)
+        arrivals = waiting.arrive(lane, queue, inputs, time, stepping, choices, plan)
     with jax.named_scope("evict"):
         usage = running.slots_usage(lane.slots, time, inputs, choices)
         leaves = stepping & ((usage.num_late > 0) | (usage.room < 0))
@@ -59,10 +59,12 @@ def step(
 
         def leave(state: _Leaving) -> _Leaving:
             _, slots, buffer, front, _ = state
-            who, slot = running.leaver(slots, usage, time, stepping, inputs, choices)
+            who, slot = running.leaver(slots, usage, time, stepping, inputs, choices, plan)
             slots = running.release(home, slots, who, slot, time)
-            entry = (who.key, who.position, who.estimate, who.evictions, None)
-            buffer, front = waiting.push(inputs, buffer, front, who.evicted, *entry, choices)
+            mine = waiting.Candidate(who.key, who.position, who.estimate, who.evictions, None)
+            if plan.window:
+                mine = waiting.with_terms(mine, inputs, choices, who.prompt, who.output)
+            buffer, front = waiting.push(inputs, buffer, front, who.evicted, mine, choices)
             return who, slots, buffer, front, waiting.crowded(home, buffer)
 
         buffer, front, nobody = arrivals.buffer, arrivals.front, running.nobody(time, plan)
@@ -110,6 +112,8 @@ def step(
             wanted, enter, (_nobody(time, plan), slots, buffer, heads, front)
         )
         admitted = entering.size
+    if plan.window:
+        full |= waiting.out_of_sight(heads, queue, plan)
     with jax.named_scope("jump"):
         room, count = room - entering.prompts - admitted, count + admitted
         wait = jnp.where(possible & (admitted == 0), ahead.wait, NEVER)
@@ -143,7 +147,7 @@ def step(
         used=usage.active + usage.num_late - leaver.exists.astype(np.int32) + admitted,
         clock=passing.clock,
         prefill=passing.prefill,
-        front=front,
+        front=waiting.kept(front, plan),
     )
     event = Event(
         admitted=entering.positions,
@@ -164,6 +168,8 @@ def halts(lane: Lane, no_slot: jax.Array, crowded: jax.Array, is_done: jax.Array
 def begin(lane: Lane, queue: Queue, inputs: Inputs, choices: Choices, plan: LoopPlan) -> Lane:
     """A lane before a chunk of steps: who is first in its queue."""
     best = waiting.best_of(lane.buffer, len(lane.heads), inputs.home)
+    if plan.window:
+        return lane.replace(front=best)
     return lane.replace(front=waiting.front_of(best, lane.heads, queue, inputs, choices, plan))
 
 
@@ -237,8 +243,9 @@ def _entering(
     prompts, completion = jnp.zeros_like(size), jnp.full_like(size, NEVER)
     next_prompt, positions = jnp.zeros_like(size), list[jax.Array]()
     # Behind the last of the line nobody is known.
-    then = jnp.where(line.then == NEVER, NEVER, lookup(inputs, "prompt", line.then))
-    then = jnp.where(line.known, then, 0)
+    position, terms = line.then.position, line.then.terms
+    then = lookup(inputs, "prompt", position) if terms is None else terms.prompt
+    then = jnp.where(line.known, jnp.where(position == NEVER, NEVER, then), 0)
     for i, (request, follows) in enumerate(zip(line.requests, line.follows, strict=True)):
         enters, is_next = np.int32(i) < size, np.int32(i) == size
         prompts += jnp.where(enters, request.prompt, 0)
