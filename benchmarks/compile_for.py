@@ -1,8 +1,6 @@
 """Compiles a simulation for an H100 or a TPU v5e where there is none; prints JSON. Runs nothing.
 
-python -m benchmarks.compile_for {gpu,tpu} POLICY LANES N [WORKER [SLOTS]]
-
-With SLOTS for that number of slots alone.
+python -m benchmarks.compile_for {gpu,tpu} POLICY LANES N [WORKER]
 """
 
 from __future__ import annotations
@@ -51,16 +49,7 @@ def main() -> None:
     if kind == "gpu":
         os.environ["XLA_FLAGS"] = f"--xla_gpu_cuda_data_dir={_cuda()} --xla_dump_to={dump}"
     worker = sys.argv[5] if len(sys.argv) > 5 else "paper"
-    if len(sys.argv) > 6:
-        _plan_for(int(sys.argv[6]))
     print(json.dumps(_compile(kind, policy, lanes, n, dump, worker)))
-
-
-def _plan_for(slots: int) -> None:
-    from jaxsched.engines import xla
-
-    planned = xla.make_plan
-    xla.make_plan = lambda *shape: dataclasses.replace(planned(*shape), slots=(slots,))
 
 
 def _cuda() -> str:

@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
 import pytest
 
 import jaxsched as js
+from jaxsched.optimum import solve
+from jaxsched.optimum.lane import problems_of
+from jaxsched.optimum.solve import Search
 from tests.optimum_oracle import Shape, brute_force, highs
 
 
@@ -164,6 +168,31 @@ def test_a_time_limit_leaves_a_gap_that_holds() -> None:
     assert 0 < found.gap < 0.5
     assert found.lower_bound < found.total_latency <= js.best_schedule(given, 0).total_latency
     assert seen == [(0, int(found.nodes), int(found.total_latency), int(found.lower_bound))]
+
+
+def test_paths_too_large_for_their_tables_are_not_searched(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The limit is what the tables of the search have: one state less, and nothing is searched."""
+    requests = draw(np.random.default_rng(11), 12, 30, 28, 0)
+    lane = next(problems_of(instance(requests, 30)))
+    made: list[Search] = []
+    start = Search.__init__
+
+    def watched(search: Search, *given: Any) -> None:
+        start(search, *given)
+        made.append(search)
+
+    monkeypatch.setattr(Search, "__init__", watched)
+    best = js.optimal(instance(requests, 30))
+    assert best.proved and best.nodes > 0
+    states = lane.path_states(len(made[0].prices.memory))
+    made.clear()
+    monkeypatch.setattr(solve, "MOST_STATES", states)
+    assert js.optimal(instance(requests, 30)).proved and made
+    made.clear()
+    monkeypatch.setattr(solve, "MOST_STATES", states - 1)
+    found = js.optimal(instance(requests, 30))
+    assert not made and found.nodes == 0 and not found.proved
+    assert found.lower_bound < best.total_latency <= found.total_latency
 
 
 def test_lanes_and_padding() -> None:

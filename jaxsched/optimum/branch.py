@@ -46,10 +46,12 @@ def search(
 
     `table[t, i]` is the cost of starting i in round t, FAR if that is ruled out, and `least[t, i]`
     the least of it from t on, in units of 1 / `unit`; for a start the path gets back `begin[t, i]`.
-    `to_go` is its least cost from the states in `states` on, `at[t]` ... `at[t + 1] - 1` for round
-    t, and a bound here is without it; `kind[i]` is that of i's prompt among those of `moves`.
-    `frames[d]` is (i, or -1 for a round that passed; index to go on from; bound; active requests;
-    state of the path). `twin[i]` is a request that has to start no later, or -1.
+    `g[i, t]` is what the end of i in round t costs beside its start, and `late` what an end after
+    all prices does. `to_go` is the least cost of a path from the states in `states` on, `at[t]` ...
+    `at[t + 1] - 1` for round t, and a bound here is without it; `kind[i]` is that of i's prompt
+    among those of `moves`. `frames[d]` is (i, or -1 for a round that passed; index to go on from;
+    bound; active requests; state of the path). `twin[i]` is a request that has to start no later,
+    or -1.
     """
     n = len(prompt)
     rounds = table.shape[0]
@@ -164,9 +166,7 @@ def _passed(
     n, t, bound, active, left, limit, prompt, output, arrival, memory, least, lam, nu, mu, g, late,
     moves, at, states, to_go, x, used, cover, start, rounds,
 ):  # fmt: skip
-    """The bound after round t, FAR if nothing good can follow; how many are active; whether one
-    ended; the state of the path.
-    """
+    """The bound after round t, FAR if nothing good can follow; active; one ended; path's state."""
     ended = False
     if t + 1 >= rounds:
         return FAR, active, ended, x

@@ -61,6 +61,11 @@ class HindsightProblem:
         """Whether some requests cannot run side by side for some time, so that a row may bind."""
         return bool(np.any(_best_row(self)[1]))
 
+    @property
+    def more_rounds(self) -> int:
+        """Rounds that prices of paths go on after those without."""
+        return int(LONGER * self.output.max())
+
     def path_states(self, rounds: int) -> int:
         """States of paths in so many rounds."""
         return rounds * len(paths.floor_of(self.prompt, self.memory)) * (self.memory + 1)
@@ -218,7 +223,7 @@ class SearchPrices:
     end: WholeNumbers  # of shape [n, T]
     late: int  # of an end at T or later
     moves: packings.Moves  # the states of a path, and how they follow from one another
-    at: WholeNumbers  # those of round t that are looked at: at[t] ... at[t + 1] - 1 of the two below
+    at: WholeNumbers  # those of round t: at[t] ... at[t + 1] - 1 of the two below
     state: NDArray[np.int32]
     to_go: WholeNumbers  # cost of the rest of a path
     constant: int  # what there is to pay in any case
@@ -242,7 +247,9 @@ class _Paths:
         self.kind_of = paths.kinds_of(self.size, lane.memory)
         self.packed = len(found.moves.active) > 0
         if self.packed:
-            self.to_go = tuple(np.zeros(len(x), np.int64) for x in (found.live.start, found.live.end))
+            self.to_go = tuple(
+                np.zeros(len(x), np.int64) for x in (found.live.start, found.live.end)
+            )
             packings.cost_to_go(
                 found.moves, found.live, self.kind_of, self.end, self.late, self.may_start,
                 found.begin, found.memory, found.number, *self.to_go,
@@ -388,13 +395,17 @@ def climb_paths(
         begin, allowed = found.begin / found.unit, found.allowed
         moves, live = found.moves, found.live
     else:
-        more = np.zeros(int(LONGER * lane.output.max()))
+        more = np.zeros(lane.more_rounds)
         lam, mu = (np.append(x / found.unit, more) for x in (found.memory, found.row))
         nu, reward = np.zeros_like(lam), np.zeros(lane.n)
         allowed = np.arange(len(lam)) >= lane.arrival[:, None]
         table = np.full((lane.n, len(lam)), np.inf)
         prompts, which = paths.distinct(lane.prompt)
-        begin, moves, live = np.zeros((len(lam), len(prompts))), packings.NO_MOVES, packings.NONE_LIVE
+        begin, moves, live = (
+            np.zeros((len(lam), len(prompts))),
+            packings.NO_MOVES,
+            packings.NONE_LIVE,
+        )
         paths.start_costs(
             lane.prompt, lane.output, found.alpha, found.beta, 1.0, lam, nu, mu, reward, which,
             begin, lane.arrival, len(lam) - 1, table,
@@ -410,8 +421,12 @@ def climb_paths(
     fees += lane.n * float(np.abs(begin).max(axis=1).sum())
     stay = fees + float(np.abs(reward).max()) + len(lam) + int(lane.output.max())
     unit = _unit(lane, np.abs(lam), mu, upper + lane.n * len(lam) * stay)
-    whole = (np.rint(x * unit).astype(np.int64) for x in (lam, nu, mu, reward, begin))
-    return PathPrices(*whole, found.alpha, found.beta, unit, allowed, moves, live)
+    memory, number, row, whole, starts = (
+        np.rint(x * unit).astype(np.int64) for x in (lam, nu, mu, reward, begin)
+    )
+    return PathPrices(
+        memory, number, row, whole, starts, found.alpha, found.beta, unit, allowed, moves, live
+    )
 
 
 def fluid_bound(lane: HindsightProblem) -> int:

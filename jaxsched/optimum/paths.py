@@ -14,8 +14,8 @@ from __future__ import annotations
 
 import numpy as np
 
-from jaxsched.optimum.compiled import compiled
 from jaxsched.optimum import packings
+from jaxsched.optimum.compiled import compiled
 from jaxsched.optimum.packings import FAR
 from jaxsched.optimum.prices import PATIENCE, ROW_SCALE, SMOOTH, costs, sums
 
@@ -322,9 +322,7 @@ def climb_with_paths(
             )  # fmt: skip
             value = starting_live[0] if len(live.start) > 0 else float(FAR)
         else:
-            cost_to_go(
-                size, prompts, end, late, may_start, begin, lam, nu, floor, starting, ending
-            )
+            cost_to_go(size, prompts, end, late, may_start, begin, lam, nu, floor, starting, ending)
             value = starting[0, 0, 0]
         value += reward.sum() - mu.sum() - arrival.sum()
         if value > upper:

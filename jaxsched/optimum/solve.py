@@ -137,7 +137,7 @@ def _solve(
     plain = climb_prices(lane, start, STEPS)
     total = lane.latency(start.sum())
     lower, nodes = min(plain.bound(lane), total), 0
-    rounds = len(plain.memory) + 2 * int(lane.output.max())
+    rounds = len(plain.memory) + lane.more_rounds
     searched = lane.n <= MOST_REQUESTS and lane.path_states(rounds) <= MOST_STATES
     if lower < total and searched:
         found, lower = _climbed(lane, plain, total, lower, FIRST_CLIMB)
@@ -281,8 +281,8 @@ class Search:
             self._numbers, prompt, output, arrival, self.lane.memory, alpha, beta,
             self.prices.unit, self._table, self._least, self.prices.memory, self.prices.number,
             self.prices.row, self._kind, self._begin, self._end, split.late, split.moves, split.at,
-            split.state, split.to_go, *self._use, self._start, self._best, self._frames, self._memo, self._state, self._twin,
-            nodes,
+            split.state, split.to_go, *self._use, self._start, self._best, self._frames, self._memo,
+            self._state, self._twin, nodes,
         )  # fmt: skip
 
     def _costs(self) -> tuple[WholeNumbers, WholeNumbers]:

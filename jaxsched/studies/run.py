@@ -192,7 +192,7 @@ class Parts:
         for start, stop in done:
             if stop > end:
                 frame = self.store.read(self.name(start, stop), PART_AGAIN)
-                frame = frame.reindex(columns=columns, copy=False).iloc[max(0, end - start) :]
+                frame = frame.reindex(columns=columns).iloc[max(0, end - start) :]
                 yield max(start, end), frame
                 end = stop
 

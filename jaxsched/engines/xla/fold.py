@@ -121,7 +121,7 @@ class Loops(Home):
         return table.at[place].get(mode="promise_in_bounds")
 
     def each(self, function: Callable[[Any], _T], count: int) -> list[_T]:
-        found = jax.vmap(function)(jnp.asarray(np.arange(count, dtype=np.int32)))
+        found = jax.vmap(function)(lax.iota(np.int32, count))
         return [jax.tree.map(lambda leaf, i=i: leaf[i], found) for i in range(count)]
 
     def first_places(

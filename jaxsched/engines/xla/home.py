@@ -1,9 +1,14 @@
-"""What the scheduler's step stands on, in two forms: loops of XLA, and one kernel on a chip.
+"""What the scheduler's step stands on, in three forms.
 
 A step is written once, for one lane. It looks numbers up in tables, puts one number into an array,
-and reduces arrays. As a loop of XLA over a pool of lanes that is gathers, scatters and folded
-reductions (`fold.py`); in a kernel, which has a lane's arrays in registers, it is loads, masked
-choices and plain reductions, and what is not needed is branched over (`kernel.py`).
+and reduces arrays.
+
+- `fold.Loops`, a loop of XLA over a pool of lanes: gathers, scatters and folded reductions, which a
+  CPU compiles well.
+- `wide.Wide`, such a loop over thousands of lanes: gathers, masked choices and plain reductions,
+  which are few kernels.
+- `kernel.Chip`, a kernel that has a lane's arrays in registers: loads, masked choices and plain
+  reductions, and what is not needed is branched over.
 """
 
 from __future__ import annotations
@@ -85,6 +90,46 @@ class Home(abc.ABC):
         none = np.int32(2**31 - 1)
         (least,) = self.settle(self.lowest(key))
         (first,) = self.settle(self.lowest(jnp.where(key == least, index, none)))
-        positions = lax.iota(np.int32, key.shape[-1])
         here = (key == least) & (index == first)
-        return self.lowest(jnp.where(here, positions, np.int32(key.shape[-1] - 1)))
+        return self.lowest(jnp.where(here, places_of(key), np.int32(key.shape[-1] - 1)))
+
+
+class Masked(Home):
+    """Masked choices and plain reductions, for where arrays of slots are read as a whole anyway.
+
+    A place may also be given as where it is, [S] bool.
+    """
+
+    def lowest(self, values: jax.Array) -> jax.Array:
+        return jnp.min(values)
+
+    def highest(self, values: jax.Array) -> jax.Array:
+        return jnp.max(values)
+
+    def total(self, values: jax.Array) -> jax.Array:
+        return jnp.sum(values, dtype=np.int32)
+
+    def settle(self, *values: jax.Array) -> tuple[jax.Array, ...]:
+        return values
+
+    def put(self, old: Any, condition: jax.Array, place: jax.Array, new: Any) -> Any:
+        return None if old is None else jnp.where(_at(old, place) & condition, new, old)
+
+    def put_all(self, old: _T, places: Sequence[jax.Array], new: Sequence[_T]) -> _T:
+        for place, values in zip(places, new, strict=True):
+            old = jax.tree.map(
+                lambda a, x, place=place: jnp.where(_at(a, place), x, a), old, values
+            )
+        return old
+
+    def pick(self, array: Any, place: jax.Array) -> Any:
+        return None if array is None else self.total(jnp.where(_at(array, place), array, 0))
+
+
+def places_of(array: jax.Array) -> jax.Array:
+    """0, 1, ..., S - 1 of an array [S]."""
+    return lax.iota(np.int32, array.shape[-1])
+
+
+def _at(array: jax.Array, place: jax.Array) -> jax.Array:
+    return place if place.ndim else places_of(array) == place

@@ -22,7 +22,7 @@ from jax import lax
 from jax.experimental import pallas as pl
 
 from jaxsched.arrays import Pytree
-from jaxsched.engines.xla.home import Home
+from jaxsched.engines.xla.home import Masked, places_of
 from jaxsched.engines.xla.inputs import Inputs, LaneTable, Queue
 from jaxsched.engines.xla.state import (
     RUN,
@@ -40,40 +40,17 @@ from jaxsched.policies.program import Choices
 _T = TypeVar("_T")
 
 
-class Chip(Home):
+class Chip(Masked):
     """What a step stands on in a kernel: registers, and references to tables in memory."""
 
-    def lowest(self, values: jax.Array) -> jax.Array:
-        return jnp.min(values)
-
-    def highest(self, values: jax.Array) -> jax.Array:
-        return jnp.max(values)
-
-    def total(self, values: jax.Array) -> jax.Array:
-        return jnp.sum(values, dtype=np.int32)
-
-    def settle(self, *values: jax.Array) -> tuple[jax.Array, ...]:
-        return values
-
-    def put(self, old: Any, condition: jax.Array, place: jax.Array, new: Any) -> Any:
-        return None if old is None else jnp.where(_at(old, place) & condition, new, old)
-
     def put_all(self, old: _T, places: Sequence[jax.Array], new: Sequence[_T]) -> _T:
-        def put(tree: _T, which: range) -> _T:
-            for i in which:
-                tree = jax.tree.map(
-                    lambda a, x, i=i: jnp.where(_places(a) == places[i], x, a), tree, new[i]
-                )
-            return tree
-
-        old = put(old, range(1))
+        """The first, and the others where there are any."""
+        old = super().put_all(old, places[:1], new[:1])
         if len(places) == 1:
             return old
         several = places[1] < np.int32(jax.tree.leaves(old)[0].shape[-1])
-        return self.when(several, lambda tree: put(tree, range(1, len(places))), old)
-
-    def pick(self, array: Any, place: jax.Array) -> Any:
-        return None if array is None else self.total(jnp.where(_at(array, place), array, 0))
+        others = super().put_all
+        return self.when(several, lambda tree: others(tree, places[1:], new[1:]), old)
 
     def first(self, key: jax.Array, index: jax.Array) -> tuple[Any, jax.Array]:
         smallest = key == self.lowest(key)
@@ -90,7 +67,7 @@ class Chip(Home):
         self, free: jax.Array, count: int, several: jax.Array | None = None
     ) -> list[jax.Array]:
         none = np.int32(free.shape[-1])
-        places = jnp.where(free, _places(free), none)
+        places = jnp.where(free, places_of(free), none)
 
         def others(found: list[jax.Array]) -> list[jax.Array]:
             found, last = [], first
@@ -110,15 +87,6 @@ class Chip(Home):
             return jax.tree.map(lambda x: x if x.shape else lax.select(condition, x, x), tree)
 
         return lax.cond(condition, lambda s: solid(function(s)), lambda s: s, solid(state))
-
-
-def _places(array: jax.Array) -> jax.Array:
-    return lax.iota(np.int32, array.shape[-1])
-
-
-def _at(array: jax.Array, place: Any) -> jax.Array:
-    """Where that place is, [S]; a place may be in this form already."""
-    return place if place.ndim else _places(array) == place
 
 
 class _Row:
@@ -216,7 +184,7 @@ def _compact(lane: Lane) -> tuple[jax.Array, jax.Array]:
     taken = (slots.end > lane.time) | (slots.finish > lane.time)
     before = jnp.cumsum(taken.astype(np.int32), dtype=np.int32)
     used = jnp.sum(taken, dtype=np.int32)
-    return used, jnp.where(taken, before - np.int32(1), used + _places(before) - before)
+    return used, jnp.where(taken, before - np.int32(1), used + places_of(before) - before)
 
 
 def _inputs(table: LaneTable, row: jax.Array) -> Inputs:

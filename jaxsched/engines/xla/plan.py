@@ -28,7 +28,7 @@ CHUNK = 128
 
 CPU_SCAN = 16
 """Steps of a scan on a CPU: as fast as a loop that looks after each step whether a lane still runs,
-where scans of a whole chunk take up to half as long again with 300 requests. Elsewhere, where the
+where scans of a whole chunk take a third longer with 300 requests. Elsewhere, where the
 host would have to look, a chunk is one scan."""
 
 KERNEL_CHUNK = 1024
