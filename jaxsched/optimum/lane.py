@@ -29,7 +29,7 @@ weight is 1. Less than that is better for the largest backlogs, by about a per c
 RULED_OUT_AGAIN = 3
 """How often starts are ruled out with the same prices, since each time fewer are left."""
 
-MOST_PACKINGS, MOST_NEAR = 2**18, 2**24
+MOST_PACKINGS, MOST_NEAR = 2**18, 2**25
 """With more packings, or more of them in the rounds in which they may be, paths are not through
 packings: they would take minutes and a GB."""
 
@@ -199,12 +199,15 @@ class PathPrices:
             found = dataclasses.replace(found, allowed=allowed, live=live)
         return found
 
-    def through_packings(self, lane: HindsightProblem, total: int) -> PathPrices:
+    def through_packings(
+        self, lane: HindsightProblem, total: int, moves: packings.Moves = packings.NO_MOVES
+    ) -> PathPrices:
         """The same for paths through packings, those that a schedule of less than this may be in.
 
-        Itself where there are too many, or where no such schedule is left.
+        Itself where there are too many, or where no such schedule is left. `moves` are those of the
+        packings where they are known.
         """
-        return _Paths(lane, self).through_packings(total)
+        return _Paths(lane, self).through_packings(total, moves)
 
     def for_search(self, lane: HindsightProblem, total: int) -> SearchPrices:
         """As a search for a schedule of less than this total latency needs them.
@@ -326,7 +329,7 @@ class _Paths:
             near[i, :rounds] &= start_arc[:, self.which[i]] - self.least <= slack
         return near, live
 
-    def through_packings(self, total: int) -> PathPrices:
+    def through_packings(self, total: int, moves: packings.Moves) -> PathPrices:
         """What `PathPrices.through_packings` returns."""
         lane, found = self.lane, self.found
         slack = found.unit * (total - 1) - self.value
@@ -334,7 +337,8 @@ class _Paths:
         count = packings.how_many(*bounds)
         if self.packed or slack < 0 or count > MOST_PACKINGS:
             return found
-        moves = packings.Moves(*packings.packings(*bounds, self.prompts, int(count)))
+        if len(moves.active) == 0:
+            moves = packings.Moves(*packings.packings(*bounds, self.prompts, int(count)))
         states = packings.near_states(
             moves, self._so_far(), self.to_go, self.least + slack, MOST_NEAR
         )

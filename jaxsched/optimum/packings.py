@@ -156,26 +156,31 @@ def near_states(moves, so_far, to_go, limit, most):
     """
     rounds, count = len(so_far[0]) - 1, len(moves.active)
     start_at, end_at = np.zeros(rounds + 1, np.int64), np.zeros(rounds + 2, np.int64)
-    start, end = np.zeros(0, np.int32), np.zeros(0, np.int32)
-    for again in range(2):
-        starts, ends = 0, 0
-        for t in range(rounds + 1):
-            start_at[t], end_at[t] = starts, ends
-            for x in range(count):
-                a, u = moves.active[x], moves.used[x]
-                if t < rounds and so_far[0][t, a, u] + to_go[0][t, a, u] <= limit:
-                    if again:
-                        start[starts] = x
-                    starts += 1
-                if so_far[1][t, a, u] + to_go[1][t, a, u] <= limit:
-                    if again:
-                        end[ends] = x
-                    ends += 1
-        end_at[rounds + 1] = ends
-        if starts + ends > most:
-            break
-        if not again:
-            start, end = np.zeros(starts, np.int32), np.zeros(ends, np.int32)
+    shape = so_far[0].shape[1:]
+    same = np.zeros(shape, np.int64)
+    for x in range(count):
+        same[moves.active[x], moves.used[x]] += 1
+    near = np.zeros((2, rounds + 1, *shape), np.bool_)
+    for t in range(rounds + 1):
+        if t < rounds:
+            near[0, t] = so_far[0][t] + to_go[0][t] <= limit
+            start_at[t + 1] = start_at[t] + (near[0, t] * same).sum()
+        near[1, t] = so_far[1][t] + to_go[1][t] <= limit
+        end_at[t + 1] = end_at[t] + (near[1, t] * same).sum()
+    size = start_at[rounds] + end_at[rounds + 1]
+    if size > most:
+        return start_at, np.zeros(0, np.int32), end_at, np.zeros(0, np.int32)
+    start, end = np.zeros(start_at[rounds], np.int32), np.zeros(end_at[rounds + 1], np.int32)
+    for t in range(rounds + 1):
+        starts, ends = start_at[t], end_at[t]
+        for x in range(count):
+            a, u = moves.active[x], moves.used[x]
+            if near[0, t, a, u]:
+                start[starts] = x
+                starts += 1
+            if near[1, t, a, u]:
+                end[ends] = x
+                ends += 1
     return start_at, start, end_at, end
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 import time
 from collections.abc import Callable
 from typing import Any
@@ -43,13 +44,13 @@ ANNEALINGS = ((4, 2_000), (8, 4_000))
 """Annealings before a search that is a try and before the last one, and moves of each for every
 request. The last search takes long, and far less where the best schedule is there at its start."""
 
-FIRST_CLIMB, MORE_CLIMBS = (250, QUICK), ((500, THOROUGH),) * 3
+FIRST_CLIMB, MORE_CLIMBS = (250, QUICK), ((500, THOROUGH),) * 2
 """Steps and pace of the climbs of prices of paths before a search that is a try and before the last
 one. After each climb starts are ruled out. Found by trial."""
 
-CLIMB_THROUGH_PACKINGS, MORE_AIMS = (60, NEAR), 8
-"""The same for paths through packings: a climb after these, and one before every search. So many
-searches, each for schedules below an aim that is nearer to the best known one."""
+CLIMB_THROUGH_PACKINGS, AIMS = (60, NEAR), (0.35, 0.5, 0.65, 0.8, 0.9, 1.0)
+"""The same for paths through packings, before every search below an aim; and the aims: parts of the
+way from the bound to the best schedule known. Found by trial."""
 
 OnProgress = Callable[[int, int, int, int], Any]
 """Called as (lane, nodes, best total, lower bound) about once a second."""
@@ -150,14 +151,17 @@ def _solve(
         if lower < total:
             start, total, found, lower = _closer(lane, start, found, lower)
         first, prices = lower, found
-        for k in range(MORE_AIMS):
+        for part in AIMS:
             late = time.thread_time() - began > time_limit
             if lower == total or late:
                 break
-            aim = total if k + 1 == MORE_AIMS else first - (first - total) * (k + 1) // MORE_AIMS
+            aim = first + math.ceil(part * (total - first))
             if aim <= lower:
                 continue
-            prices = dataclasses.replace(prices, allowed=found.allowed, live=found.live)
+            near = found.without_worse(lane, aim).through_packings(lane, aim, prices.moves)
+            prices = dataclasses.replace(
+                prices, allowed=near.allowed, moves=near.moves, live=near.live
+            )
             prices, lower = _climbed(
                 lane, prices.without_worse(lane, aim), aim, lower, CLIMB_THROUGH_PACKINGS
             )
@@ -184,8 +188,6 @@ def _closer(
     found = found.without_worse(lane, total)
     for climb in MORE_CLIMBS:
         found, lower = _climbed(lane, found, total, lower, climb)
-    found = found.through_packings(lane, total)
-    found, lower = _climbed(lane, found, total, lower, CLIMB_THROUGH_PACKINGS)
     return start, total, found, lower
 
 
