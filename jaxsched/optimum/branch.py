@@ -62,16 +62,21 @@ def search(
     one = np.int64(1)
     limit = unit * (best - 1)
     tried = 0
+    # By kind of prompt what a path costs after a start, and the node for which that was looked up.
+    rest, seen = np.zeros(len(moves.add), np.int64), np.zeros(len(moves.add), np.int64)
     while tried < nodes:
         tried += 1
         # The next request that may start in this round.
         i = following
         while i < n:
             if left >> i & 1 and table[t, i] < FAR:
-                more, y = table[t, i] - least[t, i], x
+                more = table[t, i] - least[t, i]
                 if t < len(lam):
-                    y = moves.add[kind[i], x]
-                    more += _rest(moves, at, states, to_go, t, y) - begin[t, i]
+                    k = kind[i]
+                    if seen[k] != tried:
+                        seen[k] = tried
+                        rest[k] = _rest(moves, at, states, to_go, t, moves.add[k, x])
+                    more += rest[k] - begin[t, i]
                 has_twin = twin[i] >= 0 and left >> twin[i] & 1
                 if (
                     bound + more <= limit

@@ -48,7 +48,7 @@ FIRST_CLIMB, MORE_CLIMBS = (250, QUICK), ((500, THOROUGH),) * 2
 """Steps and pace of the climbs of prices of paths before a search that is a try and before the last
 one. After each climb starts are ruled out. Found by trial."""
 
-CLIMB_THROUGH_PACKINGS, AIMS = (60, NEAR), (0.35, 0.5, 0.65, 0.8, 0.9, 1.0)
+CLIMB_THROUGH_PACKINGS, AIMS = (150, NEAR), (0.35, 0.5, 0.65, 0.8, 0.9, 1.0)
 """The same for paths through packings, before every search below an aim; and the aims: parts of the
 way from the bound to the best schedule known. Found by trial."""
 
@@ -131,6 +131,10 @@ def _solve(
 ) -> Optimum:
     """One lane."""
     began = time.thread_time()
+
+    def late() -> bool:
+        return time.thread_time() - began > time_limit
+
     if lane.n == 0:
         nothing = np.zeros(0, np.int64)
         return _one(nothing, 0, 0, 0)
@@ -148,12 +152,11 @@ def _solve(
         total = lane.latency(start.sum())
         lower = total if search.done else min(lower, total)
         on_progress(nodes, total, lower)
-        if lower < total:
+        if lower < total and not late():
             start, total, found, lower = _closer(lane, start, found, lower)
         first, prices = lower, found
         for part in AIMS:
-            late = time.thread_time() - began > time_limit
-            if lower == total or late:
+            if lower == total or late():
                 break
             aim = first + math.ceil(part * (total - first))
             if aim <= lower:
@@ -168,12 +171,11 @@ def _solve(
             if lower == aim:
                 continue
             search = Search(lane, prices, start, aim)
-            while not (search.done or late):
+            while not (search.done or late()):
                 search.go_on(NODES_AT_A_TIME)
                 start = search.start
                 total = lane.latency(start.sum())
                 on_progress(nodes + search.nodes, total, lower)
-                late = time.thread_time() - began > time_limit
             nodes += search.nodes
             lower = min(aim, total) if search.done else min(lower, total)
     return _one(lane.checked(start), total, lower, nodes)
