@@ -88,7 +88,7 @@ def test_any_prices_bound_and_a_search_with_bad_ones_ends_at_the_optimum() -> No
     from jaxsched.optimum.lane import PathPrices, climb_paths, climb_prices, problems_of
     from jaxsched.optimum.solve import Search
 
-    rng, nodes, removed, least = np.random.default_rng(4), 0, 0, []
+    rng, nodes, removed, gone, least = np.random.default_rng(4), 0, 0, 0, []
     for case in range(120):
         memory, n = int(rng.integers(4, 13)), int(rng.integers(2, 6))
         requests = draw(rng, n, memory, 5, int(rng.integers(0, 7)) * (case % 2))
@@ -102,26 +102,39 @@ def test_any_prices_bound_and_a_search_with_bad_ones_ends_at_the_optimum() -> No
         size, sign = plain.unit // int(rng.integers(2, 60)), int(rng.integers(0, 2))
         lam, nu, mu = rng.integers(-sign * size, size + 1, size=(3, rounds))
         reward = rng.integers(0, plain.unit * int(rng.integers(2, 30)), size=n)
+        begin = rng.integers(-size, size + 1, size=(rounds, len(set(lane.prompt.tolist()))))
         found = PathPrices(
-            lam, nu, np.abs(mu), reward, plain.alpha, plain.beta, plain.unit,
+            lam, nu, np.abs(mu), reward, begin, plain.alpha, plain.beta, plain.unit,
             np.arange(rounds) >= lane.arrival[:, None],
         )  # fmt: skip
         least.append(found.bound(lane) / best)
-        search = Search(lane, found, start)
-        while not search.done:
-            search.go_on(1000)
-        nodes += search.nodes
-        assert search.total == best == lane.latency(search.start.sum())
+        far = lane.latency(start.sum())
+        packed = found.through_packings(lane, far)
+        tight = packed.without_worse(lane, best + 1)
+        assert found.bound(lane) <= packed.bound(lane) <= best
+        for prices in (found, packed, tight):
+            search = Search(lane, prices, start, far if prices is not tight else best + 1)
+            while not search.done:
+                search.go_on(1000)
+            nodes += search.nodes
+            assert search.total == best == lane.latency(search.start.sum())
         # Good ones rule out much, and never the best schedule.
         found = climb_paths(lane, plain, best + 1, 100)
         near = found.without_worse(lane, best + 1)
         removed += int((found.allowed & ~near.allowed).sum())
-        assert near.bound(lane) <= best
-        search = Search(lane, near, start)
-        search.go_on(10**6)
-        assert search.done and search.total == best
+        packed = climb_paths(lane, near.through_packings(lane, best + 1), best + 1, 20)
+        gone += len(packed.live.end) - len(packed.without_worse(lane, best + 1).live.end)
+        for prices in (near, packed, packed.without_worse(lane, best + 1)):
+            assert prices.bound(lane) <= best
+            search = Search(lane, prices, start, best + 1)
+            search.go_on(10**6)
+            assert search.done and search.total == best
+            # Nothing is below the best, and a search for that says so.
+            search = Search(lane, prices, start, best)
+            search.go_on(10**6)
+            assert search.done and search.total == best
     assert max(least) <= 1
-    assert nodes > 1000 and removed > 100
+    assert nodes > 1000 and removed > 100 and gone > 100
 
 
 def test_rows_never_meet_in_a_feasible_pair() -> None:

@@ -22,12 +22,12 @@ from __future__ import annotations
 import numpy as np
 
 from jaxsched.optimum.compiled import compiled
-from jaxsched.optimum.paths import FAR
+from jaxsched.optimum.packings import FAR, place_of
 from jaxsched.optimum.profile import add, drop
 
 # Slots of the numbers that live from one call of `search` to the next.
-DEPTH, ROUND, NEXT, BOUND, LEFT, BEST, NODES, SPENT, ACTIVE, DONE = range(10)
-COUNTERS = 10
+DEPTH, ROUND, NEXT, BOUND, LEFT, BEST, NODES, SPENT, ACTIVE, DONE, STATE = range(11)
+COUNTERS = 11
 
 ENDS = 12
 """A state whose active requests end in more different rounds is not remembered."""
@@ -38,26 +38,32 @@ WORDS = ENDS + 3
 
 @compiled()
 def search(
-    numbers, prompt, output, arrival, memory, alpha, beta, unit, table, least, lam, nu, mu, g, late,
-    to_go, used, cover, start, best_start, frames, memo, state, twin, nodes,
+    numbers, prompt, output, arrival, memory, alpha, beta, unit, table, least, lam, nu, mu, kind,
+    begin, g, late, moves, at, states, to_go, used, cover, start, best_start, frames, memo, state,
+    twin, nodes,
 ):  # fmt: skip
     """Goes on with a search for at most so many nodes; whether it is at its end stands in DONE.
 
     `table[t, i]` is the cost of starting i in round t, FAR if that is ruled out, and `least[t, i]`
-    the least of it from t on, in units of 1 / `unit`. `g[i, t]` is what the end of i in round t
-    costs beside its start, and `late` what an end after all prices does. `to_go` is of
-    `paths.cost_to_go`, and a bound here is without it. `frames[d]` is (i, or -1 for a round that
-    passed; index to go on from; bound; active requests). `twin[i]` is a request that has to start
-    no later, or -1.
+    the least of it from t on, in units of 1 / `unit`; for a start the path gets back `begin[t, i]`.
+    `g[i, t]` is what the end of i in round t costs beside its start, and `late` what an end after
+    all prices does. `to_go` is the least cost of a path from the states in `states` on, `at[t]` ...
+    `at[t + 1] - 1` for round t, and a bound here is without it; `kind[i]` is that of i's prompt
+    among those of `moves`. `frames[d]` is (i, or -1 for a round that passed; index to go on from;
+    bound; active requests; state of the path). `twin[i]` is a request that has to start no later,
+    or -1.
     """
     n = len(prompt)
     rounds = table.shape[0]
     depth, t, following = numbers[DEPTH], numbers[ROUND], numbers[NEXT]
     bound, left, best = numbers[BOUND], numbers[LEFT], numbers[BEST]
     spent, active, last = numbers[SPENT], numbers[ACTIVE], arrival.max()
+    x = numbers[STATE]
     one = np.int64(1)
     limit = unit * (best - 1)
     tried = 0
+    # By kind of prompt what a path costs after a start, and the node for which that was looked up.
+    rest, seen = np.zeros(len(moves.add), np.int64), np.zeros(len(moves.add), np.int64)
     while tried < nodes:
         tried += 1
         # The next request that may start in this round.
@@ -65,8 +71,12 @@ def search(
         while i < n:
             if left >> i & 1 and table[t, i] < FAR:
                 more = table[t, i] - least[t, i]
-                if t < len(lam) and used[t] + prompt[i] < memory:
-                    more += to_go[t, active + 1, used[t] + prompt[i] + 1]
+                if t < len(lam):
+                    k = kind[i]
+                    if seen[k] != tried:
+                        seen[k] = tried
+                        rest[k] = _rest(moves, at, states, to_go, t, moves.add[k, x])
+                    more += rest[k] - begin[t, i]
                 has_twin = twin[i] >= 0 and left >> twin[i] & 1
                 if (
                     bound + more <= limit
@@ -76,10 +86,13 @@ def search(
                     break
             i += 1
         if i < n:
-            frames[depth] = i, i + 1, bound, active
+            frames[depth] = i, i + 1, bound, active, x
             depth += 1
             active += 1
             bound += table[t, i] - least[t, i]
+            if t < len(lam):
+                bound -= begin[t, i]
+                x = moves.add[kind[i], x]
             left ^= one << i
             start[i] = t
             spent += t
@@ -97,9 +110,9 @@ def search(
                 limit = unit * (best - 1)
                 best_start[:] = start
         else:
-            later, going_on, ended = _passed(
+            later, going_on, ended, y = _passed(
                 n, t, bound, active, left, limit, prompt, output, arrival, memory, least, lam, nu,
-                mu, g, late, to_go, used, cover, start, rounds,
+                mu, g, late, moves, at, states, to_go, x, used, cover, start, rounds,
             )  # fmt: skip
             # What follows from the state before, with nothing to choose, is as new as that was.
             moved = ended or (depth > 0 and frames[depth - 1, 0] >= 0)
@@ -107,15 +120,15 @@ def search(
                 not moved
                 or _is_new(memo, state, n, t + 1, left, spent, prompt, output, start, last)
             ):
-                frames[depth] = -1, 0, bound, active
+                frames[depth] = -1, 0, bound, active, x
                 depth += 1
-                bound, active, t, following = later, going_on, t + 1, 0
+                bound, active, x, t, following = later, going_on, y, t + 1, 0
                 continue
         # Back to the last start, and on from there without it.
         while depth > 0:
             depth -= 1
             i = frames[depth, 0]
-            bound, active = frames[depth, 2], frames[depth, 3]
+            bound, active, x = frames[depth, 2], frames[depth, 3], frames[depth, 4]
             if i >= 0:
                 left |= one << i
                 spent -= t
@@ -130,8 +143,17 @@ def search(
             break
     numbers[DEPTH], numbers[ROUND], numbers[NEXT] = depth, t, following
     numbers[BOUND], numbers[LEFT], numbers[BEST] = bound, left, best
-    numbers[SPENT], numbers[ACTIVE] = spent, active
+    numbers[SPENT], numbers[ACTIVE], numbers[STATE] = spent, active, x
     numbers[NODES] += tried
+
+
+@compiled()
+def _rest(moves, at, states, to_go, t, x):
+    """The least cost of the rest of a path from state x of round t on; FAR where none goes on."""
+    if x < 0:
+        return FAR
+    place = at[t] + x if len(states) == 0 else place_of(at, states, t, x)
+    return to_go[place] if place >= 0 else FAR
 
 
 @compiled()
@@ -147,12 +169,12 @@ def _fits(used, memory, prompt, output, start):
 @compiled()
 def _passed(
     n, t, bound, active, left, limit, prompt, output, arrival, memory, least, lam, nu, mu, g, late,
-    to_go, used, cover, start, rounds,
+    moves, at, states, to_go, x, used, cover, start, rounds,
 ):  # fmt: skip
-    """The bound after round t, FAR if nothing good can follow; who is active; whether one ended."""
+    """The bound after round t, FAR if nothing good can follow; active; one ended; path's state."""
     ended = False
     if t + 1 >= rounds:
-        return FAR, active, ended
+        return FAR, active, ended, x
     if t < len(lam):
         bound += mu[t] * (1 - cover[t]) - lam[t] * used[t] - nu[t] * active
     if t + 1 == len(lam):
@@ -160,29 +182,37 @@ def _passed(
     for i in range(n):
         if left >> i & 1:
             if least[t + 1, i] >= FAR:
-                return FAR, active, ended
+                return FAR, active, ended, x
             bound += least[t + 1, i] - least[t, i]
         elif start[i] + output[i] == t + 1:
             active -= 1
             ended = True
             if t + 1 < len(lam):
                 bound += g[i, t + 1]
-    if bound + (to_go[t + 1, active, used[t + 1]] if t + 1 < len(lam) else 0) > limit:
-        return FAR, active, ended
+                m = moves.at[x]
+                while moves.part[m] != prompt[i] + output[i]:
+                    m += 1
+                x = moves.to[m]
+    rest = 0
+    if t + 1 < len(lam):
+        x = moves.grow[x]
+        rest = _rest(moves, at, states, to_go, t + 1, x)
+    if bound + rest > limit:
+        return FAR, active, ended, x
     for i in range(n):
         if left >> i & 1:
             # Could it have run in the rounds that end with this one?
             p = t + 1 - output[i]
             if p >= arrival[i] and _fits(used, memory, prompt[i], output[i], p):
-                return FAR, active, ended
+                return FAR, active, ended, x
         elif start[i] + output[i] == t + 1 and start[i] > arrival[i]:
             if memory - used[start[i] - 1] > prompt[i]:
                 k = start[i]
                 while k < t and used[k] < memory:
                     k += 1
                 if k == t:
-                    return FAR, active, ended
-    return bound, active, ended
+                    return FAR, active, ended, x
+    return bound, active, ended, x
 
 
 @compiled()

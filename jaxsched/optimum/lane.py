@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Iterator
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -11,7 +12,8 @@ from numpy.typing import NDArray
 from jaxsched.bounds import MOST_ROUNDS
 from jaxsched.engines import reference
 from jaxsched.instance import Instance, check_instance, in_seconds
-from jaxsched.optimum import anneal, paths, prices, profile
+from jaxsched.optimum import anneal, packings, paths, prices, profile
+from jaxsched.optimum.packings import FAR
 from jaxsched.policies import h_sf
 
 WholeNumbers = NDArray[np.int64]
@@ -26,6 +28,10 @@ weight is 1. Less than that is better for the largest backlogs, by about a per c
 
 RULED_OUT_AGAIN = 3
 """How often starts are ruled out with the same prices, since each time fewer are left."""
+
+MOST_PACKINGS, MOST_NEAR = 2**18, 2**25
+"""With more packings, or more of them in the rounds in which they may be, paths are not through
+packings: they would take minutes and a GB."""
 
 LONGER = 1.5
 """So many times the longest output prices of paths go on after the schedule that is known."""
@@ -161,10 +167,14 @@ class PathPrices:
     number: WholeNumbers  # nu, of shape [T]
     row: WholeNumbers  # mu, of shape [T]
     reward: WholeNumbers  # m, of shape [n]
+    begin: WholeNumbers  # sigma, of shape [T, kinds of prompts]
     alpha: WholeNumbers  # the row's offsets of each request
     beta: WholeNumbers
     unit: int
     allowed: NDArray[np.bool_]  # of shape [n, T]: the starts that are not ruled out
+    # Where paths may go; without states through all numbers of requests and sums of memory.
+    moves: packings.Moves = packings.NO_MOVES
+    live: packings.Live = packings.NONE_LIVE
 
     def value(self, lane: HindsightProblem) -> int:
         """The bound on the total latency, times `unit`: exact."""
@@ -181,11 +191,23 @@ class PathPrices:
             tables = _Paths(lane, found)
             if tables.value > found.unit * (total - 1):
                 break
-            allowed = found.allowed & tables.near(total)[:, : len(found.memory)]
-            if np.array_equal(allowed, found.allowed):
+            near, live = tables.near(total)
+            allowed = found.allowed & near[:, : len(found.memory)]
+            fewer = len(live.end) < len(found.live.end)
+            if np.array_equal(allowed, found.allowed) and not fewer:
                 break
-            found = dataclasses.replace(found, allowed=allowed)
+            found = dataclasses.replace(found, allowed=allowed, live=live)
         return found
+
+    def through_packings(
+        self, lane: HindsightProblem, total: int, moves: packings.Moves = packings.NO_MOVES
+    ) -> PathPrices:
+        """The same for paths through packings, those that a schedule of less than this may be in.
+
+        Itself where there are too many, or where no such schedule is left. `moves` are those of the
+        packings where they are known.
+        """
+        return _Paths(lane, self).through_packings(total, moves)
 
     def for_search(self, lane: HindsightProblem, total: int) -> SearchPrices:
         """As a search for a schedule of less than this total latency needs them.
@@ -200,9 +222,13 @@ class SearchPrices:
     """Prices of a path whose starts cost something too."""
 
     start: WholeNumbers  # of shape [n, rounds]; FAR for what is ruled out
+    begin: WholeNumbers  # what the path gets back for a start, of shape [T, n]
     end: WholeNumbers  # of shape [n, T]
     late: int  # of an end at T or later
-    to_go: WholeNumbers  # of shape [T + 1, A + 1, M + 1]: cost of the rest of a path
+    moves: packings.Moves  # the states of a path, and how they follow from one another
+    at: WholeNumbers  # those of round t: at[t] ... at[t + 1] - 1 of the two below
+    state: NDArray[np.int32]
+    to_go: WholeNumbers  # cost of the rest of a path
     constant: int  # what there is to pay in any case
 
 
@@ -212,90 +238,147 @@ class _Paths:
     def __init__(self, lane: HindsightProblem, found: PathPrices) -> None:
         self.lane, self.found = lane, found
         rounds = len(found.memory)
-        # In a round beyond the last price nothing costs less than in the one before.
-        self.cost = self._costs(0)
         self.size, self.kind = paths.distinct(lane.prompt + lane.output)
         self.prompts, self.which = paths.distinct(lane.prompt)
+        # In a round beyond the last price nothing costs less than in the one before.
+        self.cost = self._costs(0)
         self.floor = paths.floor_of(lane.prompt, lane.memory)
         self.end, _, self.late, _, _ = paths.cheapest_ends(
             self.kind, len(self.size), lane.output, found.allowed, self.cost
         )
         self.may_start = paths.starts_of(self.which, len(self.prompts), found.allowed)
-        shape = (rounds + 1, len(self.floor), lane.memory + 1)
-        self.to_go = np.full(shape, paths.FAR), np.full(shape, paths.FAR)
-        paths.cost_to_go(
-            self.size, self.prompts, self.end, self.late, self.may_start, found.memory,
-            found.number, self.floor, *self.to_go,
-        )  # fmt: skip
+        self.kind_of = paths.kinds_of(self.size, lane.memory)
+        self.packed = len(found.moves.active) > 0
+        if self.packed:
+            self.to_go = tuple(
+                np.zeros(len(x), np.int64) for x in (found.live.start, found.live.end)
+            )
+            packings.cost_to_go(
+                found.moves, found.live, self.kind_of, self.end, self.late, self.may_start,
+                found.begin, found.memory, found.number, *self.to_go,
+            )  # fmt: skip
+        else:
+            shape = (rounds + 1, len(self.floor), lane.memory + 1)
+            self.to_go = np.full(shape, FAR), np.full(shape, FAR)
+            paths.cost_to_go(
+                self.size, self.prompts, self.end, self.late, self.may_start, found.begin,
+                found.memory, found.number, self.floor, *self.to_go,
+            )  # fmt: skip
+        self.least = int(self.to_go[0].flat[0]) if self.to_go[0].size else FAR
         self.constant = int(
             found.reward.sum() - found.row.sum() - found.unit * int(lane.arrival.sum())
         )
         # Who starts beyond all prices is no part of the path, and pays by himself.
         beyond = self.cost[:, rounds:].min(axis=1)
         beyond[found.allowed.any(axis=1) & (beyond > 0)] = 0
-        self.value = self.constant + int(self.to_go[0][0, 0, 0]) + int(beyond.sum())
+        self.value = self.constant + self.least + int(beyond.sum())
 
     def _costs(self, beyond: int) -> WholeNumbers:
         """Of every request the cost of its starts, up to so many rounds after all prices."""
         lane, found = self.lane, self.found
         rounds = len(found.memory)
         last = max(rounds, int(lane.arrival.max())) + beyond
-        table = np.full((lane.n, last + 1), paths.FAR)
+        table = np.full((lane.n, last + 1), FAR)
         paths.start_costs(
             lane.prompt, lane.output, found.alpha, found.beta, found.unit, found.memory,
-            found.number, found.row, found.reward, lane.arrival, last, table,
+            found.number, found.row, found.reward, self.which, found.begin, lane.arrival, last,
+            table,
         )  # fmt: skip
-        table[:, :rounds][~found.allowed] = paths.FAR
+        table[:, :rounds][~found.allowed] = FAR
         return table
 
-    def _arcs(self, total: int) -> tuple[int, WholeNumbers, WholeNumbers, int, WholeNumbers]:
-        """The slack of a schedule of less than this total latency, and `paths.arcs`."""
-        slack = self.found.unit * (total - 1) - self.value
+    def _so_far(self) -> tuple[WholeNumbers, WholeNumbers]:
+        """The least costs of paths up to the states of `paths`."""
         so_far = np.empty_like(self.to_go[0]), np.empty_like(self.to_go[0])
         paths.cost_so_far(
-            self.size, self.prompts, self.end, self.may_start, self.found.memory,
+            self.size, self.prompts, self.end, self.may_start, self.found.begin, self.found.memory,
             self.found.number, self.floor, *so_far,
         )  # fmt: skip
-        found = paths.arcs(
-            self.size, self.prompts, self.end, self.late, self.floor, so_far, self.to_go, slack
-        )
-        return slack, *found
+        return so_far
 
-    def near(self, total: int) -> NDArray[np.bool_]:
-        """The starts that a schedule of less than this total latency may have, [n, rounds]."""
-        slack, start_arc, end_arc, late_arc, _ = self._arcs(total)
-        least, near = self.to_go[0][0, 0, 0], self.cost < paths.FAR
+    def _arcs(self, total: int) -> tuple[Any, ...]:
+        """The slack of a schedule of less than this total latency, and `packings.arcs`."""
+        found = self.found
+        slack = found.unit * (total - 1) - self.value
+        if not self.packed:
+            costs = paths.arcs(
+                self.size, self.prompts, self.end, self.late, found.begin, self.floor,
+                self._so_far(), self.to_go, slack,
+            )  # fmt: skip
+            return slack, *costs, found.live
+        *costs, live = packings.arcs(
+            found.moves, found.live, self.kind_of, self.end, self.may_start, found.begin,
+            found.memory, found.number, *self.to_go, self.least + slack,
+        )  # fmt: skip
+        return slack, *costs, packings.Live(*live)
+
+    def near(self, total: int) -> tuple[NDArray[np.bool_], packings.Live]:
+        """The starts that a schedule of less than this total latency may have, [n, rounds].
+
+        And the packings.
+        """
+        slack, start_arc, end_arc, late_arc, _, live = self._arcs(total)
+        near = self.cost < FAR
         rounds = len(self.found.memory)
         for i, (o, kind) in enumerate(zip(self.lane.output, self.kind, strict=True)):
             early = max(rounds - o, 0)
             own = self.cost[i, :early] - self.end[rounds - early :, kind]
-            near[i, :early] &= end_arc[rounds - early :, kind] + own - least <= slack
+            near[i, :early] &= end_arc[rounds - early :, kind] + own - self.least <= slack
             own = self.cost[i, early:rounds] - self.late
-            near[i, early:rounds] &= late_arc + own - least <= slack
-            near[i, :rounds] &= start_arc[:, self.which[i]] - least <= slack
-        return near
+            near[i, early:rounds] &= late_arc + own - self.least <= slack
+            near[i, :rounds] &= start_arc[:, self.which[i]] - self.least <= slack
+        return near, live
+
+    def through_packings(self, total: int, moves: packings.Moves) -> PathPrices:
+        """What `PathPrices.through_packings` returns."""
+        lane, found = self.lane, self.found
+        slack = found.unit * (total - 1) - self.value
+        bounds = lane.memory, int(lane.prompt.min()) + 1, int(self.size[-1]), len(self.floor) - 1
+        count = packings.how_many(*bounds)
+        if self.packed or slack < 0 or count > MOST_PACKINGS:
+            return found
+        if len(moves.active) == 0:
+            moves = packings.Moves(*packings.packings(*bounds, self.prompts, int(count)))
+        states = packings.near_states(
+            moves, self._so_far(), self.to_go, self.least + slack, MOST_NEAR
+        )
+        if len(states[1]) + len(states[3]) == 0:
+            return found
+        return dataclasses.replace(found, moves=moves, live=packings.Live(*states))
 
     def split(self, total: int) -> SearchPrices:
         """What `PathPrices.for_search` returns."""
-        slack, _, _, _, spare = self._arcs(total)
+        slack, _, _, _, spare, _ = self._arcs(total)
         unit, rounds = self.found.unit, len(self.found.memory)
         start = self._costs(max(slack, 0) // unit + 1)
         end = np.zeros((self.lane.n, rounds), np.int64)
-        late = 0 if self.late >= paths.FAR else int(self.late)
+        late = 0 if self.late >= FAR else int(self.late)
         for i, (o, kind) in enumerate(zip(self.lane.output, self.kind, strict=True)):
             early = max(rounds - o, 0)
             # An end that no path within the slack has is at the price of the cheapest.
-            least = np.where(spare < paths.FAR, self.end - spare, self.end)[rounds - early :, kind]
-            here = start[i, :early] < paths.FAR
+            least = np.where(spare < FAR, self.end - spare, self.end)[rounds - early :, kind]
+            here = start[i, :early] < FAR
             end[i, rounds - early :][here] = least[here]
             start[i, :early][here] -= least[here]
-            here = start[i, early:rounds] < paths.FAR
+            here = start[i, early:rounds] < FAR
             start[i, early:rounds][here] -= late
         # A start that costs more than the least and the slack is in no better schedule.
         least = start.min(axis=1, keepdims=True)
-        slack = unit * (total - 1) - self.constant - int(self.to_go[0][0, 0, 0] + least.sum())
-        start[start > least + slack] = paths.FAR
-        return SearchPrices(start, end, late, self.to_go[0], self.constant)
+        slack = unit * (total - 1) - self.constant - self.least - int(least.sum())
+        start[start > least + slack] = FAR
+        if self.packed:
+            moves, at, state = self.found.moves, self.found.live.start_at, self.found.live.start
+        else:
+            arrays = packings.numbers_and_sums(
+                self.lane.memory, self.floor, self.prompts, self.size
+            )
+            # All states of all rounds: where that of a round is says which it is.
+            moves, state = packings.Moves(*arrays), np.zeros(0, np.int32)
+            at = np.arange(rounds + 1) * len(moves.active)
+        begin = self.found.begin[:, self.which]
+        return SearchPrices(
+            start, begin, end, late, moves, at, state, self.to_go[0].ravel(), self.constant
+        )
 
 
 def climb_paths(
@@ -303,7 +386,7 @@ def climb_paths(
     found: Prices | PathPrices,
     upper: int,
     steps: int,
-    pace: tuple[int, float] = paths.QUICK,
+    pace: tuple[float, int, float] = paths.QUICK,
 ) -> PathPrices:
     """Prices of paths from others, and so many steps towards the total latency of a schedule.
 
@@ -313,29 +396,41 @@ def climb_paths(
         lam, mu, nu, reward = (
             x / found.unit for x in (found.memory, found.row, found.number, found.reward)
         )
-        allowed = found.allowed
+        begin, allowed = found.begin / found.unit, found.allowed
+        moves, live = found.moves, found.live
     else:
         more = np.zeros(lane.more_rounds)
         lam, mu = (np.append(x / found.unit, more) for x in (found.memory, found.row))
         nu, reward = np.zeros_like(lam), np.zeros(lane.n)
         allowed = np.arange(len(lam)) >= lane.arrival[:, None]
         table = np.full((lane.n, len(lam)), np.inf)
+        prompts, which = paths.distinct(lane.prompt)
+        begin, moves, live = (
+            np.zeros((len(lam), len(prompts))),
+            packings.NO_MOVES,
+            packings.NONE_LIVE,
+        )
         paths.start_costs(
-            lane.prompt, lane.output, found.alpha, found.beta, 1.0, lam, nu, mu, reward,
-            lane.arrival, len(lam) - 1, table,
+            lane.prompt, lane.output, found.alpha, found.beta, 1.0, lam, nu, mu, reward, which,
+            begin, lane.arrival, len(lam) - 1, table,
         )  # fmt: skip
         reward = table.min(axis=1)
     paths.climb_with_paths(
         lane.prompt, lane.output, lane.arrival, lane.memory, found.alpha, found.beta, float(upper),
-        lam, mu, nu, reward, allowed, steps, *pace,
+        lam, mu, nu, reward, begin, allowed, moves, live, steps, *pace,
     )  # fmt: skip
     reward = np.minimum(reward, len(lam) + lane.output)
     # A path may end everybody in every round.
     fees = float((np.abs(lam) * lane.memory + lane.n * np.abs(nu) + mu).sum())
+    fees += lane.n * float(np.abs(begin).max(axis=1).sum())
     stay = fees + float(np.abs(reward).max()) + len(lam) + int(lane.output.max())
     unit = _unit(lane, np.abs(lam), mu, upper + lane.n * len(lam) * stay)
-    memory, number, row, whole = (np.rint(x * unit).astype(np.int64) for x in (lam, nu, mu, reward))
-    return PathPrices(memory, number, row, whole, found.alpha, found.beta, unit, allowed)
+    memory, number, row, whole, starts = (
+        np.rint(x * unit).astype(np.int64) for x in (lam, nu, mu, reward, begin)
+    )
+    return PathPrices(
+        memory, number, row, whole, starts, found.alpha, found.beta, unit, allowed, moves, live
+    )
 
 
 def fluid_bound(lane: HindsightProblem) -> int:

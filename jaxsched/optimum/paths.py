@@ -14,18 +14,18 @@ from __future__ import annotations
 
 import numpy as np
 
+from jaxsched.optimum import packings
 from jaxsched.optimum.compiled import compiled
+from jaxsched.optimum.packings import FAR
 from jaxsched.optimum.prices import PATIENCE, ROW_SCALE, SMOOTH, costs, sums
 
-FAR = 2**60
-"""The cost of what is not allowed; sums of real costs stay far below."""
+COUNT_SCALE, REWARD_SCALE, START_SCALE = 0.3, 1.0, 0.3
+"""How far prices of requests, rewards and prices of starts go beside those of memory. Found by
+trial."""
 
-COUNT_SCALE, REWARD_SCALE = 0.3, 1.0
-"""How far prices of requests and rewards go beside those of memory. Found by trial."""
-
-QUICK, THOROUGH = (PATIENCE, 0.7), (40, 0.85)
-"""After how many steps without progress they become shorter, and by what: for some hundred steps,
-and for some thousand. Found by trial."""
+QUICK, THOROUGH, NEAR = (1.0, PATIENCE, 0.7), (1.0, 40, 0.85), (0.3, 20, 0.85)
+"""How long steps are at first, after how many without progress they become shorter, and by what:
+for some hundred steps, for some thousand, and from prices that are good. Found by trial."""
 
 
 @compiled()
@@ -40,7 +40,9 @@ def floor_of(prompt, memory):
 
 
 @compiled()
-def cost_to_go(size, prompts, end, late, may_start, lam, nu, floor, starting, ending):
+def cost_to_go(
+    size, prompts, end, late, may_start, begin, lam, nu, floor, starting, ending
+):  # fmt: skip
     """Fills the least cost of the rest of a path, by round, active requests and memory in use.
 
     `starting` holds before (more) requests start in a round, `ending` before (more) of them end;
@@ -64,7 +66,8 @@ def cost_to_go(size, prompts, end, late, may_start, lam, nu, floor, starting, en
                 for k in range(len(prompts)):
                     if may_start[t, k]:
                         step = prompts[k] + 1
-                        _least(here, starting[t, active + 1, low + step : high + step], 0)
+                        there = starting[t, active + 1, low + step : high + step]
+                        _least(here, there, -begin[t, k])
         for active in range(len(floor)):
             low, high = floor[active], memory + 1 if active else 1
             here, grown = ending[t, active, low:high], starting[t, active, low + active : high]
@@ -87,7 +90,7 @@ def _least(here, there, more):
 
 
 @compiled()
-def cost_so_far(size, prompts, end, may_start, lam, nu, floor, starting, ending):
+def cost_so_far(size, prompts, end, may_start, begin, lam, nu, floor, starting, ending):
     """Fills the least cost of the path up to there, as `cost_to_go` does that of the rest."""
     rounds, memory = len(lam), starting.shape[2] - 1
     starting[:], ending[:] = FAR, FAR
@@ -111,7 +114,7 @@ def cost_so_far(size, prompts, end, may_start, lam, nu, floor, starting, ending)
                 for k in range(len(prompts)):
                     if may_start[t, k]:
                         more = starting[t, active + 1, prompts[k] + 1 :]
-                        _least(more, starting[t, active, : len(more)], 0)
+                        _least(more, starting[t, active, : len(more)], -begin[t, k])
             for u in range(memory + 1):
                 if starting[t, active, u] < FAR:
                     now = starting[t, active, u]
@@ -119,7 +122,7 @@ def cost_so_far(size, prompts, end, may_start, lam, nu, floor, starting, ending)
 
 
 @compiled()
-def arcs(size, prompts, end, late, floor, so_far, to_go, slack):
+def arcs(size, prompts, end, late, begin, floor, so_far, to_go, slack):
     """What a start, an end and a late end cost with the best path that has it, and what is spare.
 
     `so_far` and `to_go` are pairs (starting, ending). Spare is what an end is dearer than it needs
@@ -140,7 +143,7 @@ def arcs(size, prompts, end, late, floor, so_far, to_go, slack):
                     for k in range(len(prompts)):
                         more = u + prompts[k] + 1
                         if more <= memory:
-                            on = starts_on[t, active + 1, more]
+                            on = starts_on[t, active + 1, more] - begin[t, k]
                             start_arc[t, k] = min(start_arc[t, k], now + on)
                 now, here = ends[t, active, u], ends_on[t, active, u]
                 if active and now < FAR:
@@ -161,11 +164,16 @@ def arcs(size, prompts, end, late, floor, so_far, to_go, slack):
 
 
 @compiled()
-def _walk(size, prompts, end, may_start, lam, nu, floor, starting, ending, in_use, number, ends):
-    """A path of least cost: memory in use, active requests and ends of every round; who is late."""
-    rounds, memory = len(lam), starting.shape[2] - 1
+def _walk(
+    size, prompts, end, may_start, begin, floor, starting, ending, in_use, number, begun, ends
+):  # fmt: skip
+    """A path of least cost: memory in use, active requests, starts and ends of every round.
+
+    Returns how many are late.
+    """
+    rounds, memory = len(begin), starting.shape[2] - 1
     active, used = 0, 0
-    ends[:] = 0
+    ends[:], begun[:] = 0, 0
     for t in range(rounds):
         moved = t > 0
         while moved:
@@ -190,9 +198,10 @@ def _walk(size, prompts, end, may_start, lam, nu, floor, starting, ending, in_us
                 if (
                     more <= memory
                     and may_start[t, k]
-                    and starting[t, active + 1, more] == starting[t, active, used]
+                    and starting[t, active + 1, more] - begin[t, k] == starting[t, active, used]
                 ):
                     active, used, moved = active + 1, more, True
+                    begun[t, k] += 1
                     break
         in_use[t], number[t] = used, active
     return active
@@ -229,6 +238,15 @@ def distinct(values):
 
 
 @compiled()
+def kinds_of(size, memory):
+    """The kind of request that may end at a usage of 0 ... M, -1 if there is none."""
+    kind_of = np.full(memory + 1, -1)
+    for k in range(len(size)):
+        kind_of[size[k]] = k
+    return kind_of
+
+
+@compiled()
 def starts_of(which, kinds, allowed):
     """Whether any request of a kind may start, by round and kind."""
     may = np.zeros((allowed.shape[1], kinds), np.bool_)
@@ -239,7 +257,9 @@ def starts_of(which, kinds, allowed):
 
 
 @compiled()
-def start_costs(prompt, output, alpha, beta, unit, lam, nu, mu, reward, first, last, table):
+def start_costs(
+    prompt, output, alpha, beta, unit, lam, nu, mu, reward, which, begin, first, last, table
+):  # fmt: skip
     """Fills table[i, p], first[i] <= p <= last: the end of i in `unit`s, its fees, less its reward.
 
     `last` may be beyond the last priced round.
@@ -253,16 +273,19 @@ def start_costs(prompt, output, alpha, beta, unit, lam, nu, mu, reward, first, l
         costs(a, last, unit, s, o, alpha[i], beta[i], tokens, moments, row, table[i, a:])
         for p in range(a, last + 1):
             table[i, p] += requests[p + o] - requests[p] - reward[i]
+            if p < len(begin):
+                table[i, p] += begin[p, which[i]]
 
 
 @compiled()
 def climb_with_paths(
-    prompt, output, arrival, memory, alpha, beta, upper, lam, mu, nu, reward, allowed, steps,
-    patience, slower,
+    prompt, output, arrival, memory, alpha, beta, upper, lam, mu, nu, reward, begin, allowed, moves,
+    live, steps, theta, patience, slower,
 ):  # fmt: skip
     """Raises the bound by Polyak steps along smoothed gradients; prices are left at the best.
 
-    Only starts that are `allowed[i, p]`, p < T, are looked at. Returns the best value, in floating
+    Only starts that are `allowed[i, p]`, p < T, are looked at; and, if `moves` has any, only the
+    packings that are `live`. Returns the best value, in floating
     point: not a proof.
     """
     rounds = len(lam)
@@ -270,55 +293,78 @@ def climb_with_paths(
     prompts, which = distinct(prompt)
     floor = floor_of(prompt, memory)
     may_start = starts_of(which, len(prompts), allowed)
-    shape = (rounds + 1, len(floor), memory + 1)
+    packed = len(moves.active) > 0
+    shape = (rounds + 1, len(floor), memory + 1) if not packed else (0, 0, 0)
     starting, ending = np.full(shape, float(FAR)), np.full(shape, float(FAR))
+    starting_live, ending_live = np.zeros(len(live.start)), np.zeros(len(live.end))
+    kind_of = kinds_of(size, memory)
     in_use, number = np.zeros(rounds), np.zeros(rounds)
-    ends = np.zeros((rounds, len(size)))
+    ends, begun = np.zeros((rounds, len(size))), np.zeros((rounds, len(prompts)))
     table = np.empty((len(prompt), rounds))
     best_lam, best_mu, best_nu, best_reward = lam.copy(), mu.copy(), nu.copy(), reward.copy()
+    best_begin, way_begin = begin.copy(), np.zeros_like(begin)
     way_lam, way_mu, way_nu = np.zeros(rounds), np.zeros(rounds), np.zeros(rounds)
     raw_lam, raw_mu, raw_nu = np.zeros(rounds), np.zeros(rounds), np.zeros(rounds)
     way_reward, raw_reward = np.zeros_like(reward), np.zeros_like(reward)
-    found, theta, stuck = -np.inf, 1.0, 0
+    found, stuck = -np.inf, 0
     for _ in range(steps):
         start_costs(
-            prompt, output, alpha, beta, 1.0, lam, nu, mu, reward, arrival, rounds - 1, table
-        )
+            prompt, output, alpha, beta, 1.0, lam, nu, mu, reward, which, begin, arrival,
+            rounds - 1, table,
+        )  # fmt: skip
         end, who, late, late_one, late_start = cheapest_ends(
             kind, len(size), output, allowed, table
         )
-        cost_to_go(size, prompts, end, late, may_start, lam, nu, floor, starting, ending)
-        value = starting[0, 0, 0] + reward.sum() - mu.sum() - arrival.sum()
+        if packed:
+            packings.cost_to_go(
+                moves, live, kind_of, end, late, may_start, begin, lam, nu, starting_live,
+                ending_live,
+            )  # fmt: skip
+            value = starting_live[0] if len(live.start) > 0 else float(FAR)
+        else:
+            cost_to_go(size, prompts, end, late, may_start, begin, lam, nu, floor, starting, ending)
+            value = starting[0, 0, 0]
+        value += reward.sum() - mu.sum() - arrival.sum()
         if value > upper:
             # No path is left that is as good.
             return value
-        still = _walk(
-            size, prompts, end, may_start, lam, nu, floor, starting, ending, in_use, number, ends
-        )
+        if packed:
+            still = packings.walk(
+                moves, live, kind_of, end, may_start, begin, starting_live, ending_live, in_use,
+                number, begun, ends,
+            )  # fmt: skip
+        else:
+            still = _walk(
+                size, prompts, end, may_start, begin, floor, starting, ending, in_use, number,
+                begun, ends,
+            )  # fmt: skip
         raw_lam[:], raw_nu[:], raw_mu[:], raw_reward[:] = -in_use / memory, -number, -1.0, 1.0
+        raw_begin = -begun
         for t in range(rounds):
             for k in range(len(size)):
                 if ends[t, k] > 0:
                     i = who[t, k]
                     _stay(
-                        i, t - output[i], ends[t, k], prompt, output, alpha, beta, memory, raw_lam,
-                        raw_nu, raw_mu, raw_reward,
+                        i, t - output[i], ends[t, k], prompt, output, alpha, beta, memory, which,
+                        raw_lam, raw_nu, raw_mu, raw_reward, raw_begin,
                     )  # fmt: skip
         if still:
             _stay(
-                late_one, late_start, still, prompt, output, alpha, beta, memory, raw_lam, raw_nu,
-                raw_mu, raw_reward,
+                late_one, late_start, still, prompt, output, alpha, beta, memory, which, raw_lam,
+                raw_nu, raw_mu, raw_reward, raw_begin,
             )  # fmt: skip
         stuck = 0 if value > found + 1e-4 * (upper - value) else stuck + 1
         if value > found:
             found = value
             best_lam[:], best_mu[:], best_nu[:], best_reward[:] = lam, mu, nu, reward
+            best_begin[:] = begin
         if stuck == patience:
             theta, stuck = theta * slower, 0
             lam[:], mu[:], nu[:], reward[:] = best_lam, best_mu, best_nu, best_reward
+            begin[:] = best_begin
         if upper - found < 1.0 - 1e-7 or theta < 1e-2:
             break
-        norm = (REWARD_SCALE**2) * (raw_reward**2).sum()
+        norm = REWARD_SCALE**2 * (raw_reward**2).sum() + START_SCALE**2 * (raw_begin**2).sum()
         for t in range(rounds):
             norm += raw_lam[t] ** 2 + (COUNT_SCALE * raw_nu[t]) ** 2
             if mu[t] > 0.0 or raw_mu[t] > 0.0:
@@ -333,18 +379,23 @@ def climb_with_paths(
         lam += step * way_lam / memory
         nu += step * COUNT_SCALE**2 * way_nu
         mu[:] = np.maximum(0.0, mu + step * ROW_SCALE**2 * way_mu)
+        way_begin[:] = SMOOTH * way_begin + (1 - SMOOTH) * raw_begin
         reward += step * REWARD_SCALE**2 * way_reward
+        begin += step * START_SCALE**2 * way_begin
     lam[:], mu[:], nu[:], reward[:] = best_lam, best_mu, best_nu, best_reward
+    begin[:] = best_begin
     return found
 
 
 @compiled()
 def _stay(
-    i, p, times, prompt, output, alpha, beta, memory, raw_lam, raw_nu, raw_mu, raw_reward
+    i, p, times, prompt, output, alpha, beta, memory, which, raw_lam, raw_nu, raw_mu, raw_reward,
+    raw_begin,
 ):  # fmt: skip
     """Adds to the gradient that request i starts in round p, so many times."""
     rounds = len(raw_lam)
     raw_reward[i] -= times
+    raw_begin[p, which[i]] += times
     for t in range(p, min(p + output[i], rounds)):
         raw_lam[t] += times * (prompt[i] + 1 + t - p) / memory
         raw_nu[t] += times

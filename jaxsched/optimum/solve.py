@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 import time
 from collections.abc import Callable
 from typing import Any
@@ -21,7 +22,8 @@ from jaxsched.optimum.lane import (
     climb_prices,
     problems_of,
 )
-from jaxsched.optimum.paths import FAR, QUICK, THOROUGH
+from jaxsched.optimum.packings import FAR
+from jaxsched.optimum.paths import NEAR, QUICK, THOROUGH
 
 MOST_REQUESTS = 62
 """Requests that a branch and bound takes; with more of them only bounds are found."""
@@ -38,13 +40,17 @@ MEMO = 2**20
 STEPS = 1500
 """Steps of prices before a search."""
 
-ANNEALINGS = ((4, 2_000), (20, 4_000))
+ANNEALINGS = ((4, 2_000), (8, 4_000))
 """Annealings before a search that is a try and before the last one, and moves of each for every
 request. The last search takes long, and far less where the best schedule is there at its start."""
 
-FIRST_CLIMB, MORE_CLIMBS = (250, QUICK), ((500, THOROUGH),) * 3
+FIRST_CLIMB, MORE_CLIMBS = (250, QUICK), ((500, THOROUGH),) * 2
 """Steps and pace of the climbs of prices of paths before a search that is a try and before the last
 one. After each climb starts are ruled out. Found by trial."""
+
+CLIMB_THROUGH_PACKINGS, AIMS = (150, NEAR), (0.35, 0.5, 0.65, 0.8, 0.9, 1.0)
+"""The same for paths through packings, before every search below an aim; and the aims: parts of the
+way from the bound to the best schedule known. Found by trial."""
 
 OnProgress = Callable[[int, int, int, int], Any]
 """Called as (lane, nodes, best total, lower bound) about once a second."""
@@ -125,6 +131,10 @@ def _solve(
 ) -> Optimum:
     """One lane."""
     began = time.thread_time()
+
+    def late() -> bool:
+        return time.thread_time() - began > time_limit
+
     if lane.n == 0:
         nothing = np.zeros(0, np.int64)
         return _one(nothing, 0, 0, 0)
@@ -136,28 +146,51 @@ def _solve(
     searched = lane.n <= MOST_REQUESTS and lane.path_states(rounds) <= MOST_STATES
     if lower < total and searched:
         found, lower = _climbed(lane, plain, total, lower, FIRST_CLIMB)
-        late = False
-        for last in (False, True):
-            if last:
-                start = _annealed(lane, start, *ANNEALINGS[1])
-                total = lane.latency(start.sum())
-                found = found.without_worse(lane, total)
-                for climb in MORE_CLIMBS:
-                    found, lower = _climbed(lane, found, total, lower, climb)
-            if lower == total:
+        search = Search(lane, found, start, total)
+        search.go_on(NODES_AT_A_TIME)
+        start, nodes = search.start, search.nodes
+        total = lane.latency(start.sum())
+        lower = total if search.done else min(lower, total)
+        on_progress(nodes, total, lower)
+        if lower < total and not late():
+            start, total, found, lower = _closer(lane, start, found, lower)
+        first, prices = lower, found
+        for part in AIMS:
+            if lower == total or late():
                 break
-            search = Search(lane, found, start)
-            while True:
+            aim = first + math.ceil(part * (total - first))
+            if aim <= lower:
+                continue
+            near = found.without_worse(lane, aim).through_packings(lane, aim, prices.moves)
+            prices = dataclasses.replace(
+                prices, allowed=near.allowed, moves=near.moves, live=near.live
+            )
+            prices, lower = _climbed(
+                lane, prices.without_worse(lane, aim), aim, lower, CLIMB_THROUGH_PACKINGS
+            )
+            if lower == aim:
+                continue
+            search = Search(lane, prices, start, aim)
+            while not (search.done or late()):
                 search.go_on(NODES_AT_A_TIME)
-                on_progress(nodes + search.nodes, search.total, lower)
-                late = time.thread_time() - began > time_limit
-                if search.done or late or not last:
-                    break
-            start, total, nodes = search.start, search.total, nodes + search.nodes
-            lower = total if search.done else min(lower, total)
-            if lower == total or late:
-                break
+                start = search.start
+                total = lane.latency(start.sum())
+                on_progress(nodes + search.nodes, total, lower)
+            nodes += search.nodes
+            lower = min(aim, total) if search.done else min(lower, total)
     return _one(lane.checked(start), total, lower, nodes)
+
+
+def _closer(
+    lane: HindsightProblem, start: WholeNumbers, found: PathPrices, lower: int
+) -> tuple[WholeNumbers, int, PathPrices, int]:
+    """Both sides for a search that may take long: a schedule, its total, prices and their bound."""
+    start = _annealed(lane, start, *ANNEALINGS[1])
+    total = lane.latency(start.sum())
+    found = found.without_worse(lane, total)
+    for climb in MORE_CLIMBS:
+        found, lower = _climbed(lane, found, total, lower, climb)
+    return start, total, found, lower
 
 
 def _climbed(
@@ -165,7 +198,7 @@ def _climbed(
     found: Prices | PathPrices,
     total: int,
     lower: int,
-    climb: tuple[int, tuple[int, float]],
+    climb: tuple[int, tuple[float, int, float]],
 ) -> tuple[PathPrices, int]:
     """Better prices of paths, less what they rule out, and the bound that is known then.
 
@@ -187,9 +220,11 @@ def _one(completion: WholeNumbers, *numbers: int) -> Optimum:
 
 
 class Search:
-    """The state of a branch and bound (see `branch`)."""
+    """The state of a branch and bound (see `branch`) for schedules of less than `aim`."""
 
-    def __init__(self, lane: HindsightProblem, found: PathPrices, start: WholeNumbers) -> None:
+    def __init__(
+        self, lane: HindsightProblem, found: PathPrices, start: WholeNumbers, aim: int
+    ) -> None:
         self.lane, self.prices = lane, found
         # In the order of volumes, so that small requests are tried first.
         self._order = np.lexsort((lane.prompt, lane.volume))
@@ -198,20 +233,22 @@ class Search:
             for x in (lane.prompt, lane.output, lane.arrival, found.alpha, found.beta)
         ]
         self._best = start[self._order]
-        best = lane.latency(start.sum())
-        self._split = found.for_search(lane, best)
+        self._split = found.for_search(lane, aim)
+        self._kind = np.searchsorted(np.unique(lane.prompt), self._fields[0])
+        self._begin = np.ascontiguousarray(self._split.begin[:, self._order])
+        self._end = self._split.end[self._order]
         self._table, self._least = self._costs()
         self._numbers = np.zeros(branch.COUNTERS, np.int64)
         self._numbers[branch.BOUND] = self._split.constant + self._least[0].sum()
         # Nothing is to be tried where somebody has no start left.
         self._numbers[branch.DONE] = np.any(self._least[0] >= FAR)
         self._numbers[branch.LEFT] = (1 << lane.n) - 1
-        self._numbers[branch.BEST] = best
+        self._numbers[branch.BEST] = aim
         rounds = self._table.shape[0]
         width = max(rounds, len(found.memory)) + int(lane.output.max()) + 1
         self._use = [np.zeros(width, np.int64) for _ in range(2)]
         self._start = np.zeros(lane.n, np.int64)
-        self._frames = np.zeros((rounds + lane.n + 1, 4), np.int64)
+        self._frames = np.zeros((rounds + lane.n + 1, 5), np.int64)
         self._memo = np.zeros((min(4**lane.n, MEMO), branch.WORDS), np.int64)
         self._state = np.zeros(branch.ENDS, np.int64)
         self._twin = _twins(*self._fields[:3])
@@ -228,12 +265,12 @@ class Search:
 
     @property
     def total(self) -> int:
-        """Total latency of the best schedule so far."""
+        """The aim, or the total latency of the best schedule below it so far."""
         return int(self._numbers[branch.BEST])
 
     @property
     def start(self) -> WholeNumbers:
-        """Its starts."""
+        """Starts of the best schedule so far."""
         found = np.empty_like(self._best)
         found[self._order] = self._best
         return found
@@ -243,12 +280,13 @@ class Search:
         if self.done:
             return
         prompt, output, arrival, alpha, beta = self._fields
+        split = self._split
         branch.search(
             self._numbers, prompt, output, arrival, self.lane.memory, alpha, beta,
             self.prices.unit, self._table, self._least, self.prices.memory, self.prices.number,
-            self.prices.row, self._split.end[self._order], self._split.late, self._split.to_go,
-            *self._use, self._start, self._best, self._frames, self._memo, self._state, self._twin,
-            nodes,
+            self.prices.row, self._kind, self._begin, self._end, split.late, split.moves, split.at,
+            split.state, split.to_go, *self._use, self._start, self._best, self._frames, self._memo,
+            self._state, self._twin, nodes,
         )  # fmt: skip
 
     def _costs(self) -> tuple[WholeNumbers, WholeNumbers]:
