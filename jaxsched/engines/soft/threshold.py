@@ -17,10 +17,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import Array, lax
+from jax.ad_checkpoint import checkpoint_name
 from jax.custom_derivatives import SymbolicZero
 
 SAVED = "threshold"
-"""Name of what checkpoints keep: the roots, which are dear to find again."""
+"""Name of what checkpoints keep: roots and sums over the requests, small and dear to find again."""
 
 SPAN = 16.0
 """How far beyond the outermost key a threshold may lie, in temperatures."""
@@ -36,14 +37,19 @@ _BLOCK = 32
 _SHARPENED = 10.0
 
 
+def kept(value: Array) -> Array:
+    """The value, which the way back does not find again."""
+    return checkpoint_name(value, SAVED)
+
+
 def standardize(key: Array, mass: Array) -> Array:
     """(key - mean) / deviation over the mass, of shape [n].
 
     The hard order does not change when all keys are scaled or shifted; so neither does the soft.
     """
-    total = jnp.sum(mass) + 1e-6
-    mean = jnp.sum(mass * key) / total
-    variance = jnp.sum(mass * (key - mean) ** 2) / total
+    total = kept(jnp.sum(mass)) + 1e-6
+    mean = kept(jnp.sum(mass * key)) / total
+    variance = kept(jnp.sum(mass * (key - mean) ** 2)) / total
     return (key - mean) / jnp.sqrt(variance + _VARIANCE_FLOOR)
 
 
@@ -92,8 +98,8 @@ def root(
 
     def unsettled(state: Array) -> Array:
         _, _, z, step, count = state
-        # A step of Newton's method squares the error.
-        return (jnp.abs(step) > jnp.maximum(eps**0.5, 4 * eps * jnp.abs(z))) & (count < TRIES)
+        # A step of Newton's method squares the error, which on logits is less still.
+        return (jnp.abs(step) > jnp.maximum(eps**0.42, 4 * eps * jnp.abs(z))) & (count < TRIES)
 
     def improve(state: Array) -> Array:
         low, high, z, last, count = state
