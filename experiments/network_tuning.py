@@ -107,7 +107,7 @@ class From(NetworkSpace):
       start: The origin, d numbers.
     """
 
-    start: tuple[float, ...]
+    start: tuple[float, ...] = ()
 
     @functools.cached_property
     def origin(self) -> NDArray[np.float64]:
@@ -174,7 +174,7 @@ def tune(name: str, seed: int, out: Path, bar: Bar, before: Run | None) -> Run:
     problem, space = Problem(config), search.space_of(config)
     spent = (0.0, 0.0)
     if name == "handover":
-        space = From(config.seed, tuple(before.best.tolist()))
+        space = From(config.seed, start=tuple(before.best.tolist()))
         spent = before.curve["work"].max(), before.curve["seconds"].max()
     compiling = _compiled(config, problem, space)
     (method,) = search.methods(config, problem, space)

@@ -64,7 +64,6 @@ UNIT = 1024
 """Units in a weight of 1."""
 
 
-
 def shapes(units: int) -> dict[str, tuple[int, ...]]:
     """Field of `NetworkParams` -> its shape, with so many hidden units."""
     return {
