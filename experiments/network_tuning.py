@@ -66,12 +66,12 @@ FEW = dataclasses.replace(EVOLUTION, steps=70, starts=23, pairs=4)
 RUNS = {
     "es": ("network", EVOLUTION),
     "es_few": ("network", FEW),
-    "relaxation": ("network", dataclasses.replace(SOFT, estimator="relaxation", steps=30)),
+    "relaxation": ("network", dataclasses.replace(SOFT, estimator="relaxation", steps=12)),
     "combined": (
         "network",
         dataclasses.replace(SOFT, estimator="combined", steps=55, pairs=4, guidance=0.03),
     ),
-    "handover": ("network", dataclasses.replace(FEW, starts=0, steps=64)),
+    "handover": ("network", dataclasses.replace(FEW, starts=0, steps=67)),
     "family": ("family", EVOLUTION),
 }
 """Name -> what is tuned, and how; "handover" begins where "relaxation" came to."""
