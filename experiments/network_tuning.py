@@ -76,7 +76,7 @@ RUNS = {
             temperature=(0.3, 0.1),
             learning_rate=(0.4, 0.1),
         ),
-    ),  # fmt: skip
+    ),
     "combined": (
         "network",
         dataclasses.replace(SOFT, estimator="combined", steps=55, pairs=4, guidance=0.03),
@@ -86,7 +86,7 @@ RUNS = {
 }
 """Name -> what is tuned, and how.
 
-"relaxation" begins at A_min: from the best networks at random it goes wrong. "handover" begins
+"relaxation" begins at A_min: from networks at random it often went up. "handover" begins
 where it came to.
 """
 
