@@ -69,9 +69,13 @@ def log2(value: Any, bits: int) -> Any:
     if not real(value):
         return whole_log2(value, bits)
     value = jnp.maximum(value, 1.0)
-    # Where rounding takes a power of 2 for the one before, the line goes through the same point.
-    whole = jnp.floor(jnp.log2(lax.stop_gradient(value)))
-    return (whole + value * jnp.exp2(-whole) - 1.0) * 2.0**bits
+    # The exponent as floats hold it, and 2 to minus that: a logarithm takes several times as long.
+    kind = jnp.finfo(value.dtype)
+    integer = np.dtype(f"int{kind.bits}")
+    bias = integer.type(kind.maxexp - 1)
+    exponent = lax.bitcast_convert_type(lax.stop_gradient(value), integer) >> kind.nmant
+    scale = lax.bitcast_convert_type((2 * bias - exponent) << kind.nmant, value.dtype)
+    return ((exponent - bias).astype(value.dtype) + value * scale - 1.0) * 2.0**bits
 
 
 @jax.jit

@@ -14,16 +14,15 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import Array, lax
-from jax.ad_checkpoint import checkpoint_name
 
 from jaxsched.arrays import Pytree
 from jaxsched.engines.soft.threshold import (
     BEYOND,
-    SAVED,
     TRIES,
     bracket,
     cumulative,
     implicit,
+    kept,
     root,
     share,
     standardize,
@@ -112,10 +111,10 @@ def _evict(lane: SoftLane, state: State, step: Timeline, present: Array) -> Stat
     key = _distinct(lane, -key if lane.policy.evict_largest else key)
     key = standardize(key, _held(lane, state.active))
     used = present * (state.active * (view.prompt + _ahead(step)) + state.tokens)
-    over = jnp.sum(used) - view.memory
+    over = kept(jnp.sum(used)) - view.memory
     ends = bracket(key, state.active, temperature)
     fixed = lax.stop_gradient((key, used, over, temperature, ends))
-    found = checkpoint_name(root(*fixed, state.thresholds[0]), SAVED)
+    found = kept(root(*fixed, state.thresholds[0]))
     z = implicit(found, key, used, over, temperature)
     lost = (1 - share(key - z, state.active, temperature)) * present
     lost = _through(step.evicted, lost, state.active)
@@ -162,7 +161,7 @@ def _waiting(lane: SoftLane, state: State) -> View:
 def _distinct(lane: SoftLane, key: Array) -> Array:
     """Keys of which equal ones go by index, as far as floats of their size can tell."""
     key = jnp.broadcast_to(key, lane.tie.shape)
-    size = lax.stop_gradient(jnp.max(jnp.where(lane.real, jnp.abs(key), 0.0)))
+    size = kept(lax.stop_gradient(jnp.max(jnp.where(lane.real, jnp.abs(key), 0.0))))
     return key + lane.tie * jnp.maximum(1.0, size / 2**18)
 
 
@@ -212,12 +211,12 @@ class _Use(Pytree):
         places = jnp.arange(self.ends[0].size, dtype=np.int32)
         here = places == which, places + np.int32(places.size) == which
         of_it = [jnp.where(x, ends, 0.0) for x, ends in zip(here, self.ends, strict=True)]
-        end = jnp.sum(sum(of_it))
+        end = kept(jnp.sum(sum(of_it)))
         active, waiting = (
             jnp.where(x | (ends >= end), held + shares * end, 0.0)
             for x, ends, shares, held in zip(here, self.ends, self.shares, self.held, strict=True)
         )
-        return waiting, memory - jnp.sum(active)
+        return waiting, memory - kept(jnp.sum(active))
 
 
 def _fullest(
@@ -244,9 +243,10 @@ def _fullest(
         z, which, _, count = state
         below = root(key, *use.at(which, memory), temperature, ends, z)
         taken = jax.nn.sigmoid((below - keys) / temperature)
-        many, much = cumulative(jnp.stack([taken * shares, taken * held]))
+        parts = taken * shares
+        much = cumulative(taken * held) + cumulative(parts) * last
         # Where nobody ends expected memory is no larger, but the derivative would be another's.
-        at_ends = jnp.where(taken * shares > _NONE, much + many * last, 0.0)
+        at_ends = jnp.where(parts > _NONE, much, 0.0)
         most = jnp.max(at_ends)
         worst = order[jnp.max(jnp.where(at_ends >= most - noise, places, 0))]
         better = (most > memory + noise) & (worst != which) & ((below < z) | (count == 0))
@@ -254,7 +254,7 @@ def _fullest(
 
     start = (*guess, jnp.array(True), jnp.zeros((), np.int32))
     found = lax.while_loop(lambda state: state[2] & (state[3] < TRIES), improve, start)
-    return checkpoint_name(found[0], SAVED), checkpoint_name(found[1], SAVED)
+    return kept(found[0]), kept(found[1])
 
 
 def _descending(values: Array, before: Array) -> Array:

@@ -17,10 +17,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import Array, lax
+from jax.ad_checkpoint import checkpoint_name
 from jax.custom_derivatives import SymbolicZero
 
 SAVED = "threshold"
-"""Name of what checkpoints keep: the roots, which are dear to find again."""
+"""Name of what checkpoints keep: roots and sums over the requests, small and dear to find again."""
 
 SPAN = 16.0
 """How far beyond the outermost key a threshold may lie, in temperatures."""
@@ -33,6 +34,12 @@ TRIES = 60
 
 _VARIANCE_FLOOR = 256e-6
 _BLOCK = 32
+_SHARPENED = 10.0
+
+
+def kept(value: Array) -> Array:
+    """The value, which the way back does not find again."""
+    return checkpoint_name(value, SAVED)
 
 
 def standardize(key: Array, mass: Array) -> Array:
@@ -40,9 +47,9 @@ def standardize(key: Array, mass: Array) -> Array:
 
     The hard order does not change when all keys are scaled or shifted; so neither does the soft.
     """
-    total = jnp.sum(mass) + 1e-6
-    mean = jnp.sum(mass * key) / total
-    variance = jnp.sum(mass * (key - mean) ** 2) / total
+    total = kept(jnp.sum(mass)) + 1e-6
+    mean = kept(jnp.sum(mass * key)) / total
+    variance = kept(jnp.sum(mass * (key - mean) ** 2)) / total
     return (key - mean) / jnp.sqrt(variance + _VARIANCE_FLOOR)
 
 
@@ -89,16 +96,17 @@ def root(
     key, low, high, guess = (x / temperature for x in (key, *ends, guess))
     odds = (total - amount) / jnp.where(none, 1.0, amount)
 
-    def unsettled(state: Any) -> Array:
+    def unsettled(state: Array) -> Array:
         _, _, z, step, count = state
-        # A step of Newton's method squares the error.
-        return (jnp.abs(step) > jnp.maximum(eps**0.5, 4 * eps * jnp.abs(z))) & (count < TRIES)
+        # A step of Newton's method squares the error, which on logits is less still.
+        return (jnp.abs(step) > jnp.maximum(eps**0.42, 4 * eps * jnp.abs(z))) & (count < TRIES)
 
-    def improve(state: Any) -> Any:
+    def improve(state: Array) -> Array:
         low, high, z, last, count = state
         part = jax.nn.sigmoid(z - key)
-        taken = jnp.sum(weight * part)
-        slope = jnp.sum(weight * part * (1 - part))
+        shares = lax.optimization_barrier(weight * part)
+        steepness = lax.optimization_barrier(shares * (1 - part))
+        taken, slope = jnp.sum(shares), jnp.sum(steepness)
         left = total - taken
         low, high = jnp.where(taken > amount, low, z), jnp.where(taken > amount, z, high)
         known = (taken > 0) & (left > 0) & (slope > 0)
@@ -107,10 +115,11 @@ def root(
         good = (2 * jnp.abs(newton) <= jnp.abs(last)) & known
         good &= (low <= z - newton) & (z - newton <= high)
         step = jnp.where(good, newton, z - (low + high) / 2)
-        return low, high, z - step, step, count + 1
+        return jnp.stack([low, high, z - step, step, count + 1])
 
     z = jnp.where((low < guess) & (guess < high), guess, (low + high) / 2)
-    start = low, high, z, jnp.where(none | all_, 0.0, high - low), jnp.zeros((), np.int32)
+    # One array, not five: under `vmap` each is a pass of its own.
+    start = jnp.stack([low, high, z, jnp.where(none | all_, 0.0, high - low), jnp.zeros_like(z)])
     z = lax.while_loop(unsettled, improve, start)[2] * temperature
     return jnp.where(none, -BEYOND, jnp.where(all_, BEYOND, z))
 
@@ -163,18 +172,48 @@ def _implicit_jvp(primals: Any, tangents: Any) -> tuple[Array, Array]:
     return z, -more * jnp.where(steep, 1 / jnp.where(steep, slope, 1.0), 0.0)
 
 
+@jax.custom_vjp
 def share(distance: Array, mass: Array, temperature: Array) -> Array:
-    """sigmoid(distance / temperature), sharpened to a power as the temperature falls.
+    """sigmoid(distance / temperature), sharpened to a power below a temperature of 0.01.
 
     A request at the threshold fits in part. The hard simulator takes it whole or not at all, and
     it is the latter, since it did not fit: the power 1 / hardness tends to that, slower than the
     temperature, so that requests of nearly equal keys are told apart before. While many lie at the
     threshold, a part of each stands for some of them, and there is no power.
     """
+    cold = temperature < 1 / _SHARPENED**2
+    return lax.cond(cold, _sharpened, _plain, distance, mass, temperature)
+
+
+def _plain(distance: Array, mass: Array, temperature: Array) -> Array:
+    return jax.nn.sigmoid(distance / temperature)
+
+
+def _sharpened(distance: Array, mass: Array, temperature: Array) -> Array:
     part = jax.nn.sigmoid(distance / temperature)
     many = jnp.maximum(1.0, jnp.sum(4 * mass * part * (1 - part)))
-    hardness = 1 - (1 - jnp.minimum(1.0, 10 * jnp.sqrt(temperature))) / many
+    hardness = 1 - (1 - _SHARPENED * jnp.sqrt(temperature)) / many
     return jnp.exp(-jax.nn.softplus(-distance / temperature) / hardness)
+
+
+def _share_forth(*given: Array) -> tuple[Array, Any]:
+    return share(*given), given
+
+
+def _share_back(given: Any, slope: Array) -> Any:
+    def plain(distance: Array, mass: Array, temperature: Array) -> Any:
+        part = jax.nn.sigmoid(distance / temperature)
+        of_it = slope * part * (1 - part) / temperature
+        return of_it, jnp.zeros_like(mass), -jnp.sum(of_it * distance) / temperature
+
+    def sharpened(*given: Array) -> Any:
+        return jax.vjp(_sharpened, *given)[1](slope)
+
+    # Nothing of the rarer one is kept, so that the other one is as fast as it alone.
+    return lax.cond(given[-1] < 1 / _SHARPENED**2, sharpened, plain, *given)
+
+
+share.defvjp(_share_forth, _share_back)
 
 
 def cumulative(values: Array) -> Array:
