@@ -205,7 +205,7 @@ def _rule(label: str, member: str, space: Callable[[int], Coordinates]) -> Case:
 
 
 CASES = {
-    **{f"table{CLASSES * ranges}": _table(ranges) for ranges in (2, 4, 16, 64, 256)},
+    **{f"table{CLASSES * ranges}": _table(ranges) for ranges in (4, 16, 64, 256)},
     "family8": _rule("family, 8", "family", lambda seed: Space(TuneConfig.free)),
     "family14": _rule("family, 14", "family", lambda seed: Space(FAMILY_FIELDS)),
     "network360": _rule("network, 360", "network", NetworkSpace),
