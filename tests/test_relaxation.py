@@ -23,7 +23,7 @@ from jaxsched.engines.soft import (
 from jaxsched.engines.soft.simulate import _side_by_side
 from jaxsched.engines.soft.threshold import BEYOND, bracket, cumulative, implicit, root, share
 from jaxsched.policies import Policy
-from jaxsched.policies.arithmetic import most
+from jaxsched.policies.arithmetic import log2, most
 from jaxsched.policies.family import NUMBERS
 
 INSIDE = js.FamilyParams(
@@ -303,10 +303,39 @@ def test_one_request_at_the_threshold_waits_and_many_go_in_part() -> None:
     np.testing.assert_allclose(share(jnp.zeros(3), jnp.ones(3), warm), 0.5, rtol=1e-6)
 
 
+@pytest.mark.parametrize("temperature", [0.004, 0.3])  # sharpened, and not
+def test_derivatives_of_shares(temperature: float) -> None:
+    rng, step = np.random.default_rng(4), 1e-6 * temperature
+    with jax.enable_x64(True):
+        at = rng.normal(0, temperature, 20), rng.uniform(0, 1, 20), np.float64(temperature)
+        weight = rng.uniform(1, 2, 20)
+
+        def total(*at: Any) -> jax.Array:
+            return jnp.sum(weight * share(*at))
+
+        found = jax.grad(total, argnums=(0, 1, 2))(*at)
+        for i, (value, slope) in enumerate(zip(at, found, strict=True)):
+            for axis in np.eye(value.size).reshape(-1, *value.shape):
+                up, down = (total(*at[:i], value + s * step * axis, *at[i + 1 :]) for s in (1, -1))
+                expected = (up - down) / (2 * step)
+                np.testing.assert_allclose(np.sum(slope * axis), expected, rtol=1e-5, atol=1e-6)
+
+
 @pytest.mark.parametrize("length", [1, 31, 32, 100])
 def test_running_sums(length: int) -> None:
     values = np.random.default_rng(0).random((2, length)).astype(np.float32)
     np.testing.assert_allclose(cumulative(values), np.cumsum(values, axis=1), rtol=1e-5)
+
+
+def test_logarithms_of_floats_are_those_of_whole_numbers() -> None:
+    values = [1, 2, 3, 1023, 1024, 1025, 3 << 20, 2**31 - 1]
+    with jax.enable_x64(True):
+        found = np.asarray(log2(jnp.array(values, float), 20))
+        for value, each in zip(values, found, strict=True):
+            assert 0 <= each - log2(value, 20) < 1
+        slope = jax.vmap(jax.grad(lambda value: log2(value, 0)))(jnp.array(values[1:], float))
+    np.testing.assert_array_equal(slope, [0.5 ** (x.bit_length() - 1) for x in values[1:]])
+    np.testing.assert_allclose(log2(jnp.array(values, np.float32), 20), found, rtol=1e-6)
 
 
 def test_refusals() -> None:

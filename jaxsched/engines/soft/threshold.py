@@ -104,9 +104,8 @@ def root(
     def improve(state: Array) -> Array:
         low, high, z, last, count = state
         part = jax.nn.sigmoid(z - key)
-        shares = lax.optimization_barrier(weight * part)
-        steepness = lax.optimization_barrier(shares * (1 - part))
-        taken, slope = jnp.sum(shares), jnp.sum(steepness)
+        taken = jnp.sum(weight * part)
+        slope = jnp.sum(weight * part * (1 - part))
         left = total - taken
         low, high = jnp.where(taken > amount, low, z), jnp.where(taken > amount, z, high)
         known = (taken > 0) & (left > 0) & (slope > 0)
