@@ -217,6 +217,28 @@ def test_wrong_weights_are_refused(name):
         js.a_min_network(js.NetworkParams(**{name: values}))
 
 
+def test_units_that_lead_nowhere_change_nothing():
+    """There may be more units than 12; the exact and the soft choices follow the weights."""
+    params = one_of(random_weights(np.random.default_rng(12), 2), 1)
+    more = np.ones((len(params.output), 5, params.hidden.shape[-1]), np.float32)
+    wide = js.NetworkParams(
+        linear=params.linear,
+        hidden=np.concatenate([params.hidden, more], axis=1),
+        output=np.pad(params.output, ((0, 0), (0, 5))),
+    )
+    assert quantize(wide).shape == (WEIGHTS + 4 * 5 * 7,)
+    instance = draw("wide", 13, False)
+    found = [js.simulate(instance, js.a_min_network(own)) for own in (params, wide)]
+    assert np.array_equal(found[0].completion, found[1].completion)
+    rng = np.random.default_rng(13)
+    prompt, estimate, tokens = rng.integers(1, 2_000, (3, 50))
+    r = record(js.a_min_network(), prompt, estimate, tokens, evictions=1)
+    floats = {k: jnp.asarray(v, jnp.float32) for k, v in vars(r).items()}
+    nets = [_net(EVICT, js.View(**floats | {"params": unrounded(own)})) for own in (params, wide)]
+    np.testing.assert_allclose(*nets, rtol=1e-5, atol=1)
+    assert np.ptp(nets[0]) > 1
+
+
 def test_members_share_a_program():
     one, other = (js.a_min_network(one_of(random_weights(np.random.default_rng(7), 2), i))
                   for i in (0, 1))  # fmt: skip

@@ -75,6 +75,21 @@ def test_the_origin_is_a_min_with_hidden_units(space: NetworkSpace) -> None:
     assert not np.array_equal(origin.hidden, NetworkSpace(1).params(NetworkSpace(1).origin).hidden)
 
 
+def test_a_space_of_wider_networks() -> None:
+    """Wherever z goes, results vary as much as with 12 units."""
+    rng, features, spread = np.random.default_rng(3), np.ones(6), []
+    for units in (12, 48):
+        space = NetworkSpace(0, units)
+        assert space.size == len(space.origin) == 4 * (6 + 7 * units)
+        assert not space.params(space.origin).output.any()
+        points = space.random(rng, 200)
+        np.testing.assert_allclose(space.point(space.params(points[0])), points[0])
+        net = space.params(points)
+        active = np.maximum(net.hidden @ features, 0)
+        spread.append(np.std(np.sum(net.output * active, axis=-1)))
+    assert spread[1] == pytest.approx(spread[0], rel=0.25)
+
+
 def test_the_box_is_the_range_of_the_weights(space: NetworkSpace) -> None:
     low, high = (space.params(corner) for corner in space.box)
     for name in SHAPES:

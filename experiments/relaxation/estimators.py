@@ -8,6 +8,7 @@ derivative counts as one, and so does the exact one that lays out its steps.
 from __future__ import annotations
 
 import dataclasses
+import functools
 import time
 from collections.abc import Callable
 
@@ -15,11 +16,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax.perturbations
+from jax import lax
 from numpy.typing import NDArray
 
 import jaxsched as js
 from experiments.relaxation.cases import SPACE
 from jaxsched.engines import soft as relaxation
+from jaxsched.engines.soft.simulate import AT_ONCE
 from jaxsched.tuning.config import DescentConfig
 from jaxsched.tuning.estimators import along_guide
 
@@ -232,13 +235,14 @@ def soft_gradients(
     timeline: relaxation.Timeline,
     exact_gradient: bool = False,
 ) -> jax.Array:
-    """Gradients of ln(relaxed mean latency) at one point, lane by lane: of shape [lanes, d]."""
+    """Gradients of ln(relaxed mean latency) at one point, [lanes, d], a few lanes at a time."""
 
-    def score(z: jax.Array, instance: js.Instance, timeline: relaxation.Timeline) -> jax.Array:
+    def score(z: jax.Array, of: tuple[js.Instance, relaxation.Timeline]) -> jax.Array:
         params = SPACE.params(z, jnp)
         soft = relaxation.soft_simulate(
-            instance, params, temperature, timeline, exact_gradient=exact_gradient
+            of[0], params, temperature, of[1], exact_gradient=exact_gradient
         )
         return jnp.log(soft.mean_latency)
 
-    return jax.vmap(jax.grad(score), in_axes=(None, 0, 0))(z, instance, timeline)
+    gradient = functools.partial(jax.grad(score), z)
+    return lax.map(gradient, (instance, timeline), batch_size=AT_ONCE)

@@ -36,10 +36,13 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import math
 from typing import Any
 
+import jax
 import jax.numpy as jnp
 import numpy as np
+from jax import lax
 
 from jaxsched.arrays import Pytree
 from jaxsched.policies.arithmetic import least, log2, most, real, shift, stretch
@@ -50,7 +53,7 @@ from jaxsched.policies.view import View
 HEADS = ("admit", "reserve", "evict", "grow")
 FEATURES = ("prompt", "estimate", "share", "evictions", "progress", "one")
 HIDDEN_UNITS = 12
-"""Hidden units of a head."""
+"""Hidden units of a head, by default and in files."""
 
 ADMIT, RESERVE, EVICT, GROW = range(4)
 PROGRESS = FEATURES.index("progress")
@@ -60,16 +63,19 @@ WIDEST = 8.0
 UNIT = 1024
 """Units in a weight of 1."""
 
-SHAPES = {
-    "linear": (len(HEADS), len(FEATURES)),
-    "hidden": (len(HEADS), HIDDEN_UNITS, len(FEATURES)),
-    "output": (len(HEADS), HIDDEN_UNITS),
-}
-"""Field of `NetworkParams` -> its shape."""
 
-HEAD = len(FEATURES) + HIDDEN_UNITS * (len(FEATURES) + 1)
-WEIGHTS = len(HEADS) * HEAD
-"""Weights of a head, and of all."""
+def shapes(units: int) -> dict[str, tuple[int, ...]]:
+    """Field of `NetworkParams` -> its shape, with so many hidden units."""
+    return {
+        "linear": (len(HEADS), len(FEATURES)),
+        "hidden": (len(HEADS), units, len(FEATURES)),
+        "output": (len(HEADS), units),
+    }
+
+
+SHAPES = shapes(HIDDEN_UNITS)
+WEIGHTS = sum(math.prod(shape) for shape in SHAPES.values())
+"""Weights by default."""
 
 MOST_EVICTIONS = 6
 LONGEST = 2**28 - 1
@@ -84,7 +90,8 @@ class NetworkParams(Pytree):
     """The weights of a network, traced; the defaults are A_min, refined on eviction.
 
     Values beyond ±8 are brought to the nearest end, and rounded to 1/1024. Heads are in the order
-    of `HEADS`, features in that of `FEATURES`.
+    of `HEADS`, features in that of `FEATURES`. There may be another number of hidden units than 12;
+    rules in files have 12.
 
     Attributes:
       linear: From features to a head's result, [4, 6].
@@ -125,7 +132,7 @@ def a_min_network(params: NetworkParams | None = None) -> Policy:
 
 
 def quantize(params: NetworkParams) -> Any:
-    """The weights in fixed point, int32 of shape [360].
+    """The weights in fixed point, int32 of shape [360] with 12 hidden units.
 
     Head by head its linear weights, then for every unit those that lead to it and the one that
     leads on. From numpy's float32 if they are concrete, so that traced and concrete numbers agree.
@@ -136,9 +143,15 @@ def quantize(params: NetworkParams) -> Any:
     module = module_of(params)
     fixed = {
         name: fixed_point(name, getattr(params, name), shape, (-WIDEST, WIDEST), UNIT, module)
-        for name, shape in SHAPES.items()
+        for name, shape in shapes(units_of(params)).items()
     }
     return _in_line(NetworkParams(**fixed), module)
+
+
+def units_of(params: NetworkParams) -> int:
+    """Hidden units of a head."""
+    shape = np.shape(params.hidden)
+    return shape[1] if len(shape) == len(SHAPES["hidden"]) else HIDDEN_UNITS
 
 
 def unrounded(params: NetworkParams) -> Any:
@@ -160,7 +173,7 @@ def _in_line(params: NetworkParams, module: Any) -> Any:
 def keep_rising(params: NetworkParams, module: Any) -> NetworkParams:
     """The same with eviction keys that never fall as a request runs; see the head of this file."""
     linear, hidden = params.linear, params.hidden
-    kept = np.zeros(SHAPES["hidden"], bool)
+    kept = np.zeros(np.shape(hidden), bool)
     kept[EVICT, :, PROGRESS] = True
     sign = module.sign(params.output)[..., None]
     hidden = module.where(kept, module.abs(hidden) * sign, hidden)
@@ -209,11 +222,12 @@ def _net(head: int, r: View) -> Any:
         progress,
         4096,
     )
-    first = head * HEAD
+    count = len(r.params) // len(HEADS)
+    first = head * count
     if real(r.params):
-        return _products(r.params[first : first + HEAD], features)
+        return _products(r.params[first : first + count], features)
     total = shift(_dot(r, first, features), 2)
-    for place in range(first + len(FEATURES), first + HEAD, len(FEATURES) + 1):
+    for place in range(first + len(FEATURES), first + count, len(FEATURES) + 1):
         active = most(least(shift(_dot(r, place, features), 12), int(WIDEST) * UNIT), 0)
         total = total + r.params[place + len(FEATURES)] * active
     return total
@@ -224,13 +238,27 @@ def _products(weights: Any, features: tuple[Any, ...]) -> Any:
 
     Weight by weight, a derivative takes several times as long to compile and twice as long to run.
     """
-    seen = jnp.stack(jnp.broadcast_arrays(*map(jnp.asarray, features))) / 4096
     linear, units = weights[: len(FEATURES)], weights[len(FEATURES) :]
-    units = units.reshape(HIDDEN_UNITS, len(FEATURES) + 1)
+    units = units.reshape(-1, len(FEATURES) + 1)
     hidden, output = units[:, :-1], units[:, -1]
     product = functools.partial(jnp.matmul, precision="highest")
+    seen = jnp.stack(jnp.broadcast_arrays(*map(jnp.asarray, features))) / 4096
+    seen = _once(seen, weights)
     active = jnp.clip(product(hidden, seen), 0.0, WIDEST * UNIT)
-    return UNIT * product(linear, seen) + product(output, active)
+    return _once(UNIT * product(linear, seen) + product(output, active), weights)
+
+
+def _once(values: Any, weights: Any) -> Any:
+    """The values, computed once; so is what a derivative brings back to them.
+
+    For a CPU, XLA puts hundreds of operations before into the loop over hidden units, and computes
+    them for each; three quarters of the time of a gradient went there. It leaves a branch whole,
+    and does not know that the weights are finite (`lax.optimization_barrier` is gone by then).
+    """
+    if jax.default_backend() != "cpu":
+        return values
+    finite = jnp.abs(weights[0]) < np.inf
+    return lax.cond(finite, lambda x: x, lambda x: jnp.full_like(x, np.nan), values)
 
 
 def _dot(r: View, place: int, features: tuple[Any, ...]) -> Any:

@@ -23,7 +23,7 @@ from jaxsched.tuning.config import DescentConfig
 from jaxsched.tuning.problem import Batch, Problem
 from jaxsched.tuning.space import Coordinates, Floats
 
-GRADIENTS = " gradients 2"
+GRADIENTS = " gradients 3"
 """Goes into the names of checkpoints: what the relaxation's gradients are changes with it."""
 
 

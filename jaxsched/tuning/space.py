@@ -24,7 +24,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from jaxsched.policies.family import NUMBERS, FamilyParams
-from jaxsched.policies.network import EVICT, PROGRESS, SHAPES, WIDEST, NetworkParams
+from jaxsched.policies.network import (
+    EVICT,
+    HIDDEN_UNITS,
+    PROGRESS,
+    WIDEST,
+    NetworkParams,
+    shapes,
+)
 
 Floats = NDArray[np.float64]
 
@@ -145,7 +152,7 @@ class Space(Coordinates):
 
 
 SCALES = {"linear": 0.5, "hidden": 0.25, "output": 0.25}
-"""Field of `NetworkParams` -> c: a weight is c z."""
+"""Field of `NetworkParams` -> c: a weight is c z, with 12 hidden units."""
 
 SPREAD = {"linear": 2.0, "hidden": 0.0, "output": 2.0}
 """Field -> deviation of random starts from the origin, in z."""
@@ -156,41 +163,51 @@ class NetworkSpace(Coordinates):
     """Points for all weights. As all networks, those of the space finish."""
 
     seed: int  # of the hidden weights at the origin
+    units: int = HIDDEN_UNITS  # hidden units of a head
+
+    @property
+    def shapes(self) -> dict[str, tuple[int, ...]]:
+        """Field of `NetworkParams` -> its shape."""
+        return shapes(self.units)
+
+    @property
+    def scales(self) -> dict[str, float]:
+        """Field -> c. However many units there are, as large a z moves a result as far."""
+        return SCALES | {"output": SCALES["output"] * (HIDDEN_UNITS / self.units) ** 0.5}
 
     @functools.cached_property
     def origin(self) -> Floats:
         """The point that is A_min, of shape [d]: hidden units that nothing follows from yet."""
-        shape = SHAPES["hidden"]
-        hidden = np.random.default_rng(self.seed).standard_normal(shape)
-        zeros = {name: np.zeros(shape) for name, shape in SHAPES.items()}
+        hidden = np.random.default_rng(self.seed).standard_normal(self.shapes["hidden"])
+        zeros = {name: np.zeros(shape) for name, shape in self.shapes.items()}
         return self.point(NetworkParams(**zeros | {"hidden": hidden}))
 
     def point(self, params: NetworkParams) -> Floats:
         """The point of a network, of shape [d]."""
-        parts = [np.ravel(getattr(params, name)) / SCALES[name] for name in SHAPES]
+        parts = [np.ravel(getattr(params, name)) / c for name, c in self.scales.items()]
         return np.concatenate(parts).astype(float)
 
     @functools.cached_property
     def box(self) -> tuple[Floats, Floats]:
         """Each weight within its range, where every rule finishes."""
-        most = {name: np.full(shape, WIDEST) for name, shape in SHAPES.items()}
+        most = {name: np.full(shape, WIDEST) for name, shape in self.shapes.items()}
         least = {name: -value for name, value in most.items()}
         least["linear"][EVICT, PROGRESS] = 0.0
         return self.point(NetworkParams(**least)), self.point(NetworkParams(**most))
 
     def params(self, z: Any, module: Any = np) -> NetworkParams:
         """The networks of points."""
-        ends = np.cumsum([np.prod(shape, dtype=int) for shape in SHAPES.values()])
+        ends = np.cumsum([np.prod(shape, dtype=int) for shape in self.shapes.values()])
         parts = module.split(z, ends[:-1].tolist(), axis=-1)
         return NetworkParams(
             **{
-                name: (SCALES[name] * part).reshape(*z.shape[:-1], *shape)
-                for (name, shape), part in zip(SHAPES.items(), parts, strict=True)
+                name: (self.scales[name] * part).reshape(*z.shape[:-1], *shape)
+                for (name, shape), part in zip(self.shapes.items(), parts, strict=True)
             }
         )
 
     def random(self, rng: np.random.Generator, count: int) -> Floats:
         """Points around the origin, of shape [count, d], with its hidden units."""
-        widths = [np.full(shape, SPREAD[name]).ravel() for name, shape in SHAPES.items()]
+        widths = [np.full(shape, SPREAD[name]).ravel() for name, shape in self.shapes.items()]
         noise = rng.standard_normal((count, self.size)) * np.concatenate(widths)
         return self.clip(self.origin + noise)
