@@ -137,6 +137,41 @@ def test_any_prices_bound_and_a_search_with_bad_ones_ends_at_the_optimum() -> No
     assert nodes > 1000 and removed > 100 and gone > 100
 
 
+def test_searches_below_aims_prove_the_optimum_from_bad_schedules(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    # Nothing is improved, few nodes are tried, and prices are poor: the aims have to do it.
+    rng, searches = np.random.default_rng(6), list[bool]()
+    made = Search.__init__
+
+    def watched(search: Search, *given: Any) -> None:
+        made(search, *given)
+        searches.append(len(given[1].moves.active) > 0)
+
+    monkeypatch.setattr(Search, "__init__", watched)
+    monkeypatch.setattr(solve, "_annealed", lambda lane, start, *_: start)
+    monkeypatch.setattr(solve, "NODES_AT_A_TIME", 3)
+    monkeypatch.setattr(solve, "FIRST_CLIMB", (1, solve.QUICK))
+    monkeypatch.setattr(solve, "MORE_CLIMBS", ((1, solve.QUICK),))
+    monkeypatch.setattr(solve, "STEPS", 1)
+    monkeypatch.setattr(solve, "AIMS", (0.05, 0.1, 0.15, 0.2, 0.3, 0.5, 1.0))
+    for case in range(100):
+        # Poor prices leave an aim to the search; good ones prove it alone.
+        climb = (1, solve.NEAR) if case % 4 < 2 else (100, solve.QUICK)
+        monkeypatch.setattr(solve, "CLIMB_THROUGH_PACKINGS", climb)
+        memory, n = int(rng.integers(4, 13)), int(rng.integers(3, 6))
+        requests = draw(rng, n, memory, 8, 6 * (case % 2))
+        best = brute_force(requests, memory)
+        lane = next(problems_of(instance(requests, memory)))
+        one_by_one = np.cumsum(lane.output[::-1])[::-1] - lane.output + lane.arrival.max()
+        monkeypatch.setattr(type(lane), "first_schedule", lambda _, start=one_by_one: start)
+        seen = list[tuple[int, int, int]]()
+        found = solve._solve(lane, 1e9, lambda *state, seen=seen: seen.append(state))
+        assert found.proved and found.total_latency == best
+        assert all(lower <= best <= total for _, total, lower in seen)
+    assert sum(searches) > 50
+
+
 def test_rows_never_meet_in_a_feasible_pair() -> None:
     from jaxsched.optimum import prices
 

@@ -25,7 +25,6 @@ ORDER_WEIGHTS = (1.0, 0.7, 0.5, 0.35)
 """Orders that a search starts from: by prompt · output + weight · output² / 2, a volume where the
 weight is 1. Less than that is better for the largest backlogs, by about a per cent."""
 
-
 RULED_OUT_AGAIN = 3
 """How often starts are ruled out with the same prices, since each time fewer are left."""
 

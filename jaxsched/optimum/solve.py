@@ -93,7 +93,8 @@ def optimal(
       instance: Instances in rounds, with request arrays of shape [..., n]; predictions are not
         looked at. Beyond 62 requests, or where memory is in the thousands, nothing is searched,
         only bounded.
-      time_limit: Seconds of processor time for one lane, above 0, looked at about once a second.
+      time_limit: Seconds of processor time for one lane, above 0, looked at about once a
+        second of searching; prices are found to the end, some seconds for small memories.
         What is found then depends on the machine, but what is proved does not. Ctrl-C stops as
         ever.
       on_progress: Called as (lane, nodes, best total, lower bound) about once a second.
