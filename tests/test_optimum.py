@@ -151,6 +151,7 @@ def test_searches_below_aims_prove_the_optimum_from_bad_schedules(
     monkeypatch.setattr(Search, "__init__", watched)
     monkeypatch.setattr(solve, "_annealed", lambda lane, start, *_: start)
     monkeypatch.setattr(solve, "NODES_AT_A_TIME", 3)
+    monkeypatch.setattr(solve, "NODES_BEFORE", (3, 3))
     monkeypatch.setattr(solve, "FIRST_CLIMB", (1, solve.QUICK))
     monkeypatch.setattr(solve, "MORE_CLIMBS", ((1, solve.QUICK),))
     monkeypatch.setattr(solve, "STEPS", 1)

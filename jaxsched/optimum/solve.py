@@ -34,6 +34,9 @@ MOST_STATES = 2**25
 NODES_AT_A_TIME = 2**19
 """Nodes between two looks at the time."""
 
+NODES_BEFORE = 2**19, 2**23
+"""Nodes of the searches before there are packings: with few requests those cost more."""
+
 MEMO = 2**20
 """States that are remembered, at most; a power of two."""
 
@@ -145,16 +148,27 @@ def _solve(
     lower, nodes = min(plain.bound(lane), total), 0
     rounds = len(plain.memory) + lane.more_rounds
     searched = lane.n <= MOST_REQUESTS and lane.path_states(rounds) <= MOST_STATES
+
+    def search(prices: PathPrices, aim: int, most: float = math.inf) -> None:
+        """For a schedule of less than `aim`: both sides are better after it."""
+        nonlocal start, total, lower, nodes
+        looking = Search(lane, prices, start, aim)
+        while True:
+            looking.go_on(NODES_AT_A_TIME)
+            start = looking.start
+            total = lane.latency(start.sum())
+            on_progress(nodes + looking.nodes, total, min(lower, total))
+            if looking.done or looking.nodes >= most or late():
+                break
+        nodes += looking.nodes
+        lower = min(aim, total) if looking.done else min(lower, total)
+
     if lower < total and searched:
         found, lower = _climbed(lane, plain, total, lower, FIRST_CLIMB)
-        search = Search(lane, found, start, total)
-        search.go_on(NODES_AT_A_TIME)
-        start, nodes = search.start, search.nodes
-        total = lane.latency(start.sum())
-        lower = total if search.done else min(lower, total)
-        on_progress(nodes, total, lower)
+        search(found, total, NODES_BEFORE[0])
         if lower < total and not late():
             start, total, found, lower = _closer(lane, start, found, lower)
+            search(found, total, NODES_BEFORE[1])
         first, prices = lower, found
         for part in AIMS:
             if lower == total or late():
@@ -169,16 +183,8 @@ def _solve(
             prices, lower = _climbed(
                 lane, prices.without_worse(lane, aim), aim, lower, CLIMB_THROUGH_PACKINGS
             )
-            if lower == aim:
-                continue
-            search = Search(lane, prices, start, aim)
-            while not (search.done or late()):
-                search.go_on(NODES_AT_A_TIME)
-                start = search.start
-                total = lane.latency(start.sum())
-                on_progress(nodes + search.nodes, total, lower)
-            nodes += search.nodes
-            lower = min(aim, total) if search.done else min(lower, total)
+            if lower < aim:
+                search(prices, aim)
     return _one(lane.checked(start), total, lower, nodes)
 
 
