@@ -246,13 +246,13 @@ class _Paths:
             self.kind, len(self.size), lane.output, found.allowed, self.cost
         )
         self.may_start = paths.starts_of(self.which, len(self.prompts), found.allowed)
-        self.kind_of = paths.kinds_of(self.size, lane.memory)
+        self.kind_of = paths.kinds_of_requests(self.size, lane.memory)
         self.packed = len(found.moves.active) > 0
         if self.packed:
             self.to_go = tuple(
                 np.zeros(len(x), np.int64) for x in (found.live.start, found.live.end)
             )
-            packings.cost_to_go(
+            packings.packed_cost_to_go(
                 found.moves, found.live, self.kind_of, self.end, self.late, self.may_start,
                 found.begin, found.memory, found.number, *self.to_go,
             )  # fmt: skip
@@ -296,7 +296,7 @@ class _Paths:
         return so_far
 
     def _arcs(self, total: int) -> tuple[Any, ...]:
-        """The slack of a schedule of less than this total latency, and `packings.arcs`."""
+        """The slack of a schedule of less than this total latency, and `packings.packed_arcs`."""
         found = self.found
         slack = found.unit * (total - 1) - self.value
         if not self.packed:
@@ -305,7 +305,7 @@ class _Paths:
                 self._so_far(), self.to_go, slack,
             )  # fmt: skip
             return slack, *costs, found.live
-        *costs, live = packings.arcs(
+        *costs, live = packings.packed_arcs(
             found.moves, found.live, self.kind_of, self.end, self.may_start, found.begin,
             found.memory, found.number, *self.to_go, self.least + slack,
         )  # fmt: skip

@@ -198,7 +198,7 @@ def place_of(at, state, t, x):
 
 
 @compiled()
-def cost_to_go(
+def packed_cost_to_go(
     moves, live, kind_of, end, late, may_start, begin, lam, nu, starting, ending
 ):  # fmt: skip
     """Fills the least cost of the rest of a path for the states of `live`.
@@ -282,7 +282,7 @@ def walk(
 
 
 @compiled()
-def arcs(
+def packed_arcs(
     moves, live, kind_of, end, may_start, begin, lam, nu, starting, ending, limit
 ):  # fmt: skip
     """What `paths.arcs` returns, and the states that are in a path of at most this cost."""

@@ -238,7 +238,7 @@ def distinct(values):
 
 
 @compiled()
-def kinds_of(size, memory):
+def kinds_of_requests(size, memory):
     """The kind of request that may end at a usage of 0 ... M, -1 if there is none."""
     kind_of = np.full(memory + 1, -1)
     for k in range(len(size)):
@@ -297,7 +297,7 @@ def climb_with_paths(
     shape = (rounds + 1, len(floor), memory + 1) if not packed else (0, 0, 0)
     starting, ending = np.full(shape, float(FAR)), np.full(shape, float(FAR))
     starting_live, ending_live = np.zeros(len(live.start)), np.zeros(len(live.end))
-    kind_of = kinds_of(size, memory)
+    kind_of = kinds_of_requests(size, memory)
     in_use, number = np.zeros(rounds), np.zeros(rounds)
     ends, begun = np.zeros((rounds, len(size))), np.zeros((rounds, len(prompts)))
     table = np.empty((len(prompt), rounds))
@@ -316,7 +316,7 @@ def climb_with_paths(
             kind, len(size), output, allowed, table
         )
         if packed:
-            packings.cost_to_go(
+            packings.packed_cost_to_go(
                 moves, live, kind_of, end, late, may_start, begin, lam, nu, starting_live,
                 ending_live,
             )  # fmt: skip

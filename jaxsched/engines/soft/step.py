@@ -22,8 +22,8 @@ from jaxsched.engines.soft.threshold import (
     bracket,
     cumulative,
     implicit,
-    kept,
     root,
+    saved,
     share,
     standardize,
 )
@@ -111,10 +111,10 @@ def _evict(lane: SoftLane, state: State, step: Timeline, present: Array) -> Stat
     key = _distinct(lane, -key if lane.policy.evict_largest else key)
     key = standardize(key, _held(lane, state.active))
     used = present * (state.active * (view.prompt + _ahead(step)) + state.tokens)
-    over = kept(jnp.sum(used)) - view.memory
+    over = saved(jnp.sum(used)) - view.memory
     ends = bracket(key, state.active, temperature)
     fixed = lax.stop_gradient((key, used, over, temperature, ends))
-    found = kept(root(*fixed, state.thresholds[0]))
+    found = saved(root(*fixed, state.thresholds[0]))
     z = implicit(found, key, used, over, temperature)
     lost = (1 - share(key - z, state.active, temperature)) * present
     lost = _through(step.evicted, lost, state.active)
@@ -161,7 +161,7 @@ def _waiting(lane: SoftLane, state: State) -> View:
 def _distinct(lane: SoftLane, key: Array) -> Array:
     """Keys of which equal ones go by index, as far as floats of their size can tell."""
     key = jnp.broadcast_to(key, lane.tie.shape)
-    size = kept(lax.stop_gradient(jnp.max(jnp.where(lane.real, jnp.abs(key), 0.0))))
+    size = saved(lax.stop_gradient(jnp.max(jnp.where(lane.real, jnp.abs(key), 0.0))))
     return key + lane.tie * jnp.maximum(1.0, size / 2**18)
 
 
@@ -211,12 +211,12 @@ class _Use(Pytree):
         places = jnp.arange(self.ends[0].size, dtype=np.int32)
         here = places == which, places + np.int32(places.size) == which
         of_it = [jnp.where(x, ends, 0.0) for x, ends in zip(here, self.ends, strict=True)]
-        end = kept(jnp.sum(sum(of_it)))
+        end = saved(jnp.sum(sum(of_it)))
         active, waiting = (
             jnp.where(x | (ends >= end), held + shares * end, 0.0)
             for x, ends, shares, held in zip(here, self.ends, self.shares, self.held, strict=True)
         )
-        return waiting, memory - kept(jnp.sum(active))
+        return waiting, memory - saved(jnp.sum(active))
 
 
 def _fullest(
@@ -254,7 +254,7 @@ def _fullest(
 
     start = (*guess, jnp.array(True), jnp.zeros((), np.int32))
     found = lax.while_loop(lambda state: state[2] & (state[3] < TRIES), improve, start)
-    return kept(found[0]), kept(found[1])
+    return saved(found[0]), saved(found[1])
 
 
 def _descending(values: Array, before: Array) -> Array:

@@ -37,7 +37,7 @@ _BLOCK = 32
 _SHARPENED = 10.0
 
 
-def kept(value: Array) -> Array:
+def saved(value: Array) -> Array:
     """The value, which the way back does not find again."""
     return checkpoint_name(value, SAVED)
 
@@ -47,9 +47,9 @@ def standardize(key: Array, mass: Array) -> Array:
 
     The hard order does not change when all keys are scaled or shifted; so neither does the soft.
     """
-    total = kept(jnp.sum(mass)) + 1e-6
-    mean = kept(jnp.sum(mass * key)) / total
-    variance = kept(jnp.sum(mass * (key - mean) ** 2)) / total
+    total = saved(jnp.sum(mass)) + 1e-6
+    mean = saved(jnp.sum(mass * key)) / total
+    variance = saved(jnp.sum(mass * (key - mean) ** 2)) / total
     return (key - mean) / jnp.sqrt(variance + _VARIANCE_FLOOR)
 
 
