@@ -44,12 +44,12 @@ STEPS = 1500
 """Steps of prices before a search."""
 
 ANNEALINGS = ((4, 2_000), (8, 4_000))
-"""Annealings before a search that is a try and before the last one, and moves of each for every
-request. The last search takes long, and far less where the best schedule is there at its start."""
+"""Annealings before a search that is a try and before those that may take long, and moves of each
+for every request. A search takes far less where the best schedule is there at its start."""
 
 FIRST_CLIMB, MORE_CLIMBS = (250, QUICK), ((500, THOROUGH),) * 2
-"""Steps and pace of the climbs of prices of paths before a search that is a try and before the last
-one. After each climb starts are ruled out. Found by trial."""
+"""Steps and pace of the climbs of prices of paths before a search that is a try and before those
+that may take long. After each climb starts are ruled out. Found by trial."""
 
 CLIMB_THROUGH_PACKINGS, AIMS = (150, NEAR), (0.35, 0.5, 0.65, 0.8, 0.9, 1.0)
 """The same for paths through packings, before every search below an aim; and the aims: parts of the
@@ -176,7 +176,11 @@ def _solve(
             aim = first + math.ceil(part * (total - first))
             if aim <= lower:
                 continue
-            near = found.without_worse(lane, aim).through_packings(lane, aim, prices.moves)
+            near = found.without_worse(lane, aim)
+            lower = max(lower, min(near.bound(lane), aim))
+            if lower == aim:
+                continue
+            near = near.through_packings(lane, aim, prices.moves)
             prices = dataclasses.replace(
                 prices, allowed=near.allowed, moves=near.moves, live=near.live
             )
@@ -269,11 +273,6 @@ class Search:
     def nodes(self) -> int:
         """How many there were."""
         return int(self._numbers[branch.NODES])
-
-    @property
-    def total(self) -> int:
-        """The aim, or the total latency of the best schedule below it so far."""
-        return int(self._numbers[branch.BEST])
 
     @property
     def start(self) -> WholeNumbers:
