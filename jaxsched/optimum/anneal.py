@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from jaxsched.optimum.compiled import compiled
+from jaxsched.optimum.compiled import borrowing, compiled
 from jaxsched.optimum.profile import add, earliest_start, place
 
 
@@ -78,7 +78,7 @@ def anneal(prompt, output, arrival, memory, order, known, moves, seed, start):
     return best
 
 
-@compiled()
+@borrowing()
 def _again(used, memory, prompt, output, known, order, first, start, at, total):
     """Starts the requests of the order from place `first` on again; the new sum, -1 if too long."""
     longest = len(used) - output.max()
@@ -94,7 +94,7 @@ def _again(used, memory, prompt, output, known, order, first, start, at, total):
     return total
 
 
-@compiled()
+@borrowing()
 def _shift(order, k, j):
     """Moves what stands at place k to place j."""
     item, step = order[k], 1 if j > k else -1
@@ -104,11 +104,12 @@ def _shift(order, k, j):
     order[j] = item
 
 
-@compiled()
+@borrowing()
 def _keep(kept, b, block, prompt, output, order, start):
     """Brings the memory in use by the blocks after the b-th up to date."""
     for c in range(b + 1, len(kept)):
-        kept[c] = kept[c - 1]
+        for t in range(kept.shape[1]):
+            kept[c, t] = kept[c - 1, t]
         for m in range((c - 1) * block, c * block):
             i = order[m]
             add(kept[c], prompt[i], output[i], start[i])

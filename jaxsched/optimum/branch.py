@@ -21,7 +21,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from jaxsched.optimum.compiled import compiled
+from jaxsched.optimum.compiled import borrowing
 from jaxsched.optimum.packings import FAR, place_of
 from jaxsched.optimum.profile import add, drop
 
@@ -36,11 +36,11 @@ WORDS = ENDS + 3
 """Of a remembered state: requests left, round, cost, and what ends when."""
 
 
-@compiled()
+@borrowing()
 def search(
     numbers, prompt, output, arrival, memory, alpha, beta, unit, table, least, lam, nu, mu, kind,
     begin, g, late, moves, at, states, to_go, used, cover, start, best_start, frames, memo, state,
-    twin, nodes,
+    twin, rest, seen, nodes,
 ):  # fmt: skip
     """Goes on with a search for at most so many nodes; whether it is at its end stands in DONE.
 
@@ -51,7 +51,8 @@ def search(
     `at[t + 1] - 1` for round t, and a bound here is without it; `kind[i]` is that of i's prompt
     among those of `moves`. `frames[d]` is (i, or -1 for a round that passed; index to go on from;
     bound; active requests; state of the path). `twin[i]` is a request that has to start no later,
-    or -1.
+    or -1. In `rest` is by kind of prompt what a path costs after a start, and in `seen` the node
+    for which that was looked up.
     """
     n = len(prompt)
     rounds = table.shape[0]
@@ -62,8 +63,7 @@ def search(
     one = np.int64(1)
     limit = unit * (best - 1)
     tried = 0
-    # By kind of prompt what a path costs after a start, and the node for which that was looked up.
-    rest, seen = np.zeros(len(moves.add), np.int64), np.zeros(len(moves.add), np.int64)
+    seen[:] = 0
     while tried < nodes:
         tried += 1
         # The next request that may start in this round.
@@ -108,7 +108,8 @@ def search(
             if total < best:
                 best = total
                 limit = unit * (best - 1)
-                best_start[:] = start
+                for j in range(n):
+                    best_start[j] = start[j]
         else:
             later, going_on, ended, y = _passed(
                 n, t, bound, active, left, limit, prompt, output, arrival, memory, least, lam, nu,
@@ -147,7 +148,7 @@ def search(
     numbers[NODES] += tried
 
 
-@compiled()
+@borrowing()
 def _rest(moves, at, states, to_go, t, x):
     """The least cost of the rest of a path from state x of round t on; FAR where none goes on."""
     if x < 0:
@@ -156,7 +157,7 @@ def _rest(moves, at, states, to_go, t, x):
     return to_go[place] if place >= 0 else FAR
 
 
-@compiled()
+@borrowing()
 def _fits(used, memory, prompt, output, start):
     k = output - 1
     while k >= 0:
@@ -166,7 +167,7 @@ def _fits(used, memory, prompt, output, start):
     return True
 
 
-@compiled()
+@borrowing()
 def _passed(
     n, t, bound, active, left, limit, prompt, output, arrival, memory, least, lam, nu, mu, g, late,
     moves, at, states, to_go, x, used, cover, start, rounds,
@@ -215,7 +216,7 @@ def _passed(
     return bound, active, ended, x
 
 
-@compiled()
+@borrowing()
 def _is_new(memo, state, n, t, left, spent, prompt, output, start, last):
     """Whether the state before round t is seen for the first time, or at a lower cost than ever."""
     count = 0

@@ -13,3 +13,7 @@ except ImportError as error:
     ) from error
 
 compiled = functools.partial(njit, cache=True, nogil=True, error_model="numpy")
+
+borrowing = functools.partial(compiled, _nrt=False)
+"""The same for a function that makes no arrays (numba raises where one does). References to arrays
+are not counted then: counting at every call of a small function took more than half of the time."""

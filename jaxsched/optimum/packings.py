@@ -15,7 +15,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from jaxsched.optimum.compiled import compiled
+from jaxsched.optimum.compiled import borrowing, compiled
 
 FAR = 2**60
 """The cost of what is not allowed; sums of real costs stay far below."""
@@ -112,7 +112,7 @@ def packings(memory, least, largest, most, prompts, count):
     return active, used, grow, add, at, part, to
 
 
-@compiled()
+@borrowing()
 def _find(child, least, parts, size):
     x = 0
     for m in range(size):
@@ -184,7 +184,7 @@ def near_states(moves, so_far, to_go, limit, most):
     return start_at, start, end_at, end
 
 
-@compiled()
+@borrowing()
 def place_of(at, state, t, x):
     """Where state x of round t is in a list; -1 if it is not."""
     low, high = at[t], at[t + 1]
@@ -241,7 +241,7 @@ def packed_cost_to_go(
             here[live.start[j]] = far
 
 
-@compiled()
+@borrowing()
 def walk(
     moves, live, kind_of, end, may_start, begin, starting, ending, in_use, number, begun, ends
 ):  # fmt: skip
@@ -352,7 +352,7 @@ def packed_arcs(
     return start_arc, end_arc, late_arc, spare, kept
 
 
-@compiled()
+@borrowing()
 def _forget(before, live, t, moves):
     """Takes away what is known of states that are not looked at in the next round."""
     j, last = live.end_at[t + 1], live.end_at[t + 2]

@@ -15,7 +15,7 @@ from __future__ import annotations
 import numpy as np
 
 from jaxsched.optimum import packings
-from jaxsched.optimum.compiled import compiled
+from jaxsched.optimum.compiled import borrowing, compiled
 from jaxsched.optimum.packings import FAR
 from jaxsched.optimum.prices import PATIENCE, ROW_SCALE, SMOOTH, costs, sums
 
@@ -39,7 +39,7 @@ def floor_of(prompt, memory):
     return least
 
 
-@compiled()
+@borrowing()
 def cost_to_go(
     size, prompts, end, late, may_start, begin, lam, nu, floor, starting, ending
 ):  # fmt: skip
@@ -71,7 +71,7 @@ def cost_to_go(
         for active in range(len(floor)):
             low, high = floor[active], memory + 1 if active else 1
             here, grown = ending[t, active, low:high], starting[t, active, low + active : high]
-            here[: len(grown)] = grown
+            _copy(here, grown)
             here[len(grown) :] = FAR
             for k in range(len(size)):
                 if active == 1:
@@ -82,14 +82,21 @@ def cost_to_go(
                     _least(here[first - low :], ending[t, active - 1, first - size[k] :], end[t, k])
 
 
-@compiled()
+@borrowing()
+def _copy(here, there):
+    """Puts here what is there; either may be longer."""
+    for u in range(min(len(here), len(there))):
+        here[u] = there[u]
+
+
+@borrowing()
 def _least(here, there, more):
-    """What is in `here`, or less of it in `there` and `more`; `there` may be shorter or longer."""
+    """What is in `here`, or less of it in `there` and `more`; either may be longer."""
     for u in range(min(len(here), len(there))):
         here[u] = min(here[u], there[u] + more)
 
 
-@compiled()
+@borrowing()
 def cost_so_far(size, prompts, end, may_start, begin, lam, nu, floor, starting, ending):
     """Fills the least cost of the path up to there, as `cost_to_go` does that of the rest."""
     rounds, memory = len(lam), starting.shape[2] - 1
@@ -108,7 +115,7 @@ def cost_so_far(size, prompts, end, may_start, begin, lam, nu, floor, starting, 
                         end[t, k],
                     )
         for active in range(len(floor)):
-            starting[t, active, active:] = ending[t, active, : memory + 1 - active]
+            _copy(starting[t, active, active:], ending[t, active])
         for active in range(len(floor)):
             if active + 1 < len(floor):
                 for k in range(len(prompts)):
@@ -163,7 +170,7 @@ def arcs(size, prompts, end, late, begin, floor, so_far, to_go, slack):
     return start_arc, end_arc, late_arc, spare
 
 
-@compiled()
+@borrowing()
 def _walk(
     size, prompts, end, may_start, begin, floor, starting, ending, in_use, number, begun, ends
 ):  # fmt: skip
@@ -387,7 +394,7 @@ def climb_with_paths(
     return found
 
 
-@compiled()
+@borrowing()
 def _stay(
     i, p, times, prompt, output, alpha, beta, memory, which, raw_lam, raw_nu, raw_mu, raw_reward,
     raw_begin,

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from jaxsched.optimum.compiled import compiled
+from jaxsched.optimum.compiled import borrowing, compiled
 
 PATIENCE, SMOOTH, ROW_SCALE = 25, 0.75, 0.5
 """Steps without progress before they become shorter; weight of the last direction in the next; how
@@ -42,7 +42,7 @@ def sums(prices, length):
     return total, moment
 
 
-@compiled()
+@borrowing()
 def costs(first, last, unit, prompt, output, alpha, beta, L, W, U, cost):
     """Fills cost[p - first], first <= p <= last, of one request: the time of its end and its fees.
 
@@ -145,7 +145,7 @@ def fluid(prompt, output, arrival, memory, lam):
     return bound, t
 
 
-@compiled()
+@borrowing()
 def _push(heap, count, item):
     at = count
     heap[at] = item
@@ -155,7 +155,7 @@ def _push(heap, count, item):
         at = up
 
 
-@compiled()
+@borrowing()
 def _pop(heap, count):
     count -= 1
     heap[0] = heap[count]

@@ -8,10 +8,10 @@ from __future__ import annotations
 
 import numpy as np
 
-from jaxsched.optimum.compiled import compiled
+from jaxsched.optimum.compiled import borrowing
 
 
-@compiled()
+@borrowing()
 def earliest_start(used, memory, prompt, output, start):
     """The first round from `start` on in which the request can start."""
     p = start
@@ -27,21 +27,21 @@ def earliest_start(used, memory, prompt, output, start):
     return p
 
 
-@compiled()
+@borrowing()
 def add(used, prompt, output, start):
     """Takes the memory of a request that starts in round `start`."""
     for k in range(output):
         used[start + k] += prompt + 1 + k
 
 
-@compiled()
+@borrowing()
 def drop(used, prompt, output, start):
     """Gives it back."""
     for k in range(output):
         used[start + k] -= prompt + 1 + k
 
 
-@compiled()
+@borrowing()
 def place(used, memory, prompt, output, known, order, start):
     """Starts requests in this order, each at its earliest fit from `known` on; their sum."""
     total = np.int64(0)

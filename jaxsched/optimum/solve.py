@@ -262,6 +262,7 @@ class Search:
         self._frames = np.zeros((rounds + lane.n + 1, 5), np.int64)
         self._memo = np.zeros((min(4**lane.n, MEMO), branch.WORDS), np.int64)
         self._state = np.zeros(branch.ENDS, np.int64)
+        self._rest = np.zeros((2, len(self._split.moves.add)), np.int64)
         self._twin = _twins(*self._fields[:3])
 
     @property
@@ -292,7 +293,7 @@ class Search:
             self.prices.unit, self._table, self._least, self.prices.memory, self.prices.number,
             self.prices.row, self._kind, self._begin, self._end, split.late, split.moves, split.at,
             split.state, split.to_go, *self._use, self._start, self._best, self._frames, self._memo,
-            self._state, self._twin, nodes,
+            self._state, self._twin, *self._rest, nodes,
         )  # fmt: skip
 
     def _costs(self) -> tuple[WholeNumbers, WholeNumbers]:
