@@ -38,8 +38,9 @@ ROWS = (
 """Policy, M and α: those that `experiments.theory` leaves within 10 %, and the two with figures."""
 
 LANES, GENERATIONS = 256, 20
+PROMPTS, FEW_PROMPTS = (1, 2, 3), (1,)
 UPPERS, FEW_UPPERS = 48, 8
-"""Values of u, from M - prompt down to a quarter of that; of them for M > 256."""
+"""Values of u, from M - prompt down to a quarter of that. There are few of both for M > 256."""
 
 SHAPES = 2
 """So many of the triples of prompt, l and u are searched on, those that are worst by hand."""
@@ -67,9 +68,10 @@ def worst_of(game: Game, cases: dict[str, CaseOutputs]) -> tuple[float, str, Cas
 def games(policy: str, memory: int, alpha: float) -> list[Game]:
     """With some prompts and largest lengths, each with the least l that alpha allows."""
     made = []
-    for prompt in (1, 2, 3):
+    prompts, uppers_tried = (PROMPTS, UPPERS) if memory <= 256 else (FEW_PROMPTS, FEW_UPPERS)
+    for prompt in prompts:
         longest = memory - prompt
-        spread = np.linspace(longest, longest / 4, UPPERS if memory <= 256 else FEW_UPPERS)
+        spread = np.linspace(longest, longest / 4, uppers_tried)
         uppers = {*range(longest - 3, longest + 1), *spread.astype(int).tolist()}
         for upper in sorted(uppers, reverse=True):
             lower = math.ceil(alpha * upper - 1e-9)
