@@ -8,6 +8,7 @@ nothing is rounded, so that it can be differentiated.
 from __future__ import annotations
 
 import functools
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -38,6 +39,29 @@ def where(condition: Any, yes: Any, no: Any) -> Any:
     if _plain(condition, yes, no):
         return yes if condition else no
     return jnp.where(condition, *_alike((yes, no)))
+
+
+def chosen(condition: Any, yes: Callable[..., Any], no: Callable[..., Any], *of: Any) -> Any:
+    """`yes(*of)` where the condition holds, else `no(*of)`.
+
+    On floats, under a condition of shape [], only one of them is computed.
+    """
+    if real(*of) and np.ndim(condition) == 0:
+        return lax.cond(condition, yes, no, *of)
+    return where(condition, yes(*of), no(*of))
+
+
+def once(values: Any, finite: jax.Array) -> Any:
+    """The values, computed once; so is what a derivative brings back to them.
+
+    For a CPU, XLA computes what leads to values again wherever they are used, hundreds of
+    operations at a time. It leaves a branch whole, and does not know that the number is finite
+    (`lax.optimization_barrier` is gone by then).
+    """
+    if jax.default_backend() != "cpu":
+        return values
+    unknown = functools.partial(jax.tree.map, lambda value: jnp.full_like(value, np.nan))
+    return lax.cond(jnp.abs(finite) < np.inf, lambda x: x, unknown, values)
 
 
 def shift(value: Any, bits: Any) -> Any:

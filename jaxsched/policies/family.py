@@ -31,7 +31,7 @@ import jax.numpy as jnp
 from jax import lax
 
 from jaxsched.arrays import Pytree
-from jaxsched.policies.arithmetic import least, log2, memory_time, most, over, shift, where
+from jaxsched.policies.arithmetic import chosen, least, log2, memory_time, most, over, shift
 from jaxsched.policies.fixed_point import fixed_point, module_of
 from jaxsched.policies.interface import Policy
 from jaxsched.policies.view import View
@@ -191,8 +191,13 @@ def admission_key(r: View) -> Any:
     area = least(over(1024 * least(volume, 2**42), r.memory), 2**31)
     weighed = r.params[ADMIT_ESTIMATE] * left + r.params[ADMIT_PROMPT] * held
     weighed = weighed + shift(r.params[ADMIT_AREA] * area, 10)
-    aged = log2(most(weighed, 1), 10) + shift(r.params[AGE] * r.arrival, 10)
-    return where(r.params[AGE] == 0, shift(weighed, 6), aged)
+    return chosen(
+        r.params[AGE] == 0,
+        lambda weighed, _: shift(weighed, 6),
+        lambda weighed, late: log2(most(weighed, 1), 10) + late,
+        weighed,
+        shift(r.params[AGE] * r.arrival, 10),
+    )
 
 
 def reserve(r: View) -> Any:

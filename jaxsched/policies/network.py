@@ -39,13 +39,11 @@ import functools
 import math
 from typing import Any
 
-import jax
 import jax.numpy as jnp
 import numpy as np
-from jax import lax
 
 from jaxsched.arrays import Pytree
-from jaxsched.policies.arithmetic import least, log2, most, real, shift, stretch
+from jaxsched.policies.arithmetic import least, log2, most, once, real, shift, stretch
 from jaxsched.policies.fixed_point import fixed_point, module_of
 from jaxsched.policies.interface import Policy
 from jaxsched.policies.view import View
@@ -243,22 +241,9 @@ def _products(weights: Any, features: tuple[Any, ...]) -> Any:
     hidden, output = units[:, :-1], units[:, -1]
     product = functools.partial(jnp.matmul, precision="highest")
     seen = jnp.stack(jnp.broadcast_arrays(*map(jnp.asarray, features))) / 4096
-    seen = _once(seen, weights)
+    seen = once(seen, weights[0])
     active = jnp.clip(product(hidden, seen), 0.0, WIDEST * UNIT)
-    return _once(UNIT * product(linear, seen) + product(output, active), weights)
-
-
-def _once(values: Any, weights: Any) -> Any:
-    """The values, computed once; so is what a derivative brings back to them.
-
-    For a CPU, XLA puts hundreds of operations before into the loop over hidden units, and computes
-    them for each; three quarters of the time of a gradient went there. It leaves a branch whole,
-    and does not know that the weights are finite (`lax.optimization_barrier` is gone by then).
-    """
-    if jax.default_backend() != "cpu":
-        return values
-    finite = jnp.abs(weights[0]) < np.inf
-    return lax.cond(finite, lambda x: x, lambda x: jnp.full_like(x, np.nan), values)
+    return once(UNIT * product(linear, seen) + product(output, active), weights[0])
 
 
 def _dot(r: View, place: int, features: tuple[Any, ...]) -> Any:

@@ -17,7 +17,6 @@ from jax import Array, lax
 
 from jaxsched.arrays import Pytree
 from jaxsched.engines.soft.threshold import (
-    BEYOND,
     TRIES,
     bracket,
     cumulative,
@@ -25,10 +24,13 @@ from jaxsched.engines.soft.threshold import (
     root,
     saved,
     share,
+    spread,
     standardize,
+    total,
 )
 from jaxsched.engines.soft.timeline import Timeline
 from jaxsched.policies import Policy, View
+from jaxsched.policies.arithmetic import once
 
 _NONE = 1e-7
 
@@ -78,6 +80,9 @@ def advance(lane: SoftLane, state: State, step: Timeline) -> State:
     """Takes one step; its `start` and `length` are of shape [], its decisions of shape [n]."""
     present = _present(lane, state, step)
     state = _evict(lane, state, step, present)
+    # The way back would find what the eviction left again, wherever the admission reads it.
+    shares = once((state.waiting, state.active, state.tokens), lane.temperature)
+    state = state.replace(waiting=shares[0], active=shares[1], tokens=shares[2])
     state = _admit(lane, state, step, present)
     return _run(lane, state, step)
 
@@ -111,12 +116,12 @@ def _evict(lane: SoftLane, state: State, step: Timeline, present: Array) -> Stat
     key = _distinct(lane, -key if lane.policy.evict_largest else key)
     key = standardize(key, _held(lane, state.active))
     used = present * (state.active * (view.prompt + _ahead(step)) + state.tokens)
-    over = saved(jnp.sum(used)) - view.memory
+    over = saved(total(used)) - view.memory
     ends = bracket(key, state.active, temperature)
     fixed = lax.stop_gradient((key, used, over, temperature, ends))
     found = saved(root(*fixed, state.thresholds[0]))
     z = implicit(found, key, used, over, temperature)
-    lost = (1 - share(key - z, state.active, temperature)) * present
+    lost = (1 - share(key - spread(z, key), state.active, temperature)) * present
     lost = _through(step.evicted, lost, state.active)
     mass = lost * state.active
     estimate = lane.policy.refine(running)
@@ -128,7 +133,7 @@ def _evict(lane: SoftLane, state: State, step: Timeline, present: Array) -> Stat
         tokens=state.tokens * (1 - lost),
         waiting_estimate=_mixed(state.waiting_estimate, part, estimate),
         waiting_evictions=_mixed(state.waiting_evictions, part, evicted),
-        evictions=state.evictions + jnp.sum(mass),
+        evictions=state.evictions + total(mass),
         thresholds=state.thresholds.at[0].set(found),
     )
 
@@ -139,7 +144,8 @@ def _admit(lane: SoftLane, state: State, step: Timeline, present: Array) -> Stat
     key = lane.policy.admission_key(_waiting(lane, state))
     key = standardize(_distinct(lane, key), _held(lane, known))
     z, found, fullest, order = _admission_threshold(lane, state, step, present, known, key)
-    entering = known * _through(step.admitted, share(z - key, known, temperature), known)
+    taken = share(spread(z, key) - key, known, temperature)
+    entering = known * _through(step.admitted, taken, known)
     part = _part(entering, state.active, known)
     return state.replace(
         waiting=state.waiting - entering,
@@ -191,7 +197,9 @@ def _admission_threshold(
     )
     ends = bracket(key, known, temperature)
     guess = state.thresholds[1], state.fullest
-    order = _descending(lax.stop_gradient(jnp.concatenate(use.ends)), state.order)
+    # Where there is no share the end does not matter; last, these keep their order.
+    some = [jnp.where(x > 0, end, 0.0) for x, end in zip(use.shares, use.ends, strict=True)]
+    order = _descending(lax.stop_gradient(jnp.concatenate(some)), state.order)
     found, which = _fullest(lane, *lax.stop_gradient((use, key, ends)), order, guess)
     weight, room = use.at(which, view.memory)
 
@@ -211,12 +219,12 @@ class _Use(Pytree):
         places = jnp.arange(self.ends[0].size, dtype=np.int32)
         here = places == which, places + np.int32(places.size) == which
         of_it = [jnp.where(x, ends, 0.0) for x, ends in zip(here, self.ends, strict=True)]
-        end = saved(jnp.sum(sum(of_it)))
+        end = spread(saved(total(of_it[0] + of_it[1])), self.ends[0])
         active, waiting = (
             jnp.where(x | (ends >= end), held + shares * end, 0.0)
             for x, ends, shares, held in zip(here, self.ends, self.shares, self.held, strict=True)
         )
-        return waiting, memory - saved(jnp.sum(active))
+        return waiting, memory - saved(total(active))
 
 
 def _fullest(
@@ -234,17 +242,20 @@ def _fullest(
     It never rises, and at the last no end is too much.
     """
     temperature, memory = lane.temperature, lane.view.memory
-    columns = use.ends, use.shares, use.held, (jnp.full_like(key, -BEYOND), key)
-    last, shares, held, keys = (jnp.concatenate(column)[order] for column in columns)
+
+    def ordered(active: Array, waiting: Array) -> Array:
+        return _picked(jnp.concatenate([active, waiting]), order)
+
+    last = ordered(*use.ends)
     places = jnp.arange(2 * key.size, dtype=np.int32)
     noise = 32 * float(jnp.finfo(key.dtype).eps) * memory
 
     def improve(state: Any) -> Any:
         z, which, _, count = state
         below = root(key, *use.at(which, memory), temperature, ends, z)
-        taken = jax.nn.sigmoid((below - keys) / temperature)
-        parts = taken * shares
-        much = cumulative(taken * held) + cumulative(parts) * last
+        taken = jax.nn.sigmoid((below - key) / temperature)
+        parts, held = (ordered(x, taken * y) for x, y in (use.shares, use.held))
+        much = cumulative(held) + cumulative(parts) * last
         # Where nobody ends expected memory is no larger, but the derivative would be another's.
         at_ends = jnp.where(parts > _NONE, much, 0.0)
         most = jnp.max(at_ends)
@@ -267,9 +278,14 @@ def _descending(values: Array, before: Array) -> Array:
     bits = (values.size - 1).bit_length()
     integer = np.dtype(f"int{8 * values.dtype.itemsize}")
     levels = 2.0 ** (8 * integer.itemsize - 1 - bits) * (1 - 2.0**-20)
-    rank = (levels * (1 - values / jnp.max(values))).astype(integer)
-    packed = rank[before] << bits | before.astype(integer)
+    rank = (levels * (1 - values / jnp.maximum(jnp.max(values), 1.0))).astype(integer)
+    packed = _picked(rank, before) << bits | before.astype(integer)
     return (lax.sort(packed, is_stable=False) & integer.type(2**bits - 1)).astype(np.int32)
+
+
+def _picked(values: Array, order: Array) -> Array:
+    """The values in an order, of which nothing needs to be checked."""
+    return values.at[order].get(mode="promise_in_bounds", wrap_negative_indices=False)
 
 
 def _reserve(lane: SoftLane, view: View) -> Array:

@@ -47,10 +47,10 @@ def standardize(key: Array, mass: Array) -> Array:
 
     The hard order does not change when all keys are scaled or shifted; so neither does the soft.
     """
-    total = saved(jnp.sum(mass)) + 1e-6
-    mean = saved(jnp.sum(mass * key)) / total
-    variance = saved(jnp.sum(mass * (key - mean) ** 2)) / total
-    return (key - mean) / jnp.sqrt(variance + _VARIANCE_FLOOR)
+    whole = saved(total(mass)) + 1e-6
+    centred = key - spread(saved(total(mass * key)) / whole, key)
+    variance = saved(total(mass * centred**2)) / whole
+    return centred * spread(1 / jnp.sqrt(variance + _VARIANCE_FLOOR), key)
 
 
 def bracket(key: Array, mass: Array, temperature: Array) -> tuple[Array, Array]:
@@ -89,12 +89,12 @@ def root(
       z, of shape []; -BEYOND if the amount is not above 0, BEYOND if all weights do not come to it.
     """
     # Before the first key and beyond the last one the shares come to this little, or lack it.
-    total, little = jnp.sum(weight), math.exp(-SPAN)
-    none, all_ = amount <= little * total, amount >= (1 - little) * total
+    whole, little = total(weight), math.exp(-SPAN)
+    none, all_ = amount <= little * whole, amount >= (1 - little) * whole
     eps = float(jnp.finfo(key.dtype).eps)
     # All in temperatures from here on.
     key, low, high, guess = (x / temperature for x in (key, *ends, guess))
-    odds = (total - amount) / jnp.where(none, 1.0, amount)
+    odds = (whole - amount) / jnp.where(none, 1.0, amount)
 
     def unsettled(state: Array) -> Array:
         _, _, z, step, count = state
@@ -104,13 +104,13 @@ def root(
     def improve(state: Array) -> Array:
         low, high, z, last, count = state
         part = jax.nn.sigmoid(z - key)
-        taken = jnp.sum(weight * part)
-        slope = jnp.sum(weight * part * (1 - part))
-        left = total - taken
+        shares = weight * part
+        taken, slope = total(shares), total(shares - shares * part)
+        left = whole - taken
         low, high = jnp.where(taken > amount, low, z), jnp.where(taken > amount, z, high)
         known = (taken > 0) & (left > 0) & (slope > 0)
         ratio = jnp.where(known, taken * odds / jnp.where(known, left, 1.0), 1.0)
-        newton = jnp.log(ratio) * taken * left / (total * jnp.where(known, slope, 1.0))
+        newton = jnp.log(ratio) * taken * left / (whole * jnp.where(known, slope, 1.0))
         good = (2 * jnp.abs(newton) <= jnp.abs(last)) & known
         good &= (low <= z - newton) & (z - newton <= high)
         step = jnp.where(good, newton, z - (low + high) / 2)
@@ -155,15 +155,15 @@ def _implicit_jvp(primals: Any, tangents: Any) -> tuple[Array, Array]:
     distance = (z - key) / temperature
     part = jax.nn.sigmoid(distance)
     steepness = part * (1 - part) / temperature
-    slope = jnp.sum(weight * steepness)
+    slope = total(weight * steepness)
     steep = slope > 1e-9
     if least is not None:
-        slope = jnp.maximum(slope, jnp.sum(least * steepness))
+        slope = jnp.maximum(slope, total(least * steepness))
     # How much more the shares come to than the amount, were z to stand still.
     terms = [
-        (weight_dot, lambda dot: jnp.sum(part * dot)),
-        (key_dot, lambda dot: -jnp.sum(weight * steepness * dot)),
-        (temperature_dot, lambda dot: -jnp.sum(weight * steepness * distance) * dot),
+        (weight_dot, lambda dot: total(part * dot)),
+        (key_dot, lambda dot: -total(weight * steepness * dot)),
+        (temperature_dot, lambda dot: -total(weight * steepness * distance) * dot),
         (amount_dot, lambda dot: -dot),
     ]
     given = [term(dot) for dot, term in terms if not isinstance(dot, SymbolicZero)]
@@ -190,22 +190,22 @@ def _plain(distance: Array, mass: Array, temperature: Array) -> Array:
 
 def _sharpened(distance: Array, mass: Array, temperature: Array) -> Array:
     part = jax.nn.sigmoid(distance / temperature)
-    many = jnp.maximum(1.0, jnp.sum(4 * mass * part * (1 - part)))
+    many = jnp.maximum(1.0, total(4 * mass * part * (1 - part)))
     hardness = 1 - (1 - _SHARPENED * jnp.sqrt(temperature)) / many
     return jnp.exp(-jax.nn.softplus(-distance / temperature) / hardness)
 
 
 def _share_forth(*given: Array) -> tuple[Array, Any]:
-    return share(*given), given
+    found = share(*given)
+    return found, (found, *given)
 
 
 def _share_back(given: Any, slope: Array) -> Any:
-    def plain(distance: Array, mass: Array, temperature: Array) -> Any:
-        part = jax.nn.sigmoid(distance / temperature)
+    def plain(part: Array, distance: Array, mass: Array, temperature: Array) -> Any:
         of_it = slope * part * (1 - part) / temperature
-        return of_it, jnp.zeros_like(mass), -jnp.sum(of_it * distance) / temperature
+        return of_it, jnp.zeros_like(mass), -total(of_it * distance) / temperature
 
-    def sharpened(*given: Array) -> Any:
+    def sharpened(_: Array, *given: Array) -> Any:
         return jax.vjp(_sharpened, *given)[1](slope)
 
     # Nothing of the rarer one is kept, so that the other one is as fast as it alone.
@@ -213,6 +213,19 @@ def _share_back(given: Any, slope: Array) -> Any:
 
 
 share.defvjp(_share_forth, _share_back)
+
+
+def total(values: Array) -> Array:
+    """The sum of values of shape [n], as a product.
+
+    XLA:CPU takes what leads to a sum into it, and is slower with both than one after the other.
+    """
+    return jnp.matmul(values, np.ones(values.shape[-1], values.dtype), precision="highest")
+
+
+def spread(value: Array, like: Array) -> Array:
+    """A value of shape [] for each of [n]; what a derivative brings back is added by `total`."""
+    return jnp.matmul(value[None], np.ones((1, *like.shape), like.dtype), precision="highest")
 
 
 def cumulative(values: Array) -> Array:
