@@ -66,7 +66,7 @@ def _compile(
     import numpy as np
 
     import jaxsched as js
-    from benchmarks.hlo import fusions, loops
+    from benchmarks.hlo import fusions, loops, moves
 
     policy, rules = js.policy(name), js.workers.worker_named(worker)
 
@@ -90,6 +90,7 @@ def _compile(
         "loops": [[body.kernels, body.copies, condition.kernels]
                   for body, condition in loops(text)],
         "fusions": dataclasses.asdict(fusions(text)) if kind == "tpu" else {},
+        "moves": moves(text) if kind == "tpu" else [],
         "kernels": _kernels(dump, re.findall(r"steps_\d+", text)),
         "gigabytes": (memory.argument_size_in_bytes + memory.temp_size_in_bytes) / 1e9,
     }  # fmt: skip

@@ -85,10 +85,7 @@ class Fusions:
 
 def fusions(text: str) -> Fusions:
     """Those of the loop that has most, and most else, of loops in which there is no other."""
-    names = set(re.findall(r"while\(.*?body=%?([\w.\-]+)", text))
-    bodies = [_computation(text, name) for name in sorted(names)]
-    inner = [body for body in bodies if " while(" not in body]
-    body = max(inner, key=lambda body: (body.count(" fusion("), len(body.splitlines())))
+    body = max(_inner(text), key=lambda body: (body.count(" fusion("), len(body.splitlines())))
     found, depth = Fusions(), dict[str, int]()
     for line in body.splitlines():
         name, _, right = line.strip().removeprefix("ROOT ").partition(" = ")
@@ -111,6 +108,20 @@ def fusions(text: str) -> Fusions:
             found.scalars += 1
     found.depth = max(depth.values())
     return found
+
+
+def moves(text: str) -> list[int]:
+    """Copies that are begun in a pass through each loop that has as many fusions as any."""
+    bodies = _inner(text)
+    most = max(body.count(" fusion(") for body in bodies)
+    return [body.count(" copy-start(") for body in bodies if body.count(" fusion(") == most]
+
+
+def _inner(text: str) -> list[str]:
+    """Bodies of the loops in which there is no other."""
+    names = set(re.findall(r"while\(.*?body=%?([\w.\-]+)", text))
+    bodies = [_computation(text, name) for name in sorted(names)]
+    return [body for body in bodies if " while(" not in body]
 
 
 def _launches(text: str, name: str) -> Launches:

@@ -20,8 +20,12 @@ kernels. From 8 to 32 it makes little difference; with more, XLA hands kernels t
 ten times their cost.
 """
 
-ACCELERATOR_POOL = 2**14
-"""Lanes side by side elsewhere, where a kernel costs the same for one lane and for thousands."""
+GPU_POOL = 2**14
+"""Lanes side by side on a GPU, where a kernel costs the same for one lane and for thousands."""
+
+TPU_POOL = 2**12
+"""The same on a TPU: the arrays of a step fit into the memory of a v5e's chip with 1,024 slots. With
+four times the lanes parts of them are brought in and out beside its kernels, up to 113 in a step."""
 
 CHUNK = 128
 """Steps between two borders, and room for those that return to the queue meanwhile."""
@@ -102,7 +106,7 @@ def make_plan(
     in_kernel = backend == "gpu" and whole and n <= MOST_SLOTS
     return LoopPlan(
         n=n,
-        pool=lanes if backend == "cpu" else min(lanes, ACCELERATOR_POOL),
+        pool=min(lanes, {"cpu": lanes, "tpu": TPU_POOL}.get(backend, GPU_POOL)),
         turn=min(lanes, CPU_POOL) if backend == "cpu" else 0,
         slots=_slot_counts(n, in_kernel),
         chunk=KERNEL_CHUNK if in_kernel else CHUNK,
