@@ -33,7 +33,7 @@ from experiments.optimum import DRAWS
 from experiments.optimum_rules import Rules, searched
 from experiments.optimum_rules import mc_sf as mc_sf_starts
 
-MOVES = 100_000
+MOVES = 300_000
 """Of annealing, for draws of the published size."""
 
 Lengths = tuple[np.ndarray, np.ndarray, int]

@@ -205,7 +205,7 @@ def worst_case(parser: ArgumentParser) -> None:
     """Search an input on which a policy does badly.
 
     Mutates and selects lists of true lengths within one interval [αu, u] for all, u = M − prompt,
-    thousands at a time, from the worst cases that are known. Writes the worst as a file that
+    a thousand at a time, from the worst cases that are known. Writes the worst as a file that
     simulate reads, replayed by the reference, with a picture. docs/optimum.md says more.
     """
     add = parser.add_argument

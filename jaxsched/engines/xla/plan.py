@@ -24,8 +24,8 @@ GPU_POOL = 2**14
 """Lanes side by side on a GPU, where a kernel costs the same for one lane and for thousands."""
 
 TPU_POOL = 2**12
-"""The same on a TPU: the arrays of a step fit into the memory of a v5e's chip with 1,024 slots. With
-four times the lanes parts of them are brought in and out beside its kernels, up to 113 in a step."""
+"""The same on a TPU: the arrays of a step of 1,024 slots fit into the memory of a v5e's chip. Four
+times the lanes do not: parts are brought in and out beside the kernels, up to 113 in a step."""
 
 CHUNK = 128
 """Steps between two borders, and room for those that return to the queue meanwhile."""
