@@ -66,7 +66,8 @@ def _compile(
     import numpy as np
 
     import jaxsched as js
-    from benchmarks.hlo import fusions, loops, moves
+    from benchmarks.hlo import fusions, loops, passes
+    from jaxsched.engines.xla.plan import make_plan
 
     policy, rules = js.policy(name), js.workers.worker_named(worker)
 
@@ -86,11 +87,12 @@ def _compile(
         compiled = jax.jit(totals).trace(*(shape,) * 4).lower(lowering_platforms=(platform,))
         compiled = compiled.compile()
     text, memory = compiled.as_text(), compiled.memory_analysis()
+    levels = len(make_plan(n, lanes, False, backend=kind).slots)
     return {
         "loops": [[body.kernels, body.copies, condition.kernels]
                   for body, condition in loops(text)],
         "fusions": dataclasses.asdict(fusions(text)) if kind == "tpu" else {},
-        "moves": moves(text) if kind == "tpu" else [],
+        "passes": passes(text, lanes * n, levels) if kind == "tpu" else [],
         "kernels": _kernels(dump, re.findall(r"steps_\d+", text)),
         "gigabytes": (memory.argument_size_in_bytes + memory.temp_size_in_bytes) / 1e9,
     }  # fmt: skip

@@ -24,7 +24,7 @@ from benchmarks.section import Job, Row, Section
 from benchmarks.timing import simulation
 from jaxsched.engines.xla.fold import Loops
 from jaxsched.engines.xla.inputs import Inputs, Queue
-from jaxsched.engines.xla.plan import KERNEL_CHUNK
+from jaxsched.engines.xla.plan import CHUNK, KERNEL_CHUNK, TPU_POOL, make_plan
 from jaxsched.engines.xla.state import DONE, NEVER, Event, Lane, LoopPlan, Stepper, narrower
 from jaxsched.engines.xla.step import ANY_ORDER
 from jaxsched.policies.program import Choices
@@ -37,6 +37,9 @@ LANES = 2**14
 PROCESSORS, SCHEDULERS, HERTZ, USED = 132, 4, 1.7e9, 0.5
 """Of an H100: each scheduler of each multiprocessor issues one instruction a cycle for a warp at
 most; half of that is taken to be used."""
+
+BANDWIDTH = 819e9
+"""Bytes a second of a v5e's memory that is not on the chip."""
 
 
 def _jobs(scale: Scale) -> list[Job]:
@@ -58,7 +61,7 @@ def _rows(scale: Scale, kind: str, name: str) -> list[Row]:
         body, copies, condition = max(found["loops"][:-1])
         each = {"kernels": body + condition, "copies": copies}
         note = ", ".join(f"{number} {name}" for name, number in found["fusions"].items())
-        return [row | each | {"note": f"a loop of XLA: {note}"}]
+        return [row | each | _on_tpu(scale, name, found) | {"note": f"a loop of XLA: {note}"}]
     # The loop over chunks is the only one left; what it launches serves a chunk of steps.
     body, _, condition = max(found["loops"])
     row["kernels"] = (body + condition) / KERNEL_CHUNK
@@ -188,6 +191,18 @@ def _estimate(kernel: dict[str, Any], taken: Taken) -> Row:
     }
 
 
+def _on_tpu(scale: Scale, name: str, found: dict[str, Any]) -> Row:
+    """An estimate for a TPU: as if all that its kernels read and write left the chip."""
+    taken = _taken(scale, name)
+    slots = make_plan(scale.n, LANES, False, backend="tpu").slots
+    share = [taken.slots.get(each, 0.0) for each in slots]
+    size = sum(s * b for s, (b, _) in zip(share, found["passes"], strict=True)) / TPU_POOL
+    steps = taken.steps + CHUNK
+    return {"bytes": size, "steps": steps, "estimate": BANDWIDTH / (size * steps),
+            "begun": ", ".join(str(copies) for _, copies in found["passes"]),
+            "native": _native(scale, name)}  # fmt: skip
+
+
 def _rate(instructions: float, taken: Taken) -> float:
     return PROCESSORS * SCHEDULERS * HERTZ * USED / (instructions * taken.steps)
 
@@ -215,10 +230,15 @@ COMPILED = Section(
         "`share` says how many steps a kernel of so many slots takes. The estimate of instances a "
         f"second is {PROCESSORS} multiprocessors × {SCHEDULERS} instructions a cycle × "
         f"{HERTZ / 1e9} GHz × {USED} used / (warps × instructions × steps), if all steps had so "
-        "many slots, and then by their shares. `native` is the native engine on all cores of the "
-        "machine that wrote this. Of a loop of XLA the note says how many fused kernels of a step "
-        "look up, reduce slots, write slots, and do none of these, how many must follow each "
-        "other, and how many copies there are with those that run beside them."
+        "many slots, and then by their shares. Of a TPU, "
+        f"{TPU_POOL:,} lanes at a time, `bytes` is what the kernels of a step read and write for a "
+        f"lane, by the same shares of slots, {CHUNK} steps are added for the chunk in which an "
+        f"instance ends, and the estimate is {BANDWIDTH / 1e9:.0f} GB/s / (bytes × steps), as if "
+        "nothing stayed on the chip; `begun` are copies begun in a step, by slots. `native` is the "
+        "native engine on all cores of the machine that wrote this. Of a loop of XLA the note says "
+        "how many fused kernels of a step look up, reduce slots, write slots, and do none of "
+        "these, how many must follow each other, and how many copies there are with those that run "
+        "beside them."
     ),
     columns={
         "device": ("device", "s"),
@@ -227,7 +247,9 @@ COMPILED = Section(
         "warps": ("warps", "d"),
         "kernels": ("kernels per step", ".3g"),
         "copies": ("of them copies", "d"),
+        "begun": ("begun", "s"),
         "gigabytes": ("GB", ".2f"),
+        "bytes": ("bytes", ",.0f"),
         "registers": ("registers", "d"),
         "spills": ("spilled bytes", "d"),
         "barriers": ("barriers", "d"),

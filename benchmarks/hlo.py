@@ -110,11 +110,15 @@ def fusions(text: str) -> Fusions:
     return found
 
 
-def moves(text: str) -> list[int]:
-    """Copies that are begun in a pass through each loop that has as many fusions as any."""
-    bodies = _inner(text)
-    most = max(body.count(" fusion(") for body in bodies)
-    return [body.count(" copy-start(") for body in bodies if body.count(" fusion(") == most]
+def passes(text: str, table: int, loops: int) -> list[tuple[int, int]]:
+    """Bytes and copies begun in a pass, of so many loops: those that have most fusions.
+
+    In ascending order, so by the size of the arrays. `table` is as for `largest_loop`.
+    """
+    bodies = sorted(_inner(text), key=lambda body: -body.count(" fusion("))[:loops]
+    return sorted(
+        (_count(_instructions(body), table).bytes, body.count(" copy-start(")) for body in bodies
+    )
 
 
 def _inner(text: str) -> list[str]:

@@ -28,6 +28,7 @@ SHAPE = jax.ShapeDtypeStruct((4, 200), jnp.int32)
         ("h_sf", 0, None, "interpret", (8, 32)),
         ("a_min:every_round", 1, 3, "interpret", (8, 32)),
         ("a_min:on_eviction", 0, 7, "interpret", (8, 32)),
+        ("tuned:lmsys_one", 1, None, "interpret", (8, 32)),
         ("a_min:on_eviction", 0, None, "", (32, 128)),
         ("fcfs:watermark=0.125", 1, None, "", (32, 128)),
     ],
@@ -60,7 +61,7 @@ def lowered(policy, **options):
 
     def run(prompt, output, lower, upper, arrival):
         instance = js.Instance(
-            prompt=prompt, output=output, lower=lower, upper=upper, memory=4_000,
+            prompt=prompt, output=output, lower=lower, upper=upper, point=lower, memory=4_000,
             arrival=arrival if options else None,
         )  # fmt: skip
         return js.simulate(instance, policy, engine="jax", **options).completion
@@ -79,7 +80,9 @@ def test_lowers_for_a_gpu_without_one(monkeypatch):
         js.a_min(), name="own", eviction_key=lambda r: r.generated * r.output // 7 - r.evictions
     )
     # One for each number of slots, 128 and 256.
-    assert lowered(js.a_min()).count("@__gpu$xla.gpu.triton") == 2
+    shipped = (js.policy(name) for name in ("tuned:lmsys_one", "mc_sf", "random_victim"))
+    for policy in (js.a_min(), js.a_min_network(), *shipped):
+        assert lowered(policy).count("@__gpu$xla.gpu.triton") == 2
     options = dict(clock=js.clocks.llama2_70b_2xa100(), max_batch=7)
     assert lowered(own, **options).count("@__gpu$xla.gpu.triton") == 2
     options["worker"] = js.workers.vllm()

@@ -44,7 +44,8 @@ def where(condition: Any, yes: Any, no: Any) -> Any:
 def chosen(condition: Any, yes: Callable[..., Any], no: Callable[..., Any], *of: Any) -> Any:
     """`yes(*of)` where the condition holds, else `no(*of)`.
 
-    On floats, under a condition of shape [], only one of them is computed.
+    On floats, under a condition of shape [], only one of them is computed; both are to be of one
+    shape and dtype.
     """
     if real(*of) and np.ndim(condition) == 0:
         return lax.cond(condition, yes, no, *of)

@@ -120,10 +120,18 @@ def _shift_right(value: Any, bits: Any) -> Any:
     return value >> jnp.clip(bits, 0, value.dtype.itemsize * 8 - 1)
 
 
+def _leading_zeros(value: Any) -> Any:
+    """Of numbers above 0; Triton counts them of 32 bits only."""
+    if value.dtype.itemsize == 4:
+        return lax.clz(value)
+    high, low = (value >> 32).astype(np.int32), value.astype(np.int32)
+    return jnp.where(high != 0, lax.clz(high), np.int32(32) + lax.clz(low))
+
+
 def _log2(value: Any, bits: Any) -> Any:
     dtype = value.dtype
     value = jnp.maximum(value, dtype.type(1))
-    whole = dtype.type(dtype.itemsize * 8 - 1) - lax.clz(value)
+    whole = dtype.type(dtype.itemsize * 8 - 1) - _leading_zeros(value).astype(dtype)
     rest = value ^ (jnp.ones_like(value) << whole)
     rest = (rest << jnp.maximum(bits - whole, 0)) >> jnp.maximum(whole - bits, 0)
     return (whole << bits) + rest
