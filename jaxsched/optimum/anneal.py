@@ -81,7 +81,9 @@ def anneal(prompt, output, arrival, memory, order, known, moves, seed, start):
 @borrowing()
 def _again(used, memory, prompt, output, known, order, first, start, at, total):
     """Starts the requests of the order from place `first` on again; the new sum, -1 if too long."""
-    longest = len(used) - output.max()
+    longest = len(used)
+    for m in range(len(output)):
+        longest = min(longest, len(used) - output[m])
     for m in range(first, len(order)):
         i = order[m]
         if known[i] > longest:

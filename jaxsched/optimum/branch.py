@@ -58,7 +58,9 @@ def search(
     rounds = table.shape[0]
     depth, t, following = numbers[DEPTH], numbers[ROUND], numbers[NEXT]
     bound, left, best = numbers[BOUND], numbers[LEFT], numbers[BEST]
-    spent, active, last = numbers[SPENT], numbers[ACTIVE], arrival.max()
+    spent, active, last = numbers[SPENT], numbers[ACTIVE], arrival[0]
+    for i in range(n):
+        last = max(last, arrival[i])
     x = numbers[STATE]
     one = np.int64(1)
     limit = unit * (best - 1)
