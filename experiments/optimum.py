@@ -74,6 +74,9 @@ def skipping(instance: js.Instance) -> int:
     return int(total)
 
 
+MOVES = 300_000
+"""Of annealing, for a draw of the published size."""
+
 Job = tuple[str, int, int]
 """Kind of draw, number of requests (0 for the published size), number of the draw."""
 
@@ -101,7 +104,7 @@ def both_sides(job: Job, _: float) -> dict[str, object]:
     instance = DRAWS[kind](np.random.default_rng([k, kind == "poisson"]))
     mc_sf = int(js.simulate(instance, js.mc_sf()).total_latency)
     began = time.process_time()
-    best = int(js.best_schedule(instance, 300_000).total_latency)
+    best = int(js.best_schedule(instance, MOVES).total_latency)
     middle = time.process_time()
     bound = int(js.lower_bound(instance))
     return {

@@ -29,12 +29,9 @@ import numpy as np
 import pandas as pd
 
 import jaxsched as js
-from experiments.optimum import DRAWS
+from experiments.optimum import DRAWS, MOVES
 from experiments.optimum_rules import Rules, searched
 from experiments.optimum_rules import mc_sf as mc_sf_starts
-
-MOVES = 300_000
-"""Of annealing, for draws of the published size."""
 
 Lengths = tuple[np.ndarray, np.ndarray, int]
 """Prompts, outputs and the memory."""

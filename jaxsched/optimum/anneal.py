@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from jaxsched.optimum.compiled import borrowing, compiled
-from jaxsched.optimum.profile import add, earliest_start, place
+from jaxsched.optimum.profile import add, copy_into, earliest_start, place
 
 
 @compiled()
@@ -32,7 +32,8 @@ def anneal(prompt, output, arrival, memory, order, known, moves, seed, start):
     length = 0
     for i in range(n):
         length = max(length, start[i] + output[i])
-    room = length + length // 4 + 2 * output.max() + 1
+    longest = length + length // 4 + output.max() + 1
+    room = longest + output.max()
     # The memory in use by the first 0, 1, 2, ... blocks of the order.
     kept = np.zeros(((n + block - 1) // block, room), np.int32)
     _keep(kept, 0, block, prompt, output, order, start)
@@ -62,7 +63,7 @@ def anneal(prompt, output, arrival, memory, order, known, moves, seed, start):
         for m in range(b * block, first):
             i_ = order[m]
             add(used, prompt[i_], output[i_], start[i_])
-        total = _again(used, memory, prompt, output, known, order, first, start, at, now)
+        total = _again(used, memory, prompt, output, known, order, first, longest, start, at, now)
         if total >= 0 and total <= now - heat * np.log(1.0 - np.random.random()):
             now = total
             for m in range(first, n):
@@ -79,11 +80,8 @@ def anneal(prompt, output, arrival, memory, order, known, moves, seed, start):
 
 
 @borrowing()
-def _again(used, memory, prompt, output, known, order, first, start, at, total):
+def _again(used, memory, prompt, output, known, order, first, longest, start, at, total):
     """Starts the requests of the order from place `first` on again; the new sum, -1 if too long."""
-    longest = len(used)
-    for m in range(len(output)):
-        longest = min(longest, len(used) - output[m])
     for m in range(first, len(order)):
         i = order[m]
         if known[i] > longest:
@@ -110,8 +108,7 @@ def _shift(order, k, j):
 def _keep(kept, b, block, prompt, output, order, start):
     """Brings the memory in use by the blocks after the b-th up to date."""
     for c in range(b + 1, len(kept)):
-        for t in range(kept.shape[1]):
-            kept[c, t] = kept[c - 1, t]
+        copy_into(kept[c], kept[c - 1])
         for m in range((c - 1) * block, c * block):
             i = order[m]
             add(kept[c], prompt[i], output[i], start[i])

@@ -23,7 +23,7 @@ import numpy as np
 
 from jaxsched.optimum.compiled import borrowing
 from jaxsched.optimum.packings import FAR, place_of
-from jaxsched.optimum.profile import add, drop
+from jaxsched.optimum.profile import add, copy_into, drop
 
 # Slots of the numbers that live from one call of `search` to the next.
 DEPTH, ROUND, NEXT, BOUND, LEFT, BEST, NODES, SPENT, ACTIVE, DONE, STATE = range(11)
@@ -110,8 +110,7 @@ def search(
             if total < best:
                 best = total
                 limit = unit * (best - 1)
-                for j in range(n):
-                    best_start[j] = start[j]
+                copy_into(best_start, start)
         else:
             later, going_on, ended, y = _passed(
                 n, t, bound, active, left, limit, prompt, output, arrival, memory, least, lam, nu,

@@ -15,7 +15,7 @@ except ImportError as error:
 compiled = functools.partial(njit, cache=True, nogil=True, error_model="numpy")
 
 borrowing = functools.partial(compiled, _nrt=False)
-"""The same for a function that makes no arrays (numba raises where one does) and calls only such:
-of numpy numbers alone, as whether another compiles depends on what was compiled before. References
-to arrays are not counted then: counting at every call of a small function took more than half of
-the time."""
+"""The same for a function that makes no arrays (numba raises where one does) and calls only such.
+Of numpy it calls types of numbers alone: whether a function of numpy's compiles so depends on what
+was compiled before. References to arrays are not counted then, which took more than half of the
+time of a search, at every call of a small function."""

@@ -18,6 +18,7 @@ from jaxsched.optimum import packings
 from jaxsched.optimum.compiled import borrowing, compiled
 from jaxsched.optimum.packings import FAR
 from jaxsched.optimum.prices import PATIENCE, ROW_SCALE, SMOOTH, costs, sums
+from jaxsched.optimum.profile import copy_into
 
 COUNT_SCALE, REWARD_SCALE, START_SCALE = 0.3, 1.0, 0.3
 """How far prices of requests, rewards and prices of starts go beside those of memory. Found by
@@ -71,7 +72,7 @@ def cost_to_go(
         for active in range(len(floor)):
             low, high = floor[active], memory + 1 if active else 1
             here, grown = ending[t, active, low:high], starting[t, active, low + active : high]
-            _copy(here, grown)
+            copy_into(here, grown)
             here[len(grown) :] = FAR
             for k in range(len(size)):
                 if active == 1:
@@ -80,13 +81,6 @@ def cost_to_go(
                 elif active > 1 and end[t, k] < FAR:
                     first = max(low, size[k] + floor[active - 1])
                     _least(here[first - low :], ending[t, active - 1, first - size[k] :], end[t, k])
-
-
-@borrowing()
-def _copy(here, there):
-    """Puts here what is there; either may be longer."""
-    for u in range(min(len(here), len(there))):
-        here[u] = there[u]
 
 
 @borrowing()
@@ -115,7 +109,7 @@ def cost_so_far(size, prompts, end, may_start, begin, lam, nu, floor, starting, 
                         end[t, k],
                     )
         for active in range(len(floor)):
-            _copy(starting[t, active, active:], ending[t, active])
+            copy_into(starting[t, active, active:], ending[t, active])
         for active in range(len(floor)):
             if active + 1 < len(floor):
                 for k in range(len(prompts)):

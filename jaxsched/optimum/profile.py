@@ -50,3 +50,10 @@ def place(used, memory, prompt, output, known, order, start):
         add(used, prompt[i], output[i], start[i])
         total += start[i]
     return total
+
+
+@borrowing()
+def copy_into(here, there):
+    """Puts here what is there, as far as both go; numba would make an array for a slice of one."""
+    for k in range(min(len(here), len(there))):
+        here[k] = there[k]
