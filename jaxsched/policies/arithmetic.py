@@ -52,17 +52,17 @@ def chosen(condition: Any, yes: Callable[..., Any], no: Callable[..., Any], *of:
     return where(condition, yes(*of), no(*of))
 
 
-def once(values: Any, finite: jax.Array) -> Any:
+def once(values: Any, number: jax.Array) -> Any:
     """The values, computed once; so is what a derivative brings back to them.
 
     For a CPU, XLA computes what leads to values again wherever they are used, hundreds of
-    operations at a time. It leaves a branch whole, and does not know that the number is finite
+    operations at a time. It leaves a branch whole, and does not know that there is a number
     (`lax.optimization_barrier` is gone by then).
     """
     if jax.default_backend() != "cpu":
         return values
     unknown = functools.partial(jax.tree.map, lambda value: jnp.full_like(value, np.nan))
-    return lax.cond(jnp.abs(finite) < np.inf, lambda x: x, unknown, values)
+    return lax.cond(jnp.abs(number) <= np.inf, lambda x: x, unknown, values)
 
 
 def shift(value: Any, bits: Any) -> Any:
