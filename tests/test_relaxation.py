@@ -17,7 +17,9 @@ from jaxsched.engines.soft import (
     Timeline,
     event_timeline,
     exact_timeline,
+    order,
     soft_simulate,
+    sorting,
     uniform_timeline,
 )
 from jaxsched.engines.soft.simulate import _side_by_side
@@ -325,6 +327,30 @@ def test_derivatives_of_shares(temperature: float) -> None:
 def test_running_sums(length: int) -> None:
     values = np.random.default_rng(0).random((2, length)).astype(np.float32)
     np.testing.assert_allclose(cumulative(values), np.cumsum(values, axis=1), rtol=1e-5)
+
+
+@pytest.mark.parametrize("n", [1, 2, 3, 7, 100, 257])
+@pytest.mark.parametrize("rows", [1, 8, 13])
+def test_rows_are_sorted(n: int, rows: int) -> None:
+    """Of lengths that are no power of two, and rows that do not fill a vector; with ties."""
+    drawn = np.random.default_rng(n).integers(-(2**31), 2**31, (rows, n), dtype=np.int32)
+    drawn[:, n // 2 :] %= 5
+    for values in (drawn, np.sort(drawn)[:, ::-1].copy()):
+        for sort in (sorting.sort, jax.vmap(sorting.sort)):
+            np.testing.assert_array_equal(jax.jit(sort)(values), np.sort(values))
+
+
+def test_ends_are_ordered_alike_by_xla_and_by_numba(monkeypatch: pytest.MonkeyPatch) -> None:
+    ends = np.random.default_rng(0).choice([1.0, 3.5, 700.25, 1000.0], (5, 66)).astype(np.float32)
+    ends[0] = np.random.default_rng(1).uniform(0, 1000, 66)
+    expected = np.argsort(-ends, axis=-1, kind="stable")
+    run = jax.vmap(order.descending)
+    assert "jaxsched_sort" in jax.jit(run).lower(ends).as_text()
+    np.testing.assert_array_equal(run(ends), expected)
+    monkeypatch.setattr(order, "_numba", lambda: False)
+    np.testing.assert_array_equal(run(ends), expected)
+    with jax.enable_x64():
+        np.testing.assert_array_equal(run(ends.astype(np.float64)), expected)
 
 
 def test_logarithms_of_floats_are_those_of_whole_numbers() -> None:

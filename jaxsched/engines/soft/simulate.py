@@ -195,7 +195,6 @@ def _scan(lane: SoftLane, steps: Timeline) -> State:
         evictions=jnp.sum(zero),
         thresholds=jnp.zeros_like(zero, shape=2),
         fullest=jnp.zeros_like(zero, np.int32, shape=()),
-        order=jnp.arange(2 * zero.size, dtype=np.int32),
     )
     keep = jax.checkpoint_policies.save_only_these_names(SAVED)
 

@@ -16,6 +16,7 @@ import numpy as np
 from jax import Array, lax
 
 from jaxsched.arrays import Pytree
+from jaxsched.engines.soft.order import descending
 from jaxsched.engines.soft.threshold import (
     TRIES,
     bracket,
@@ -67,7 +68,6 @@ class State(Pytree):
     # thresholds of the step before, where the search for the next ones begins, of shape [2]
     thresholds: Array
     fullest: Array  # at whose end memory was full; its place in both shares, one after the other
-    order: Array  # of the ends of both, the last one first, where sorting begins; of shape [2 n]
 
     @property
     def generated(self) -> Array:
@@ -143,7 +143,7 @@ def _admit(lane: SoftLane, state: State, step: Timeline, present: Array) -> Stat
     known = jnp.where(view.arrival <= step.start, state.waiting, 0.0)
     key = lane.policy.admission_key(_waiting(lane, state))
     key = standardize(_distinct(lane, key), _held(lane, known))
-    z, found, fullest, order = _admission_threshold(lane, state, step, present, known, key)
+    z, found, fullest = _admission_threshold(lane, state, step, present, known, key)
     taken = share(spread(z, key) - key, known, temperature)
     entering = known * _through(step.admitted, taken, known)
     part = _part(entering, state.active, known)
@@ -154,7 +154,6 @@ def _admit(lane: SoftLane, state: State, step: Timeline, present: Array) -> Stat
         active_evictions=_mixed(state.active_evictions, part, state.waiting_evictions),
         thresholds=state.thresholds.at[1].set(found),
         fullest=fullest,
-        order=order,
     )
 
 
@@ -178,8 +177,8 @@ def _mixed(old: Any, part: Array, new: Any) -> Any:
 
 def _admission_threshold(
     lane: SoftLane, state: State, step: Timeline, present: Array, known: Array, key: Array
-) -> tuple[Array, Array, Array, Array]:
-    """The key up to which the look-ahead test passes; where the search for it ended, and the ends.
+) -> tuple[Array, Array, Array]:
+    """The key up to which the look-ahead test passes, and where the search for it ended.
 
     Expected memory is largest at one of the expected ends. Which, and for what key it is full, is
     sought in `_fullest`; the derivative is that of the memory at that end.
@@ -197,14 +196,11 @@ def _admission_threshold(
     )
     ends = bracket(key, known, temperature)
     guess = state.thresholds[1], state.fullest
-    # Where there is no share the end does not matter; last, these keep their order.
-    some = [jnp.where(x > 0, end, 0.0) for x, end in zip(use.shares, use.ends, strict=True)]
-    order = _descending(lax.stop_gradient(jnp.concatenate(some)), state.order)
-    found, which = _fullest(lane, *lax.stop_gradient((use, key, ends)), order, guess)
+    found, which = _fullest(lane, *lax.stop_gradient((use, key, ends)), guess)
     weight, room = use.at(which, view.memory)
 
     least = None if lane.exact_gradient else lax.stop_gradient(known * (view.prompt + ahead))
-    return implicit(found, key, weight, room, temperature, least), found, which, order
+    return implicit(found, key, weight, room, temperature, least), found, which
 
 
 class _Use(Pytree):
@@ -232,7 +228,6 @@ def _fullest(
     use: _Use,
     key: Array,
     ends: tuple[Array, Array],
-    order: Array,
     guess: tuple[Array, Array],
 ) -> tuple[Array, Array]:
     """The key for which expected memory is full, and at the end of which request.
@@ -242,6 +237,7 @@ def _fullest(
     It never rises, and at the last no end is too much.
     """
     temperature, memory = lane.temperature, lane.view.memory
+    order = descending(jnp.concatenate(use.ends))
 
     def ordered(active: Array, waiting: Array) -> Array:
         return _picked(jnp.concatenate([active, waiting]), order)
@@ -266,21 +262,6 @@ def _fullest(
     start = (*guess, jnp.array(True), jnp.zeros((), np.int32))
     found = lax.while_loop(lambda state: state[2] & (state[3] < TRIES), improve, start)
     return saved(found[0]), saved(found[1])
-
-
-def _descending(values: Array, before: Array) -> Array:
-    """The order of values that are not negative, the largest first.
-
-    Sorting begins at that of the step before: what is nearly in order takes less time.
-    They are packed with their indices into integers, for XLA:CPU takes five times as long to sort
-    floats, or pairs. That rounds them, to eps times the largest times their number at the worst.
-    """
-    bits = (values.size - 1).bit_length()
-    integer = np.dtype(f"int{8 * values.dtype.itemsize}")
-    levels = 2.0 ** (8 * integer.itemsize - 1 - bits) * (1 - 2.0**-20)
-    rank = (levels * (1 - values / jnp.maximum(jnp.max(values), 1.0))).astype(integer)
-    packed = _picked(rank, before) << bits | before.astype(integer)
-    return (lax.sort(packed, is_stable=False) & integer.type(2**bits - 1)).astype(np.int32)
 
 
 def _picked(values: Array, order: Array) -> Array:
