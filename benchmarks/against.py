@@ -8,7 +8,7 @@ Two processes, one in each checkout with this Python, simulate the same instance
 and of time that passed, and the ratio of both; above 1 this checkout is faster. Policies that the
 other checkout does not know, such as one's own, have this one's `a_max` beside them.
 
-`--plan` gives the JAX engine of this checkout other sizes (`jaxsched.engines.xla.state.LoopPlan`);
+`--plan` gives the JAX engine of this checkout other sizes (`plan` of `jaxsched.simulate`);
 the other checkout may be this one, `.`.
 """
 
@@ -26,15 +26,12 @@ PREDICTIONS = ("relative", "one")
 REPEATS = 8
 
 WORKER = """
-import dataclasses, json, sys, time
+import json, sys, time
 import jax, numpy as np
 import jaxsched as js
 n, lanes = map(int, sys.argv[1:3])
 engine, lengths, sizes = *sys.argv[3:5], json.loads(sys.argv[5])
-if sizes:
-    from jaxsched.engines import xla
-    planned = xla.make_plan
-    xla.make_plan = lambda *shape: dataclasses.replace(planned(*shape), **sizes)
+options = {"engine": engine} | ({"plan": sizes} if sizes else {})
 source = {"relative": js.workloads.intervals.relative(0.5),
           "one": js.workloads.intervals.one_for_all(1, 1000)}
 def draw(intervals):
@@ -52,7 +49,7 @@ for line in sys.stdin:
     except (OSError, ValueError) as error:
         print(json.dumps(str(error)), flush=True)
         continue
-    run = lambda: jax.block_until_ready(js.simulate(instances[name], policy, engine=engine))
+    run = lambda: jax.block_until_ready(js.simulate(instances[name], policy, **options))
     result = run()
     first = time.perf_counter() - begun
     begun = time.perf_counter(), time.process_time()

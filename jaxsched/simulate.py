@@ -10,7 +10,7 @@ import os
 import sys
 import threading
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
@@ -23,8 +23,10 @@ from jaxsched.arrays import join, split
 from jaxsched.clocks import Clock, check_clock, ticks, valid_clock
 from jaxsched.engines.xla import (
     NO_CAP,
+    SIZES,
     Numbers,
     RunLimits,
+    Sizes,
     compiler_options,
     ranks,
     simulate_lanes,
@@ -72,6 +74,7 @@ def simulate(
     max_batch: int | None = None,
     history: bool = False,
     engine: str = "auto",
+    plan: Mapping[str, Any] | None = None,
 ) -> Result:
     """Runs a scheduler on every lane of a batch of instances, exactly (see docs/model.md).
 
@@ -100,6 +103,9 @@ def simulate(
         devices, or over the cores where a CPU is its only one; "native" is a compiled event loop
         for the CPU, and needs numba; "auto" takes "native" on a CPU if it can, and says why if
         it cannot.
+      plan: Sizes of the JAX engine by name, such as `{"pool": 32, "slots": (64, 2000), "chunk":
+        64}`, in place of those it chooses for the backend; for tests and measurements, since no
+        result depends on them (see `jaxsched.engines.xla.SIZES`).
 
     Returns:
       A `Result` of lane shape [...]. Arrays are numpy from "native" and JAX from "jax".
@@ -122,7 +128,8 @@ def simulate(
     _check_instance(instance, policy, clock)
     if policy.planned:
         _check_planned(policy, traced, clock, worker, max_batch)
-        return _planned(instance, policy, max_rounds, history, engine)
+        options = {"max_rounds": max_rounds, "history": history, "engine": engine, "plan": plan}
+        return _planned(instance, policy, options)
     lanes = instance.lanes
     flat = _reshape(canonical(instance), len(lanes), (math.prod(lanes),))
     if traced and flat.arrival is not None and flat.arrival.dtype == np.int64:
@@ -130,13 +137,14 @@ def simulate(
     numbers = _numbers(policy, clock, worker, flat)
     limits = RunLimits(np.int32(max_rounds), np.int32(NO_CAP if max_batch is None else max_batch))
     chosen = engine_for(engine, policy)
-    run = _runner(choices, chosen, max_batch is not None, 0, traced)
+    sizes = _sizes(plan, chosen)
+    run = _runner(choices, chosen, max_batch is not None, 0, traced, sizes)
     result = run(flat, numbers, limits)
     if history:
         if traced:
             raise ValueError("history: not inside jit or vmap; expected concrete instances")
         room = _room(int(np.max(np.asarray(result.evictions))))
-        run = _runner(choices, chosen, max_batch is not None, room, traced)
+        run = _runner(choices, chosen, max_batch is not None, room, traced, sizes)
         result = run(flat, numbers, limits)
     return _reshape(result, 1, lanes)
 
@@ -185,9 +193,7 @@ def _check_planned(policy: Policy, traced: bool, clock: Any, worker: Any, max_ba
             raise ValueError(f"policy {policy.name!r} plans whole rounds; expected no {what}")
 
 
-def _planned(
-    instance: Instance, policy: Policy, max_rounds: int, history: bool, engine: str
-) -> Result:
+def _planned(instance: Instance, policy: Policy, options: dict[str, Any]) -> Result:
     """Makes a schedule and runs it: requests are held back until they are to start.
 
     As all lengths are known, the look-ahead test lets each one in at once, if all fit to the end.
@@ -197,7 +203,7 @@ def _planned(
     start = planned(instance)
     held = instance.replace(arrival=start.astype(np.int32))
     runs = dataclasses.replace(policy, planned=False)
-    result = simulate(held, runs, max_rounds=max_rounds, history=history, engine=engine)
+    result = simulate(held, runs, **options)
     waited = start if instance.arrival is None else start - np.asarray(instance.arrival)
     finished = np.asarray(result.completion) >= 0
     totals = np.array(result.totals)
@@ -271,6 +277,19 @@ def engine_for(engine: str, policy: Policy) -> str:
     return "native"
 
 
+def _sizes(plan: Mapping[str, Any] | None, engine: str) -> Sizes:
+    """The sizes of a plan, checked."""
+    if plan is None:
+        return ()
+    if not isinstance(plan, Mapping):
+        raise TypeError(f"plan is {plan!r}; expected names and sizes, such as {{'pool': 32}}")
+    if engine != "jax":
+        raise ValueError(f'plan: only engine="jax" has one; expected None for {engine!r}')
+    if unknown := [name for name in plan if name not in SIZES]:
+        raise ValueError(f"plan has {unknown[0]!r}; expected some of {', '.join(SIZES)}")
+    return tuple(sorted(plan.items()))
+
+
 @functools.lru_cache(maxsize=64)
 def _say_once(text: str) -> None:
     """A warning about the caller's line, however many frames of our own lie between."""
@@ -300,13 +319,17 @@ Runner = Callable[[Instance, Numbers, RunLimits], Result]
 
 
 @functools.lru_cache(maxsize=256)
-def _runner(choices: Choices, engine: str, capped: bool, history: int, traced: bool) -> Runner:
+def _runner(
+    choices: Choices, engine: str, capped: bool, history: int, traced: bool, sizes: Sizes
+) -> Runner:
     """Runs instances with numbers; traced if any of both is."""
     if engine == "native":
         if traced:
             return _batched(functools.partial(_native_callback, choices))
         return functools.partial(_native, choices, history=history)
-    run = functools.partial(simulate_lanes, choices=choices, capped=capped, history=history)
+    run = functools.partial(
+        simulate_lanes, choices=choices, capped=capped, history=history, sizes=sizes
+    )
     if traced:
         return _batched(jax.jit(run))
     return _at_border(_sharded(run), choices.unknown is not None)

@@ -2,16 +2,10 @@
 
 from __future__ import annotations
 
-import dataclasses
-from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
 
 import hypothesis
 import jax
-import pytest
-
-from jaxsched.engines import xla as jax_engine
 
 jax.config.update("jax_numpy_dtype_promotion", "strict")
 jax.config.update("jax_numpy_rank_promotion", "raise")
@@ -31,26 +25,3 @@ hypothesis.settings.register_profile(
     suppress_health_check=[hypothesis.HealthCheck.too_slow],
 )
 hypothesis.settings.load_profile("deterministic")
-
-Sizes = Callable[[Any], dict[str, Any]]
-
-
-@pytest.fixture
-def replan(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[Sizes], None]]:
-    """Gives the state of the JAX engine other sizes, a function of its plan.
-
-    A program that was compiled before would know nothing of them: take a policy or a shape that no
-    other test has. That there was none is checked.
-    """
-    planned, real = [], jax_engine.make_plan
-
-    def patch(sizes: Sizes) -> None:
-        def other(*args: Any) -> Any:
-            plan = real(*args)
-            planned.append(dataclasses.replace(plan, **sizes(plan)))
-            return planned[-1]
-
-        monkeypatch.setattr(jax_engine, "make_plan", other)
-
-    yield patch
-    assert planned, "no program was made with the other sizes"

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import random
 from collections.abc import Sequence
 from typing import Any
@@ -127,7 +126,17 @@ def in_time(rng: random.Random, instance: js.Instance, clock: js.Clock) -> js.In
     return instance.replace(arrival=np.minimum(np.rint(due) + late, 4e18) / 1e12)
 
 
-def compare(policy: Policy, engine: str, seed: int, arrivals: bool, clocked: bool) -> int:
+PLANS = {
+    # Interpreted, with so few of everything that lanes change kernels and wait.
+    "kernel": dict(kernel="interpret", slots=(8, WIDTH), chunk=16, buffer=16, pool=5),
+    # In the form that a step has on a TPU.
+    "wide": dict(wide=True, window=18),
+}
+
+
+def compare(
+    policy: Policy, engine: str, seed: int, arrivals: bool, clocked: bool, plan: Any = None
+) -> int:
     """Compares one batch; returns its evictions."""
     rng = random.Random(f"{policy.name} {seed}")
     instance, worker = draw(rng)
@@ -140,7 +149,7 @@ def compare(policy: Policy, engine: str, seed: int, arrivals: bool, clocked: boo
         instance = in_time(rng, instance, options["clock"])
     if not arrivals:
         instance = instance.replace(arrival=None)
-    result = js.simulate(instance, policy, engine=engine, **options)
+    result = js.simulate(instance, policy, engine=engine, plan=plan, **options)
     check_result(instance, result, by_hand(policy), **options)
     return int(np.sum(result.evictions))
 
@@ -156,20 +165,10 @@ def compare(policy: Policy, engine: str, seed: int, arrivals: bool, clocked: boo
           for clocked in (False, True) if "native" in ENGINES),
     ],
 )  # fmt: skip
-def test_equals_the_reference(
-    name: str, engine: str, arrivals: bool, clocked: bool, request: pytest.FixtureRequest
-) -> None:
-    if engine == "kernel":
-        # Interpreted, with so few of everything that lanes change kernels and wait.
-        small = dict(kernel="interpret", slots=(8, WIDTH), chunk=16, buffer=16, pool=5)
-        request.getfixturevalue("replan")(lambda _: small)
-        engine = "jax"
-    policy = POLICIES[name]
-    if engine == "wide":
-        # In the form that a step has on a TPU, of a policy of its own.
-        request.getfixturevalue("replan")(lambda _: dict(wide=True, window=18))
-        policy, engine = dataclasses.replace(policy, limit=2**42), "jax"
-    found = [compare(policy, engine, seed, arrivals, clocked) for seed in range(2)]
+def test_equals_the_reference(name: str, engine: str, arrivals: bool, clocked: bool) -> None:
+    plan = PLANS.get(engine)
+    engine = "jax" if plan else engine
+    found = [compare(POLICIES[name], engine, seed, arrivals, clocked, plan) for seed in range(2)]
     assert name in ("h_sf", "svf:output") or sum(found) > 0
 
 

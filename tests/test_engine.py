@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import importlib.util
 import random
 
@@ -62,22 +61,18 @@ def test_equals_the_reference(name, seed, kinds):
 @pytest.mark.parametrize(
     ("name", "wide"), [("a_min:every_round", False), ("a_min:every_round", True), ("h_sf", True)]
 )
-def test_equals_the_reference_when_it_runs_out_of_everything(name, wide, monkeypatch, replan):
+def test_equals_the_reference_when_it_runs_out_of_everything(name, wide, monkeypatch):
     """Slots, buffer, runs, chunks and groups so small that nearly every instance needs more.
 
     Of 12 lanes at work 7 take their turn at a time; in the form that a step has on a TPU too.
     """
 
-    def few(plan):
-        slots, sizes = (8, 16, plan.slots[-1]), dict(pool=12, turn=7, chunk=6, scan=3, buffer=8)
-        return sizes | dict(slots=slots, runs=(8, plan.n), wide=wide)
-
-    replan(few)
+    sizes = dict(pool=12, turn=7, chunk=6, scan=3, buffer=8, wide=wide)
+    few = sizes | dict(slots=(8, 16, WIDTH), runs=(8, WIDTH))
     monkeypatch.setattr(jax_engine, "GROUP_REQUESTS", 30 * WIDTH)
-    policy = dataclasses.replace(js.policy(name), limit=2**41 + wide)  # of its own
-    trial = TRIALS[0] if policy.hindsight else TRIALS[1]
+    trial = TRIALS[0] if js.policy(name).hindsight else TRIALS[1]
     instance = draw(trial, random.Random(0), LANES)
-    check_result(instance, run(instance, policy), RULES[name])
+    check_result(instance, run(instance, name, plan=few), RULES[name])
 
 
 @pytest.mark.parametrize("name", ["h_sf", "fcfs"])
@@ -118,11 +113,8 @@ def test_equals_the_reference_with_hundreds_of_active_requests():
 
 
 @needs_native
-def test_engines_agree_on_thousands_of_requests_that_return(replan):
+def test_engines_agree_on_thousands_of_requests_that_return():
     """More requests than the first sorted run holds; all pass through it as they arrive."""
-    # Two numbers of slots and not seven, as each is compiled.
-    replan(lambda plan: dict(slots=(plan.slots[0], plan.slots[-1])))
-    policy = dataclasses.replace(js.a_min(), name="two numbers of slots")
     rng = random.Random(0)
 
     def draw():
@@ -130,7 +122,8 @@ def test_engines_agree_on_thousands_of_requests_that_return(replan):
 
     drawn = [([draw() for _ in range(n)], memory) for n, memory in ((4_500, 2_000), (4_200, 9_000))]
     instance = js.Instance(**as_arrays(drawn))
-    result = run(instance, policy)
+    # Two numbers of slots and not seven, as each is compiled.
+    result = run(instance, "a_min", plan=dict(slots=(128, 8_192)))
     assert (result.status == 0).all() and (result.evictions > 500).all()
     expect_same(run(instance, "a_min", "native"), result)
 

@@ -33,26 +33,23 @@ SHAPE = jax.ShapeDtypeStruct((4, 200), jnp.int32)
         ("fcfs:watermark=0.125", 1, None, "", (32, 128)),
     ],
 )
-def test_equals_the_reference(name, trial, cap, kernel, slots, replan):
+def test_equals_the_reference(name, trial, cap, kernel, slots):
     # So few of everything that lanes change kernels, fill buffers and take new instances.
     small = dict(kernel=kernel, slots=slots, chunk=16, buffer=16, pool=3, party=4, wide=not kernel)
     small["window"] = 0 if kernel else 24
-    replan(lambda _: small)
-    policy = dataclasses.replace(js.policy(name), name=f"in {kernel or 'a loop'}", limit=2**40)
     instance = draw(TRIALS[trial], random.Random(name), 8)
-    result = js.simulate(instance, policy, max_batch=cap, engine="jax")
+    result = js.simulate(instance, js.policy(name), max_batch=cap, engine="jax", plan=small)
     check_result(
         instance, jax.tree.map(np.asarray, result), rule_for(js.policy(name)), max_batch=cap
     )
 
 
-def test_a_lane_waits_for_a_border_when_it_has_taken_all_that_is_at_hand(replan):
-    replan(lambda _: dict(wide=True, window=24, party=4))
-    policy = dataclasses.replace(js.a_max(), limit=2**41)
+def test_a_lane_waits_for_a_border_when_it_has_taken_all_that_is_at_hand():
     output = np.broadcast_to(np.arange(1, 101), (2, 100))
     ones, memory = np.ones_like(output), [30_000, 400]
     instance = js.Instance(prompt=ones, output=output, lower=ones, upper=output, memory=memory)
-    result = js.simulate(instance, policy, engine="jax")
+    plan = dict(wide=True, window=24, party=4)
+    result = js.simulate(instance, js.a_max(), engine="jax", plan=plan)
     check_result(instance, jax.tree.map(np.asarray, result), rule_for(js.a_max()))
 
 

@@ -16,12 +16,12 @@ from llvmlite import ir
 from numba import cfunc, njit, types
 from numba.extending import intrinsic
 
-ROWS = 8
+_ROWS = 8
 """Rows that are sorted at once, of int32: what a vector register of 256 bits holds."""
 
 _TARGET = "jaxsched_sort"
 _BYTES = 4
-_VECTOR = ROWS * _BYTES
+_VECTOR = _ROWS * _BYTES
 
 # XLA hands over the address of a frame, laid out as its header xla/ffi/api/c_api.h says: numbers
 # and addresses of eight bytes. Places in the frame: what is asked beyond the call, the tables of
@@ -44,7 +44,7 @@ _Words, _Ints = types.CPointer(types.int64), types.CPointer(types.int32)
 def sort(values: Array) -> Array:
     """Sorts int32 along the last axis, on a CPU."""
     row = jax.ShapeDtypeStruct(values.shape, values.dtype)
-    room = jax.ShapeDtypeStruct((*values.shape[:-1], ROWS * values.shape[-1]), values.dtype)
+    room = jax.ShapeDtypeStruct((*values.shape[:-1], _ROWS * values.shape[-1]), values.dtype)
     return jax.ffi.ffi_call(_TARGET, (row, room), vmap_method="broadcast_all")(values)[0]
 
 
@@ -67,7 +67,7 @@ def _exchange(context, first, second):
     """Puts the lesser of the vectors at two addresses first, each of its numbers for itself."""
 
     def generate(context, builder, signature, arguments):
-        vector = ir.VectorType(ir.IntType(8 * _BYTES), ROWS).as_pointer()
+        vector = ir.VectorType(ir.IntType(8 * _BYTES), _ROWS).as_pointer()
         places = [builder.inttoptr(address, vector) for address in arguments]
         a, b = (builder.load(place, align=_BYTES) for place in places)
         less = builder.icmp_signed("<", a, b)
@@ -124,17 +124,17 @@ def _called(frame):
     for axis in range(last):
         rows *= lengths[axis]
     vectors = _ints(room)
-    for first in range(0, rows, ROWS):
-        some = min(ROWS, rows - first)
+    for first in range(0, rows, _ROWS):
+        some = min(_ROWS, rows - first)
         for k in range(some):
             row = _ints(unsorted + _BYTES * n * (first + k))
             for i in range(n):
-                vectors[ROWS * i + k] = row[i]
+                vectors[_ROWS * i + k] = row[i]
         _merge_exchange(room, n)
         for k in range(some):
             row = _ints(found + _BYTES * n * (first + k))
             for i in range(n):
-                row[i] = vectors[ROWS * i + k]
+                row[i] = vectors[_ROWS * i + k]
     return 0
 
 

@@ -23,7 +23,7 @@ from jaxsched.engines.xla.inputs import (
     ranks,
     valid_numbers,
 )
-from jaxsched.engines.xla.plan import compiler_options, make_plan
+from jaxsched.engines.xla.plan import SIZES, Sizes, compiler_options, make_plan
 from jaxsched.engines.xla.serving import IN_ROUNDS
 from jaxsched.engines.xla.step import ANY_ORDER
 from jaxsched.instance import Instance, valid_lanes
@@ -32,8 +32,10 @@ from jaxsched.result import Result, Status
 
 __all__ = [
     "NO_CAP",
+    "SIZES",
     "Numbers",
     "RunLimits",
+    "Sizes",
     "compiler_options",
     "make_plan",
     "ranks",
@@ -52,6 +54,7 @@ def simulate_lanes(
     choices: Choices,
     capped: bool = False,
     history: int = 0,
+    sizes: Sizes = (),
 ) -> Result:
     """Simulates canonical instances of lane shape [N]; traceable.
 
@@ -65,9 +68,15 @@ def simulate_lanes(
       choices: The scheduler.
       capped: Whether there is such a cap.
       history: Evicted runs of a lane to keep.
+      sizes: Of the plan, where they are not to be those of the backend.
     """
     run = functools.partial(
-        _simulate_group, limits=limits, choices=choices, capped=capped, history=history
+        _simulate_group,
+        limits=limits,
+        choices=choices,
+        capped=capped,
+        history=history,
+        sizes=sizes,
     )
     lanes = instance.lanes[0]
     group = max(1, GROUP_REQUESTS // instance.n)
@@ -93,6 +102,7 @@ def _simulate_group(
     choices: Choices,
     capped: bool,
     history: int,
+    sizes: Sizes,
 ) -> Result:
     valid = valid_lanes(instance) & valid_numbers(numbers)
     arrivals, clocked = instance.arrival is not None, numbers.clock is not None
@@ -100,7 +110,7 @@ def _simulate_group(
     whole = choices.unknown is None
     plan = make_plan(
         instance.n, instance.lanes[0], arrivals, clocked, history, counts_evictions, whole, blocks,
-        choices.headroom is not None,
+        choices.headroom is not None, sizes=sizes,
     )  # fmt: skip
     in_order = choices.shortest_first and not (arrivals or clocked or capped or blocks)
     if in_order:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 from typing import Any
 
@@ -53,6 +54,14 @@ quarter longer with 4, and `a_min` as long."""
 SHORT_RUN = 4096
 """Returned requests that are merged at once; beyond, a short run is merged into a long one."""
 
+SIZES = (
+    "pool", "turn", "slots", "chunk", "scan", "buffer", "runs", "party", "window", "wide", "kernel",
+)  # fmt: skip
+"""Of a `LoopPlan`, those that a caller may choose: no result depends on them."""
+
+Sizes = tuple[tuple[str, Any], ...]
+"""Some of them, by name."""
+
 
 @functools.cache
 def compiler_options(backend: str) -> dict[str, Any] | None:
@@ -84,6 +93,7 @@ def make_plan(
     blocks: bool = False,
     headroom: bool = False,
     backend: str | None = None,
+    sizes: Sizes = (),
 ) -> LoopPlan:
     """Sizes for `lanes` instances of n requests each.
 
@@ -101,10 +111,11 @@ def make_plan(
       blocks: Whether the worker is that of a serving engine, a step of which admits one request.
       headroom: Whether the policy has one.
       backend: "cpu", "gpu" or "tpu"; `None` for that of JAX.
+      sizes: In place of those of this backend, by name (see `SIZES`).
     """
     backend = jax.default_backend() if backend is None else backend
     in_kernel = backend == "gpu" and whole and n <= MOST_SLOTS
-    return LoopPlan(
+    plan = LoopPlan(
         n=n,
         pool=min(lanes, {"cpu": lanes, "tpu": TPU_POOL}.get(backend, GPU_POOL)),
         turn=min(lanes, CPU_POOL) if backend == "cpu" else 0,
@@ -124,6 +135,7 @@ def make_plan(
         counts_evictions=counts_evictions,
         kernel="gpu" if in_kernel else "",
     )
+    return dataclasses.replace(plan, **dict(sizes))
 
 
 def _slot_counts(n: int, powers: bool) -> tuple[int, ...]:
