@@ -43,6 +43,7 @@ from jaxsched.instance import (
     valid_lanes,
 )
 from jaxsched.machine.cores import cores
+from jaxsched.machine.optional import can_import
 from jaxsched.policies import Policy
 from jaxsched.policies.fixed_point import exact, limited
 from jaxsched.policies.program import Choices
@@ -114,8 +115,8 @@ def simulate(
       TypeError: If a field of the instance does not hold integers (under a clock, arrivals that are
         not in floating point), an argument has a wrong type, a function of the policy does not give
         a whole number, or it is differentiated: `jaxsched.relaxation.soft_simulate` can be.
-      ValueError: If a shape, a value, the limit, the clock or the engine is wrong, if a request can
-        never finish, or if the policy needs a point prediction that is missing.
+      ValueError: If a shape, a value, the limit, the clock, the engine or the plan is wrong, if a
+        request can never finish, or if the policy needs a point prediction that is missing.
       ImportError: If "native" is asked for and numba cannot be imported.
     """
     _check_arguments(instance, policy, worker, max_rounds, max_batch, engine)
@@ -265,7 +266,7 @@ def engine_for(engine: str, policy: Policy) -> str:
         return engine
     if jax.default_backend() != "cpu":
         return "jax"
-    if not _native_works():
+    if not can_import("jaxsched.engines.cpu"):
         _say_once(
             "numba cannot be imported, so the JAX engine runs, 10 to 50 times slower on a CPU; "
             "`pip install numba` or `python -c 'import numba'` tells why"
@@ -287,7 +288,8 @@ def _sizes(plan: Mapping[str, Any] | None, engine: str) -> Sizes:
         raise ValueError(f'plan: only engine="jax" has one; expected None for {engine!r}')
     if unknown := [name for name in plan if name not in SIZES]:
         raise ValueError(f"plan has {unknown[0]!r}; expected some of {', '.join(SIZES)}")
-    return tuple(sorted(plan.items()))
+    # What is wrong with a size is found where the plan is made.
+    return tuple(sorted((k, tuple(v) if isinstance(v, list) else v) for k, v in plan.items()))
 
 
 @functools.lru_cache(maxsize=64)
@@ -297,16 +299,6 @@ def _say_once(text: str) -> None:
     while frame.f_back and frame.f_globals.get("__name__", "").partition(".")[0] == "jaxsched":
         level, frame = level + 1, frame.f_back
     warnings.warn(text, stacklevel=level)
-
-
-@functools.cache
-def _native_works() -> bool:
-    """Whether numba is there and can be imported."""
-    try:
-        from jaxsched.engines import cpu  # noqa: F401, PLC0415 - numba is optional, slow to import
-    except Exception:  # a numba that does not fit the numpy at hand raises what it likes
-        return False
-    return True
 
 
 def _reshape(tree: Any, axes: int, lanes: tuple[int, ...]) -> Any:

@@ -14,9 +14,9 @@ import pytest
 import jaxsched as js
 from jaxsched import workers
 from jaxsched.instance import MAX_ROUND
+from jaxsched.machine.optional import can_import
 from jaxsched.policies import Policy
 from jaxsched.policies.arithmetic import over, where
-from jaxsched.simulate import _native_works
 from jaxsched.testing import (
     KINDS,
     as_arrays,
@@ -32,7 +32,7 @@ from tests.test_clock import random_clock
 
 LANES = 28
 
-ENGINES = ["jax", *(["native"] if _native_works() else [])]
+ENGINES = ["jax", *(["native"] if can_import("jaxsched.engines.cpu") else [])]
 
 
 # ---- a policy of one's own, with all there is, and one that only JAX can run

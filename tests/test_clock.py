@@ -14,13 +14,13 @@ import jaxsched as js
 from jaxsched.clocks import ticks
 from jaxsched.engines import reference
 from jaxsched.instance import MAX_ROUND
-from jaxsched.simulate import _native_works
+from jaxsched.machine.optional import can_import
 from jaxsched.testing import KINDS, as_arrays, check_result, random_requests, requests_of
 from tests import oracle
 
 WIDTH, LANES = 24, 28
 
-ENGINES = ["jax", *(["native"] if _native_works() else [])]
+ENGINES = ["jax", *(["native"] if can_import("jaxsched.engines.cpu") else [])]
 
 POLICIES = {
     "h_sf": js.h_sf(),

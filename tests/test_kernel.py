@@ -25,10 +25,10 @@ SHAPE = jax.ShapeDtypeStruct((4, 200), jnp.int32)
 @pytest.mark.parametrize(
     ("name", "trial", "cap", "kernel", "slots"),
     [
-        ("h_sf", 0, None, "interpret", (8, 32)),
-        ("a_min:every_round", 1, 3, "interpret", (8, 32)),
-        ("a_min:on_eviction", 0, 7, "interpret", (8, 32)),
-        ("tuned:lmsys_one", 1, None, "interpret", (8, 32)),
+        ("h_sf", 0, None, "interpret", (8, 40)),
+        ("a_min:every_round", 1, 3, "interpret", (8, 40)),
+        ("a_min:on_eviction", 0, 7, "interpret", (8, 40)),
+        ("tuned:lmsys_one", 1, None, "interpret", (8, 40)),
         ("a_min:on_eviction", 0, None, "", (32, 128)),
         ("fcfs:watermark=0.125", 1, None, "", (32, 128)),
     ],
@@ -84,6 +84,30 @@ def test_lowers_for_a_gpu_without_one(monkeypatch):
     assert lowered(own, **options).count("@__gpu$xla.gpu.triton") == 2
     options["worker"] = js.workers.vllm()
     assert lowered(own, **options).count("@__gpu$xla.gpu.triton") == 2
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        dict(pool=0), dict(turn=-1), dict(chunk=0), dict(scan=3), dict(buffer=0), dict(buffer=12),
+        dict(party=3), dict(window=19), dict(kernel="tpu"), dict(slots=()), dict(slots=(8, 36)),
+        dict(slots=(40, 8)), dict(slots=(8, 32)), dict(kernel="gpu", slots=(8, 40)),
+        dict(runs=(8,)),
+    ],
+)  # fmt: skip
+def test_sizes_that_lanes_cannot_do_with_are_refused(wrong):
+    given = tuple((dict(chunk=16, scan=4, party=2) | wrong).items())
+    with pytest.raises(ValueError, match=rf"plan: {list(wrong)[-1]} is .*; expected "):
+        jax_engine.make_plan(40, 3, False, sizes=given)
+
+
+@pytest.mark.parametrize("text", ["a_max", "best:hindsight"])
+def test_a_plan_reaches_the_engine(text):
+    instance = draw(TRIALS[0], random.Random(0), 8)
+    with pytest.raises(
+        ValueError, match=r"plan: slots is \(8,\); expected ascending multiples of 8"
+    ):
+        js.simulate(instance, js.policy(text), engine="jax", plan={"slots": [8]})
 
 
 def test_plans_for_a_gpu_take_the_kernel_where_it_can_run():

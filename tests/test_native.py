@@ -14,6 +14,7 @@ import pytest
 import jaxsched as js
 from jaxsched.cli import program
 from jaxsched.engines.reference import Request
+from jaxsched.machine import optional
 from jaxsched.testing import KINDS as INSTANCES
 from tests.native_oracle import (
     KINDS,
@@ -173,13 +174,13 @@ def test_one_line_tells_that_numba_is_missing(monkeypatch, capsys):
     monkeypatch.setitem(sys.modules, "numba", None)
     monkeypatch.delitem(sys.modules, "jaxsched.engines.cpu")
     monkeypatch.delattr(importlib.import_module("jaxsched.engines"), "cpu", raising=False)
-    for cached in (simulating._native_works, simulating._say_once):
+    for cached in (optional.can_import, simulating._say_once):
         cached.cache_clear()
     with warnings.catch_warnings():
         warnings.simplefilter("always")
         warnings.showwarning = program._say
         engines = [simulating.engine_for("auto", js.policy(name)) for name in ("fcfs", "a_max")]
-    simulating._native_works.cache_clear()
+    optional.can_import.cache_clear()
     assert engines == ["jax", "jax"]
     (told,) = capsys.readouterr().err.splitlines()
     assert told.startswith("jaxsched: numba cannot be imported, so the JAX engine runs, 10 to 50 t")

@@ -21,15 +21,15 @@ import jaxsched as js
 from jaxsched import workloads
 from jaxsched.cli import main
 from jaxsched.engines.soft import soft_simulate, uniform_timeline
+from jaxsched.machine.optional import can_import
 from jaxsched.policies.arithmetic import least, log2, most, over, shift, where
-from jaxsched.simulate import _native_works
 from jaxsched.studies import store
 from jaxsched.testing import KINDS, check_result, contract, random_requests
 
 ROUNDS = 150
 """Where simulations are cut off: nothing here promises to end."""
 
-NATIVE = ["native"] if _native_works() else []
+NATIVE = ["native"] if can_import("jaxsched.engines.cpu") else []
 
 # ---- the same functions in plain arithmetic and helpers, and in jax.numpy
 

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import functools
-
 import jax.numpy as jnp
 import numpy as np
 from jax import Array, lax
+
+from jaxsched.machine.optional import can_import
 
 
 def descending(values: Array) -> Array:
@@ -25,7 +25,7 @@ def descending(values: Array) -> Array:
 
 
 def _sorted(values: Array) -> Array:
-    if values.dtype != np.int32 or not _numba():
+    if values.dtype != np.int32 or not can_import("jaxsched.engines.soft.sorting"):
         return _by_xla(values)
     from jaxsched.engines.soft import sorting  # noqa: PLC0415 - numba is optional, slow to import
 
@@ -34,13 +34,3 @@ def _sorted(values: Array) -> Array:
 
 def _by_xla(values: Array) -> Array:
     return lax.sort(values, is_stable=False)
-
-
-@functools.cache
-def _numba() -> bool:
-    """Whether it is there, and what it compiles can be called by XLA."""
-    try:
-        from jaxsched.engines.soft import sorting  # noqa: F401, PLC0415 - as above
-    except Exception:  # a numba that does not fit the numpy at hand raises what it likes
-        return False
-    return True

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import itertools
 from typing import Any
 
 import jax
 import numpy as np
 
 from jaxsched.engines.xla.fold import PARTS
+from jaxsched.engines.xla.queue import ALIGNED
 from jaxsched.engines.xla.state import LoopPlan
 
 NARROWEST = 128
@@ -112,6 +114,9 @@ def make_plan(
       headroom: Whether the policy has one.
       backend: "cpu", "gpu" or "tpu"; `None` for that of JAX.
       sizes: In place of those of this backend, by name (see `SIZES`).
+
+    Raises:
+      ValueError: If a simulation with such sizes could not end, or would be wrong.
     """
     backend = jax.default_backend() if backend is None else backend
     in_kernel = backend == "gpu" and whole and n <= MOST_SLOTS
@@ -135,7 +140,40 @@ def make_plan(
         counts_evictions=counts_evictions,
         kernel="gpu" if in_kernel else "",
     )
-    return dataclasses.replace(plan, **dict(sizes))
+    return _checked(dataclasses.replace(plan, **dict(sizes))) if sizes else plan
+
+
+def _checked(plan: LoopPlan) -> LoopPlan:
+    """The plan, if lanes can do with its sizes."""
+    parts, ahead = f"multiples of {PARTS}", 2 * (plan.party + ALIGNED)
+    whole = plan.kernel or (plan.scan >= 1 and plan.chunk % plan.scan == 0)
+    if plan.kernel == "gpu":
+        parts, even = "powers of two", all(x & (x - 1) == 0 for x in plan.slots)
+    else:
+        even = all(x % PARTS == 0 for x in plan.slots)
+    expected = {
+        "pool": (plan.pool >= 1, "at least 1"),
+        "turn": (plan.turn >= 0, "at least 0"),
+        "chunk": (plan.chunk >= 1, "at least 1"),
+        "scan": (whole, f"a divisor of chunk, {plan.chunk}"),
+        "buffer": (plan.buffer > 0 and plan.buffer % PARTS == 0, f"a multiple of {PARTS}"),
+        "party": (plan.party in (1, 2, 4), "1, 2 or 4"),
+        "window": (plan.window == 0 or plan.window >= ahead, f"0 or at least {ahead}"),
+        "kernel": (plan.kernel in ("", "gpu", "interpret"), "one of '', 'gpu', 'interpret'"),
+        "slots": (
+            even and _ascend(plan.slots) and plan.slots[-1] >= plan.n,
+            f"ascending {parts}, the last at least {plan.n}",
+        ),
+        "runs": (_ascend(plan.runs) and plan.runs[-1] == plan.n, f"ascending, the last {plan.n}"),
+    }
+    for name, (good, what) in expected.items():
+        if not good:
+            raise ValueError(f"plan: {name} is {getattr(plan, name)!r}; expected {what}")
+    return plan
+
+
+def _ascend(sizes: tuple[int, ...]) -> bool:
+    return len(sizes) > 0 and all(a < b for a, b in itertools.pairwise((0, *sizes)))
 
 
 def _slot_counts(n: int, powers: bool) -> tuple[int, ...]:
