@@ -4,16 +4,16 @@ from __future__ import annotations
 
 import functools
 import time
-from collections.abc import Callable, Mapping
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from benchmarks.compiled import compiled_elsewhere
 from benchmarks.instances import SEED
 from benchmarks.scale import Scale
 from benchmarks.section import Job, Row, Section
-from benchmarks.timing import simulation
+from benchmarks.timing import processor_turns, simulation
 from jaxsched import FamilyParams, Instance, policy, relaxation, simulate, workloads
 
 STEPS = {128: 48, 512: 128}
@@ -54,15 +54,15 @@ def _row(scale: Scale, n: int) -> list[Row]:
         "gradient": lambda: jax.block_until_ready(run(*at)),
     }
     there = compiled_elsewhere("benchmarks.compile_relaxed", GPU_LANES, n, steps)
-    took = _processor_seconds(runs, scale.repeats)
+    took = processor_turns(runs, 3 * scale.repeats)
     exact, gradient = took["exact"] / many.lanes[0], took["gradient"] / few.lanes[0]
     return [
         {
             "n": n,
             "steps": steps,
-            "exact_ms": 1e3 * exact,
-            "gradient_ms": 1e3 * gradient,
-            "ratio": gradient / exact,
+            "exact_ms": 1e3 * np.median(exact),
+            "gradient_ms": 1e3 * np.median(gradient),
+            "ratio": np.median(gradient / exact),
             "compile_s": compiling,
             "kilobytes": run.memory_analysis().temp_size_in_bytes / few.lanes[0] / 1e3,
             "kernels": there.get("kernels"),
@@ -82,27 +82,16 @@ def relaxed_gradient(
     return jnp.mean(jnp.log(soft.mean_latency))
 
 
-def _processor_seconds(runs: Mapping[str, Callable[[], object]], repeats: int) -> dict[str, float]:
-    """The least of some turns, after one that compiles."""
-    took: dict[str, list[float]] = {name: [] for name in runs}
-    for i in range(repeats + 1):
-        for name, run in runs.items():
-            begun = time.process_time()
-            run()
-            if i:
-                took[name].append(time.process_time() - begun)
-    return {name: min(times) for name, times in took.items()}
-
-
 RELAXATION = Section(
     name="relaxation",
     title="The relaxation",
     note=(
-        f"Processor time per instance, the least of some turns: a relaxed simulation of A_min with "
-        f"the gradient of ln(mean latency) in fourteen numbers, {LANES} instances of ShareGPT "
-        f"lengths in a call, beside an exact one by the native engine, {EXACT_LANES:,} in a call; "
-        f"M = {MEMORY:,}, T = {TEMPERATURE:g}. Last, compiled for an H100, where nothing of it has "
-        f"run: kernels launched in a step, forth and back, and in one pass of each of its searches."
+        f"Processor time per instance, medians of turns, the ratio too: a relaxed simulation of "
+        f"A_min with the gradient of ln(mean latency) in fourteen numbers, {LANES} instances of "
+        f"ShareGPT lengths in a call, beside an exact one by the native engine, {EXACT_LANES:,} in "
+        f"a call; M = {MEMORY:,}, T = {TEMPERATURE:g}. Last, compiled for an H100, where nothing of "
+        f"it has run: kernels launched in a step, forth and back, and in one pass of each of its "
+        f"searches."
     ),
     columns={
         "n": ("n", ",d"),

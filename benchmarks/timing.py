@@ -11,11 +11,29 @@ from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import jax
+import numpy as np
+from numpy.typing import NDArray
 
 from jaxsched import Instance, Result, policy, simulate
 
 TURN = 0.02
 """Seconds that a turn takes at least: shorter runs are run several times and averaged."""
+
+
+def processor_turns(
+    runs: Mapping[str, Callable[[], object]], repeats: int
+) -> dict[str, NDArray[np.float64]]:
+    """Processor seconds of contenders in turns, [repeats] of each, after a turn that compiles.
+
+    The machine is now faster and now slower; the ratios of a turn hardly notice.
+    """
+    took: dict[str, list[float]] = {name: [] for name in runs}
+    for _ in range(repeats + 1):
+        for name, run in runs.items():
+            begun = time.process_time()
+            run()
+            took[name].append(time.process_time() - begun)
+    return {name: np.array(times[1:]) for name, times in took.items()}
 
 
 @dataclasses.dataclass(frozen=True)
