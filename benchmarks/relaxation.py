@@ -89,9 +89,9 @@ RELAXATION = Section(
         f"Processor time per instance, medians of turns, the ratio too: a relaxed simulation of "
         f"A_min with the gradient of ln(mean latency) in fourteen numbers, {LANES} instances of "
         f"ShareGPT lengths in a call, beside an exact one by the native engine, {EXACT_LANES:,} in "
-        f"a call; M = {MEMORY:,}, T = {TEMPERATURE:g}. Last, compiled for an H100, where nothing of "
-        f"it has run: kernels launched in a step, forth and back, and in one pass of each of its "
-        f"searches."
+        f"a call; M = {MEMORY:,}, T = {TEMPERATURE:g}. Last, compiled for an H100, where nothing "
+        f"of it has run: kernels launched in a step, forth and back, and in one pass of each of "
+        f"its searches."
     ),
     columns={
         "n": ("n", ",d"),
